@@ -1,0 +1,1 @@
+"""Board definitions, images and flashing."""

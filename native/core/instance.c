@@ -1,0 +1,431 @@
+/* A running module: calls in, calls out, memory. */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ARGUMENT_CELLS 32 /* calls that need no more use the C stack */
+
+static uint32_t
+cells_of(char letter)
+{
+    if (letter == 'I' || letter == 'F')
+        return 2;
+    return letter == 'e' ? (uint32_t)(sizeof(uintptr_t) / sizeof(uint32_t)) : 1;
+}
+
+static uint32_t
+cells_of_all(const char *letters)
+{
+    uint32_t cells = 0;
+    for (; *letters; letters++)
+        cells += cells_of(*letters);
+    return cells;
+}
+
+/* WAMR takes (uintptr_t)-1 for a null externref and gives back 0; a slot has 0 for both. */
+static void
+slots_to_cells(const char *letters, const uint64_t *slots, uint32_t *cells)
+{
+    for (; *letters; letters++, slots++) {
+        uint64_t value = *slots;
+        if (*letters == 'e' && value == 0)
+            value = UINT64_MAX;
+        uint32_t count = cells_of(*letters);
+        memcpy(cells, &value, count * sizeof *cells);
+        cells += count;
+    }
+}
+
+static uint64_t
+widen(char letter, uint64_t value)
+{
+    switch (letter) {
+        case 'i':
+            return (uint64_t)(int64_t)(int32_t)value;
+        case 'f':
+            return value & UINT32_MAX;
+        case 'r':
+            return (uint32_t)value == UINT32_MAX ? UINT64_MAX : (value & UINT32_MAX);
+        default:
+            return value;
+    }
+}
+
+static void
+cells_to_slots(const char *letters, const uint32_t *cells, uint64_t *slots)
+{
+    for (; *letters; letters++, slots++) {
+        uint64_t value = 0;
+        uint32_t count = cells_of(*letters);
+        memcpy(&value, cells, count * sizeof *cells);
+        *slots = widen(*letters, value);
+        cells += count;
+    }
+}
+
+/* One call of a host function whose parameters and result are integers. */
+static int64_t
+call_direct(void *function, uint32_t count, const int64_t *a)
+{
+    typedef int64_t (*f0)(void);
+    typedef int64_t (*f1)(int64_t);
+    typedef int64_t (*f2)(int64_t, int64_t);
+    typedef int64_t (*f3)(int64_t, int64_t, int64_t);
+    typedef int64_t (*f4)(int64_t, int64_t, int64_t, int64_t);
+    typedef int64_t (*f5)(int64_t, int64_t, int64_t, int64_t, int64_t);
+    typedef int64_t (*f6)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
+    typedef int64_t (*f7)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
+    typedef int64_t (*f8)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
+    switch (count) {
+        case 0:
+            return ((f0)function)();
+        case 1:
+            return ((f1)function)(a[0]);
+        case 2:
+            return ((f2)function)(a[0], a[1]);
+        case 3:
+            return ((f3)function)(a[0], a[1], a[2]);
+        case 4:
+            return ((f4)function)(a[0], a[1], a[2], a[3]);
+        case 5:
+            return ((f5)function)(a[0], a[1], a[2], a[3], a[4]);
+        case 6:
+            return ((f6)function)(a[0], a[1], a[2], a[3], a[4], a[5]);
+        case 7:
+            return ((f7)function)(a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
+        default:
+            return ((f8)function)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
+    }
+}
+
+/* Where every import of every module leads. WAMR has put one 64-bit slot an argument into `slots`, with the upper half of a
+ * 32-bit value undefined, and reads the result from slots[0]. */
+void
+pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
+{
+    const pw_import *import = wasm_runtime_get_function_attachment(env);
+    pw_instance *instance = wasm_runtime_get_custom_data(wasm_runtime_get_module_inst(env));
+    const pw_host_function *host = &instance->hosts[import->index];
+    for (uint32_t i = 0; i < import->param_count; i++)
+        slots[i] = widen(import->params[i], slots[i]);
+    if (host->direct) {
+        int64_t result = call_direct(host->direct, import->param_count, (const int64_t *)slots);
+        if (import->results[0])
+            slots[0] = (uint64_t)result;
+    }
+    else if (import->param_count == 0 && import->results[0]) {
+        uint64_t result = 0;
+        host->slots(&result);
+        slots[0] = result;
+    }
+    else {
+        host->slots(slots);
+    }
+    /* On the way back to the guest a null externref is -1 again. */
+    if (import->results[0] == 'e' && slots[0] == 0)
+        slots[0] = UINT64_MAX;
+}
+
+/* One thread at a time; the same thread may come back in from a host function. */
+static bool
+enter(pw_instance *instance)
+{
+    uintptr_t nobody = 0, me = (uintptr_t)pthread_self();
+    if (atomic_load(&instance->owner) != me && !atomic_compare_exchange_strong(&instance->owner, &nobody, me))
+        return false;
+    instance->depth++;
+    return true;
+}
+
+static void
+leave(pw_instance *instance)
+{
+    if (--instance->depth == 0)
+        atomic_store(&instance->owner, 0);
+}
+
+/* Takes the text of the exception that ended a call, and clears it so that the instance can be called again. */
+static int32_t
+take_exception(pw_instance *instance)
+{
+    const char *text = wasm_runtime_get_exception(instance->wamr);
+    static const char prefix[] = "Exception: ";
+    if (text && strncmp(text, prefix, sizeof prefix - 1) == 0)
+        text += sizeof prefix - 1;
+    pw_error_set(instance->message, sizeof instance->message, "%s", text ? text : "");
+    wasm_runtime_clear_exception(instance->wamr);
+    if (atomic_load(&instance->terminated))
+        return PW_TERMINATED;
+    if (instance->host_failed) {
+        instance->host_failed = false;
+        return PW_HOST_ERROR;
+    }
+    return PW_TRAP;
+}
+
+static int32_t
+check_hosts(const pw_module *module, const pw_host_function *hosts, uint32_t host_count, char *error, uint32_t error_size)
+{
+    if (host_count != module->function_count || (host_count && !hosts))
+        return PW_BAD_ARGUMENT;
+    for (uint32_t i = 0; i < host_count; i++) {
+        const pw_import *import = &module->functions[i];
+        if (!hosts[i].direct && !hosts[i].slots) {
+            pw_error_set(error, error_size, "no host function for import %s.%s", import->module, import->name);
+            return PW_MISSING_IMPORT;
+        }
+        if (hosts[i].direct && !import->direct)
+            return PW_BAD_ARGUMENT;
+    }
+    return PW_OK;
+}
+
+static void
+release(pw_instance *instance)
+{
+    if (instance->env)
+        wasm_runtime_destroy_exec_env(instance->env);
+    if (instance->wamr)
+        wasm_runtime_deinstantiate(instance->wamr);
+    while (instance->functions) {
+        pw_function *function = instance->functions;
+        instance->functions = function->next;
+        free(function->name);
+        free(function->params);
+        free(function->results);
+        free(function);
+    }
+    free(instance->hosts);
+    free(instance);
+}
+
+static int32_t
+instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, char *error, uint32_t error_size)
+{
+    struct InstantiationArgs2 *args = NULL;
+    if (!wasm_runtime_instantiation_args_create(&args))
+        return PW_NO_MEMORY;
+    wasm_runtime_instantiation_args_set_default_stack_size(args, stack_bytes);
+    wasm_runtime_instantiation_args_set_max_memory_pages(args, max_pages);
+    wasm_runtime_instantiation_args_set_custom_data(args, instance); /* the start function may call out */
+    enter(instance);
+    pw_text *outer = pw_capture;
+    pw_capture = &instance->stack;
+    instance->wamr = wasm_runtime_instantiate_ex2(instance->module->wamr, args, error, error_size);
+    pw_capture = outer;
+    leave(instance);
+    wasm_runtime_instantiation_args_destroy(args);
+    if (!instance->wamr)
+        return instance->host_failed ? PW_HOST_ERROR : PW_TRAP;
+    instance->env = wasm_runtime_create_exec_env(instance->wamr, stack_bytes);
+    return instance->env ? PW_OK : PW_NO_MEMORY;
+}
+
+int32_t
+pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
+                 uint32_t max_pages, pw_instance **out, char *error, uint32_t error_size)
+{
+    pw_error_set(error, error_size, "%s", "");
+    if (!module || !out || stack_bytes == 0)
+        return PW_BAD_ARGUMENT;
+    *out = NULL;
+    int32_t status = check_hosts(module, hosts, host_count, error, error_size);
+    if (status != PW_OK)
+        return status;
+    pw_instance *instance = calloc(1, sizeof *instance);
+    if (!instance)
+        return PW_NO_MEMORY;
+    instance->module = module;
+    instance->hosts = calloc(host_count + 1, sizeof *instance->hosts);
+    if (!instance->hosts) {
+        release(instance);
+        return PW_NO_MEMORY;
+    }
+    if (host_count)
+        memcpy(instance->hosts, hosts, host_count * sizeof *hosts);
+    *out = instance; /* already valid for pw_instance_fail and pw_memory_at, should the start function call out */
+    status = instantiate(instance, stack_bytes, max_pages, error, error_size);
+    if (status != PW_OK) {
+        *out = NULL;
+        release(instance);
+        return status;
+    }
+    atomic_fetch_add(&module->instances, 1);
+    return PW_OK;
+}
+
+int32_t
+pw_instance_close(pw_instance *instance)
+{
+    if (!instance)
+        return PW_OK;
+    if (atomic_load(&instance->owner) != 0)
+        return PW_BUSY;
+    pw_module *module = instance->module;
+    release(instance);
+    atomic_fetch_sub(&module->instances, 1);
+    return PW_OK;
+}
+
+int32_t
+pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
+{
+    if (!instance || !name || !out)
+        return PW_BAD_ARGUMENT;
+    for (pw_function *known = instance->functions; known; known = known->next) {
+        if (strcmp(known->name, name) == 0) {
+            *out = known;
+            return PW_OK;
+        }
+    }
+    wasm_function_inst_t wamr = wasm_runtime_lookup_function(instance->wamr, name);
+    if (!wamr)
+        return PW_NOT_FOUND;
+    pw_function *function = calloc(1, sizeof *function);
+    if (!function)
+        return PW_NO_MEMORY;
+    for (uint32_t i = 0; i < instance->module->export_count; i++) {
+        const pw_extern *export = &instance->module->exports[i];
+        if (export->kind == PW_FUNCTION && strcmp(export->name, name) == 0) {
+            function->params = strdup(export->params);
+            function->results = strdup(export->results);
+        }
+    }
+    function->name = strdup(name);
+    if (!function->name || !function->params || !function->results) {
+        free(function->name);
+        free(function->params);
+        free(function->results);
+        free(function);
+        return PW_NO_MEMORY;
+    }
+    uint32_t params = cells_of_all(function->params), results = cells_of_all(function->results);
+    function->cells = params > results ? params : results;
+    function->instance = instance;
+    function->wamr = wamr;
+    function->next = instance->functions;
+    instance->functions = function;
+    *out = function;
+    return PW_OK;
+}
+
+int32_t
+pw_function_call(pw_function *function, uint64_t *slots)
+{
+    if (!function || !slots)
+        return PW_BAD_ARGUMENT;
+    pw_instance *instance = function->instance;
+    if (atomic_load(&instance->terminated))
+        return PW_TERMINATED;
+    if (!enter(instance))
+        return PW_BUSY;
+
+    uint32_t local[ARGUMENT_CELLS], *cells = local;
+    int32_t status = PW_NO_MEMORY;
+    if (function->cells > ARGUMENT_CELLS)
+        cells = malloc(function->cells * sizeof *cells);
+    if (cells) {
+        pw_text *outer = pw_capture;
+        pw_capture = &instance->stack;
+        pw_text_clear(&instance->stack);
+        slots_to_cells(function->params, slots, cells);
+        if (wasm_runtime_call_wasm(instance->env, function->wamr, cells_of_all(function->params), cells)) {
+            cells_to_slots(function->results, cells, slots);
+            status = PW_OK;
+        }
+        else {
+            status = take_exception(instance);
+        }
+        pw_capture = outer;
+        if (cells != local)
+            free(cells);
+    }
+    leave(instance);
+    return status;
+}
+
+void
+pw_instance_fail(pw_instance *instance)
+{
+    if (!instance)
+        return;
+    instance->host_failed = true;
+    if (instance->wamr)
+        wasm_runtime_set_exception(instance->wamr, "host function failed");
+}
+
+void
+pw_instance_terminate(pw_instance *instance)
+{
+    if (!instance || !instance->wamr)
+        return;
+    atomic_store(&instance->terminated, true);
+    wasm_runtime_terminate(instance->wamr);
+}
+
+const char *
+pw_instance_trap_message(const pw_instance *instance)
+{
+    return instance ? instance->message : "";
+}
+
+const char *
+pw_instance_trap_stack(const pw_instance *instance)
+{
+    return instance ? instance->stack.bytes : "";
+}
+
+uint64_t
+pw_memory_size(pw_instance *instance)
+{
+    wasm_memory_inst_t memory =
+        instance && instance->wamr ? wasm_runtime_get_default_memory(instance->wamr) : NULL;
+    return memory ? wasm_memory_get_cur_page_count(memory) * wasm_memory_get_bytes_per_page(memory) : 0;
+}
+
+void *
+pw_memory_at(pw_instance *instance, uint64_t offset, uint64_t size_bytes)
+{
+    wasm_memory_inst_t memory =
+        instance && instance->wamr ? wasm_runtime_get_default_memory(instance->wamr) : NULL;
+    if (!memory)
+        return NULL;
+    uint64_t size = wasm_memory_get_cur_page_count(memory) * wasm_memory_get_bytes_per_page(memory);
+    if (offset > size || size_bytes > size - offset)
+        return NULL;
+    uint8_t *base = wasm_memory_get_base_address(memory);
+    return base ? base + offset : NULL;
+}
+
+int32_t
+pw_global_get(pw_instance *instance, const char *name, uint64_t *slot)
+{
+    if (!instance || !name || !slot)
+        return PW_BAD_ARGUMENT;
+    wasm_global_inst_t global;
+    if (!wasm_runtime_get_export_global_inst(instance->wamr, name, &global))
+        return PW_NOT_FOUND;
+    char letter = pw_type_letter(global.kind);
+    if (letter == 'e' || letter == '?')
+        return PW_UNSUPPORTED; /* WAMR keeps an index there that only its own calls can turn back */
+    uint64_t value = 0;
+    memcpy(&value, global.global_data, cells_of(letter) * sizeof(uint32_t));
+    *slot = widen(letter, value);
+    return PW_OK;
+}
+
+int32_t
+pw_global_set(pw_instance *instance, const char *name, uint64_t slot)
+{
+    if (!instance || !name)
+        return PW_BAD_ARGUMENT;
+    wasm_global_inst_t global;
+    if (!wasm_runtime_get_export_global_inst(instance->wamr, name, &global))
+        return PW_NOT_FOUND;
+    char letter = pw_type_letter(global.kind);
+    if (!global.is_mutable || letter == 'e' || letter == 'r' || letter == '?')
+        return PW_UNSUPPORTED;
+    memcpy(global.global_data, &slot, cells_of(letter) * sizeof(uint32_t));
+    return PW_OK;
+}

@@ -1,0 +1,86 @@
+/* Shared by the three files of wamr_core; no part of its interface. */
+#ifndef PW_INTERNAL_H
+#define PW_INTERNAL_H
+
+#include "wamr_core.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "wasm_export.h"
+
+/* A function import of a module: what the trampoline needs to know of it. */
+typedef struct pw_import {
+    const char *module;
+    char *name;
+    char *params;
+    char *results;
+    uint32_t index;
+    uint32_t param_count;
+    bool direct; /* may be called with values instead of slots */
+} pw_import;
+
+struct pw_module {
+    wasm_module_t wamr;
+    uint8_t *bytes;    /* WAMR reads from and writes to this copy */
+    uint8_t *original; /* what the caller gave, for custom sections */
+    uint32_t size;
+    pw_extern *imports;
+    uint32_t import_count;
+    pw_extern *exports;
+    uint32_t export_count;
+    pw_import *functions; /* the function imports */
+    uint32_t function_count;
+    atomic_uint instances;
+};
+
+#define PW_TEXT_SIZE 8192
+
+typedef struct pw_text {
+    char bytes[PW_TEXT_SIZE];
+    uint32_t used;
+} pw_text;
+
+struct pw_function {
+    pw_instance *instance;
+    pw_function *next;
+    wasm_function_inst_t wamr;
+    char *name;
+    char *params;
+    char *results;
+    uint32_t cells; /* 32-bit cells of the larger of parameters and results */
+};
+
+struct pw_instance {
+    pw_module *module;
+    wasm_module_inst_t wamr;
+    wasm_exec_env_t env;
+    pw_host_function *hosts;
+    pw_function *functions;
+    atomic_uintptr_t owner; /* the thread whose call is in progress; 0: none */
+    uint32_t depth;         /* nested calls in progress; the owner's */
+    bool host_failed;
+    atomic_bool terminated;
+    char message[256];
+    pw_text stack;
+};
+
+/* Where the calling thread's WAMR output goes; NULL sends it to the log. */
+extern _Thread_local pw_text *pw_capture;
+
+void pw_text_clear(pw_text *text);
+void pw_text_append(pw_text *text, const char *format, va_list arguments);
+void pw_error_set(char *error, uint32_t error_size, const char *format, ...) __attribute__((format(printf, 3, 4)));
+char pw_type_letter(wasm_valkind_t kind);
+/* The letters of a function type's parameters or results, malloc'd; NULL when out of memory. */
+char *pw_type_letters(wasm_func_type_t type, bool results);
+void pw_trampoline(wasm_exec_env_t env, uint64_t *slots);
+
+/* Named in the WAMR build as its only outputs. */
+int pw_capture_vprintf(const char *format, va_list arguments);
+void pw_capture_log(uint32_t level, const char *file, int line, const char *format, ...);
+
+#endif

@@ -1,0 +1,332 @@
+/* Loading a module, and describing what is in it. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CUSTOM_SECTION 0
+
+static pthread_mutex_t link_lock = PTHREAD_MUTEX_INITIALIZER;
+
+char
+pw_type_letter(wasm_valkind_t kind)
+{
+    switch (kind) {
+        case WASM_I32:
+            return 'i';
+        case WASM_I64:
+            return 'I';
+        case WASM_F32:
+            return 'f';
+        case WASM_F64:
+            return 'F';
+        case WASM_EXTERNREF:
+            return 'e';
+        case WASM_FUNCREF:
+            return 'r';
+        default:
+            return '?';
+    }
+}
+
+char *
+pw_type_letters(wasm_func_type_t type, bool results)
+{
+    uint32_t count = results ? wasm_func_type_get_result_count(type) : wasm_func_type_get_param_count(type);
+    char *letters = malloc((size_t)count + 1);
+    if (!letters)
+        return NULL;
+    for (uint32_t i = 0; i < count; i++) {
+        wasm_valkind_t kind =
+            results ? wasm_func_type_get_result_valkind(type, i) : wasm_func_type_get_param_valkind(type, i);
+        /* WAMR 978ce3f, wasm_func_type_get_result_valkind: says -1 of an externref, and without SIMD of nothing else. */
+        letters[i] = results && kind == (wasm_valkind_t)-1 ? 'e' : pw_type_letter(kind);
+    }
+    letters[count] = '\0';
+    return letters;
+}
+
+static bool
+is_integers(const char *letters)
+{
+    return strspn(letters, "iI") == strlen(letters);
+}
+
+/* Fills what a memory, table or global import and export have in common; `u` is wasm_import_t's or wasm_export_t's union. */
+static bool
+describe(pw_extern *out, wasm_import_export_kind_t kind, const void *type)
+{
+    out->kind = (uint32_t)kind;
+    switch (kind) {
+        case WASM_IMPORT_EXPORT_KIND_FUNC:
+            out->params = pw_type_letters((wasm_func_type_t)type, false);
+            out->results = pw_type_letters((wasm_func_type_t)type, true);
+            return out->params && out->results;
+        case WASM_IMPORT_EXPORT_KIND_TABLE:
+            out->minimum = wasm_table_type_get_init_size((wasm_table_type_t)type);
+            out->maximum = wasm_table_type_get_max_size((wasm_table_type_t)type);
+            break;
+        case WASM_IMPORT_EXPORT_KIND_MEMORY:
+            out->minimum = wasm_memory_type_get_init_page_count((wasm_memory_type_t)type);
+            out->maximum = wasm_memory_type_get_max_page_count((wasm_memory_type_t)type);
+            break;
+        case WASM_IMPORT_EXPORT_KIND_GLOBAL: {
+            char letters[3] = { pw_type_letter(wasm_global_type_get_valkind((wasm_global_type_t)type)),
+                                wasm_global_type_get_mutable((wasm_global_type_t)type) ? 'm' : '\0', '\0' };
+            out->results = strdup(letters);
+            return out->results != NULL;
+        }
+    }
+    return true;
+}
+
+/* WAMR frees an import's strings with the module, but the strings of an export too; both are copied for one rule of ownership. */
+static bool
+describe_all(pw_module *module)
+{
+    module->import_count = (uint32_t)wasm_runtime_get_import_count(module->wamr);
+    module->export_count = (uint32_t)wasm_runtime_get_export_count(module->wamr);
+    module->imports = calloc(module->import_count + 1, sizeof *module->imports);
+    module->exports = calloc(module->export_count + 1, sizeof *module->exports);
+    module->functions = calloc(module->import_count + 1, sizeof *module->functions);
+    if (!module->imports || !module->exports || !module->functions)
+        return false;
+    for (uint32_t i = 0; i < module->import_count; i++) {
+        wasm_import_t import;
+        memset(&import, 0, sizeof import);
+        wasm_runtime_get_import_type(module->wamr, (int32_t)i, &import);
+        pw_extern *out = &module->imports[i];
+        out->module = strdup(import.module_name ? import.module_name : "");
+        out->name = strdup(import.name ? import.name : "");
+        if (!out->module || !out->name || !describe(out, import.kind, import.u.func_type))
+            return false;
+        if (import.kind == WASM_IMPORT_EXPORT_KIND_FUNC)
+            out->index = module->function_count++;
+    }
+    for (uint32_t i = 0; i < module->export_count; i++) {
+        wasm_export_t export;
+        memset(&export, 0, sizeof export);
+        wasm_runtime_get_export_type(module->wamr, (int32_t)i, &export);
+        pw_extern *out = &module->exports[i];
+        out->module = strdup("");
+        out->name = strdup(export.name ? export.name : "");
+        if (!out->module || !out->name || !describe(out, export.kind, export.u.func_type))
+            return false;
+    }
+    return true;
+}
+
+/* Every function import is joined to the one trampoline; which host function that calls is each instance's own affair. */
+static int32_t
+link_imports(pw_module *module, char *error, uint32_t error_size)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < module->import_count; i++) {
+        const pw_extern *import = &module->imports[i];
+        if (import->kind != PW_FUNCTION) {
+            pw_error_set(error, error_size, "import %s.%s is not a function: only functions can be imported", import->module,
+                         import->name);
+            return PW_UNSUPPORTED;
+        }
+        if (strlen(import->results) > 1) {
+            pw_error_set(error, error_size, "import %s.%s returns %zu values: a host function returns at most one",
+                         import->module, import->name, strlen(import->results));
+            return PW_UNSUPPORTED;
+        }
+        if (strpbrk(import->params, "?") || strpbrk(import->results, "?")) {
+            pw_error_set(error, error_size, "import %s.%s has a value type that is not supported", import->module,
+                         import->name);
+            return PW_UNSUPPORTED;
+        }
+        pw_import *function = &module->functions[count];
+        function->module = import->module;
+        function->name = (char *)import->name;
+        function->params = (char *)import->params;
+        function->results = (char *)import->results;
+        function->index = count++;
+        function->param_count = (uint32_t)strlen(import->params);
+        function->direct = is_integers(import->params) && is_integers(import->results)
+                           && function->param_count <= PW_DIRECT_PARAMS;
+    }
+
+    /* Registration is process-wide in WAMR, by module name, and keeps the array: it lasts only while this module is resolved. */
+    NativeSymbol *symbols = calloc(count + 1, sizeof *symbols);
+    if (!symbols)
+        return PW_NO_MEMORY;
+    for (uint32_t i = 0; i < count; i++) {
+        symbols[i].symbol = module->functions[i].name;
+        symbols[i].func_ptr = (void *)pw_trampoline;
+        symbols[i].attachment = &module->functions[i];
+    }
+    pthread_mutex_lock(&link_lock);
+    uint32_t registered = 0;
+    bool ready = true;
+    while (ready && registered < count) {
+        ready = wasm_runtime_register_natives_raw(module->functions[registered].module, &symbols[registered], 1);
+        registered += ready ? 1 : 0;
+    }
+    if (ready)
+        ready = wasm_runtime_resolve_symbols(module->wamr);
+    while (registered > 0) {
+        registered--;
+        wasm_runtime_unregister_natives(module->functions[registered].module, &symbols[registered]);
+    }
+    pthread_mutex_unlock(&link_lock);
+    free(symbols);
+    if (!ready) {
+        pw_error_set(error, error_size, "the imports of the module could not be linked");
+        return PW_BAD_MODULE;
+    }
+    return PW_OK;
+}
+
+static void
+externs_free(pw_extern *externs, uint32_t count)
+{
+    for (uint32_t i = 0; externs && i < count; i++) {
+        free((char *)externs[i].module);
+        free((char *)externs[i].name);
+        free((char *)externs[i].params);
+        free((char *)externs[i].results);
+    }
+    free(externs);
+}
+
+static void
+release(pw_module *module)
+{
+    if (module->wamr)
+        wasm_runtime_unload(module->wamr);
+    externs_free(module->imports, module->import_count);
+    externs_free(module->exports, module->export_count);
+    free(module->functions);
+    free(module->bytes);
+    free(module->original);
+    free(module);
+}
+
+int32_t
+pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **out, char *error, uint32_t error_size)
+{
+    pw_error_set(error, error_size, "%s", "");
+    if (!bytes || !out)
+        return PW_BAD_ARGUMENT;
+    *out = NULL;
+    pw_module *module = calloc(1, sizeof *module);
+    if (!module)
+        return PW_NO_MEMORY;
+    module->size = size;
+    module->bytes = malloc(size ? size : 1);
+    module->original = malloc(size ? size : 1);
+    if (!module->bytes || !module->original) {
+        release(module);
+        return PW_NO_MEMORY;
+    }
+    memcpy(module->bytes, bytes, size);
+    memcpy(module->original, bytes, size);
+
+    LoadArgs args;
+    memset(&args, 0, sizeof args);
+    args.name = "";
+    args.no_resolve = true;
+    module->wamr = wasm_runtime_load_ex(module->bytes, size, &args, error, error_size);
+    int32_t status = PW_BAD_MODULE;
+    if (module->wamr)
+        status = describe_all(module) ? link_imports(module, error, error_size) : PW_NO_MEMORY;
+    if (status != PW_OK) {
+        release(module);
+        return status;
+    }
+    *out = module;
+    return PW_OK;
+}
+
+int32_t
+pw_module_close(pw_module *module)
+{
+    if (!module)
+        return PW_OK;
+    if (atomic_load(&module->instances) > 0)
+        return PW_BUSY;
+    release(module);
+    return PW_OK;
+}
+
+uint32_t
+pw_module_import_count(const pw_module *module)
+{
+    return module ? module->import_count : 0;
+}
+
+int32_t
+pw_module_import_get(const pw_module *module, uint32_t index, pw_extern *out)
+{
+    if (!module || !out || index >= module->import_count)
+        return PW_BAD_ARGUMENT;
+    *out = module->imports[index];
+    return PW_OK;
+}
+
+uint32_t
+pw_module_export_count(const pw_module *module)
+{
+    return module ? module->export_count : 0;
+}
+
+int32_t
+pw_module_export_get(const pw_module *module, uint32_t index, pw_extern *out)
+{
+    if (!module || !out || index >= module->export_count)
+        return PW_BAD_ARGUMENT;
+    *out = module->exports[index];
+    return PW_OK;
+}
+
+/* Reads an unsigned LEB128 of at most 32 bits at *at; false when it does not fit. */
+static bool
+read_u32(const uint8_t *bytes, uint64_t end, uint64_t *at, uint32_t *value)
+{
+    uint64_t result = 0;
+    for (uint32_t shift = 0; shift < 35; shift += 7) {
+        if (*at >= end)
+            return false;
+        uint8_t byte = bytes[(*at)++];
+        result |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) {
+            *value = (uint32_t)result;
+            return result <= UINT32_MAX;
+        }
+    }
+    return false;
+}
+
+int32_t
+pw_module_custom_section_get(const pw_module *module, uint32_t index, const char **name, uint32_t *name_size,
+                             const uint8_t **bytes, uint32_t *size)
+{
+    if (!module || !name || !name_size || !bytes || !size)
+        return PW_BAD_ARGUMENT;
+    const uint8_t *file = module->original;
+    uint64_t at = 8;
+    if (module->size < 8 || memcmp(file, "\0asm", 4) != 0)
+        return PW_NOT_FOUND;
+    while (at < module->size) {
+        uint8_t kind = file[at++];
+        uint32_t body, length;
+        if (!read_u32(file, module->size, &at, &body) || body > module->size - at)
+            return PW_NOT_FOUND;
+        uint64_t end = at + body;
+        if (kind == CUSTOM_SECTION && index-- == 0) {
+            if (!read_u32(file, end, &at, &length) || length > end - at)
+                return PW_NOT_FOUND;
+            *name = (const char *)file + at;
+            *name_size = length;
+            *bytes = file + at + length;
+            *size = (uint32_t)(end - at - length);
+            return PW_OK;
+        }
+        at = end;
+    }
+    return PW_NOT_FOUND;
+}

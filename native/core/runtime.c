@@ -1,0 +1,137 @@
+/* The process-wide part: WAMR's start and end, and its output, which is captured and never printed. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static pthread_mutex_t runtime_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t runtime_users;
+
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+static pw_text log_text;
+
+_Thread_local pw_text *pw_capture;
+
+void
+pw_text_clear(pw_text *text)
+{
+    text->used = 0;
+    text->bytes[0] = '\0';
+}
+
+void
+pw_text_append(pw_text *text, const char *format, va_list arguments)
+{
+    uint32_t room = PW_TEXT_SIZE - text->used;
+    int written = vsnprintf(text->bytes + text->used, room, format, arguments);
+    if (written < 0)
+        return;
+    text->used += (uint32_t)written < room ? (uint32_t)written : room - 1;
+}
+
+void
+pw_error_set(char *error, uint32_t error_size, const char *format, ...)
+{
+    if (!error || error_size == 0)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error, error_size, format, arguments);
+    va_end(arguments);
+}
+
+static void
+log_append(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    pthread_mutex_lock(&log_lock);
+    pw_text_append(&log_text, format, arguments);
+    pthread_mutex_unlock(&log_lock);
+    va_end(arguments);
+}
+
+int
+pw_capture_vprintf(const char *format, va_list arguments)
+{
+    if (pw_capture) {
+        pw_text_append(pw_capture, format, arguments);
+        return 0;
+    }
+    char line[512];
+    vsnprintf(line, sizeof line, format, arguments);
+    log_append("%s", line);
+    return 0;
+}
+
+void
+pw_capture_log(uint32_t level, const char *file, int line, const char *format, ...)
+{
+    (void)file;
+    (void)line;
+    if (level > WASM_LOG_LEVEL_WARNING)
+        return;
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    log_append("%s\n", text);
+}
+
+uint32_t
+pw_log_take(char *buffer, uint32_t size)
+{
+    if (!buffer || size == 0)
+        return 0;
+    pthread_mutex_lock(&log_lock);
+    uint32_t taken = log_text.used < size ? log_text.used : size - 1;
+    memcpy(buffer, log_text.bytes, taken);
+    buffer[taken] = '\0';
+    memmove(log_text.bytes, log_text.bytes + taken, log_text.used - taken);
+    log_text.used -= taken;
+    pthread_mutex_unlock(&log_lock);
+    return taken;
+}
+
+uint32_t
+pw_abi_version(void)
+{
+    return PW_ABI_VERSION;
+}
+
+const char *
+pw_runtime_version(void)
+{
+    static char text[32];
+    uint32_t major = 0, minor = 0, patch = 0;
+    wasm_runtime_get_version(&major, &minor, &patch);
+    pthread_mutex_lock(&runtime_lock);
+    snprintf(text, sizeof text, "%u.%u.%u", major, minor, patch);
+    pthread_mutex_unlock(&runtime_lock);
+    return text;
+}
+
+int32_t
+pw_runtime_open(void)
+{
+    RuntimeInitArgs args;
+    memset(&args, 0, sizeof args);
+    args.mem_alloc_type = Alloc_With_System_Allocator;
+    args.max_thread_num = 1;
+    pthread_mutex_lock(&runtime_lock);
+    bool ready = runtime_users > 0 || wasm_runtime_full_init(&args);
+    if (ready)
+        runtime_users++;
+    pthread_mutex_unlock(&runtime_lock);
+    return ready ? PW_OK : PW_NO_MEMORY;
+}
+
+void
+pw_runtime_close(void)
+{
+    pthread_mutex_lock(&runtime_lock);
+    if (runtime_users > 0 && --runtime_users == 0)
+        wasm_runtime_destroy();
+    pthread_mutex_unlock(&runtime_lock);
+}

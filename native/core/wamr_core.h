@@ -1,0 +1,110 @@
+/*
+ * wamr_core: a narrow, stable C interface over the WebAssembly Micro Runtime (WAMR).
+ *
+ * Rules that hold for every function:
+ *  - Handles are opaque. A handle that is NULL is refused with PW_BAD_ARGUMENT, or ignored by pw_*_close.
+ *  - Functions that can fail return a status, PW_OK being 0. Text of a load or instantiation error goes to the caller's
+ *    `error` buffer (always terminated, never longer than error_size); text of a trap is kept by the instance.
+ *  - A value travels in a 64-bit slot. i32 is sign-extended on the way out and truncated on the way in; f32 lies in the low
+ *    four bytes; a funcref is its function index, UINT64_MAX being null; an externref is a number that the caller chose, 0
+ *    being null.
+ *  - Nothing is printed. What WAMR would print is kept and handed out by pw_log_take.
+ *  - An instance runs on one thread at a time; any thread may ask it to stop with pw_instance_terminate.
+ */
+#ifndef WAMR_CORE_H
+#define WAMR_CORE_H
+
+#include <stdint.h>
+
+#define PW_ABI_VERSION 1
+#define PW_API __attribute__((visibility("default")))
+
+/* Host functions with at most this many parameters, all integers, are called with their values instead of a slot array. */
+#define PW_DIRECT_PARAMS 8
+
+typedef struct pw_module pw_module;
+typedef struct pw_instance pw_instance;
+typedef struct pw_function pw_function;
+
+typedef enum pw_status {
+    PW_OK = 0,
+    PW_TRAP = 1,           /* the guest trapped: pw_instance_trap_message, pw_instance_trap_stack */
+    PW_HOST_ERROR = 2,     /* a host function called pw_instance_fail */
+    PW_BAD_MODULE = 3,     /* the bytes are not a module that WAMR accepts */
+    PW_MISSING_IMPORT = 4, /* an import was given no host function */
+    PW_UNSUPPORTED = 5,    /* a well-formed module asks for what this interface refuses */
+    PW_NO_MEMORY = 6,
+    PW_BUSY = 7,           /* the instance is running, on this thread or another */
+    PW_BAD_ARGUMENT = 8,
+    PW_NOT_FOUND = 9,
+    PW_TERMINATED = 10     /* stopped by pw_instance_terminate; the instance can only be closed */
+} pw_status;
+
+typedef enum pw_kind { PW_FUNCTION = 0, PW_TABLE = 1, PW_MEMORY = 2, PW_GLOBAL = 3 } pw_kind;
+
+/* An import or an export. Strings belong to the module and live as long as it does. */
+typedef struct pw_extern {
+    const char *module; /* "" for an export */
+    const char *name;
+    const char *params;  /* functions: one letter a parameter, of "iIfFer" (i32 i64 f32 f64 externref funcref) */
+    const char *results; /* functions: likewise; globals: the type, then "m" if mutable */
+    uint32_t kind;       /* pw_kind */
+    uint32_t minimum;    /* memories: pages of 64 KiB; tables: elements */
+    uint32_t maximum;
+    uint32_t index;      /* functions among the imports: which one, counted from 0 */
+} pw_extern;
+
+/* A host function. Exactly one member is set, or none where the import is not provided.
+ * `direct` has the type int64_t (*)(int64_t, ...) with as many fixed parameters as the import, and is accepted only where all
+ * are integers, at most PW_DIRECT_PARAMS. `slots` reads its arguments from, and writes its result to, the array it is given. */
+typedef struct pw_host_function {
+    void *direct;
+    void (*slots)(uint64_t *slots);
+} pw_host_function;
+
+PW_API uint32_t pw_abi_version(void);
+/* WAMR's version, such as "2.4.3". Static. */
+PW_API const char *pw_runtime_version(void);
+/* Starts WAMR in this process; calls are counted, each needs one pw_runtime_close. */
+PW_API int32_t pw_runtime_open(void);
+PW_API void pw_runtime_close(void);
+/* Moves captured log text into `buffer`, terminated; returns its length without the terminator. */
+PW_API uint32_t pw_log_take(char *buffer, uint32_t size);
+
+/* Loads .wasm or AOT bytes. The bytes are copied. *module is NULL on failure and is owned by the caller otherwise. */
+PW_API int32_t pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **module, char *error, uint32_t error_size);
+/* Frees a module. PW_BUSY while an instance of it is open. */
+PW_API int32_t pw_module_close(pw_module *module);
+PW_API uint32_t pw_module_import_count(const pw_module *module);
+PW_API int32_t pw_module_import_get(const pw_module *module, uint32_t index, pw_extern *out);
+PW_API uint32_t pw_module_export_count(const pw_module *module);
+PW_API int32_t pw_module_export_get(const pw_module *module, uint32_t index, pw_extern *out);
+/* The index-th custom section, in the order of the file. name is not terminated; both point into the module. */
+PW_API int32_t pw_module_custom_section_get(const pw_module *module, uint32_t index, const char **name, uint32_t *name_size,
+                                            const uint8_t **bytes, uint32_t *size);
+
+/* Instantiates and runs the start function. `hosts` has one entry for each function import and is copied.
+ * stack_bytes: operand stack; max_pages: 0 keeps the module's own limit, else lowers it. */
+PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
+                                uint32_t max_pages, pw_instance **instance, char *error, uint32_t error_size);
+/* PW_BUSY while it runs. */
+PW_API int32_t pw_instance_close(pw_instance *instance);
+/* Finds an exported function; the handle belongs to the instance. */
+PW_API int32_t pw_instance_function(pw_instance *instance, const char *name, pw_function **function);
+/* Calls. `slots` holds the arguments, then the results: room for the larger of the two counts. */
+PW_API int32_t pw_function_call(pw_function *function, uint64_t *slots);
+/* From inside a host function: ends the guest's call with PW_HOST_ERROR. */
+PW_API void pw_instance_fail(pw_instance *instance);
+/* From any thread: ends the call in progress with PW_TERMINATED. Interpreted code only. */
+PW_API void pw_instance_terminate(pw_instance *instance);
+/* Text of the last trap and the wasm call stack at it. Valid until the next call. */
+PW_API const char *pw_instance_trap_message(const pw_instance *instance);
+PW_API const char *pw_instance_trap_stack(const pw_instance *instance);
+/* Where size_bytes at offset lie in the default memory, or NULL when they are not all inside. Valid until guest code runs. */
+PW_API void *pw_memory_at(pw_instance *instance, uint64_t offset, uint64_t size_bytes);
+PW_API uint64_t pw_memory_size(pw_instance *instance);
+/* Reads or writes an exported global through one slot. PW_UNSUPPORTED when written but immutable. */
+PW_API int32_t pw_global_get(pw_instance *instance, const char *name, uint64_t *slot);
+PW_API int32_t pw_global_set(pw_instance *instance, const char *name, uint64_t slot);
+
+#endif

@@ -1,0 +1,1 @@
+//! Empty: this package only pins the WAMR source tree (see Cargo.toml).

@@ -1,0 +1,113 @@
+"""The table of libwamr_core's functions, the only place that declares one. tests/pywamr/test_abi.py holds it against the header."""
+
+import ctypes
+from ctypes import CDLL, POINTER, Structure, c_char_p, c_int32, c_uint32, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import pywamr
+from pywamr.errors import LibraryError
+
+ABI_VERSION = 1
+DIRECT_PARAMS = 8
+LIBRARY_NAME = "libwamr_core.so"
+
+OK, TRAP, HOST_ERROR, BAD_MODULE, MISSING_IMPORT, UNSUPPORTED, NO_MEMORY, BUSY, BAD_ARGUMENT, NOT_FOUND, TERMINATED = range(11)
+FUNCTION, TABLE, MEMORY, GLOBAL = range(4)
+
+
+class Extern(Structure):
+    """pw_extern."""
+
+    _fields_ = (
+        ("module", c_char_p),
+        ("name", c_char_p),
+        ("params", c_char_p),
+        ("results", c_char_p),
+        ("kind", c_uint32),
+        ("minimum", c_uint32),
+        ("maximum", c_uint32),
+        ("index", c_uint32),
+    )
+
+
+class HostFunction(Structure):
+    """pw_host_function."""
+
+    _fields_ = (("direct", c_void_p), ("slots", c_void_p))
+
+
+SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "pw_abi_version": (c_uint32, ()),
+    "pw_runtime_version": (c_char_p, ()),
+    "pw_runtime_open": (c_int32, ()),
+    "pw_runtime_close": (None, ()),
+    "pw_log_take": (c_uint32, (c_char_p, c_uint32)),
+    "pw_module_load": (c_int32, (c_char_p, c_uint32, POINTER(c_void_p), c_char_p, c_uint32)),
+    "pw_module_close": (c_int32, (c_void_p,)),
+    "pw_module_import_count": (c_uint32, (c_void_p,)),
+    "pw_module_import_get": (c_int32, (c_void_p, c_uint32, POINTER(Extern))),
+    "pw_module_export_count": (c_uint32, (c_void_p,)),
+    "pw_module_export_get": (c_int32, (c_void_p, c_uint32, POINTER(Extern))),
+    "pw_module_custom_section_get": (
+        c_int32,
+        (c_void_p, c_uint32, POINTER(c_void_p), POINTER(c_uint32), POINTER(c_void_p), POINTER(c_uint32)),
+    ),
+    "pw_instance_open": (
+        c_int32,
+        (c_void_p, POINTER(HostFunction), c_uint32, c_uint32, c_uint32, POINTER(c_void_p), c_char_p, c_uint32),
+    ),
+    "pw_instance_close": (c_int32, (c_void_p,)),
+    "pw_instance_function": (c_int32, (c_void_p, c_char_p, POINTER(c_void_p))),
+    "pw_function_call": (c_int32, (c_void_p, c_void_p)),
+    "pw_instance_fail": (None, (c_void_p,)),
+    "pw_instance_terminate": (None, (c_void_p,)),
+    "pw_instance_trap_message": (c_char_p, (c_void_p,)),
+    "pw_instance_trap_stack": (c_char_p, (c_void_p,)),
+    "pw_memory_at": (c_void_p, (c_void_p, c_uint64, c_uint64)),
+    "pw_memory_size": (c_uint64, (c_void_p,)),
+    "pw_global_get": (c_int32, (c_void_p, c_char_p, POINTER(c_uint64))),
+    "pw_global_set": (c_int32, (c_void_p, c_char_p, c_uint64)),
+}
+
+
+def bind(library: CDLL) -> CDLL:
+    """Declares every function on `library`.
+
+    Raises LibraryError when one is missing or the library speaks another version of the interface.
+    """
+    for name, (result, arguments) in SIGNATURES.items():
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            raise LibraryError(f"{library._name} has no function {name}: it does not belong to these bindings") from None
+        function.restype = result
+        function.argtypes = arguments
+    found = library.pw_abi_version()
+    if found != ABI_VERSION:
+        raise LibraryError(f"{library._name} speaks interface version {found}, these bindings speak {ABI_VERSION}")
+    return library
+
+
+@cache
+def library() -> CDLL:
+    """libwamr_core, from beside this package. Raises LibraryError when it is not there or does not fit."""
+    places = [Path(folder) / LIBRARY_NAME for folder in pywamr.__path__]
+    for place in places:
+        if place.exists():
+            try:
+                return bind(CDLL(str(place)))
+            except OSError as error:
+                raise LibraryError(f"{place} could not be loaded: {error}") from error
+    looked = ", ".join(str(place) for place in places)
+    raise LibraryError(f"{LIBRARY_NAME} is not installed (looked for {looked}); install the project with pip")
+
+
+def error_buffer() -> "ctypes.Array[ctypes.c_char]":
+    """Room for the text of a load or instantiation error."""
+    return ctypes.create_string_buffer(512)
+
+
+def text(raw: bytes | None) -> str:
+    """Text from the shim, whatever bytes a module's names hold."""
+    return (raw or b"").decode("utf-8", "replace")

@@ -1,0 +1,107 @@
+"""Python values to and from the 64-bit slots of the shim (native/core/wamr_core.h says what a slot holds)."""
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pywamr.errors import ArgumentError
+from pywamr.types import FuncRef, ValueType
+
+_FORMATS = {
+    ValueType.I32: "i4x",
+    ValueType.I64: "q",
+    ValueType.F32: "f4x",
+    ValueType.F64: "d",
+    ValueType.EXTERNREF: "Q",
+    ValueType.FUNCREF: "Q",
+}
+_NULL_FUNCREF = 2**64 - 1
+_BITS = {ValueType.I32: 32, ValueType.I64: 64}
+
+Value = Any
+"""What a wasm value is in Python: int, float, any object (externref), `FuncRef` (funcref), None (a null reference)."""
+
+
+class References:
+    """The Python objects that one instance holds as externrefs; they live as long as it does."""
+
+    def __init__(self) -> None:
+        self._objects: list[Value] = [None]
+        self._numbers: dict[int, int] = {}
+
+    def number(self, value: Value) -> int:
+        """The externref slot for an object, 0 for None."""
+        if value is None:
+            return 0
+        known = self._numbers.get(id(value))
+        if known is None:
+            known = len(self._objects)
+            self._objects.append(value)
+            self._numbers[id(value)] = known
+        return known
+
+    def object(self, number: int) -> Value:
+        """The object behind an externref slot."""
+        return self._objects[number]
+
+
+def slots_struct(types: Sequence[ValueType]) -> struct.Struct:
+    """The layout of values of these types, one 64-bit slot each."""
+    return struct.Struct("=" + "".join(_FORMATS[kind] for kind in types))
+
+
+def has_references(types: Sequence[ValueType]) -> bool:
+    """Whether any of these types is a reference."""
+    return any(kind in (ValueType.EXTERNREF, ValueType.FUNCREF) for kind in types)
+
+
+def lower(kind: ValueType, value: Value, references: References, what: str) -> Value:
+    """A value as `slots_struct` packs it. Integers may be signed or unsigned.
+
+    Raises ArgumentError, naming `what`, when the value does not fit.
+    """
+    if kind in _BITS:
+        bits = _BITS[kind]
+        if isinstance(value, int) and -(1 << (bits - 1)) <= value < (1 << bits):
+            return value - (1 << bits) if value >= (1 << (bits - 1)) else value
+        raise ArgumentError(f"{what} must be an integer of {bits} bits, not {value!r}")
+    if kind in (ValueType.F32, ValueType.F64):
+        if not isinstance(value, (int, float)):
+            raise ArgumentError(f"{what} must be a number, not {value!r}")
+        try:
+            struct.pack("=f" if kind is ValueType.F32 else "=d", value)
+        except (OverflowError, struct.error):
+            raise ArgumentError(f"{what} is too large for {kind!r}: {value!r}") from None
+        return float(value)
+    if kind is ValueType.EXTERNREF:
+        return references.number(value)
+    if value is None:
+        return _NULL_FUNCREF
+    if isinstance(value, FuncRef):
+        return value.index
+    raise ArgumentError(f"{what} must be a FuncRef or None, not {value!r}")
+
+
+def lift(kind: ValueType, value: Value, references: References) -> Value:
+    """The Python value of an unpacked slot."""
+    if kind is ValueType.EXTERNREF:
+        return references.object(value)
+    if kind is ValueType.FUNCREF:
+        return None if value == _NULL_FUNCREF else FuncRef(value)
+    return value
+
+
+def packer(types: Sequence[ValueType], references: References) -> Callable[[Any, tuple[Value, ...]], None]:
+    """The careful way to pack arguments: every value checked, with an error that names it."""
+    layout = slots_struct(types)
+
+    def pack(slots: Any, values: tuple[Value, ...]) -> None:
+        if len(values) != len(types):
+            raise ArgumentError(f"takes {len(types)} arguments, not {len(values)}")
+        lowered = (
+            lower(kind, value, references, f"argument {index}")
+            for index, (kind, value) in enumerate(zip(types, values, strict=True))
+        )
+        layout.pack_into(slots, 0, *lowered)
+
+    return pack

@@ -1,0 +1,200 @@
+"""A running module."""
+
+import ctypes
+import struct
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from pywamr import _abi
+from pywamr._hosts import HostCalls
+from pywamr._values import References, Value, has_references, lift, lower, packer, slots_struct
+from pywamr.errors import (
+    ArgumentError,
+    BusyError,
+    ClosedError,
+    MissingImportError,
+    NotExportedError,
+    PywamrError,
+    TerminatedError,
+    Trap,
+    UnsupportedError,
+)
+from pywamr.memory import Memory
+from pywamr.types import Export, FunctionType, GlobalType, Import
+
+
+class Instance:
+    """A module with state of its own. Made by `Module.instantiate`; used by one thread at a time, except `terminate`."""
+
+    def __init__(
+        self,
+        module: int,
+        exports: tuple[Export, ...],
+        bound: tuple[tuple[Import, Callable[..., Value]], ...],
+        stack_bytes: int,
+        max_pages: int,
+    ) -> None:
+        self._library = _abi.library()
+        self._exports = {export.name: export.type for export in exports}
+        self._references = References()
+        self._functions: dict[str, Function] = {}
+        self._raw = ctypes.c_void_p()
+        self._hosts = HostCalls(self._references, self._raw)
+        self.memory = Memory(self)
+        error = _abi.error_buffer()
+        status = self._library.pw_instance_open(
+            module, self._hosts.table(bound), len(bound), stack_bytes, max_pages, self._raw, error, len(error)
+        )
+        if status != _abi.OK:
+            self._raw.value = None
+            self._refuse(status, _abi.text(error.value))
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._raw.value is None
+
+    def function(self, name: str) -> "Function":
+        """An exported function, ready to be called many times. Raises NotExportedError."""
+        known = self._functions.get(name)
+        if known is None:
+            kind = self._exports.get(name)
+            if not isinstance(kind, FunctionType):
+                raise NotExportedError(f"the module exports no function {name!r}")
+            handle = ctypes.c_void_p()
+            if self._library.pw_instance_function(self.live_handle(), name.encode(), handle) != _abi.OK:
+                raise NotExportedError(f"the function {name!r} can't be called")
+            assert handle.value is not None
+            known = self._functions[name] = Function(self, name, kind, handle.value)
+        return known
+
+    def call(self, name: str, *values: Value) -> Value:
+        """Calls an exported function; see `Function.__call__`."""
+        return self.function(name)(*values)
+
+    def get_global(self, name: str) -> Value:
+        """The value of an exported global. Raises NotExportedError, UnsupportedError for an externref."""
+        kind, slot = self._global(name), ctypes.c_uint64()
+        status = self._library.pw_global_get(self.live_handle(), name.encode(), slot)
+        if status != _abi.OK:
+            raise UnsupportedError(f"a global of type {kind.value!r} can't be read from outside: {name!r}")
+        (raw,) = slots_struct([kind.value]).unpack(bytes(slot))
+        return lift(kind.value, raw, self._references)
+
+    def set_global(self, name: str, value: Value) -> None:
+        """Sets an exported global. Raises NotExportedError, ArgumentError, UnsupportedError for an immutable or reference one."""
+        kind = self._global(name)
+        lowered = lower(kind.value, value, self._references, f"the global {name!r}")
+        slot = int.from_bytes(slots_struct([kind.value]).pack(lowered), "little")
+        if self._library.pw_global_set(self.live_handle(), name.encode(), slot) != _abi.OK:
+            raise UnsupportedError(f"the global {name!r} can't be written from outside")
+
+    def terminate(self) -> None:
+        """From any thread: ends the call in progress, which raises TerminatedError; the instance can then only be closed.
+
+        Works on interpreted code only: WAMR does not check for it in ahead-of-time code.
+        """
+        self._library.pw_instance_terminate(self.live_handle())
+
+    def close(self) -> None:
+        """Frees the instance. Again: no effect. Raises BusyError while it runs."""
+        if self.closed:
+            return
+        if self._library.pw_instance_close(self._raw.value) != _abi.OK:
+            raise BusyError("the instance is running")
+        self._raw.value = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def live_handle(self) -> int:
+        """The shim's handle, for this package's own use. Raises ClosedError."""
+        handle = self._raw.value
+        if handle is None:
+            raise ClosedError("the instance is closed")
+        return handle
+
+    def raise_status(self, status: int) -> NoReturn:
+        """Raises what a call's status stands for; for this package's own use."""
+        message = stack = ""
+        if status == _abi.TRAP:
+            message = _abi.text(self._library.pw_instance_trap_message(self._raw.value))
+            stack = _abi.text(self._library.pw_instance_trap_stack(self._raw.value))
+        self._refuse(status, message, stack)
+
+    def _refuse(self, status: int, message: str, stack: str = "") -> NoReturn:
+        if status == _abi.HOST_ERROR:
+            raise self._hosts.take_pending()
+        if status == _abi.TRAP:
+            raise Trap.from_text(message, stack)
+        if status == _abi.TERMINATED:
+            raise TerminatedError("the instance was terminated")
+        if status == _abi.BUSY:
+            raise BusyError("the instance is running on another thread")
+        if status == _abi.MISSING_IMPORT:
+            raise MissingImportError(())
+        raise PywamrError(f"the runtime refused (status {status}): {message}")
+
+    def _global(self, name: str) -> GlobalType:
+        kind = self._exports.get(name)
+        if not isinstance(kind, GlobalType):
+            raise NotExportedError(f"the module exports no global {name!r}")
+        return kind
+
+
+class Function:
+    """An exported function of one instance; `type` says what it takes and returns."""
+
+    def __init__(self, instance: Instance, name: str, kind: FunctionType, handle: int) -> None:
+        self.name = name
+        self.type = kind
+        self._instance = instance
+        self._handle = handle
+        self._slots = ctypes.create_string_buffer(8 * max(len(kind.params), len(kind.results), 1))
+        self._address = ctypes.addressof(self._slots)
+        self._call = _abi.library().pw_function_call
+        params = slots_struct(kind.params)
+        self._pack: Callable[..., None] = params.pack_into
+        self._pack_checked = packer(kind.params, instance._references)
+        self._params_are_numbers = not has_references(kind.params)
+        self._unpack = slots_struct(kind.results).unpack_from
+        self._plain = len(kind.results) < 2 and not has_references(kind.results)
+
+    def __call__(self, *values: Value) -> Value:
+        """Calls the function: None, a value, or a tuple where it returns several.
+
+        Raises ArgumentError for a value that does not fit, Trap, TerminatedError, BusyError, ClosedError, and whatever a host
+        function raised meanwhile.
+        """
+        if self._instance._raw.value is None:
+            raise ClosedError("the instance is closed")
+        self._fill(values)
+        status = self._call(self._handle, self._address)
+        if status:
+            self._instance.raise_status(status)
+        if self._plain:
+            results = self._unpack(self._slots)
+            return results[0] if results else None
+        return self._lift()
+
+    def _fill(self, values: tuple[Any, ...]) -> None:
+        if self._params_are_numbers:
+            try:
+                self._pack(self._slots, 0, *values)
+                return
+            except (struct.error, OverflowError):
+                pass  # unsigned integers, or a mistake: the careful way tells
+        try:
+            self._pack_checked(self._slots, values)
+        except ArgumentError as error:
+            raise ArgumentError(f"{self.name}: {error}") from None
+
+    def _lift(self) -> Value:
+        raw = self._unpack(self._slots)
+        references = self._instance._references
+        values = tuple(lift(kind, value, references) for kind, value in zip(self.type.results, raw, strict=True))
+        return values[0] if len(values) == 1 else values

@@ -1,0 +1,138 @@
+"""A loaded module: what it imports, exports and carries."""
+
+import ctypes
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from pywamr import _abi
+from pywamr.errors import BusyError, ClosedError, LoadError, MissingImportError, PywamrError, UnsupportedError
+from pywamr.instance import Instance
+from pywamr.types import Export, ExternType, FunctionType, GlobalType, Import, MemoryType, TableType, ValueType
+
+HostFunctions = Mapping[str, Mapping[str, Callable[..., Any]]]
+"""Host functions by import module and name."""
+
+_CUSTOM_SECTION_LIMIT = 1000
+
+
+class Module:
+    """Code that was loaded and can be instantiated many times. Made by `Runtime.load`."""
+
+    def __init__(self, handle: int) -> None:
+        self._library = _abi.library()
+        self._handle: int | None = handle
+        self._instances: list[Instance] = []
+        self.imports: tuple[Import, ...] = self._read_imports()
+        self.exports: tuple[Export, ...] = self._read_exports()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._handle is None
+
+    @property
+    def custom_sections(self) -> tuple[tuple[str, bytes], ...]:
+        """Names and contents of the custom sections, in the order of the file; a name may occur twice."""
+        found = []
+        name, content = ctypes.c_void_p(), ctypes.c_void_p()
+        name_size, size = ctypes.c_uint32(), ctypes.c_uint32()
+        for index in range(_CUSTOM_SECTION_LIMIT):
+            status = self._library.pw_module_custom_section_get(self._live(), index, name, name_size, content, size)
+            if status != _abi.OK:
+                break
+            label = ctypes.string_at(name.value or 0, name_size.value)
+            found.append((label.decode("utf-8", "replace"), ctypes.string_at(content.value or 0, size.value)))
+        return tuple(found)
+
+    def instantiate(
+        self, hosts: HostFunctions | None = None, *, stack_bytes: int = 64 * 1024, max_pages: int | None = None
+    ) -> Instance:
+        """A new instance, its start function run.
+
+        `hosts` needs a callable for every import; one that is not imported is ignored. `stack_bytes` is the guest's operand
+        stack; `max_pages` (of 64 KiB) lowers the memory limit of the module. Raises MissingImportError naming every import
+        that lacks a host function, Trap when the start function or a segment traps, and what a host function raised meanwhile.
+        """
+        if stack_bytes <= 0 or (max_pages is not None and max_pages <= 0):
+            raise ValueError(f"stack_bytes and max_pages must be positive, not {stack_bytes} and {max_pages}")
+        bound, missing = [], []
+        for wanted in self.imports:
+            function = (hosts or {}).get(wanted.module, {}).get(wanted.name)
+            if function is None:
+                missing.append((wanted.module, wanted.name))
+            else:
+                bound.append((wanted, function))
+        if missing:
+            raise MissingImportError(tuple(missing))
+        self._instances = [instance for instance in self._instances if not instance.closed]
+        instance = Instance(self._live(), self.exports, tuple(bound), stack_bytes, max_pages or 0)
+        self._instances.append(instance)
+        return instance
+
+    def close(self) -> None:
+        """Closes every instance and frees the module. Again: no effect. Raises BusyError while one of them runs."""
+        if self._handle is None:
+            return
+        for instance in self._instances:
+            instance.close()
+        if self._library.pw_module_close(self._handle) != _abi.OK:
+            raise BusyError("an instance of the module is running")
+        self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _live(self) -> int:
+        if self._handle is None:
+            raise ClosedError("the module is closed")
+        return self._handle
+
+    def _read_imports(self) -> tuple[Import, ...]:
+        found, raw = [], _abi.Extern()
+        for index in range(self._library.pw_module_import_count(self._handle)):
+            self._library.pw_module_import_get(self._handle, index, raw)
+            found.append(Import(_abi.text(raw.module), _abi.text(raw.name), _type(raw)))
+        return tuple(found)
+
+    def _read_exports(self) -> tuple[Export, ...]:
+        found, raw = [], _abi.Extern()
+        for index in range(self._library.pw_module_export_count(self._handle)):
+            self._library.pw_module_export_get(self._handle, index, raw)
+            found.append(Export(_abi.text(raw.name), _type(raw)))
+        return tuple(found)
+
+
+def _type(raw: _abi.Extern) -> ExternType:
+    if raw.kind == _abi.FUNCTION:
+        return FunctionType(_letters(raw.params), _letters(raw.results))
+    if raw.kind == _abi.MEMORY:
+        return MemoryType(raw.minimum, raw.maximum)
+    if raw.kind == _abi.TABLE:
+        return TableType(raw.minimum, raw.maximum)
+    letters = _abi.text(raw.results)
+    return GlobalType(ValueType(letters[0]), letters.endswith("m"))
+
+
+def _letters(raw: bytes | None) -> tuple[ValueType, ...]:
+    return tuple(ValueType(letter) for letter in _abi.text(raw))
+
+
+def load(wasm: bytes, limit_bytes: int) -> Module:
+    """See `Runtime.load`."""
+    if len(wasm) > limit_bytes:
+        raise LoadError(f"the module is {len(wasm)} bytes, more than the limit of {limit_bytes}")
+    handle, error = ctypes.c_void_p(), _abi.error_buffer()
+    status = _abi.library().pw_module_load(wasm, len(wasm), handle, error, len(error))
+    if status == _abi.OK:
+        assert handle.value is not None
+        return Module(handle.value)
+    message = _abi.text(error.value)
+    if status == _abi.BAD_MODULE:
+        raise LoadError(message)
+    if status == _abi.UNSUPPORTED:
+        raise UnsupportedError(message)
+    raise PywamrError(f"the module could not be loaded (status {status}): {message}")

@@ -1,0 +1,65 @@
+"""The process-wide runtime."""
+
+import ctypes
+from types import TracebackType
+from typing import Self
+
+from pywamr import _abi
+from pywamr.errors import ClosedError, LibraryError
+from pywamr.module import Module, load
+
+MODULE_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+def runtime_version() -> str:
+    """The version of WAMR inside the library, such as "2.4.3". Raises LibraryError when the library is not usable."""
+    return _abi.text(_abi.library().pw_runtime_version())
+
+
+class Runtime:
+    """WAMR, started in this process for as long as this object is open.
+
+    Several may be open at once; they share the one WAMR of the process. Raises LibraryError when it can't start.
+    """
+
+    def __init__(self) -> None:
+        self._library = _abi.library()
+        self._modules: list[Module] = []
+        self._open = False
+        if self._library.pw_runtime_open() != _abi.OK:
+            raise LibraryError("WAMR could not start: not enough memory")
+        self._open = True
+
+    def load(self, wasm: bytes, limit_bytes: int = MODULE_LIMIT_BYTES) -> Module:
+        """A module out of .wasm bytes, or out of an ahead-of-time image that the caller *trusts as native code*.
+
+        Raises LoadError for bytes that are no module or more than `limit_bytes`, UnsupportedError for a module that imports
+        anything but functions of at most one result.
+        """
+        if not self._open:
+            raise ClosedError("the runtime is closed")
+        self._modules = [module for module in self._modules if not module.closed]
+        module = load(bytes(wasm), limit_bytes)
+        self._modules.append(module)
+        return module
+
+    def take_log(self) -> str:
+        """What WAMR had to say since the last call; it prints nothing by itself."""
+        buffer = ctypes.create_string_buffer(8192)
+        self._library.pw_log_take(buffer, len(buffer))
+        return _abi.text(buffer.value)
+
+    def close(self) -> None:
+        """Closes every module and the runtime. Again: no effect. Raises BusyError while guest code runs."""
+        if not self._open:
+            return
+        for module in self._modules:
+            module.close()
+        self._open = False
+        self._library.pw_runtime_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
