@@ -1,0 +1,62 @@
+"""The command `device-agent`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DEFAULT_CONFIG = Path("/etc/wamr-ota/agent.toml")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="device-agent",
+        description="Runs a board's WebAssembly module and updates it.",
+        epilog="example: device-agent --config /etc/wamr-ota/agent.toml",
+    )
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="configuration file (default %(default)s)")
+    parser.add_argument("--log-format", choices=("text", "json"), help="default: text on a terminal, json elsewhere")
+    parser.add_argument("--debug", action="store_true", help="log more, and show tracebacks")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    check = commands.add_parser("check", help="check the configuration, the storage and the root of trust, and end")
+    check.set_defaults(command="check")
+    run = commands.add_parser("run", help="run one module in this process, without any agent (what `ota run` does)")
+    run.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
+    run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
+    run.add_argument("--trace", action="store_true", help="show each call of a capability")
+    run.add_argument("--json", action="store_true", help="machine-readable results")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 when done, 1 when refused or failed, 2 for wrong usage."""
+    arguments = _parser().parse_args(argv)
+    from device_agent.service import check_configuration, serve
+    from ota.errors import OtaError
+
+    try:
+        if arguments.command == "run":
+            from device_agent.single import run_module
+
+            return run_module(arguments.module, arguments.event, trace=arguments.trace, as_json=arguments.json)
+        if arguments.command == "check":
+            check_configuration(arguments.config)
+            print(f"{arguments.config}: good")  # noqa: T201
+            return 0
+        return serve(arguments.config, arguments.log_format, debug=arguments.debug)
+    except OtaError as error:
+        if arguments.debug:
+            raise
+        print(f"device-agent: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,511 @@
+"""The agent: one event loop that owns all state, one writer thread that waits for the disk.
+
+It runs the best module there is, feeds it, keeps what it says until it is delivered, and lets the runner change it. Nothing here
+needs the network: the link comes and goes.
+"""
+
+import asyncio
+import collections
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+
+from device_agent import frames, slots, sources, states
+from device_agent.config import Config
+from device_agent.fetch import Fetcher
+from device_agent.link import Link
+from device_agent.outbox import Outbox
+from device_agent.runner import Runner
+from device_agent.states import Phase
+from device_agent.store import Store
+from device_agent.supervisor import Supervisor
+from device_agent.updates import RETRYABLE, Update
+from device_agent.workers import ModuleSpec, Worker, WorkerFailed, warm_up
+from ota.formats import deployment as deployments
+from ota.formats import manifest as manifests
+from ota.formats import topics, trust
+from ota.formats.capabilities import ABI, check_granted
+from ota.formats.reasons import Reason, Refused
+from ota.formats.report import Attempt, LogRecord, Report, Running, encode_logs
+
+T = TypeVar("T")
+LOG_LINES_KEPT = 1000
+LOG_PERIOD_S = 0.5
+RESTART_MIN_S, RESTART_MAX_S = 0.05, 30.0
+LOCAL_TOPICS = ("sys/", topics.PREFIX + "/", "$")
+logger = logging.getLogger(__name__)
+
+
+def agent_version() -> str:
+    """The installed version."""
+    try:
+        return version("wamr-ota")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Agent:
+    """One board's agent. `run` is its life; `stop` ends it."""
+
+    def __init__(self, config: Config) -> None:
+        """Opens storage and trust. Raises StoreError, Refused for a root document that is not right, OSError for one missing."""
+        self._config = config
+        self._store = Store(config.storage, config.free_bytes)
+        try:
+            self._root = trust.first_root(config.trust_root.read_bytes())
+            for document in self._store.roots():
+                self._root = trust.next_root(self._root, document)
+        except BaseException:
+            self._store.close()
+            raise
+        self._vendor = manifests.vendor_id(self._root.vendor)
+        self._writer = ThreadPoolExecutor(1, "writer")
+        self._loop = asyncio.get_running_loop()
+        self._started = time.monotonic()
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._counters: Counter[str] = Counter()
+        self._keys: dict[str, dict[str, bytes]] = {}
+        self._running = Running()
+        self._desired: bytes | None = None
+        self._refusal: Refused | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._restart_s = RESTART_MIN_S
+        self._proof: asyncio.TimerHandle | None = None
+        self._logs: collections.deque[LogRecord] = collections.deque(maxlen=LOG_LINES_KEPT)
+        self._supervisor = Supervisor(
+            self._outcome, self._worker_failed, self._keys_of, config.event_queue, self._counters
+        )
+        self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
+        self._outbox = Outbox(self._store, self._on_writer, self._send_telemetry, self._counters, config.outbox_messages)
+        fetcher = Fetcher(self._link, self._store, self._on_writer, config.fetch_timeout_s)
+        update = self._store.last_update()
+        self._runner = Runner(self._store, fetcher, self._supervisor, self, self._on_writer, config.trial_s, update)
+
+    async def run(self) -> None:
+        """Runs until `stop`, then saves the module's state and ends the workers."""
+        await self._loop.run_in_executor(None, warm_up)
+        for work in (self._supervisor.pump(), self._outbox.write(), self._outbox.deliver(), self._runner.run()):
+            self._keep(work)
+        await self.run_best()
+        if not self._runner.update.ended:
+            self._runner.post(states.Resumed())
+        if self._link is not None:
+            self._link.subscribe(topics.desired(self._config.group))
+            self._link.subscribe(topics.root(self._root.number + 1))
+            self._set_will()
+            self._keep(self._link.run())
+        if self._config.proc_period_s:
+            self._keep(sources.sample(self._config.proc_period_s, self._supervisor.offer))
+        self._keep(self._send_logs())
+        self._keep(self._every(self._config.health_s, self._checkpoint))
+        self._keep(self._every(self._config.report_s, self._report_again))
+        await self._stopping.wait()
+        await self._shut_down()
+
+    def stop(self) -> None:
+        """Ends `run`."""
+        self._stopping.set()
+
+    def log(self, record: LogRecord) -> None:
+        """Keeps a log record for the operator: the last thousand, sent when online."""
+        self._logs.append(record)
+
+    # -- what the runner needs (device_agent.runner.Board)
+
+    def verify(self, envelope: bytes) -> manifests.VerifiedManifest:
+        """The manifest, if this board may install it. Raises Refused."""
+        classes = {manifests.class_id(self._vendor, self._config.board, "wasm", ABI)}
+        acceptance = manifests.Acceptance(
+            self._vendor, classes, self._store.number("sequence"), self._store.number("epoch")
+        )
+        verified = manifests.verify(envelope, self._root, acceptance)
+        check_granted(verified.manifest.module.capabilities, self._config.grants)
+        return verified
+
+    def spawn(self, verified: manifests.VerifiedManifest) -> Worker:
+        """A new worker for a module whose blob is on disk."""
+        manifest = verified.manifest
+        self._trial_running = Running(
+            manifest.module.name, manifest.module.version, verified.envelope_digest, manifest.sequence, "trial"
+        )
+        blob = self._store.blob_path(manifest.digest)
+        spec = ModuleSpec(manifest.module, blob, manifest.digest, dict(self._config.module_config))
+        return Worker(spec, self._module_log, self._supervisor.worker_died)
+
+    async def run_best(self) -> None:
+        """Starts the best module there is; when none starts, tries them all again later."""
+        for name in slots.ORDER:
+            if await self._run_slot(name):
+                return
+        self._running = Running()
+        known = await self._on_writer(self._store.slots)
+        if not known and self._config.factory is None:
+            logger.info("no module is installed yet")
+            return
+        logger.error("no module starts: trying again in %.1f s", self._restart_s)
+        for name in known:
+            with contextlib.suppress(Refused):
+                await self._on_writer(self._store.set_failures, name, 0)
+        self._run_best_later()
+
+    def report(self) -> None:
+        """Publishes the report, retained."""
+        if self._link is not None and self._link.online:
+            self._set_will()
+            self._link.publish(topics.report(self._config.device), self._report().to_bytes(), retain=True)
+
+    def update_ended(self) -> None:
+        """Looks at what the operator wants once more, later if the way was the trouble."""
+        update = self._runner.update
+        if update.phase is Phase.CONFIRMED:
+            self._running = _with_slot(self._trial_running, "confirmed")
+            self._keep(self._after_confirmation())
+        elif self._supervisor.current is None or not self._supervisor.current.alive:
+            self._keep(self.run_best())
+        if update.phase is Phase.FAILED and update.reason in RETRYABLE:
+            self._consider_later()
+        else:
+            self._loop.call_soon(self._consider)
+
+    # -- modules
+
+    async def _run_slot(self, name: str) -> bool:
+        """Starts the module of a slot, up to three times since it last proved itself; False when it does not start."""
+        while True:
+            failures = 0
+            slot = (await self._on_writer(self._store.slots)).get(name)
+            if slot is not None:
+                failures = slot.failures
+            if failures >= slots.START_TRIES:
+                logger.error("the %s module failed %d times: stepping down", name, failures)
+                return False
+            try:
+                found = await self._on_writer(
+                    slots.candidate, name, self._store, self._config.factory, self._config.grants, dict(self._config.module_config)
+                )
+                if found is None:
+                    return False
+                if slot is not None:
+                    with contextlib.suppress(Refused):  # a full disk must not keep the module from running
+                        await self._on_writer(self._store.set_failures, name, failures + 1)
+                await self._start(found)
+            except (Refused, slots.FactoryError) as error:
+                logger.error("the %s module can't be used: %s", name, error)
+                return False
+            except WorkerFailed as failure:
+                logger.error("the %s module did not start: %s", name, failure)
+                if slot is None:
+                    return False
+                continue
+            self._prove_later(name)
+            return True
+
+    async def _start(self, found: slots.Candidate) -> None:
+        worker = Worker(found.spec, self._module_log, self._supervisor.worker_died)
+        try:
+            await worker.start()
+            module = found.spec.description.name
+            self._keys.setdefault(module, await self._on_writer(self._store.keys, module))
+            await self._supervisor.run(worker, await self._on_writer(self._store.state, module))
+        except WorkerFailed:
+            worker.kill()
+            raise
+        self._running = found.running
+        logger.info("running %s from the %s slot", found.spec.label, found.running.slot)
+        self.report()
+
+    def _prove_later(self, name: str) -> None:
+        """A module that runs for the trial period has proved itself again: its failures are forgotten."""
+        if self._proof is not None:
+            self._proof.cancel()
+
+        def proved() -> None:
+            self._restart_s = RESTART_MIN_S
+            if name != "factory":
+                self._keep(self._on_writer(self._store.set_failures, name, 0))
+
+        self._proof = self._loop.call_later(self._config.trial_s, proved)
+
+    def _worker_failed(self, worker: Worker, failure: WorkerFailed) -> None:
+        logger.error("%s failed: %s", worker.spec.label, failure)
+        if self._runner.worker_failed(worker, failure):
+            return
+        if self._proof is not None:
+            self._proof.cancel()
+        self._counters["restarts"] += 1
+        self._run_best_later()
+
+    def _run_best_later(self) -> None:
+        delay_s, self._restart_s = self._restart_s, min(2 * self._restart_s, RESTART_MAX_S)
+        self._loop.call_later(delay_s, lambda: self._keep(self._run_best_again()))
+
+    async def _run_best_again(self) -> None:
+        current = self._supervisor.current
+        if (current is None or not current.alive) and self._runner.update.phase is not Phase.TRIAL:
+            await self.run_best()
+
+    def _module_log(self, spec: ModuleSpec, level: str, message: str) -> None:
+        self.log(LogRecord(time.time(), level, spec.label, message))
+
+    def _keys_of(self, module: str) -> dict[str, bytes]:
+        return self._keys.setdefault(module, {})
+
+    async def _outcome(self, spec: ModuleSpec, done: frames.Done) -> None:
+        keys = self._keys_of(spec.description.name)
+        for write in done.writes:
+            if write.value is None:
+                keys.pop(write.key, None)
+            else:
+                keys[write.key] = write.value
+        await self._outbox.add(spec, done)
+
+    async def _after_confirmation(self) -> None:
+        await self._checkpoint()
+        await self._on_writer(self._collect)
+
+    def _collect(self) -> None:
+        """Deletes what neither slot nor the update under way needs."""
+        envelopes, blobs = set(), set()
+        for slot in self._store.slots().values():
+            envelopes.add(slot.envelope)
+            envelope = self._store.envelope(slot.envelope)
+            if envelope is not None:
+                blobs.add(manifests.Manifest.from_envelope(_parse(envelope)).digest)
+        verified = self._runner.verified
+        if verified is not None and not self._runner.update.ended:
+            envelopes.add(verified.envelope_digest)
+            blobs.add(verified.manifest.digest)
+        self._store.collect(envelopes, blobs)
+
+    async def _checkpoint(self) -> None:
+        """Keeps the module's state, so that a restart goes on from here; asks after its health on the way."""
+        if self._runner.update.phase is Phase.TRIAL:
+            return
+        worker = self._supervisor.current
+        if worker is None or not worker.alive:
+            return
+        illness = await self._supervisor.check()
+        if illness is not None:
+            logger.warning("%s says that it is not well: %s", worker.spec.label, illness)
+        state = await self._supervisor.save()
+        if state is not None:
+            with contextlib.suppress(Refused):
+                await self._on_writer(self._store.save_state, worker.spec.description.name, state)
+
+    # -- what the operator wants
+
+    def _received(self, topic: str, payload: bytes) -> None:
+        if self._runner.fetcher.received(topic, payload):
+            return
+        if topic == topics.desired(self._config.group):
+            self._desired = payload
+            self._consider()
+        elif topic == topics.root(self._root.number + 1):
+            self._keep(self._next_root(payload))
+        elif not topic.startswith(LOCAL_TOPICS):
+            self._supervisor.offer(topic, payload)
+
+    async def _next_root(self, document: bytes) -> None:
+        number = self._root.number + 1
+        try:
+            root = trust.next_root(self._root, document)
+            await self._on_writer(self._store.add_root, number, document)
+        except Refused as error:
+            logger.error("root document %d is refused: %s", number, error)
+            self._refuse(error)
+            return
+        if root.number != self._root.number + 1:
+            return  # it came twice
+        self._root = root
+        if self._link is not None:
+            self._link.unsubscribe(topics.root(number))
+            self._link.subscribe(topics.root(number + 1))
+        self._consider()
+
+    def _consider(self) -> None:
+        """Looks at the group's deployment, and offers it to the runner if this board is to join it now."""
+        if self._desired is None:
+            return
+        try:
+            wanted = deployments.verify(self._desired, self._root, self._config.group)
+        except Refused as error:
+            self._refuse(error)
+            return
+        self._keep(self._offer(wanted))
+
+    async def _offer(self, wanted: deployments.Deployment) -> None:
+        mark = f"deployment.{wanted.group}"
+        try:
+            seen = await self._on_writer(self._store.number, mark)
+            if wanted.epoch < seen:
+                raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {wanted.epoch} is below {seen}, which was seen")
+            if wanted.epoch > seen:
+                await self._on_writer(self._store.raise_number, mark, wanted.epoch)
+            update = self._runner.update
+            if not wanted.includes(self._config.device) or not self._is_news(wanted, update):
+                self._clear_refusal()
+                return
+            deployments.may_start(wanted, self._root, int(time.time()))
+        except Refused as error:
+            self._refuse(error)
+            if error.reason in (Reason.CLOCK_NOT_SET, Reason.DISK_FULL):
+                self._consider_later()
+            return
+        self._clear_refusal()
+        self._runner.post(states.Offered(wanted.deployment_id, wanted.manifest_digest))
+
+    @staticmethod
+    def _is_news(wanted: deployments.Deployment, update: Update) -> bool:
+        if update.deployment != wanted.deployment_id:
+            return True
+        return update.phase is Phase.FAILED and update.reason in RETRYABLE
+
+    def _consider_later(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = self._loop.call_later(self._config.retry_s, self._consider)
+
+    def _refuse(self, error: Refused) -> None:
+        """A refusal before there is an update: told to the operator, not kept."""
+        if self._refusal is None or (self._refusal.reason, self._refusal.detail) != (error.reason, error.detail):
+            logger.error("refused: %s", error)
+            self._counters["refusals"] += 1
+            self._refusal = error
+            self.report()
+
+    def _clear_refusal(self) -> None:
+        if self._refusal is not None:
+            self._refusal = None
+            self.report()
+
+    # -- the link
+
+    def _online(self) -> None:
+        logger.info("online")
+        for each in self._subscriptions():
+            assert self._link is not None
+            self._link.subscribe(each)
+        self.report()
+        self._outbox.poke()
+
+    def _offline(self) -> None:
+        logger.info("offline: going on alone")
+
+    def _subscriptions(self) -> list[str]:
+        """Topics of the broker that the running module wants; local ones never come from there."""
+        worker = self._supervisor.current
+        filters = worker.spec.description.capabilities.filters("subscribe") if worker else ()
+        return [each for each in filters if not each.startswith(LOCAL_TOPICS)]
+
+    async def _send_telemetry(self, batch: bytes) -> bool:
+        if self._link is None:
+            return False
+        return await self._link.publish(topics.telemetry(self._config.device), batch)
+
+    async def _send_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_PERIOD_S)
+            if self._logs and self._link is not None and self._link.online:
+                batch = [self._logs.popleft() for _ in range(min(len(self._logs), 200))]
+                if not await self._link.publish(topics.log(self._config.device), encode_logs(batch)):
+                    self._logs.extendleft(reversed(batch))
+
+    def _set_will(self) -> None:
+        if self._link is not None:
+            self._link.set_will(topics.report(self._config.device), self._report(online=False).to_bytes())
+
+    def _report(self, *, online: bool = True) -> Report:
+        update, refusal = self._runner.update, self._refusal
+        attempt = Attempt(
+            state=update.phase.value,
+            deployment=update.deployment,
+            manifest=update.manifest,
+            reason=update.reason.value if update.reason else "",
+            detail=update.detail[:500],
+            done_chunks=self._runner.fetcher.done_chunks,
+            chunks=self._runner.fetcher.chunks,
+        )
+        if refusal is not None and update.ended:
+            attempt = Attempt(state="rejected", reason=refusal.reason.value, detail=refusal.detail[:500])
+        on_trial = update.phase is Phase.TRIAL and self._runner.trial_worker is self._supervisor.current
+        counters = dict(self._counters) | {
+            "gap_us": self._supervisor.last_gap_us,
+            "events_waiting": self._supervisor.waiting,
+        }
+        return Report(
+            device=self._config.device,
+            group=self._config.group,
+            board=self._config.board,
+            agent=agent_version(),
+            time_s=max(0, int(time.time())),
+            uptime_s=int(time.monotonic() - self._started),
+            online=online,
+            running=self._trial_running if on_trial else self._running,
+            attempt=attempt,
+            counters=counters,
+        )
+
+    async def _report_again(self) -> None:
+        self.report()
+
+    # -- plumbing
+
+    async def _on_writer(self, function: Callable[..., T], *values: Any) -> T:
+        return await self._loop.run_in_executor(self._writer, function, *values)
+
+    def _keep(self, work: Any) -> None:
+        """Runs a coroutine as a task whose failure is an error of ours: it is logged, and ends the agent to be restarted."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        error = task.exception()
+        if isinstance(error, Refused):
+            logger.error("%s", error)
+            return
+        logger.critical("a task of the agent failed", exc_info=error)
+        self.failed = True
+        self._stopping.set()
+
+    failed = False
+    _trial_running = Running()
+
+    async def _every(self, period_s: float, work: Callable[[], Any]) -> None:
+        while True:
+            await asyncio.sleep(period_s)
+            await work()
+
+    async def _shut_down(self) -> None:
+        await self._checkpoint()
+        self._supervisor.stop()
+        await self._outbox.flush()
+        if self._link is not None and self._link.online:
+            offline = self._report(online=False).to_bytes()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._link.publish(topics.report(self._config.device), offline, retain=True), 2)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._writer.shutdown()
+        self._store.close()
+
+
+def _with_slot(running: Running, slot: str) -> Running:
+    return Running(running.name, running.version, running.manifest, running.sequence, slot)
+
+
+def _parse(envelope: bytes) -> Any:
+    from ota.formats import suit
+
+    return suit.Envelope.from_bytes(envelope, manifests.MANIFEST_LIMIT_BYTES)

@@ -1,0 +1,169 @@
+"""The agent's one configuration file, TOML; device_agent/agent.example.toml shows every setting with its default."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ota.errors import OtaError
+from ota.formats.broker_url import BrokerUrl
+from ota.formats.capabilities import Capabilities
+from ota.formats.fields import is_name
+from ota.formats.reasons import Refused
+
+T = TypeVar("T")
+
+
+class ConfigError(OtaError):
+    """The configuration file is missing or says something that is not possible."""
+
+
+@dataclass(frozen=True)
+class BrokerConfig:
+    """How to reach the broker."""
+
+    url: BrokerUrl
+    ca_file: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
+    keepalive_s: int = 30
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that is set. Times in seconds."""
+
+    device: str
+    group: str
+    board: str
+    storage: Path
+    trust_root: Path
+    broker: BrokerConfig | None
+    factory: Path | None = None
+    grants: Capabilities = field(default_factory=lambda: Capabilities({}))
+    module_config: Mapping[str, str] = field(default_factory=dict)
+    trial_s: float = 10.0
+    fetch_timeout_s: float = 60.0
+    retry_s: float = 60.0
+    health_s: float = 30.0
+    report_s: float = 30.0
+    proc_period_s: float = 0.0  # 0: no readings
+    event_queue: int = 10_000
+    outbox_messages: int = 100_000
+    free_bytes: int = 4 << 20
+
+
+def load(path: Path) -> Config:
+    """Raises ConfigError naming the file, the setting and what it must be. Paths are relative to the file."""
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return _Reader(value, path).config()
+
+
+class _Reader:
+    def __init__(self, value: dict[str, Any], path: Path) -> None:
+        self._value = value
+        self._path = path
+        self._known: set[str] = {"grants", "config"}
+
+    def config(self) -> Config:
+        config = Config(
+            device=self._name("device.id"),
+            group=self._name("device.group"),
+            board=self._name("device.board", "generic"),
+            storage=self._file("storage.folder"),
+            trust_root=self._file("trust.root"),
+            broker=self._broker(),
+            factory=self._file("factory.folder") if self._has("factory.folder") else None,
+            grants=self._grants(),
+            module_config=self._module_config(),
+            trial_s=self._number("trial.seconds", 10.0, 0.05),
+            fetch_timeout_s=self._number("fetch.timeout_s", 60.0, 0.1),
+            retry_s=self._number("fetch.retry_s", 60.0, 0.1),
+            health_s=self._number("health.period_s", 30.0, 0.1),
+            report_s=self._number("report.period_s", 30.0, 0.1),
+            proc_period_s=self._number("sources.proc_period_s", 0.0, 0.0),
+            event_queue=int(self._number("limits.event_queue", 10_000, 1)),
+            outbox_messages=int(self._number("limits.outbox_messages", 100_000, 1)),
+            free_bytes=int(self._number("limits.free_bytes", 4 << 20, 0)),
+        )
+        self._refuse_unknown()
+        return config
+
+    def _broker(self) -> BrokerConfig | None:
+        if not self._has("broker.url"):
+            return None
+        try:
+            url = BrokerUrl.parse(self._get("broker.url", str))
+        except ValueError as error:
+            raise self._wrong("broker.url", str(error)) from None
+        return BrokerConfig(
+            url=url,
+            ca_file=self._file("broker.ca_file") if self._has("broker.ca_file") else None,
+            username=self._get("broker.username", str) if self._has("broker.username") else "",
+            password_file=self._file("broker.password_file") if self._has("broker.password_file") else None,
+            keepalive_s=int(self._number("broker.keepalive_s", 30, 1)),
+        )
+
+    def _grants(self) -> Capabilities:
+        try:
+            return Capabilities.parse(self._value.get("grants", {}), "grants")
+        except Refused as error:
+            raise ConfigError(f"{self._path}: {error.detail}") from error
+
+    def _module_config(self) -> dict[str, str]:
+        value = self._value.get("config", {})
+        if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+            raise self._wrong("config", "text by name")
+        return value
+
+    def _refuse_unknown(self) -> None:
+        for section, content in self._value.items():
+            if section in self._known:
+                continue
+            for key in content if isinstance(content, dict) else [""]:
+                if f"{section}.{key}" not in self._known:
+                    raise ConfigError(f"{self._path}: there is no setting {section}.{key}")
+
+    def _has(self, name: str) -> bool:
+        self._known.add(name)
+        section, key = name.split(".")
+        content = self._value.get(section, {})
+        return isinstance(content, dict) and key in content
+
+    def _get(self, name: str, kind: type[T]) -> T:
+        if not self._has(name):
+            raise ConfigError(f"{self._path}: {name} is missing")
+        section, key = name.split(".")
+        value = self._value[section][key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self._wrong(name, "text" if kind is str else "a number")
+        return value
+
+    def _name(self, name: str, default: str = "") -> str:
+        if default and not self._has(name):
+            return default
+        value = self._get(name, str)
+        if not is_name(value):
+            raise self._wrong(name, "1 to 64 letters, digits, - _ or .")
+        return value
+
+    def _file(self, name: str) -> Path:
+        return self._path.parent / self._get(name, str)
+
+    def _number(self, name: str, default: float, low: float) -> float:
+        if not self._has(name):
+            return default
+        section, key = name.split(".")
+        value = self._value[section][key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < 1e12:
+            raise self._wrong(name, f"a number of at least {low}")
+        return float(value)
+
+    def _wrong(self, name: str, expected: str) -> ConfigError:
+        return ConfigError(f"{self._path}: {name} must be {expected}")

@@ -1,0 +1,307 @@
+"""The host's side of the module contract (sdk/wit/module.wit), in the Component Model's canonical ABI over core WebAssembly.
+
+What a module sends and writes is held back until the event in hand has been handled, and dropped if it is not: an event's effects
+happen together or not at all. Reads see the module's own writes.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from device_agent.frames import MESSAGE_BYTES_PER_EVENT, MESSAGES_PER_EVENT, PAYLOAD_LIMIT_BYTES, STATE_LIMIT_BYTES, TEXT_LIMIT
+from device_agent.store import KeyWrite
+from ota.errors import OtaError
+from ota.formats import topics
+from ota.formats.capabilities import check_exports, check_imports, export_name, import_module
+from ota.formats.manifest import ModuleDescription
+from ota.formats.report import LEVELS
+from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, NotExportedError, Runtime, ValueType
+
+STACK_BYTES = 64 * 1024
+KEY_LIMIT_BYTES = 256
+_I32, _I64 = ValueType.I32, ValueType.I64
+_PUBLISH_DENIED, _PUBLISH_TOO_LARGE, _PUBLISH_QUEUE_FULL = 0, 1, 2
+
+# The flat core types of the contract's functions (Component Model, CanonicalABI.md, "Flattening").
+_EXPORT_TYPES = {
+    export_name("events", "handle"): FunctionType((_I32,) * 4, (_I32,)),
+    export_name("startup", "init"): FunctionType((_I32,) * 2, (_I32,)),
+    export_name("timer", "tick"): FunctionType((_I64,), (_I32,)),
+    export_name("health", "check"): FunctionType((), (_I32,)),
+    export_name("state", "save"): FunctionType((), (_I32,)),
+    export_name("state", "restore"): FunctionType((_I32,) * 2, (_I32,)),
+    "cabi_realloc": FunctionType((_I32,) * 4, (_I32,)),
+}
+
+
+class ContractError(OtaError):
+    """The module broke the contract: a pointer outside its memory, text that is not UTF-8, a wrong type. As bad as a trap."""
+
+
+class ModuleError(OtaError):
+    """The module answered with an error; its text is the module's own."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a handled event asks for."""
+
+    messages: tuple[tuple[str, bytes], ...] = ()
+    writes: tuple[KeyWrite, ...] = ()
+
+
+class ModuleHost:
+    """One module, loaded and instantiated in this process."""
+
+    def __init__(
+        self,
+        wasm: bytes,
+        description: ModuleDescription,
+        config: Mapping[str, str],
+        log: Callable[[str, str], None],
+        clock_ns: Callable[[], int] = time.time_ns,
+        observe: Callable[[str, tuple[Any, ...]], None] | None = None,
+    ) -> None:
+        """Raises Refused IMPORT_UNDECLARED or EXPORT_MISSING, ContractError, and pywamr's LoadError, UnsupportedError, Trap.
+
+        Imports are checked against the description before any guest code runs. `observe` sees each call of a host function.
+        """
+        self._capabilities = description.capabilities
+        self._keys: dict[str, bytes] = {}
+        self._config = config
+        self._log = log
+        self._clock_ns = clock_ns
+        self._messages: list[tuple[str, bytes]] = []
+        self._message_bytes = 0
+        self._writes: dict[str, bytes | None] = {}
+        self._observe = observe
+        self._instance: Instance | None = None
+        self._runtime = Runtime()
+        try:
+            module = self._runtime.load(wasm)
+            check_imports([(each.module, each.name) for each in module.imports], self._capabilities)
+            self.interfaces = check_exports(each.name for each in module.exports)
+            _check_types(module.exports)
+            self._instance = module.instantiate(
+                self._hosts(), stack_bytes=STACK_BYTES, max_pages=description.limits.memory_pages
+            )
+            self._realloc = self._instance.function("cabi_realloc")
+        except BaseException:
+            self._runtime.close()
+            raise
+
+    def close(self) -> None:
+        """Frees module and runtime."""
+        self._runtime.close()
+
+    def begin(self, state: bytes, keys: Mapping[str, bytes]) -> Outcome:
+        """Restores a state, where the module has `state` and there is one, then initialises it with the keys that it kept.
+
+        Raises as `handle` does.
+        """
+        self._keys = dict(keys)
+        if "state" in self.interfaces and state:
+            self._call("state", "restore", *self._lower(state))
+        if "startup" not in self.interfaces:
+            return self._take()
+        config = "\n".join(f"{key}={value}" for key, value in sorted(self._config.items())).encode()
+        return self._call("startup", "init", *self._lower(config))
+
+    def handle(self, topic: str, payload: bytes) -> Outcome:
+        """Hands over an event. Raises ModuleError when the module answers with an error, Trap, ContractError."""
+        return self._call("events", "handle", *self._lower(topic.encode()), *self._lower(payload))
+
+    def tick(self, now_ns: int) -> Outcome:
+        """Calls `timer.tick`, where the module has it."""
+        return self._call("timer", "tick", now_ns) if "timer" in self.interfaces else Outcome()
+
+    def check(self) -> Outcome:
+        """Calls `health.check`, where the module has it; one without it is well as long as it answers."""
+        return self._call("health", "check") if "health" in self.interfaces else Outcome()
+
+    def save(self) -> bytes | None:
+        """The module's state, None where it has none. Raises ContractError for one of more than 64 KiB."""
+        if "state" not in self.interfaces:
+            return None
+        area = self._function("state", "save")()
+        state = self._read_list(area, STATE_LIMIT_BYTES, "the state")
+        self._post("state", "save", area)
+        return state
+
+    # -- into the module
+
+    def _call(self, interface: str, function: str, *values: int) -> Outcome:
+        self._drop()
+        area = self._function(interface, function)(*values)
+        try:
+            failed = self._read(area, 1)[0]
+            if failed > 1:
+                raise ContractError(f"{interface}.{function} returned a result that is neither ok nor an error")
+            text = self._text(*self._pair(area + 4)) if failed else ""
+        except ContractError:
+            self._drop()
+            raise
+        self._post(interface, function, area)
+        if failed:
+            self._drop()
+            raise ModuleError(text)
+        return self._take()
+
+    def _drop(self) -> None:
+        self._messages, self._message_bytes, self._writes = [], 0, {}
+
+    def _take(self) -> Outcome:
+        outcome = Outcome(tuple(self._messages), tuple(KeyWrite(key, value) for key, value in self._writes.items()))
+        for key, value in self._writes.items():
+            if value is None:
+                self._keys.pop(key, None)
+            else:
+                self._keys[key] = value
+        self._drop()
+        return outcome
+
+    def _live(self) -> Instance:
+        if self._instance is None:
+            raise ContractError("the module's start function calls a capability: only its exports may")
+        return self._instance
+
+    def _function(self, interface: str, function: str) -> Function:
+        return self._live().function(export_name(interface, function))
+
+    def _post(self, interface: str, function: str, area: int) -> None:
+        try:
+            post = self._live().function(f"cabi_post_{export_name(interface, function)}")
+        except NotExportedError:
+            return
+        post(area)
+
+    def _lower(self, content: bytes) -> tuple[int, int]:
+        """Copies bytes into the module's memory, where its own allocator says."""
+        pointer = self._realloc(0, 0, 1, len(content)) & 0xFFFFFFFF
+        try:
+            self._live().memory.write(pointer, content)
+        except MemoryRangeError as error:
+            raise ContractError(f"cabi_realloc returned a pointer outside the memory: {error}") from error
+        return pointer, len(content)
+
+    def _read(self, pointer: int, size: int) -> bytes:
+        try:
+            return self._live().memory.read(pointer & 0xFFFFFFFF, size)
+        except MemoryRangeError as error:
+            raise ContractError(str(error)) from error
+
+    def _write(self, pointer: int, content: bytes) -> None:
+        try:
+            self._live().memory.write(pointer & 0xFFFFFFFF, content)
+        except MemoryRangeError as error:
+            raise ContractError(str(error)) from error
+
+    def _pair(self, pointer: int) -> tuple[int, int]:
+        raw = self._read(pointer, 8)
+        return int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
+
+    def _read_list(self, area: int, limit: int, what: str) -> bytes:
+        pointer, size = self._pair(area)
+        if size > limit:
+            raise ContractError(f"{what} is {size} bytes, the limit is {limit}")
+        return self._read(pointer, size)
+
+    def _text(self, pointer: int, size: int) -> str:
+        raw = self._read(pointer, size & 0xFFFFFFFF)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise ContractError("text from the module is not UTF-8") from None
+
+    # -- out of the module: each takes and returns flat core values
+
+    def _hosts(self) -> dict[str, dict[str, Callable[..., Any]]]:
+        hosts = {
+            "logging": {"log": self._log_call},
+            "messaging": {"publish": self._publish},
+            "keyvalue": {"get": self._key_get, "set": self._key_set, "delete": self._key_delete},
+            "clock": {"now": self._clock_ns, "monotonic": time.monotonic_ns},
+            "config": {"get": self._config_get},
+        }
+        return {
+            import_module(name): {field: self._watched(f"{name}.{field}", call) for field, call in functions.items()}
+            for name, functions in hosts.items()
+            if name in self._capabilities.items
+        }
+
+    def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        observe = self._observe
+        if observe is None:
+            return function
+
+        def call(*values: Any) -> Any:
+            observe(name, values)
+            return function(*values)
+
+        return call
+
+    def _log_call(self, level: int, pointer: int, size: int) -> None:
+        if not 0 <= level < len(LEVELS):
+            raise ContractError(f"log level {level} is not one of {len(LEVELS)}")
+        self._log(LEVELS[level], self._text(pointer, size)[:TEXT_LIMIT])
+
+    def _publish(self, topic_at: int, topic_size: int, payload_at: int, payload_size: int, out: int) -> None:
+        topic, size = self._text(topic_at, topic_size), payload_size & 0xFFFFFFFF
+        if not topics.is_topic(topic) or not any(topics.covers(each, topic) for each in self._capabilities.filters("publish")):
+            error = _PUBLISH_DENIED
+        elif size > PAYLOAD_LIMIT_BYTES:
+            error = _PUBLISH_TOO_LARGE
+        elif len(self._messages) >= MESSAGES_PER_EVENT or self._message_bytes + size > MESSAGE_BYTES_PER_EVENT:
+            error = _PUBLISH_QUEUE_FULL
+        else:
+            self._messages.append((topic, self._read(payload_at, size)))
+            self._message_bytes += size
+            self._write(out, b"\0\0")
+            return
+        self._write(out, bytes((1, error)))
+
+    def _key_get(self, key_at: int, key_size: int, out: int) -> None:
+        key = self._text(key_at, key_size)
+        self._return_option(out, self._writes[key] if key in self._writes else self._keys.get(key))
+
+    def _key_set(self, key_at: int, key_size: int, value_at: int, value_size: int, out: int) -> None:
+        key = self._text(key_at, key_size)
+        size = value_size & 0xFFFFFFFF
+        others = {k: v for k, v in (self._keys | self._writes).items() if k != key and v is not None}
+        used = sum(len(k.encode()) + len(v) for k, v in others.items())
+        if not key or len(key.encode()) > KEY_LIMIT_BYTES:
+            self._return_result(out, f"a key has 1 to {KEY_LIMIT_BYTES} bytes")
+        elif used + len(key.encode()) + size > self._capabilities.quota_bytes:
+            self._return_result(out, f"the quota of {self._capabilities.quota_bytes} bytes is used up")
+        else:
+            self._writes[key] = self._read(value_at, size)
+            self._return_result(out, "")
+
+    def _key_delete(self, key_at: int, key_size: int, out: int) -> None:
+        self._writes[self._text(key_at, key_size)] = None
+        self._return_result(out, "")
+
+    def _config_get(self, key_at: int, key_size: int, out: int) -> None:
+        value = self._config.get(self._text(key_at, key_size))
+        self._return_option(out, None if value is None else value.encode())
+
+    def _return_option(self, out: int, value: bytes | None) -> None:
+        """option<list<u8>> or option<string>: a byte, then at 4 pointer and length."""
+        if value is None:
+            self._write(out, bytes(12))
+            return
+        pointer, size = self._lower(value)
+        self._write(out, b"\1\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+
+    def _return_result(self, out: int, error: str) -> None:
+        """result<_, string>: a byte, then at 4 pointer and length of the error."""
+        pointer, size = self._lower(error.encode()) if error else (0, 0)
+        self._write(out, bytes((1 if error else 0, 0, 0, 0)) + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+
+
+def _check_types(exports: tuple[Export, ...]) -> None:
+    for export in exports:
+        wanted = _EXPORT_TYPES.get(export.name)
+        if wanted is not None and export.type != wanted:
+            raise ContractError(f"export {export.name} has type {export.type}, the contract says {wanted}")

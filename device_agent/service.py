@@ -1,0 +1,82 @@
+"""Running the agent as a process: logging, signals, and the exit code that tells systemd to start it again."""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+from device_agent.agent import Agent
+from device_agent.config import ConfigError, load
+from ota.formats.reasons import Refused
+from ota.formats.report import LogRecord
+
+_LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error", "CRITICAL": "error"}
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class _ToOperator(logging.Handler):
+    """Hands log records to the agent, which sends them when it can."""
+
+    def __init__(self, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(logging.INFO)
+        self._agent, self._loop = agent, loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = LogRecord(record.created, _LEVELS.get(record.levelname, "info"), "", record.getMessage()[:1000])
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._agent.log, line)
+
+
+def check_configuration(path: Path) -> None:
+    """Raises ConfigError, StoreError, Refused when the agent could not start with this configuration."""
+
+    async def check() -> None:
+        _open(path)
+
+    asyncio.run(check())
+
+
+def serve(path: Path, log_format: str | None, *, debug: bool) -> int:
+    """Runs the agent until SIGTERM or SIGINT; returns the exit code."""
+    handler = logging.StreamHandler(sys.stderr)
+    as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
+    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
+    return asyncio.run(_serve(path))
+
+
+async def _serve(path: Path) -> int:
+    agent = _open(path)
+    loop = asyncio.get_running_loop()
+    logging.getLogger("device_agent").addHandler(_ToOperator(agent, loop))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    await agent.run()
+    return 1 if agent.failed else 0
+
+
+def _open(path: Path) -> Agent:
+    config = load(path)
+    try:
+        return Agent(config)
+    except OSError as error:
+        raise ConfigError(f"{config.trust_root}: {error.strerror}") from error
+    except Refused as error:
+        raise ConfigError(f"{config.trust_root}: {error}") from error

@@ -1,0 +1,118 @@
+"""Runs one module in this process, for its author: no agent, no broker, no signature. What `ota run` calls."""
+
+import json
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from device_agent.contract import ContractError, ModuleError, ModuleHost
+from ota.errors import OtaError
+from ota.formats.capabilities import FUNCTIONS, Capabilities, import_module
+from ota.formats.manifest import Limits, ModuleDescription
+from ota.formats.wasm import read
+from pywamr import PywamrError, Trap
+
+
+class RunError(OtaError):
+    """The module can't be run."""
+
+
+def run_module(module: Path, events: list[str], *, trace: bool, as_json: bool) -> int:
+    """Starts the module, hands over each event ("topic=payload"), and prints what comes of it; returns the exit code.
+
+    Raises RunError, Refused.
+    """
+    try:
+        wasm = module.read_bytes()
+    except OSError as error:
+        raise RunError(f"{module}: {error.strerror}") from error
+    pairs = [event.partition("=") for event in events]
+    if any(not separator for _, separator, _ in pairs):
+        raise RunError("an event is written TOPIC=PAYLOAD")
+    show = _Printer(as_json)
+    started = time.perf_counter()
+
+    def observe(name: str, values: tuple[Any, ...]) -> None:
+        if trace:
+            show("call", function=name, arguments=list(values), at_ms=round((time.perf_counter() - started) * 1000, 3))
+
+    def log(level: str, message: str) -> None:
+        show("log", level=level, message=message)
+
+    try:
+        host = ModuleHost(wasm, _describe(module, wasm), {}, log, observe=observe)
+    except (PywamrError, ContractError) as error:
+        raise RunError(f"{module}: {error}") from error
+    try:
+        _show_outcome(show, "started", host.begin(b"", {}))
+        return 0 if all([_deliver(host, show, topic, payload.encode()) for topic, _, payload in pairs]) else 1
+    except (Trap, ContractError) as error:
+        _show_trap(show, error)
+        return 1
+    finally:
+        host.close()
+
+
+def _deliver(host: ModuleHost, show: "_Printer", topic: str, payload: bytes) -> bool:
+    started = time.perf_counter()
+    try:
+        outcome = host.handle(topic, payload)
+    except ModuleError as error:
+        show("refused", topic=topic, error=str(error))
+        return False
+    _show_outcome(show, "handled", outcome, topic=topic, took_us=round((time.perf_counter() - started) * 1e6))
+    return True
+
+
+def _show_outcome(show: "_Printer", what: str, outcome: Any, **about: Any) -> None:
+    show(what, **about)
+    for topic, payload in outcome.messages:
+        show("publish", topic=topic, payload=payload.decode("utf-8", "backslashreplace"))
+    for write in outcome.writes:
+        value = None if write.value is None else write.value.decode("utf-8", "backslashreplace")
+        show("keep", key=write.key, value=value)
+
+
+def _show_trap(show: "_Printer", error: Exception) -> None:
+    if isinstance(error, Trap):
+        show("trap", code=error.code.value, message=str(error), stack=[frame.function for frame in error.stack])
+    else:
+        show("trap", code="contract", message=str(error), stack=[])
+
+
+def _describe(module: Path, wasm: bytes) -> ModuleDescription:
+    """The description beside the module; without one, everything that it imports is granted: its author is at the keyboard."""
+    path = module.with_suffix(".toml")
+    if not path.exists():
+        imported = {name for name, _ in read(wasm).imports}
+        everything: dict[str, Any] = {name: {} for name in FUNCTIONS if import_module(name) in imported}
+        if "messaging" in everything:
+            everything["messaging"] = {"publish": ["#"], "subscribe": ["#"]}
+        return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(everything, str(module)))
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: {error}") from error
+    about = value.get("module", {})
+    return ModuleDescription(
+        name=str(about.get("name", module.stem)),
+        version=str(about.get("version", "0.0.0")),
+        capabilities=Capabilities.parse(value.get("capabilities", {}), str(path)),
+        limits=Limits.parse(value.get("limits", {}), str(path)),
+    )
+
+
+class _Printer:
+    """One line for each thing that happens: for people, or JSON."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def __call__(self, what: str, **about: Any) -> None:
+        if self._as_json:
+            line = json.dumps({"what": what, **about}, ensure_ascii=False)
+        else:
+            line = f"{what:8} " + "  ".join(f"{key}={value}" for key, value in about.items())
+        sys.stdout.write(line + "\n")

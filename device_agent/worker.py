@@ -1,0 +1,104 @@
+"""The worker process: one module, and nothing else of the board's.
+
+It answers one request at a time on the socket that it was given. A timer of the kernel ends it when a request takes much longer
+than the module's deadline, even in code that nobody can interrupt and with the agent gone; the agent itself kills at the deadline.
+"""
+
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from device_agent import frames
+from device_agent.contract import ContractError, ModuleError, ModuleHost
+from ota.errors import OtaError
+from ota.formats.cbor import sha256
+from ota.formats.manifest import ModuleDescription
+from ota.formats.reasons import Reason, Refused
+from pywamr import LoadError, PywamrError, Trap, UnsupportedError
+
+GRACE_S = 1.0
+MAX_FILES = 64
+
+
+def main(channel: socket.socket) -> None:
+    """The life of a worker: start, answer, end. Ends when the agent closes its end."""
+    _confine()
+    worker = _Worker(channel)
+    try:
+        worker.run()
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit(0)
+
+
+def _confine() -> None:
+    """Limits that every worker has. No core files: a guest's memory stays here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then ends its workers
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+class _Worker:
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._host: ModuleHost | None = None
+        self._deadline_s = 30.0
+
+    def run(self) -> None:
+        while data := self._channel.recv(frames.FRAME_LIMIT_BYTES + 1):
+            signal.setitimer(signal.ITIMER_REAL, self._deadline_s + GRACE_S)
+            answer = self._answer(frames.decode_request(data))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._channel.send(frames.encode_answer(answer))
+            if isinstance(answer, frames.Failed):
+                return
+
+    def _answer(self, request: frames.Request) -> frames.Answer:
+        try:
+            if isinstance(request, frames.Start):
+                return self._start(request)
+            if self._host is None:
+                return frames.Failed(Reason.START_FAILED.value, "no module was started")
+            return self._serve(self._host, request)
+        except ModuleError as error:
+            if isinstance(request, frames.Begin):
+                return frames.Failed(Reason.STATE_REFUSED.value, str(error))
+            return frames.Refused(str(error))
+        except Refused as error:
+            return frames.Failed(error.reason.value, error.detail)
+        except (LoadError, UnsupportedError) as error:
+            return frames.Failed(Reason.MODULE_INVALID.value, str(error))
+        except Trap as trap:
+            stack = " < ".join(frame.function for frame in trap.stack[:8])
+            return frames.Failed(Reason.TRAPPED.value, f"{trap}{f' in {stack}' if stack else ''}")
+        except (ContractError, PywamrError, OtaError, MemoryError) as error:
+            return frames.Failed(Reason.TRAPPED.value, f"{type(error).__name__}: {error}")
+
+    def _start(self, start: frames.Start) -> frames.Ready:
+        wasm = Path(start.path).read_bytes()
+        if sha256(wasm) != start.digest:
+            raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{start.path} is damaged on disk")
+        description = ModuleDescription.from_bytes(start.description)
+        self._deadline_s = description.limits.deadline_ms / 1000
+        self._host = ModuleHost(wasm, description, start.config, self._log)
+        return frames.Ready(self._host.interfaces)
+
+    def _serve(self, host: ModuleHost, request: frames.Request) -> frames.Answer:
+        match request:
+            case frames.Event(topic, payload):
+                outcome = host.handle(topic, payload)
+            case frames.Tick(now_ns):
+                outcome = host.tick(now_ns)
+            case frames.Check():
+                outcome = host.check()
+            case frames.Begin(state, keys):
+                outcome = host.begin(state, keys)
+            case _:
+                return frames.State(host.save())
+        return frames.Done(outcome.messages, outcome.writes)
+
+    def _log(self, level: str, message: str) -> None:
+        self._channel.send(frames.encode_answer(frames.Log(level, message)))

@@ -1,0 +1,210 @@
+"""A worker process as the agent sees it: requests out, answers in, a deadline on each, and no trust in it."""
+
+import asyncio
+import multiprocessing
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from device_agent import frames, worker
+from ota.errors import OtaError
+from ota.formats.manifest import ModuleDescription
+from ota.formats.reasons import Reason, Refused
+
+START_DEADLINE_S = 20.0
+BEGIN_DEADLINE_S = 10.0
+LOGS_PER_REQUEST = 200
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["device_agent.worker"])
+
+
+class WorkerFailed(OtaError):
+    """The worker is gone: it trapped, crashed, missed its deadline, or would not start. `reason` is the stable code."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class EventRefused(OtaError):
+    """The module answered an event with an error; it goes on."""
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """What a worker is to run, all of it decided before."""
+
+    description: ModuleDescription
+    blob: Path
+    digest: bytes
+    config: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.description.name} {self.description.version}"
+
+
+class Worker:
+    """One worker. Every method but `kill` is for one caller at a time."""
+
+    def __init__(
+        self,
+        spec: ModuleSpec,
+        log: Callable[[ModuleSpec, str, str], None],
+        died: Callable[["Worker", WorkerFailed], None] = lambda worker, failure: None,
+    ) -> None:
+        """Starts the process. `log` gets the module's log records; `died` is called when it dies with nothing asked of it."""
+        self.spec = spec
+        self.interfaces: frozenset[str] = frozenset()
+        self._log = log
+        self._died = died
+        self._logged = 0
+        self._loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[frames.Answer] | None = None
+        self._failure: WorkerFailed | None = None
+        self._deadline_s = spec.description.limits.deadline_ms / 1000
+        self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process: BaseProcess = _context.Process(target=worker.main, args=(other,), daemon=True)
+        with other:
+            for end in (self._channel, other):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BUFFER_BYTES)
+            self._process.start()
+        self._channel.setblocking(False)
+        self._loop.add_reader(self._channel.fileno(), self._readable)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked anything."""
+        return self._failure is None
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid or 0
+
+    async def start(self) -> None:
+        """Loads the module. Raises WorkerFailed with the reason that the worker or the clock gives."""
+        spec = self.spec
+        request = frames.Start(str(spec.blob), spec.digest, spec.description.to_bytes(), spec.config)
+        answer = await self._ask(request, START_DEADLINE_S)
+        if not isinstance(answer, frames.Ready):
+            raise self._fail(Reason.START_FAILED, f"answered {type(answer).__name__} to start")
+        self.interfaces = answer.interfaces
+
+    async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
+        """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""
+        return await self._effects(frames.Begin(state, keys), BEGIN_DEADLINE_S)
+
+    async def handle(self, topic: str, payload: bytes) -> frames.Done:
+        """Hands over an event. Raises WorkerFailed, EventRefused."""
+        return await self._effects(frames.Event(topic, payload), self._deadline_s)
+
+    async def tick(self, now_ns: int) -> frames.Done:
+        """Calls the module's timer. Raises WorkerFailed, EventRefused."""
+        return await self._effects(frames.Tick(now_ns), self._deadline_s)
+
+    async def check(self) -> None:
+        """Asks whether the module is well. Raises WorkerFailed; a module that says it is not well raises EventRefused."""
+        await self._effects(frames.Check(), self._deadline_s)
+
+    async def save(self) -> bytes | None:
+        """The module's state, None where it has none. Raises WorkerFailed."""
+        answer = await self._ask(frames.Save(), self._deadline_s)
+        if isinstance(answer, frames.State):
+            return answer.state
+        raise self._fail(Reason.CRASHED, f"answered {type(answer).__name__} to save")
+
+    def kill(self) -> None:
+        """Ends the process at once; whoever waits for an answer gets WorkerFailed. Again: no effect."""
+        self._died = lambda worker, failure: None
+        self._fail(Reason.CRASHED, "the worker was stopped")
+
+    async def _effects(self, request: frames.Request, deadline_s: float) -> frames.Done:
+        answer = await self._ask(request, deadline_s)
+        if isinstance(answer, frames.Done):
+            return answer
+        if isinstance(answer, frames.Refused):
+            raise EventRefused(answer.text)
+        raise self._fail(Reason.CRASHED, f"answered {type(answer).__name__} to {type(request).__name__}")
+
+    async def _ask(self, request: frames.Request, deadline_s: float) -> frames.Answer:
+        if self._failure is not None:
+            raise self._failure
+        self._logged = 0
+        self._answer = self._loop.create_future()
+        timer = self._loop.call_later(
+            deadline_s, lambda: self._fail(Reason.DEADLINE_EXCEEDED, f"no answer to {type(request).__name__} in {deadline_s} s")
+        )
+        try:
+            self._channel.send(frames.encode_request(request))
+        except OSError as error:
+            self._fail(Reason.CRASHED, f"the worker is gone: {error.strerror}")
+        try:
+            answer = await self._answer
+        finally:
+            timer.cancel()
+            self._answer = None
+        if isinstance(answer, frames.Failed):
+            raise self._fail(_reason(answer.reason), answer.detail)
+        return answer
+
+    def _readable(self) -> None:
+        while self._failure is None:
+            try:
+                data = self._channel.recv(frames.FRAME_LIMIT_BYTES + 1)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                data = b""
+                self._fail(Reason.CRASHED, f"the worker is gone: {error.strerror}")
+            if not data:
+                self._fail(Reason.CRASHED, "the worker ended without a word")
+                return
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            answer = frames.decode_answer(data)
+        except Refused as error:
+            self._fail(Reason.CRASHED, str(error))
+            return
+        if isinstance(answer, frames.Log):
+            self._logged += 1
+            if self._logged <= LOGS_PER_REQUEST:
+                self._log(self.spec, answer.level, answer.message)
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+        else:
+            self._fail(Reason.CRASHED, "the worker spoke without being asked")
+
+    def _fail(self, reason: Reason, detail: str) -> WorkerFailed:
+        """The end of this worker; the first reason stays."""
+        if self._failure is None:
+            self._failure = WorkerFailed(reason, detail)
+            self._loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+            self._process.kill()
+            if self._answer is None:
+                self._loop.call_soon(self._died, self, self._failure)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(self._failure)
+        return self._failure
+
+
+def _reason(code: str) -> Reason:
+    try:
+        return Reason(code)
+    except ValueError:
+        return Reason.CRASHED
+
+
+def warm_up() -> None:
+    """Starts the clean process that workers are forked from, so that the first of them starts as fast as the others."""
+    process = _context.Process(target=int, daemon=True)
+    process.start()
+    process.join()

@@ -1,0 +1,119 @@
+"""The operator's connection to a broker: publish and wait, collect what is retained, follow what comes."""
+
+import queue
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from ota.errors import OtaError
+from ota.workspace import Settings
+
+CONNECT_TIMEOUT_S = 10.0
+PUBLISH_TIMEOUT_S = 60.0
+WINDOW = 20
+
+
+class BrokerError(OtaError):
+    """The broker can't be reached, refused, or did not answer in time."""
+
+
+class Broker:
+    """A connection; open while inside `with`. One thread of paho's own reads the network."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._incoming: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
+        self._connected: queue.Queue[str | None] = queue.Queue()
+        self._client.on_connect = self._on_connect
+        self._client.on_connect_fail = self._on_connect_fail
+        self._client.on_message = self._on_message
+        if settings.broker.tls:
+            self._client.tls_set_context(ssl.create_default_context(cafile=settings.ca_file))
+        if settings.username:
+            password = settings.password_file.read_text(encoding="utf-8").strip() if settings.password_file else None
+            self._client.username_pw_set(settings.username, password)
+
+    def __enter__(self) -> Self:
+        url = self._settings.broker
+        try:
+            self._client.connect(url.host, url.port, keepalive=30, clean_start=True)
+        except (OSError, ValueError) as error:
+            raise BrokerError(f"the broker at {url} can't be reached: {error}") from error
+        self._client.loop_start()
+        try:
+            refusal = self._connected.get(timeout=CONNECT_TIMEOUT_S)
+        except queue.Empty:
+            refusal = f"no answer in {CONNECT_TIMEOUT_S:.0f} s"
+        if refusal:
+            self._client.loop_stop()
+            raise BrokerError(f"the broker at {url} refused the connection: {refusal}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def publish_all(self, messages: list[tuple[str, bytes]], progress: Callable[[int], None] = lambda _: None) -> None:
+        """Publishes retained messages, in order, and waits until the broker has them all; `progress` gets bytes done."""
+        waiting: list[tuple[paho.MQTTMessageInfo, int]] = []
+        for topic, payload in messages:
+            waiting.append((self._client.publish(topic, payload, qos=1, retain=True), len(payload)))
+            if len(waiting) >= WINDOW:
+                self._settle(waiting.pop(0), progress)
+        for each in waiting:
+            self._settle(each, progress)
+
+    def _settle(self, sent: tuple[paho.MQTTMessageInfo, int], progress: Callable[[int], None]) -> None:
+        info, size = sent
+        try:
+            info.wait_for_publish(PUBLISH_TIMEOUT_S)
+        except (RuntimeError, ValueError) as error:
+            raise BrokerError(f"the broker did not take a message: {error}") from error
+        if not info.is_published():
+            raise BrokerError(f"the broker did not acknowledge a message in {PUBLISH_TIMEOUT_S:.0f} s")
+        progress(size)
+
+    def subscribe(self, *filters: str) -> None:
+        """Asks for messages; retained ones come first."""
+        self._client.subscribe([(each, paho.SubscribeOptions(qos=1)) for each in filters])
+
+    def messages(self, timeout_s: float, quiet_s: float | None = None) -> Iterator[tuple[str, bytes]]:
+        """Messages as they come, until `timeout_s` is over, or none has come for `quiet_s`."""
+        end = time.monotonic() + timeout_s
+        while (left := end - time.monotonic()) > 0:
+            try:
+                item = self._incoming.get(timeout=min(left, quiet_s) if quiet_s is not None else left)
+            except queue.Empty:
+                return
+            if item is not None:
+                yield item
+
+    def retained(self, topic: str, timeout_s: float = 1.0) -> bytes | None:
+        """The message that is retained under one topic, if there is one; others that arrive meanwhile are dropped."""
+        self.subscribe(topic)
+        found = None
+        for name, payload in self.messages(timeout_s, quiet_s=0.3):
+            if name == topic:
+                found = payload
+                break
+        self._client.unsubscribe(topic)
+        return found
+
+    def _on_connect(
+        self, client: paho.Client, data: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        self._connected.put(str(code) if code.is_failure else None)
+
+    def _on_connect_fail(self, client: paho.Client, data: Any) -> None:
+        self._connected.put("the connection broke")
+
+    def _on_message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+        self._incoming.put((message.topic, message.payload))

@@ -1,0 +1,1 @@
+"""The command `ota`: one module for each group of verbs."""

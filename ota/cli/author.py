@@ -1,0 +1,107 @@
+"""build, inspect, verify, run, demo: what needs no broker of yours."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ota import diagnostic
+from ota.cli import operator, output
+from ota.errors import OtaError
+from ota.formats import manifest, trust
+from ota.formats.cbor import sha256
+from ota.formats.trust import Root
+from ota.workspace import Workspace
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the verbs of this module."""
+    build = commands.add_parser("build", help="check and sign a module", epilog="example: ota build blink.wasm -o dist")
+    build.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
+    build.add_argument("-o", "--out", type=Path, default=Path("dist"), help="default %(default)s")
+    operator.add_build_options(build)
+    build.set_defaults(handler=_build)
+
+    inspect = commands.add_parser("inspect", help="show a manifest", epilog="example: ota inspect dist/blink-1.0.0/manifest.suit --diag")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--diag", action="store_true", help="as CBOR diagnostic notation")
+    inspect.add_argument("--json", action="store_true", help="machine-readable")
+    inspect.set_defaults(handler=_inspect)
+
+    verify = commands.add_parser("verify", help="check a manifest's signatures", epilog="example: ota verify dist/blink-1.0.0/manifest.suit")
+    verify.add_argument("file", type=Path)
+    verify.add_argument("--root", type=Path, help="root document (default: the workspace's chain)")
+    verify.set_defaults(handler=_verify)
+
+    run = commands.add_parser("run", help="run a module here, in this process", epilog="example: ota run blink.wasm --event button=1 --trace")
+    run.add_argument("module", type=Path)
+    run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
+    run.add_argument("--trace", action="store_true", help="show each call of a capability")
+    run.add_argument("--json", action="store_true", help="machine-readable results")
+    run.set_defaults(handler=_run)
+
+    demo = commands.add_parser("demo", help="broker, board and operator on this machine", epilog="example: ota demo")
+    demo.add_argument("--modules", type=Path, default=Path("build/modules"), help="built example modules (default %(default)s)")
+    demo.add_argument("--fast", action="store_true", help="without pauses for the reader")
+    demo.set_defaults(handler=_demo)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    update = operator.build_update(operator.open_workspace(arguments), arguments)
+    folder = update.save(arguments.out)
+    output.result(f"{folder}: {update.label}, sequence {update.manifest.sequence}, manifest {update.digest.hex()[:16]}")
+    return 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OtaError(f"{path}: {error.strerror}") from error
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    data = _read(arguments.file)
+    if arguments.diag:
+        try:
+            output.result(diagnostic.diagnostic(data))
+        except ValueError as error:
+            raise OtaError(f"{arguments.file} is not CBOR: {error}") from error
+        return 0
+    rows = [("digest", sha256(data).hex()), *diagnostic.describe_manifest(data)]
+    if arguments.json:
+        merged: dict[str, list[str]] = {}
+        for label, text in rows:
+            merged.setdefault(label, []).append(text)
+        output.result_json(merged)
+    else:
+        width = max(len(label) for label, _ in rows)
+        for label, text in rows:
+            output.result(f"{label.ljust(width)}  {text}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    root: Root
+    if arguments.root:
+        root = trust.first_root(_read(arguments.root))
+    else:
+        root = Workspace.open(arguments.folder).root()
+    verified = manifest.verify_signed(_read(arguments.file), root)
+    output.result(f"good: {verified.label}, sequence {verified.manifest.sequence}, signed under root {root.number}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """The runtime is the agent's; `ota` does not import it but hands over."""
+    command = [sys.executable, "-m", "device_agent", "run", str(arguments.module)]
+    command += [part for event in arguments.event for part in ("--event", event)]
+    command += [f"--{name}" for name in ("trace", "json") if getattr(arguments, name)]
+    return subprocess.run(command, check=False).returncode
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from ota.demo.story import tell
+
+    return tell(arguments.modules, pause=not arguments.fast)

@@ -1,0 +1,123 @@
+"""status, devices, logs: what the boards say."""
+
+import argparse
+import time
+from typing import Any
+
+from ota import fleet
+from ota.broker import Broker
+from ota.cli import output
+from ota.formats.report import LEVELS, LogRecord, Report
+from ota.workspace import Workspace
+
+FOREVER_S = 10 * 365 * 86_400.0
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the verbs of this module."""
+    status = commands.add_parser("status", help="what the boards run, and how updates go", epilog="example: ota status --watch")
+    status.add_argument("--watch", action="store_true", help="go on, a line for each change")
+    status.add_argument("--group", help="only boards of this group")
+    status.add_argument("--json", action="store_true", help="machine-readable")
+    status.set_defaults(handler=_status)
+
+    devices = commands.add_parser("devices", help="the boards that ever reported", epilog="example: ota devices --json")
+    devices.add_argument("--json", action="store_true", help="machine-readable")
+    devices.set_defaults(handler=_devices)
+
+    logs = commands.add_parser("logs", help="logs and messages of boards", epilog="example: ota logs -f --device board-1")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
+    logs.add_argument("--device", default="+", help="only of this one")
+    logs.add_argument("--level", choices=LEVELS, default="info", help="the least level to show (default %(default)s)")
+    logs.add_argument("--seconds", type=float, default=5.0, help="without --follow: how long to listen (default %(default)s)")
+    logs.add_argument("--json", action="store_true", help="machine-readable")
+    logs.set_defaults(handler=_logs)
+
+
+def _row(report: Report) -> tuple[str, ...]:
+    running, attempt = report.running, report.attempt
+    module = f"{running.name} {running.version}" if running.name else "-"
+    update = attempt.state + (f" ({attempt.reason})" if attempt.reason else "")
+    seen = "online" if report.online else f"offline, {output.age(time.time() - report.time_s)} ago"
+    handled = str(report.counters.get("events_handled", 0))
+    return report.device, report.group, module, running.slot, update, handled, seen
+
+
+_HEAD = ("device", "group", "module", "slot", "update", "events", "seen")
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    return {
+        "device": report.device,
+        "group": report.group,
+        "board": report.board,
+        "agent": report.agent,
+        "time_s": report.time_s,
+        "uptime_s": report.uptime_s,
+        "online": report.online,
+        "running": vars(report.running),
+        "attempt": vars(report.attempt),
+        "counters": report.counters,
+    }
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.open(arguments.folder)
+    with Broker(workspace.settings) as broker:
+        if arguments.watch:
+            return _watch(broker, arguments)
+        found = [each for each in fleet.reports(broker).values() if arguments.group in (None, each.group)]
+    if arguments.json:
+        output.result_json([_as_json(each) for each in found])
+    elif not found:
+        output.note("no board has reported to this broker")
+    else:
+        output.result(output.table(_HEAD, [_row(each) for each in sorted(found, key=lambda each: each.device)]))
+    return 0
+
+
+def _watch(broker: Broker, arguments: argparse.Namespace) -> int:
+    for report in fleet.follow_reports(broker, FOREVER_S):
+        if arguments.group not in (None, report.group):
+            continue
+        if arguments.json:
+            output.result_json(_as_json(report))
+        else:
+            device, group, module, slot, update, handled, seen = _row(report)
+            clock = time.strftime("%H:%M:%S")
+            output.result(f"{clock}  {device} ({group})  {module} [{slot}]  {update}  {handled} events  {seen}")
+    return 0
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.open(arguments.folder)
+    with Broker(workspace.settings) as broker:
+        found = sorted(fleet.reports(broker).values(), key=lambda each: each.device)
+    if arguments.json:
+        output.result_json([_as_json(each) for each in found])
+        return 0
+    rows = [
+        (each.device, each.group, each.board, each.agent, output.age(each.uptime_s), "online" if each.online else "offline")
+        for each in found
+    ]
+    output.result(output.table(("device", "group", "board", "agent", "up for", "link"), rows))
+    return 0
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.open(arguments.folder)
+    least = LEVELS.index(arguments.level)
+    with Broker(workspace.settings) as broker:
+        for device, record in fleet.follow_logs(broker, FOREVER_S if arguments.follow else arguments.seconds, arguments.device):
+            if isinstance(record, LogRecord) and LEVELS.index(record.level) < least:
+                continue
+            if arguments.json:
+                output.result_json({"device": device, **vars(record)})
+                continue
+            clock = time.strftime("%H:%M:%S", time.localtime(record.time_s))
+            if isinstance(record, LogRecord):
+                output.result(f"{clock}  {device}  {record.level:5}  {record.module or 'agent'}: {record.message}")
+            else:
+                payload = record.payload.decode("utf-8", "backslashreplace")
+                output.result(f"{clock}  {device}  event  {record.module}: {record.topic} {payload}")
+    return 0

@@ -1,0 +1,50 @@
+"""The command `ota`: parsing, and the one place where an error becomes a line and an exit code."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ota.cli import author, fleet, operator
+from ota.errors import OtaError
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every verb, each with an example."""
+    top = argparse.ArgumentParser(prog="ota", description="Update WebAssembly firmware on boards: signed, over MQTT, offline first.")
+    top.add_argument("-C", dest="folder", type=Path, default=Path(), metavar="FOLDER", help="the workspace (default: this folder)")
+    top.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = top.add_subparsers(dest="command", metavar="command", required=True)
+    operator.add_commands(commands)
+    author.add_commands(commands)
+    fleet.add_commands(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 when done, 1 when refused or failed, 2 for wrong usage, 130 when interrupted."""
+    arguments = parser().parse_args(argv)
+    handler: Handler = arguments.handler
+    try:
+        return handler(arguments)
+    except OtaError as error:
+        if arguments.debug:
+            raise
+        sys.stderr.write(f"ota: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("ota: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,166 @@
+"""init, publish: what needs a workspace and its keys."""
+
+import argparse
+import getpass
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ota.broker import Broker
+from ota.build import DEFAULT_BOARD, Update, build
+from ota.cli import output
+from ota.errors import OtaError
+from ota.fleet import wait_for
+from ota.formats.broker_url import BrokerUrl
+from ota.formats.chunks import DEFAULT_CHUNK_BYTES
+from ota.formats.deployment import FRACTION_ALL, Deployment
+from ota.formats.report import Report
+from ota.keyring import ALGORITHMS
+from ota.publish import artifacts, deploy
+from ota.workspace import Settings, Workspace
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the verbs of this module."""
+    init = commands.add_parser("init", help="make a workspace: keys, root of trust, settings", epilog="example: ota init --vendor example.com")
+    init.add_argument("--vendor", default="example.com", help="a domain name of yours (default %(default)s)")
+    init.add_argument("--broker", default="mqtt://localhost:1883", help="default %(default)s")
+    init.add_argument("--group", default="lab", help="where to deploy to unless told otherwise (default %(default)s)")
+    init.add_argument("--algorithm", choices=ALGORITHMS, default=ALGORITHMS[0], help="of the keys (default %(default)s)")
+    init.add_argument("--lock", action="store_true", help="ask for a passphrase to lock the keys with")
+    _add_passphrase(init)
+    init.set_defaults(handler=_init)
+
+    publish = commands.add_parser(
+        "publish", help="build, sign and deploy a module", epilog="example: ota publish blink.wasm --group lab --wait 60"
+    )
+    publish.add_argument("module", type=Path, help="a .wasm, or a folder that `ota build` made")
+    publish.add_argument("--group", help="default: the workspace's")
+    publish.add_argument("--fraction", type=_fraction, default=FRACTION_ALL, metavar="PERCENT", help="of the group's boards (default 100)")
+    publish.add_argument("--wait", type=float, metavar="SECONDS", help="wait until the boards have ended the update")
+    publish.add_argument("--dry-run", action="store_true", help="check and build, but sign and send nothing to the broker")
+    publish.add_argument("--json", action="store_true", help="machine-readable result")
+    add_build_options(publish)
+    publish.set_defaults(handler=_publish)
+
+
+def add_build_options(command: argparse.ArgumentParser) -> None:
+    """The options that `build` and `publish` share."""
+    command.add_argument("--board", default=DEFAULT_BOARD, help="class of boards that it is for (default %(default)s)")
+    command.add_argument("--version", help="instead of the version in the .toml")
+    command.add_argument("--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="1024 to 262144 (default %(default)s)")
+    _add_passphrase(command)
+
+
+def _add_passphrase(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--passphrase-file", type=Path, help="file that holds the keys' passphrase")
+
+
+def _fraction(text: str) -> int:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError("between 0 and 100")
+    return round(value * FRACTION_ALL / 100)
+
+
+def passphrase(arguments: argparse.Namespace, *, ask: bool = False) -> bytes | None:
+    """From the file, or from a prompt; never from the command line."""
+    if arguments.passphrase_file:
+        try:
+            return bytes(arguments.passphrase_file.read_bytes().strip())
+        except OSError as error:
+            raise OtaError(f"{arguments.passphrase_file}: {error.strerror}") from error
+    if not ask:
+        return None
+    first = getpass.getpass("passphrase for the new keys: ")
+    if not first or getpass.getpass("once more: ") != first:
+        raise OtaError("the passphrases are empty or differ")
+    return first.encode()
+
+
+def open_workspace(arguments: argparse.Namespace) -> Workspace:
+    """The workspace that the command line names."""
+    return Workspace.open(arguments.folder, passphrase(arguments) if "passphrase_file" in arguments else None)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    try:
+        broker = BrokerUrl.parse(arguments.broker)
+    except ValueError as error:
+        raise OtaError(str(error)) from None
+    settings = Settings(arguments.vendor, broker, arguments.group)
+    secret = passphrase(arguments, ask=arguments.lock)
+    workspace = Workspace.create(arguments.folder, settings, int(time.time()), arguments.algorithm, secret)
+    output.result(f"keys          {workspace.folder / 'keys'}  (keep root.pem offline)")
+    output.result(f"root of trust {workspace.folder / 'trust' / 'root.1.cbor'}  (goes on every board)")
+    output.result(f"settings      {workspace.folder / 'ota.toml'}")
+    return 0
+
+
+def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
+    """From a .wasm, signed now, or from a folder that was built before."""
+    if arguments.module.is_dir():
+        return Update.load(arguments.module)
+    return build(
+        arguments.module,
+        workspace.key("release"),
+        workspace.settings.vendor,
+        workspace.next_sequence(int(time.time())),
+        board=arguments.board,
+        version=arguments.version,
+        chunk_bytes=arguments.chunk_bytes,
+    )
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    workspace = open_workspace(arguments)
+    group = arguments.group or workspace.settings.group
+    update = build_update(workspace, arguments)
+    size = sum(len(payload) for _, payload in artifacts(update))
+    if arguments.dry_run:
+        output.result(f"{update.label} for group {group}: {size} bytes in {len(update.index.digests)} chunks; nothing was sent")
+        return 0
+    with Broker(workspace.settings) as broker, output.progress(update.label, size) as advance:
+        deployment = deploy(
+            workspace, broker, update, group, int(time.time()), fraction_ppm=arguments.fraction, progress=advance
+        )
+    if not arguments.json:
+        output.result(f"{update.label} is published for group {group} (deployment {deployment.deployment_id.hex()[:12]})")
+    if arguments.wait is None:
+        if arguments.json:
+            output.result_json({"deployment": deployment.deployment_id, "manifest": update.digest, "group": group})
+        return 0
+    return _wait(workspace, deployment, arguments)
+
+
+def _wait(workspace: Workspace, deployment: Deployment, arguments: argparse.Namespace) -> int:
+    def changed(report: Report) -> None:
+        if not arguments.json:
+            attempt = report.attempt
+            why = f"  {attempt.reason}: {attempt.detail}" if attempt.reason else ""
+            share = f"  {attempt.done_chunks}/{attempt.chunks} chunks" if attempt.state == "fetching" and attempt.chunks else ""
+            output.note(f"  {report.device}: {attempt.state}{share}{why}")
+
+    with Broker(workspace.settings) as broker:
+        outcome = wait_for(broker, deployment, arguments.wait, changed)
+    states = {device: report.attempt.state for device, report in outcome.reports.items()}
+    if arguments.json:
+        reasons = {device: report.attempt.reason for device, report in outcome.reports.items() if report.attempt.reason}
+        output.result_json(
+            {
+                "deployment": deployment.deployment_id,
+                "group": deployment.group,
+                "confirmed": outcome.confirmed,
+                "states": states,
+                "reasons": reasons,
+                "pending": sorted(outcome.pending),
+            }
+        )
+    elif not states:
+        output.result(f"no board of group {deployment.group} answered in {arguments.wait:.0f} s")
+    else:
+        good = sum(state == "confirmed" for state in states.values())
+        output.result(f"{good} of {len(states)} boards confirmed it; {len(outcome.pending)} have not ended")
+    sys.stdout.flush()
+    return 0 if outcome.confirmed else 1

@@ -1,0 +1,88 @@
+"""What the boards say: their last reports, their logs and messages, and how a deployment is going."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ota.broker import Broker
+from ota.formats import topics
+from ota.formats.deployment import Deployment
+from ota.formats.reasons import Refused
+from ota.formats.report import LogRecord, Message, Report, decode_logs, decode_messages
+
+FINAL_STATES = ("confirmed", "rejected", "failed", "rolled-back")
+
+
+def reports(broker: Broker, quiet_s: float = 0.5, timeout_s: float = 10.0) -> dict[str, Report]:
+    """The last report of every device, by device. A report that can't be read is left out."""
+    broker.subscribe(topics.report("+"))
+    found = {}
+    for topic, payload in broker.messages(timeout_s, quiet_s):
+        report = _report(topic, payload)
+        if report is not None:
+            found[report.device] = report
+    return found
+
+
+def follow_reports(broker: Broker, timeout_s: float) -> Iterator[Report]:
+    """Reports as they come, the retained ones first."""
+    broker.subscribe(topics.report("+"))
+    for topic, payload in broker.messages(timeout_s):
+        report = _report(topic, payload)
+        if report is not None:
+            yield report
+
+
+def _report(topic: str, payload: bytes) -> Report | None:
+    try:
+        report = Report.from_bytes(payload)
+    except Refused:
+        return None
+    return report if topic == topics.report(report.device) else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a deployment: reports by device, and which of them have not ended."""
+
+    reports: dict[str, Report]
+    pending: frozenset[str]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether every device of the group that is part of the deployment runs it, and at least one does."""
+        return bool(self.reports) and not self.pending and all(r.attempt.state == "confirmed" for r in self.reports.values())
+
+
+def wait_for(
+    broker: Broker, deployment: Deployment, timeout_s: float, changed: Callable[[Report], None] = lambda _: None
+) -> Outcome:
+    """Waits until every online device of the group has ended the deployment; `changed` gets each report about it."""
+    seen: dict[str, Report] = {}
+    pending: set[str] = set()
+    for report in follow_reports(broker, timeout_s):
+        if report.group != deployment.group or not deployment.includes(report.device):
+            continue
+        ours = report.attempt.deployment == deployment.deployment_id
+        if ours:
+            seen[report.device] = report
+            changed(report)
+        if report.online and not (ours and report.attempt.state in FINAL_STATES):
+            pending.add(report.device)
+        else:
+            pending.discard(report.device)
+        if seen and not pending:
+            break
+    return Outcome(seen, frozenset(pending))
+
+
+def follow_logs(broker: Broker, timeout_s: float, device: str = "+") -> Iterator[tuple[str, LogRecord | Message]]:
+    """Log records and messages of devices, as (device, record)."""
+    broker.subscribe(topics.log(device), topics.telemetry(device))
+    for topic, payload in broker.messages(timeout_s):
+        name, kind = topic.split("/")[-2:]
+        try:
+            records = decode_logs(payload) if kind == "log" else decode_messages(payload)
+        except Refused:
+            continue
+        for record in records:
+            yield name, record

@@ -1,0 +1,147 @@
+"""Capabilities: what a module's manifest asks for, and what a board's policy grants. Denied unless asked for *and* granted.
+
+A capability is an interface of the contract (sdk/wit/module.wit) with arguments. Both sides have the same shape, so that one
+rule compares them: imports of the module ⊆ manifest ⊆ policy.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ota.formats import topics
+from ota.formats.fields import malformed
+from ota.formats.reasons import Reason, Refused
+
+PACKAGE, VERSION = "device:module", "0.1.0"
+ABI = f"{PACKAGE}@{VERSION}"
+FUNCTIONS = {
+    "logging": ("log",),
+    "messaging": ("publish",),
+    "keyvalue": ("get", "set", "delete"),
+    "clock": ("now", "monotonic"),
+    "config": ("get",),
+}
+EXPORTS = {"events": ("handle",), "startup": ("init",), "timer": ("tick",), "health": ("check",), "state": ("save", "restore")}
+_FILTER_LISTS = {"messaging": ("publish", "subscribe")}
+_NUMBERS = {"keyvalue": ("quota_bytes",)}
+DEFAULT_QUOTA_BYTES = 16 * 1024
+MAX_FILTERS = 32
+
+
+def import_module(interface: str) -> str:
+    """The name that core modules import an interface by."""
+    return f"{PACKAGE}/{interface}@{VERSION}"
+
+
+def export_name(interface: str, function: str) -> str:
+    """The name that core modules export a function by."""
+    return f"{PACKAGE}/{interface}@{VERSION}#{function}"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """Interfaces by name, each with its arguments: topic filters as tuples of text, quotas in bytes as numbers."""
+
+    items: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def parse(cls, value: Any, what: str) -> "Capabilities":
+        """From decoded CBOR or TOML. Raises Refused MALFORMED naming the interface or argument that is not known."""
+        if not isinstance(value, Mapping):
+            raise malformed(what, "capabilities are not a map")
+        return cls({name: _arguments(name, arguments, what) for name, arguments in value.items()})
+
+    def to_value(self) -> dict[str, Any]:
+        """For encoding."""
+        return {
+            name: {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+            for name, arguments in self.items.items()
+        }
+
+    def missing_from(self, granted: "Capabilities") -> list[str]:
+        """What these ask for that `granted` does not give, each as a phrase for an error."""
+        missing = []
+        for name, arguments in self.items.items():
+            if name not in granted.items:
+                missing.append(name)
+                continue
+            given = granted.items[name]
+            for key, wanted in arguments.items():
+                if isinstance(wanted, tuple):
+                    filters = given.get(key, ())
+                    missing += [
+                        f"{name}.{key} {each}" for each in wanted if not any(topics.covers(wide, each) for wide in filters)
+                    ]
+                elif wanted > given.get(key, 0):
+                    missing.append(f"{name}.{key} {wanted} (granted {given.get(key, 0)})")
+        return missing
+
+    def filters(self, direction: str) -> tuple[str, ...]:
+        """The topic filters for "publish" or "subscribe"."""
+        found: tuple[str, ...] = self.items.get("messaging", {}).get(direction, ())
+        return found
+
+    @property
+    def quota_bytes(self) -> int:
+        """Storage for keys and values."""
+        found: int = self.items.get("keyvalue", {}).get("quota_bytes", 0)
+        return found
+
+
+def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
+    if name not in FUNCTIONS:
+        raise malformed(what, f"capability {name!r} is not one of {', '.join(FUNCTIONS)}")
+    if not isinstance(value, Mapping):
+        raise malformed(what, f"capability {name} is not a map of arguments")
+    filters, numbers = _FILTER_LISTS.get(name, ()), _NUMBERS.get(name, ())
+    parsed: dict[str, Any] = {}
+    for key, argument in value.items():
+        if key in filters and isinstance(argument, list) and len(argument) <= MAX_FILTERS:
+            if not all(isinstance(each, str) and topics.is_filter(each) for each in argument):
+                raise malformed(what, f"{name}.{key} has something that is not a topic filter")
+            parsed[key] = tuple(argument)
+        elif key in numbers and isinstance(argument, int) and not isinstance(argument, bool) and 0 <= argument <= 1 << 30:
+            parsed[key] = argument
+        else:
+            raise malformed(what, f"{name} has no argument {key!r} of that form")
+    if name == "keyvalue":
+        parsed.setdefault("quota_bytes", DEFAULT_QUOTA_BYTES)
+    return parsed
+
+
+def check_imports(imports: Iterable[tuple[str, str]], declared: Capabilities) -> None:
+    """Every import (module, name) is a function of a declared capability.
+
+    Raises Refused IMPORT_UNDECLARED that names each one that is not.
+    """
+    allowed = {(import_module(name), function) for name in declared.items for function in FUNCTIONS[name]}
+    missing = [f"{module}.{name}" for module, name in imports if (module, name) not in allowed]
+    if missing:
+        raise Refused(Reason.IMPORT_UNDECLARED, f"the module imports what its manifest does not declare: {', '.join(missing)}")
+
+
+def check_granted(declared: Capabilities, granted: Capabilities) -> None:
+    """Raises Refused CAPABILITY_DENIED that names each capability the board's policy does not grant."""
+    missing = declared.missing_from(granted)
+    if missing:
+        raise Refused(Reason.CAPABILITY_DENIED, f"the board does not grant: {', '.join(missing)}")
+
+
+def check_exports(exports: Iterable[str]) -> frozenset[str]:
+    """The interfaces of the contract that a module with these exports has.
+
+    Raises Refused EXPORT_MISSING when `events`, the allocator or the memory is missing, or an interface is there in part.
+    """
+    names = set(exports)
+    found = set()
+    for interface, functions in EXPORTS.items():
+        present = [function for function in functions if export_name(interface, function) in names]
+        if present and len(present) < len(functions):
+            raise Refused(Reason.EXPORT_MISSING, f"the module exports {interface} in part: only {', '.join(present)}")
+        if present:
+            found.add(interface)
+    needed = [export_name("events", "handle"), "cabi_realloc", "memory"]
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise Refused(Reason.EXPORT_MISSING, f"the module does not export {', '.join(missing)}")
+    return frozenset(found)

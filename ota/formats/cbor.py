@@ -1,0 +1,128 @@
+"""CBOR (RFC 8949), as strict as a security format needs.
+
+The bytes are walked before cbor2 decodes them: definite lengths only, shortest form, no duplicate keys, no tag that the caller
+did not name, bounded depth. So the decoder behind it never meets an input that two decoders could read differently.
+"""
+
+import hashlib
+from collections.abc import Collection
+from typing import Any
+
+import cbor2
+
+from ota.formats.reasons import Reason, Refused
+
+MAX_DEPTH = 16
+
+
+def encode(value: Any) -> bytes:
+    """Deterministic encoding (RFC 8949 section 4.2.3): definite lengths, sorted keys, shortest form."""
+    return cbor2.dumps(value, canonical=True)
+
+
+def decode(data: bytes, what: str, limit_bytes: int, tags: Collection[int] = ()) -> Any:
+    """One CBOR item. Tags other than `tags` are refused; those stay `cbor2.CBORTag`.
+
+    Raises Refused TOO_LARGE when there are more than `limit_bytes`, MALFORMED for anything but one strict item; both name `what`.
+    """
+    if len(data) > limit_bytes:
+        raise Refused(Reason.TOO_LARGE, f"{what} is {len(data)} bytes, the limit is {limit_bytes}")
+    walker = _Walker(data, frozenset(tags), what)
+    if walker.item(0, 0) != len(data):
+        raise walker.malformed("bytes follow the item")
+    try:
+        return cbor2.loads(data)
+    except (cbor2.CBORDecodeError, ValueError) as error:
+        raise walker.malformed(str(error)) from error
+
+
+def sha256(data: bytes) -> bytes:
+    """The digest that everything here is named by."""
+    return hashlib.sha256(data).digest()
+
+
+class _Walker:
+    """Walks an item without building it (RFC 8949 section 3)."""
+
+    def __init__(self, data: bytes, tags: frozenset[int], what: str) -> None:
+        self._data = data
+        self._tags = tags
+        self._what = what
+
+    def malformed(self, why: str) -> Refused:
+        return Refused(Reason.MALFORMED, f"{self._what} is not strict CBOR: {why}")
+
+    def item(self, at: int, depth: int) -> int:
+        """The offset behind the item at `at`."""
+        if depth > MAX_DEPTH:
+            raise self.malformed(f"nested deeper than {MAX_DEPTH}")
+        if at >= len(self._data):
+            raise self.malformed("it ends too early")
+        major, low = self._data[at] >> 5, self._data[at] & 31
+        if major == 7:
+            return self._simple(at, low)
+        argument, at = self._argument(at + 1, low)
+        if major < 2:
+            return at
+        if major == 2 or major == 3:
+            return self._string(at, argument, text=major == 3)
+        if major == 4:
+            return self._items(at, argument, depth)
+        if major == 5:
+            return self._map(at, argument, depth)
+        if argument not in self._tags:
+            raise self.malformed(f"tag {argument} has no place here")
+        return self.item(at, depth + 1)
+
+    def _argument(self, at: int, low: int) -> tuple[int, int]:
+        if low < 24:
+            return low, at
+        if low > 27:
+            raise self.malformed("an indefinite length")
+        size = 1 << (low - 24)
+        if at + size > len(self._data):
+            raise self.malformed("it ends too early")
+        value = int.from_bytes(self._data[at : at + size])
+        if value < (24 if size == 1 else 1 << (4 * size)):
+            raise self.malformed("a number not in its shortest form")
+        return value, at + size
+
+    def _simple(self, at: int, low: int) -> int:
+        if low in (20, 21, 22):  # false, true, null
+            return at + 1
+        if low in (25, 26, 27) and at + 1 + (2 << (low - 25)) <= len(self._data):  # a half, single or double
+            return at + 1 + (2 << (low - 25))
+        raise self.malformed("a simple value that has no place here")
+
+    def _string(self, at: int, size: int, *, text: bool) -> int:
+        end = at + size
+        if end > len(self._data):
+            raise self.malformed("it ends too early")
+        if text:
+            try:
+                self._data[at:end].decode()
+            except UnicodeDecodeError:
+                raise self.malformed("text that is not UTF-8") from None
+        return end
+
+    def _items(self, at: int, count: int, depth: int) -> int:
+        self._room(at, count)
+        for _ in range(count):
+            at = self.item(at, depth + 1)
+        return at
+
+    def _map(self, at: int, count: int, depth: int) -> int:
+        self._room(at, count)
+        keys: set[bytes] = set()
+        for _ in range(count):
+            behind = self.item(at, depth + 1)
+            key = self._data[at:behind]
+            if key in keys:
+                raise self.malformed("a key that occurs twice")
+            keys.add(key)
+            at = self.item(behind, depth + 1)
+        return at
+
+    def _room(self, at: int, count: int) -> None:
+        if count > len(self._data) - at:
+            raise self.malformed("it ends too early")

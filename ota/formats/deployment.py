@@ -1,0 +1,94 @@
+"""Deployment documents: who should run which manifest, and when. One for a group, retained, signed by the `deploy` role."""
+
+from dataclasses import dataclass
+
+from ota.formats import cbor
+from ota.formats.fields import MAX_TIME_S, Fields
+from ota.formats.reasons import Reason, Refused
+from ota.formats.signed import SignedDocument
+from ota.formats.trust import Root
+
+DEPLOYMENT_LIMIT_BYTES = 8 * 1024
+DEPLOYMENT_TYPE = "application/vnd.wamr-ota.deployment+cbor"
+FRACTION_ALL = 1_000_000
+_VERSION, _GROUP, _ID, _MANIFEST, _EPOCH, _ISSUED, _EXPIRES, _FRACTION, _PAUSED = range(1, 10)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a group should run. Times are seconds since 1970."""
+
+    group: str
+    deployment_id: bytes  # 16 bytes; stays the same while a roll-out is widened, paused or stopped
+    manifest_digest: bytes  # SHA-256 of the SUIT envelope
+    epoch: int  # rises with every document of the group
+    issued_s: int
+    expires_s: int
+    fraction_ppm: int = FRACTION_ALL
+    paused: bool = False
+
+    def to_payload(self) -> bytes:
+        """The bytes that deploy keys sign."""
+        return cbor.encode(
+            {
+                _VERSION: 1,
+                _GROUP: self.group,
+                _ID: self.deployment_id,
+                _MANIFEST: self.manifest_digest,
+                _EPOCH: self.epoch,
+                _ISSUED: self.issued_s,
+                _EXPIRES: self.expires_s,
+                _FRACTION: self.fraction_ppm,
+                _PAUSED: self.paused,
+            }
+        )
+
+    @classmethod
+    def _from_payload(cls, payload: bytes) -> "Deployment":
+        what = "deployment"
+        fields = Fields(cbor.decode(payload, what, DEPLOYMENT_LIMIT_BYTES), what, range(1, 10))
+        fields.number(_VERSION, 1, 1)
+        return cls(
+            group=fields.name(_GROUP),
+            deployment_id=fields.data(_ID, 16),
+            manifest_digest=fields.data(_MANIFEST, 32),
+            epoch=fields.number(_EPOCH),
+            issued_s=fields.number(_ISSUED, 0, MAX_TIME_S),
+            expires_s=fields.number(_EXPIRES, 0, MAX_TIME_S),
+            fraction_ppm=fields.number(_FRACTION, 0, FRACTION_ALL),
+            paused=fields.flag(_PAUSED),
+        )
+
+    def includes(self, device: str) -> bool:
+        """Whether this device is in the fraction: a stable draw by device and deployment."""
+        draw = int.from_bytes(cbor.sha256(device.encode() + self.deployment_id)[:8])
+        return draw * FRACTION_ALL < self.fraction_ppm << 64
+
+
+def verify(data: bytes, root: Root, group: str) -> Deployment:
+    """A deployment that enough deploy keys signed, for this group.
+
+    Raises Refused TOO_LARGE, MALFORMED, GROUP_MISMATCH, and the SIGNATURE and SIGNER reasons.
+    """
+    document = SignedDocument.from_bytes(data, "deployment", DEPLOYMENT_LIMIT_BYTES)
+    deployment = Deployment._from_payload(document.verify(root.roles["deploy"], DEPLOYMENT_TYPE, "deployment"))
+    if deployment.group != group:
+        raise Refused(Reason.GROUP_MISMATCH, f"the deployment is for group {deployment.group}, not {group}")
+    return deployment
+
+
+def may_start(deployment: Deployment, root: Root, now_s: int) -> None:
+    """Whether an install may *start* now; never asked for boot, confirmation or rollback.
+
+    Raises Refused CLOCK_NOT_SET when the clock is behind what signed documents prove the time to be, DEPLOYMENT_EXPIRED,
+    ROOT_EXPIRED, DEPLOYMENT_STOPPED.
+    """
+    known_s = max(deployment.issued_s, root.issued_s)
+    if now_s < known_s - 86_400:
+        raise Refused(Reason.CLOCK_NOT_SET, f"the clock says {now_s}, but signed documents were issued at {known_s}")
+    if now_s >= deployment.expires_s:
+        raise Refused(Reason.DEPLOYMENT_EXPIRED, f"the deployment expired at {deployment.expires_s}, it is {now_s}")
+    if now_s >= root.expires_s:
+        raise Refused(Reason.ROOT_EXPIRED, f"root {root.number} expired at {root.expires_s}, it is {now_s}")
+    if deployment.paused:
+        raise Refused(Reason.DEPLOYMENT_STOPPED, "the deployment is paused")

@@ -1,0 +1,278 @@
+"""What an update is and needs: our profile of a SUIT manifest.
+
+One component. The shared sequence names vendor, class, digest and size; `install` fetches by digest; `validate` matches the image;
+`invoke` starts it, its arguments describing the module. Anything else, and anything in another order, is refused by name.
+Verification yields a `VerifiedManifest`, and installing code takes nothing else.
+"""
+
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from ota.formats import cbor, suit
+from ota.formats.capabilities import Capabilities
+from ota.formats.chunks import BLOB_LIMIT_BYTES
+from ota.formats.fields import Fields, malformed
+from ota.formats.reasons import Reason, Refused
+from ota.formats.signed import check_signatures
+from ota.formats.trust import Root
+
+MANIFEST_LIMIT_BYTES = 16 * 1024
+CONFIG_LIMIT_BYTES = 4096
+COMPONENT = [b"module"]
+REPORT = 15  # every reporting bit of a condition, as the draft's examples have it
+REPORT_FAILURE = 2
+
+
+def vendor_id(domain: str) -> bytes:
+    """The vendor identifier: UUIDv5 of a domain name (draft section 8.4.8.2, RFC 9562)."""
+    return uuid.uuid5(uuid.NAMESPACE_DNS, domain).bytes
+
+
+def class_id(vendor: bytes, board: str, architecture: str, abi: str) -> bytes:
+    """The class identifier: UUIDv5, in the vendor's name space, of board class, architecture ("wasm": any) and contract."""
+    return uuid.uuid5(uuid.UUID(bytes=vendor), f"{board}/{architecture}/{abi}").bytes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a module may use at most. Sizes are pages of 64 KiB or bytes, times milliseconds."""
+
+    memory_pages: int = 16
+    deadline_ms: int = 1000  # for one event
+    tick_ms: int = 0  # period of timer.tick; 0: never
+
+    FIELDS = {"memory_pages": (1, 65536), "deadline_ms": (1, 600_000), "tick_ms": (0, 86_400_000)}
+
+    @classmethod
+    def parse(cls, value: Any, what: str) -> "Limits":
+        """From decoded CBOR or TOML; what is not named keeps its default. Raises Refused MALFORMED."""
+        fields = Fields(value, what, cls.FIELDS)
+        return cls(**{key: fields.number(key, *span) for key, span in cls.FIELDS.items() if key in fields})
+
+    def to_value(self) -> dict[str, int]:
+        """For encoding."""
+        return {key: getattr(self, key) for key in self.FIELDS}
+
+
+@dataclass(frozen=True)
+class ModuleDescription:
+    """What the author says of a module; the arguments of SUIT's invoke."""
+
+    name: str
+    version: str  # for display
+    capabilities: Capabilities
+    limits: Limits = Limits()
+    security_epoch: int = 0
+    config: bytes = b""
+
+    _NAME, _VERSION, _CAPABILITIES, _LIMITS, _EPOCH, _CONFIG = range(1, 7)
+
+    def to_bytes(self) -> bytes:
+        """Encoded."""
+        return cbor.encode(
+            {
+                self._NAME: self.name,
+                self._VERSION: self.version,
+                self._CAPABILITIES: self.capabilities.to_value(),
+                self._LIMITS: self.limits.to_value(),
+                self._EPOCH: self.security_epoch,
+                self._CONFIG: self.config,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "ModuleDescription":
+        """Raises Refused MALFORMED, TOO_LARGE."""
+        what = "module description"
+        value = cbor.decode(data, what, MANIFEST_LIMIT_BYTES)
+        fields = Fields(value, what, range(1, 7))
+        return cls(
+            name=fields.name(cls._NAME),
+            version=fields.name(cls._VERSION),
+            capabilities=Capabilities.parse(fields.map(cls._CAPABILITIES), what),
+            limits=Limits.parse(fields.map(cls._LIMITS), what),
+            security_epoch=fields.number(cls._EPOCH),
+            config=fields.data(cls._CONFIG, limit=CONFIG_LIMIT_BYTES),
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of a manifest of our profile."""
+
+    sequence: int
+    vendor: bytes
+    class_identifier: bytes
+    digest: bytes  # SHA-256 of the .wasm
+    size: int
+    index_digest: bytes  # SHA-256 of the chunk index
+    module: ModuleDescription
+
+    def to_bytes(self) -> bytes:
+        """The encoded SUIT_Manifest; `ota.formats.suit.signed_digest` of it is what is signed."""
+        shared = [
+            suit.OVERRIDE_PARAMETERS,
+            {
+                suit.P_VENDOR: self.vendor,
+                suit.P_CLASS: self.class_identifier,
+                suit.P_DIGEST: suit.sha256_digest(self.digest),
+                suit.P_SIZE: self.size,
+            },
+            suit.VENDOR_IDENTIFIER,
+            REPORT,
+            suit.CLASS_IDENTIFIER,
+            REPORT,
+        ]
+        install = [
+            suit.OVERRIDE_PARAMETERS,
+            {suit.P_URI: _uri(self.digest), suit.P_FETCH_ARGS: self.index_digest},
+            suit.FETCH,
+            REPORT_FAILURE,
+            suit.IMAGE_MATCH,
+            REPORT,
+        ]
+        invoke = [suit.OVERRIDE_PARAMETERS, {suit.P_INVOKE_ARGS: self.module.to_bytes()}, suit.INVOKE_COMMAND, REPORT_FAILURE]
+        return cbor.encode(
+            {
+                suit.VERSION: 1,
+                suit.SEQUENCE: self.sequence,
+                suit.COMMON: cbor.encode({suit.COMPONENTS: [COMPONENT], suit.SHARED_SEQUENCE: cbor.encode(shared)}),
+                suit.VALIDATE: cbor.encode([suit.IMAGE_MATCH, REPORT]),
+                suit.INVOKE: cbor.encode(invoke),
+                suit.INSTALL: cbor.encode(install),
+            }
+        )
+
+    @classmethod
+    def from_envelope(cls, envelope: suit.Envelope) -> "Manifest":
+        """Raises Refused COMMAND_UNSUPPORTED for what the profile leaves out, MALFORMED for values of the wrong shape."""
+        if envelope.severed or envelope.integrated:
+            raise Refused(Reason.COMMAND_UNSUPPORTED, "severed members and integrated payloads are not in the profile")
+        what = "SUIT manifest"
+        members = (suit.VERSION, suit.SEQUENCE, suit.COMMON, suit.VALIDATE, suit.INVOKE, suit.INSTALL)
+        extra = [suit.MANIFEST_MEMBERS.get(key, str(key)) for key in envelope.manifest if key not in members]
+        if extra:
+            raise Refused(Reason.COMMAND_UNSUPPORTED, f"manifest members not in the profile: {', '.join(extra)}")
+        fields = Fields(envelope.manifest, what, members)
+        fields.number(suit.VERSION, 1, 1)
+        common_value = cbor.decode(fields.data(suit.COMMON), "SUIT common", MANIFEST_LIMIT_BYTES)
+        common = Fields(common_value, "SUIT common", (suit.COMPONENTS, suit.SHARED_SEQUENCE))
+        if common.items(suit.COMPONENTS, 16) != [COMPONENT]:
+            raise Refused(Reason.COMMAND_UNSUPPORTED, "the profile has one component, named module")
+
+        shared = _sequence(
+            common.data(suit.SHARED_SEQUENCE),
+            "shared sequence",
+            ((suit.OVERRIDE_PARAMETERS, None), (suit.VENDOR_IDENTIFIER, REPORT), (suit.CLASS_IDENTIFIER, REPORT)),
+            (suit.P_VENDOR, suit.P_CLASS, suit.P_DIGEST, suit.P_SIZE),
+        )
+        install = _sequence(
+            fields.data(suit.INSTALL),
+            "install",
+            ((suit.OVERRIDE_PARAMETERS, None), (suit.FETCH, REPORT_FAILURE), (suit.IMAGE_MATCH, REPORT)),
+            (suit.P_URI, suit.P_FETCH_ARGS),
+        )
+        invoke = _sequence(
+            fields.data(suit.INVOKE),
+            "invoke",
+            ((suit.OVERRIDE_PARAMETERS, None), (suit.INVOKE_COMMAND, REPORT_FAILURE)),
+            (suit.P_INVOKE_ARGS,),
+        )
+        _sequence(fields.data(suit.VALIDATE), "validate", ((suit.IMAGE_MATCH, REPORT),), ())
+        digest = _sha256(shared.data(suit.P_DIGEST))
+        if install.text(suit.P_URI) != _uri(digest):
+            raise malformed(what, "the URI to fetch from does not name the image's digest")
+        return cls(
+            sequence=fields.number(suit.SEQUENCE),
+            vendor=shared.data(suit.P_VENDOR, 16),
+            class_identifier=shared.data(suit.P_CLASS, 16),
+            digest=digest,
+            size=shared.number(suit.P_SIZE, 1, BLOB_LIMIT_BYTES),
+            index_digest=install.data(suit.P_FETCH_ARGS, 32),
+            module=ModuleDescription.from_bytes(invoke.data(suit.P_INVOKE_ARGS)),
+        )
+
+
+def _uri(digest: bytes) -> str:
+    return f"ota:blob/{digest.hex()}"
+
+
+def _sha256(encoded: bytes) -> bytes:
+    algorithm, digest = suit.read_digest(encoded)
+    if algorithm != suit.SHA_256 or len(digest) != 32:
+        raise Refused(Reason.COMMAND_UNSUPPORTED, "the image digest is not a SHA-256")
+    return digest
+
+
+def _sequence(encoded: bytes, what: str, expected: tuple[tuple[int, int | None], ...], parameters: tuple[int, ...]) -> Fields:
+    """Reads a sequence of exactly the expected commands; returns its parameters. None as an argument: the parameters are there."""
+    commands = suit.command_sequence(encoded, what)
+    if tuple(number for number, _ in commands) != tuple(number for number, _ in expected):
+        names = ", ".join(suit.COMMANDS[number] for number, _ in commands)
+        raise Refused(Reason.COMMAND_UNSUPPORTED, f"{what} has commands not in the profile: {names}")
+    found: Any = {}
+    for (number, argument), (_, wanted) in zip(commands, expected, strict=True):
+        if wanted is None:
+            found = argument
+        elif argument != wanted:
+            raise Refused(Reason.COMMAND_UNSUPPORTED, f"{what}: {suit.COMMANDS[number]} has argument {argument!r}")
+    return Fields(found, what, parameters)
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What a device accepts: who it is, and what it must not go back behind."""
+
+    vendor: bytes
+    classes: Collection[bytes]
+    committed_sequence: int
+    committed_epoch: int
+
+
+@dataclass(frozen=True)
+class VerifiedManifest:
+    """A manifest that release keys signed, that is meant for this device and newer than what it committed to."""
+
+    manifest: Manifest
+    envelope_digest: bytes  # what deployments name
+
+    @property
+    def label(self) -> str:
+        """Name and version, for people."""
+        return f"{self.manifest.module.name} {self.manifest.module.version}"
+
+
+def verify_signed(data: bytes, root: Root) -> VerifiedManifest:
+    """A manifest that enough release keys of this root signed, whoever it is meant for.
+
+    Raises Refused TOO_LARGE, MALFORMED, COMMAND_UNSUPPORTED, and the SIGNATURE and SIGNER reasons.
+    """
+    envelope = suit.Envelope.from_bytes(data, MANIFEST_LIMIT_BYTES)
+    if not envelope.signatures:
+        raise Refused(Reason.SIGNATURE_MISSING, "the manifest is not signed")
+    check_signatures(envelope.signatures, envelope.digest, root.roles["release"], None, "the manifest")
+    return VerifiedManifest(Manifest.from_envelope(envelope), cbor.sha256(data))
+
+
+def verify(data: bytes, root: Root, acceptance: Acceptance) -> VerifiedManifest:
+    """A manifest that this device may install.
+
+    Raises Refused as `verify_signed` does, and VENDOR_MISMATCH, CLASS_MISMATCH, SEQUENCE_TOO_OLD, EPOCH_TOO_OLD.
+    """
+    verified = verify_signed(data, root)
+    manifest = verified.manifest
+    if manifest.vendor != acceptance.vendor:
+        raise Refused(Reason.VENDOR_MISMATCH, f"the manifest is for vendor {uuid.UUID(bytes=manifest.vendor)}")
+    if manifest.class_identifier not in acceptance.classes:
+        raise Refused(Reason.CLASS_MISMATCH, f"the manifest is for class {uuid.UUID(bytes=manifest.class_identifier)}")
+    if manifest.sequence <= acceptance.committed_sequence:
+        raise Refused(
+            Reason.SEQUENCE_TOO_OLD, f"sequence {manifest.sequence} is not above {acceptance.committed_sequence}, which is committed"
+        )
+    if manifest.module.security_epoch < acceptance.committed_epoch:
+        raise Refused(
+            Reason.EPOCH_TOO_OLD, f"security epoch {manifest.module.security_epoch} is below {acceptance.committed_epoch}"
+        )
+    return verified

@@ -1,0 +1,61 @@
+"""Why something was refused, failed or was rolled back. The values are part of the wire format: stable, never reused."""
+
+from enum import Enum
+
+from ota.errors import OtaError
+
+
+class Reason(Enum):
+    """A stable reason code, as it stands in reports, logs and errors."""
+
+    # bytes and signatures
+    TOO_LARGE = "too-large"
+    MALFORMED = "malformed"
+    SIGNATURE_MISSING = "signature-missing"
+    SIGNATURE_INVALID = "signature-invalid"
+    SIGNER_UNKNOWN = "signer-unknown"
+    SIGNER_THRESHOLD = "signer-threshold"
+    ROOT_NOT_NEXT = "root-not-next"
+    # manifest
+    MANIFEST_DIGEST_MISMATCH = "manifest-digest-mismatch"
+    COMMAND_UNSUPPORTED = "command-unsupported"
+    VENDOR_MISMATCH = "vendor-mismatch"
+    CLASS_MISMATCH = "class-mismatch"
+    SEQUENCE_TOO_OLD = "sequence-too-old"
+    EPOCH_TOO_OLD = "epoch-too-old"
+    # deployment
+    GROUP_MISMATCH = "group-mismatch"
+    DEPLOYMENT_REPLAYED = "deployment-replayed"
+    DEPLOYMENT_EXPIRED = "deployment-expired"
+    DEPLOYMENT_STOPPED = "deployment-stopped"
+    ROOT_EXPIRED = "root-expired"
+    CLOCK_NOT_SET = "clock-not-set"
+    # transfer
+    INDEX_MISMATCH = "index-mismatch"
+    CHUNK_DIGEST_MISMATCH = "chunk-digest-mismatch"
+    CHUNK_MISSING = "chunk-missing"
+    BLOB_DIGEST_MISMATCH = "blob-digest-mismatch"
+    MANIFEST_MISSING = "manifest-missing"
+    DISK_FULL = "disk-full"
+    # module
+    CAPABILITY_DENIED = "capability-denied"
+    MODULE_INVALID = "module-invalid"
+    IMPORT_UNDECLARED = "import-undeclared"
+    EXPORT_MISSING = "export-missing"
+    START_FAILED = "start-failed"
+    STATE_REFUSED = "state-refused"
+    # running
+    TRAPPED = "trapped"
+    CRASHED = "crashed"
+    DEADLINE_EXCEEDED = "deadline-exceeded"
+    UNHEALTHY = "unhealthy"
+    TRIAL_INTERRUPTED = "trial-interrupted"
+
+
+class Refused(OtaError):
+    """Something from outside was not accepted; `reason` is the stable code, the text says what was expected and found."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail

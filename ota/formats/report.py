@@ -1,0 +1,197 @@
+"""What devices say: reports (retained), log records and telemetry."""
+
+from dataclasses import dataclass, field
+
+from ota.formats import cbor
+from ota.formats.fields import Fields, malformed
+from ota.formats.reasons import Reason
+
+REPORT_LIMIT_BYTES = 16 * 1024
+BATCH_LIMIT_BYTES = 512 * 1024
+BATCH_LIMIT_RECORDS = 1000
+STATES = ("idle", "offered", "fetching", "staged", "trial", "confirmed", "rejected", "failed", "rolled-back")
+SLOTS = ("confirmed", "previous", "factory", "trial", "none")
+LEVELS = ("trace", "debug", "info", "warn", "error")
+_REASONS = frozenset(reason.value for reason in Reason) | {""}
+
+
+@dataclass(frozen=True)
+class Running:
+    """The module that handles events now."""
+
+    name: str = ""
+    version: str = ""
+    manifest: bytes = b""  # digest of the envelope; empty for a factory module or none
+    sequence: int = 0
+    slot: str = "none"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The last update that was offered, and what became of it."""
+
+    state: str = "idle"
+    deployment: bytes = b""
+    manifest: bytes = b""
+    reason: str = ""
+    detail: str = ""
+    done_chunks: int = 0
+    chunks: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """A device's state. Times in seconds."""
+
+    device: str
+    group: str
+    board: str
+    agent: str
+    time_s: int
+    uptime_s: int
+    online: bool = True
+    running: Running = Running()
+    attempt: Attempt = Attempt()
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Encoded."""
+        running, attempt = self.running, self.attempt
+        return cbor.encode(
+            {
+                "v": 1,
+                "device": self.device,
+                "group": self.group,
+                "board": self.board,
+                "agent": self.agent,
+                "time": self.time_s,
+                "uptime": self.uptime_s,
+                "online": self.online,
+                "running": {
+                    "name": running.name,
+                    "version": running.version,
+                    "manifest": running.manifest,
+                    "sequence": running.sequence,
+                    "slot": running.slot,
+                },
+                "attempt": {
+                    "state": attempt.state,
+                    "deployment": attempt.deployment,
+                    "manifest": attempt.manifest,
+                    "reason": attempt.reason,
+                    "detail": attempt.detail[:500],
+                    "done": attempt.done_chunks,
+                    "chunks": attempt.chunks,
+                },
+                "counters": self.counters,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Report":
+        """Raises Refused TOO_LARGE, MALFORMED. A report is not signed: believe it as far as the broker's access control goes."""
+        what = "report"
+        keys = ("v", "device", "group", "board", "agent", "time", "uptime", "online", "running", "attempt", "counters")
+        top = Fields(cbor.decode(data, what, REPORT_LIMIT_BYTES), what, keys)
+        top.number("v", 1, 1)
+        running = Fields(top.map("running"), what, ("name", "version", "manifest", "sequence", "slot"))
+        attempt = Fields(
+            top.map("attempt"), what, ("state", "deployment", "manifest", "reason", "detail", "done", "chunks")
+        )
+        counters = top.map("counters")
+        if len(counters) > 64 or not all(isinstance(k, str) and type(n) is int for k, n in counters.items()):
+            raise malformed(what, "the counters are not numbers by name")
+        return cls(
+            device=top.name("device"),
+            group=top.name("group"),
+            board=top.name("board"),
+            agent=top.text("agent", 64),
+            time_s=top.number("time"),
+            uptime_s=top.number("uptime"),
+            online=top.flag("online"),
+            running=Running(
+                name=running.text("name", 64),
+                version=running.text("version", 64),
+                manifest=running.data("manifest", limit=32),
+                sequence=running.number("sequence"),
+                slot=_one_of(running.text("slot"), SLOTS),
+            ),
+            attempt=Attempt(
+                state=_one_of(attempt.text("state"), STATES),
+                deployment=attempt.data("deployment", limit=16),
+                manifest=attempt.data("manifest", limit=32),
+                reason=_one_of(attempt.text("reason"), _REASONS),
+                detail=attempt.text("detail", 500),
+                done_chunks=attempt.number("done"),
+                chunks=attempt.number("chunks"),
+            ),
+            counters=dict(counters),
+        )
+
+
+def _one_of(value: str, known: tuple[str, ...] | frozenset[str]) -> str:
+    if value not in known:
+        raise malformed("report", f"{value!r} is not one of {', '.join(sorted(known))}")
+    return value
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One line of a log; `module` is name and version, or empty when the agent speaks."""
+
+    time_s: float
+    level: str
+    module: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a module. `number` rises by one with each message of the device, so that a receiver can drop repeats."""
+
+    number: int
+    time_s: float
+    module: str
+    topic: str
+    payload: bytes
+
+
+def encode_logs(records: list[LogRecord]) -> bytes:
+    """A batch of log records."""
+    return cbor.encode([[each.time_s, each.level, each.module, each.message] for each in records])
+
+
+def decode_logs(data: bytes) -> list[LogRecord]:
+    """Raises Refused TOO_LARGE, MALFORMED."""
+    records = []
+    for item in _batch(data, "log records"):
+        match item:
+            case [float() as time_s, str() as level, str() as module, str() as message] if level in LEVELS:
+                records.append(LogRecord(time_s, level, module, message))
+            case _:
+                raise malformed("log records", "a record is not [time, level, module, message]")
+    return records
+
+
+def encode_messages(messages: list[Message]) -> bytes:
+    """A batch of messages."""
+    return cbor.encode([[each.number, each.time_s, each.module, each.topic, each.payload] for each in messages])
+
+
+def decode_messages(data: bytes) -> list[Message]:
+    """Raises Refused TOO_LARGE, MALFORMED."""
+    messages = []
+    for item in _batch(data, "telemetry"):
+        match item:
+            case [int() as number, float() as time_s, str() as module, str() as topic, bytes() as payload]:
+                messages.append(Message(number, time_s, module, topic, payload))
+            case _:
+                raise malformed("telemetry", "a message is not [number, time, module, topic, payload]")
+    return messages
+
+
+def _batch(data: bytes, what: str) -> list[object]:
+    value = cbor.decode(data, what, BATCH_LIMIT_BYTES)
+    if not isinstance(value, list) or len(value) > BATCH_LIMIT_RECORDS:
+        raise malformed(what, "not a list of records")
+    return value

@@ -1,0 +1,72 @@
+"""A payload and the signatures over it: how root and deployment documents travel.
+
+`[payload, [COSE_Sign1, …]]`, each COSE_Sign1 detached, with algorithm, key identifier and type in its protected headers. The
+type (RFC 9596) keeps a signature over one kind of document from passing for one over another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ota.formats import cbor
+from ota.formats.cose import ALGORITHM, KEY_ID, TYPE, Sign1, VerifyKey
+from ota.formats.fields import malformed
+from ota.formats.reasons import Reason, Refused
+
+MAX_SIGNATURES = 16
+
+
+@dataclass(frozen=True)
+class Role:
+    """Who may sign: at least `threshold` of these keys."""
+
+    keys: Mapping[bytes, VerifyKey]  # by key identifier
+    threshold: int
+
+
+@dataclass(frozen=True)
+class SignedDocument:
+    """A decoded envelope, not yet verified."""
+
+    payload: bytes
+    signatures: tuple[Sign1, ...]
+
+    @classmethod
+    def from_bytes(cls, data: bytes, what: str, limit_bytes: int) -> "SignedDocument":
+        """Raises Refused TOO_LARGE, MALFORMED, SIGNATURE_MISSING."""
+        match cbor.decode(data, what, limit_bytes):
+            case [bytes() as payload, list() as signatures] if len(signatures) <= MAX_SIGNATURES:
+                pass
+            case _:
+                raise malformed(what, "not [payload, signatures]")
+        if not signatures:
+            raise Refused(Reason.SIGNATURE_MISSING, f"{what} is not signed")
+        if not all(isinstance(each, bytes) for each in signatures):
+            raise malformed(what, "a signature is not bytes")
+        return cls(payload, tuple(Sign1.from_bytes(each) for each in signatures))
+
+    def verify(self, role: Role, kind: str, what: str) -> bytes:
+        """The payload, once enough keys of the role have signed it as a document of this kind; see `check_signatures`."""
+        check_signatures(self.signatures, self.payload, role, kind, what)
+        return self.payload
+
+
+def check_signatures(signatures: tuple[Sign1, ...], payload: bytes, role: Role, kind: str | None, what: str) -> None:
+    """Counts distinct keys of the role with a right signature; `kind` is the type that the headers must name, if any.
+
+    Raises Refused SIGNATURE_INVALID when a signature that claims a key of the role is wrong, SIGNER_UNKNOWN when no signature
+    claims one, SIGNER_THRESHOLD when there are too few.
+    """
+    good: set[bytes] = set()
+    for signature in signatures:
+        key_id = signature.headers.get(KEY_ID)
+        key = role.keys.get(key_id) if isinstance(key_id, bytes) else None
+        if key is None or not isinstance(key_id, bytes):
+            continue
+        if ALGORITHM not in signature.headers or signature.headers.get(TYPE) != kind:
+            raise Refused(Reason.SIGNATURE_INVALID, f"{what}: a signature does not name its algorithm and the type {kind!r}")
+        signature.verify(key, payload)
+        good.add(key_id)
+    if not good:
+        raise Refused(Reason.SIGNER_UNKNOWN, f"{what}: no signature is by a key that may sign it")
+    if len(good) < role.threshold:
+        raise Refused(Reason.SIGNER_THRESHOLD, f"{what}: {len(good)} of {role.threshold} needed signatures")

@@ -1,0 +1,82 @@
+"""Names on the broker. Everything is retained except telemetry and logs, and everything big is named by its digest."""
+
+from ota.formats.fields import is_name
+
+PREFIX = "ota/v1"
+
+
+def root(number: int) -> str:
+    """Root document number `number`."""
+    return f"{PREFIX}/root/{number}"
+
+
+def desired(group: str) -> str:
+    """The deployment of a group."""
+    return f"{PREFIX}/group/{_name(group)}/desired"
+
+
+def manifest(digest: bytes) -> str:
+    """A SUIT envelope, by the SHA-256 of its bytes."""
+    return f"{PREFIX}/manifest/{digest.hex()}"
+
+
+def blob_index(digest: bytes) -> str:
+    """The chunk index of a blob."""
+    return f"{PREFIX}/blob/{digest.hex()}/index"
+
+
+def blob_chunk(digest: bytes, number: int) -> str:
+    """One chunk of a blob, from 0."""
+    return f"{PREFIX}/blob/{digest.hex()}/{number}"
+
+
+def report(device: str) -> str:
+    """What a device says of itself; "+" for those of all devices."""
+    return f"{PREFIX}/device/{_name(device)}/report"
+
+
+def log(device: str) -> str:
+    """A device's log records."""
+    return f"{PREFIX}/device/{_name(device)}/log"
+
+
+def telemetry(device: str) -> str:
+    """A device's messages."""
+    return f"{PREFIX}/device/{_name(device)}/telemetry"
+
+
+def _name(value: str) -> str:
+    if value != "+" and not is_name(value):
+        raise ValueError(f"{value!r} can't be a level of a topic")
+    return value
+
+
+def is_filter(value: str) -> bool:
+    """Whether text is an MQTT topic filter (MQTT 5, section 4.7) of at most 256 characters."""
+    levels = value.split("/")
+    return (
+        0 < len(value) <= 256
+        and "\0" not in value
+        and all("#" not in level or (level == "#" and last == len(levels) - 1) for last, level in enumerate(levels))
+        and all("+" not in level or level == "+" for level in levels)
+    )
+
+
+def is_topic(value: str) -> bool:
+    """Whether text is a topic name: a filter without wildcards."""
+    return is_filter(value) and "#" not in value and "+" not in value
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that the filter (or topic) `narrow` matches is matched by the filter `wide`."""
+    wide_levels, narrow_levels = wide.split("/"), narrow.split("/")
+    if narrow.startswith("$") and wide[:1] in ("#", "+"):
+        return False  # MQTT 5, section 4.7.2
+    for index, level in enumerate(wide_levels):
+        if level == "#":
+            return True
+        if index >= len(narrow_levels) or narrow_levels[index] == "#":
+            return False
+        if level not in ("+", narrow_levels[index]):
+            return False
+    return len(wide_levels) == len(narrow_levels)

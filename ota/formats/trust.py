@@ -1,0 +1,110 @@
+"""The root of trust: which keys may sign what. TUF's rules (specification 1.0.33, section 5.3) over CBOR and COSE.
+
+Root N+1 takes the place of root N when it is signed by the thresholds of N and of N+1. A key that the newest root does not
+name is revoked. Expiry is told to the caller, who lets it gate the start of an install and nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ota.formats import cbor
+from ota.formats.cose import VerifyKey
+from ota.formats.fields import MAX_TIME_S, Fields, malformed
+from ota.formats.reasons import Reason, Refused
+from ota.formats.signed import Role, SignedDocument
+
+ROOT_LIMIT_BYTES = 64 * 1024
+ROOT_TYPE = "application/vnd.wamr-ota.root+cbor"
+ROLES = ("root", "release", "deploy")
+MAX_KEYS = 32
+_VERSION, _NUMBER, _ISSUED, _EXPIRES, _VENDOR, _KEYS, _ROLES = 1, 2, 3, 4, 5, 6, 7
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root document's content. Times are seconds since 1970."""
+
+    number: int
+    issued_s: int
+    expires_s: int
+    vendor: str  # a domain name; manifests name its UUID
+    roles: Mapping[str, Role]
+
+    def to_payload(self) -> bytes:
+        """The bytes that root keys sign."""
+        keys = {key_id: key.to_cose_key() for role in self.roles.values() for key_id, key in role.keys.items()}
+        roles = {name: [sorted(role.keys), role.threshold] for name, role in self.roles.items()}
+        return cbor.encode(
+            {
+                _VERSION: 1,
+                _NUMBER: self.number,
+                _ISSUED: self.issued_s,
+                _EXPIRES: self.expires_s,
+                _VENDOR: self.vendor,
+                _KEYS: keys,
+                _ROLES: roles,
+            }
+        )
+
+    @classmethod
+    def _from_payload(cls, payload: bytes) -> "Root":
+        what = "root document"
+        value = cbor.decode(payload, what, ROOT_LIMIT_BYTES)
+        fields = Fields(value, what, (_VERSION, _NUMBER, _ISSUED, _EXPIRES, _VENDOR, _KEYS, _ROLES))
+        fields.number(_VERSION, 1, 1)
+        keys = {}
+        for key_id, cose_key in fields.map(_KEYS).items():
+            key = VerifyKey.from_cose_key(cose_key)
+            if key.key_id != key_id:
+                raise malformed(what, "a key is not listed under its own identifier")
+            keys[key_id] = key
+        if len(keys) > MAX_KEYS:
+            raise malformed(what, f"{len(keys)} keys, the limit is {MAX_KEYS}")
+        roles = Fields(fields.map(_ROLES), f"{what}, roles", ROLES)
+        return cls(
+            number=fields.number(_NUMBER, 1),
+            issued_s=fields.number(_ISSUED, 0, MAX_TIME_S),
+            expires_s=fields.number(_EXPIRES, 0, MAX_TIME_S),
+            vendor=fields.text(_VENDOR, 253),
+            roles={name: _role(roles.items(name, 2), keys, name) for name in ROLES},
+        )
+
+
+def _role(value: list[Any], keys: Mapping[bytes, VerifyKey], name: str) -> Role:
+    match value:
+        case [list() as key_ids, int() as threshold] if not isinstance(threshold, bool):
+            pass
+        case _:
+            raise malformed("root document", f"role {name} is not [keys, threshold]")
+    if not all(isinstance(key_id, bytes) and key_id in keys for key_id in key_ids):
+        raise malformed("root document", f"role {name} names a key that is not listed")
+    members = {key_id: keys[key_id] for key_id in key_ids}
+    if len(members) != len(key_ids) or not 1 <= threshold <= len(members):
+        raise malformed("root document", f"role {name} has {len(members)} keys and threshold {threshold}")
+    return Role(members, threshold)
+
+
+def first_root(data: bytes) -> Root:
+    """The root that a device is born with: trusted because it was put there, checked against its own keys all the same.
+
+    Raises Refused as `next_root` does.
+    """
+    document = SignedDocument.from_bytes(data, "root document", ROOT_LIMIT_BYTES)
+    root = Root._from_payload(document.payload)
+    document.verify(root.roles["root"], ROOT_TYPE, "root document")
+    return root
+
+
+def next_root(current: Root, data: bytes) -> Root:
+    """The root that follows `current`, signed by the thresholds of both.
+
+    Raises Refused ROOT_NOT_NEXT when its number is not the next, TOO_LARGE, MALFORMED, and the SIGNATURE and SIGNER reasons.
+    """
+    document = SignedDocument.from_bytes(data, "root document", ROOT_LIMIT_BYTES)
+    document.verify(current.roles["root"], ROOT_TYPE, f"root document after number {current.number}")
+    root = Root._from_payload(document.payload)
+    if root.number != current.number + 1:
+        raise Refused(Reason.ROOT_NOT_NEXT, f"root {root.number} can't follow root {current.number}")
+    document.verify(root.roles["root"], ROOT_TYPE, f"root document {root.number}")
+    return root

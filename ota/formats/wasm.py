@@ -1,0 +1,95 @@
+"""The imports and exports of a core module, read from its bytes: what an operator checks before anything is signed.
+
+Structure only (WebAssembly core 2.0, section 5.5). The runtime on the board reads the module again and is the one that decides.
+"""
+
+from dataclasses import dataclass
+
+from ota.formats.fields import malformed
+from ota.formats.reasons import Refused
+
+_IMPORT, _EXPORT = 2, 7
+_FUNCTION, _TABLE, _MEMORY, _GLOBAL = range(4)
+MAX_ITEMS = 100_000
+
+
+@dataclass(frozen=True)
+class ModuleShape:
+    """What a module needs and offers by name."""
+
+    imports: tuple[tuple[str, str], ...]  # functions: (module, name)
+    exports: tuple[str, ...]
+
+
+def read(data: bytes) -> ModuleShape:
+    """Raises Refused MALFORMED for bytes that are not a core module, or one that imports anything but functions."""
+    if data[:8] != b"\0asm\x01\0\0\0":
+        raise malformed("module", "not a WebAssembly core module")
+    imports: tuple[tuple[str, str], ...] = ()
+    exports: tuple[str, ...] = ()
+    reader = _Reader(data, 8)
+    while reader.at < len(data):
+        kind, size = reader.byte(), reader.number()
+        end = reader.at + size
+        if end > len(data):
+            raise malformed("module", "a section ends behind the file")
+        if kind == _IMPORT:
+            imports = tuple(reader.function_import() for _ in range(reader.count()))
+        elif kind == _EXPORT:
+            exports = tuple(reader.export() for _ in range(reader.count()))
+        reader.at = end
+    return ModuleShape(imports, exports)
+
+
+class _Reader:
+    def __init__(self, data: bytes, at: int) -> None:
+        self._data = data
+        self.at = at
+
+    def byte(self) -> int:
+        if self.at >= len(self._data):
+            raise malformed("module", "it ends too early")
+        self.at += 1
+        return self._data[self.at - 1]
+
+    def number(self) -> int:
+        value = 0
+        for shift in range(0, 35, 7):
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise malformed("module", "a number of more than 32 bits")
+
+    def count(self) -> int:
+        count = self.number()
+        if count > MAX_ITEMS:
+            raise malformed("module", f"{count} items in a section")
+        return count
+
+    def name(self) -> str:
+        size = self.number()
+        raw = self._data[self.at : self.at + size]
+        self.at += size
+        if len(raw) < size:
+            raise malformed("module", "it ends too early")
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise malformed("module", "a name that is not UTF-8") from None
+
+    def function_import(self) -> tuple[str, str]:
+        module, name, kind = self.name(), self.name(), self.byte()
+        if kind != _FUNCTION:
+            raise self._not_a_function(module, name)
+        self.number()
+        return module, name
+
+    def _not_a_function(self, module: str, name: str) -> Refused:
+        return malformed("module", f"import {module}.{name} is not a function")
+
+    def export(self) -> str:
+        name = self.name()
+        self.byte()
+        self.number()
+        return name
