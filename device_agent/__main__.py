@@ -41,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_module(arguments.module, arguments.event, trace=arguments.trace, as_json=arguments.json)
         if arguments.command == "check":
             check_configuration(arguments.config)
-            print(f"{arguments.config}: good")  # noqa: T201
+            print(f"{arguments.config}: good")
             return 0
         return serve(arguments.config, arguments.log_format, debug=arguments.debug)
     except OtaError as error:
         if arguments.debug:
             raise
-        print(f"device-agent: {error}", file=sys.stderr)  # noqa: T201
+        print(f"device-agent: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -78,10 +78,10 @@ class Agent:
         self._restart_s = RESTART_MIN_S
         self._proof: asyncio.TimerHandle | None = None
         self._logs: collections.deque[LogRecord] = collections.deque(maxlen=LOG_LINES_KEPT)
-        self._supervisor = Supervisor(
-            self._outcome, self._worker_failed, self._keys_of, config.event_queue, self._counters
-        )
+        self._supervisor = Supervisor(self._outcome, self._worker_failed, self._keys_of, config.event_queue, self._counters)
         self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
+        if self._link is not None:
+            self._link.set_will(topics.online(config.device), topics.OFFLINE)
         self._outbox = Outbox(self._store, self._on_writer, self._send_telemetry, self._counters, config.outbox_messages)
         fetcher = Fetcher(self._link, self._store, self._on_writer, config.fetch_timeout_s)
         update = self._store.last_update()
@@ -98,7 +98,6 @@ class Agent:
         if self._link is not None:
             self._link.subscribe(topics.desired(self._config.group))
             self._link.subscribe(topics.root(self._root.number + 1))
-            self._set_will()
             self._keep(self._link.run())
         if self._config.proc_period_s:
             self._keep(sources.sample(self._config.proc_period_s, self._supervisor.offer))
@@ -121,9 +120,7 @@ class Agent:
     def verify(self, envelope: bytes) -> manifests.VerifiedManifest:
         """The manifest, if this board may install it. Raises Refused."""
         classes = {manifests.class_id(self._vendor, self._config.board, "wasm", ABI)}
-        acceptance = manifests.Acceptance(
-            self._vendor, classes, self._store.number("sequence"), self._store.number("epoch")
-        )
+        acceptance = manifests.Acceptance(self._vendor, classes, self._store.number("sequence"), self._store.number("epoch"))
         verified = manifests.verify(envelope, self._root, acceptance)
         check_granted(verified.manifest.module.capabilities, self._config.grants)
         return verified
@@ -157,7 +154,6 @@ class Agent:
     def report(self) -> None:
         """Publishes the report, retained."""
         if self._link is not None and self._link.online:
-            self._set_will()
             self._link.publish(topics.report(self._config.device), self._report().to_bytes(), retain=True)
 
     def update_ended(self) -> None:
@@ -187,7 +183,12 @@ class Agent:
                 return False
             try:
                 found = await self._on_writer(
-                    slots.candidate, name, self._store, self._config.factory, self._config.grants, dict(self._config.module_config)
+                    slots.candidate,
+                    name,
+                    self._store,
+                    self._config.factory,
+                    self._config.grants,
+                    dict(self._config.module_config),
                 )
                 if found is None:
                     return False
@@ -387,10 +388,11 @@ class Agent:
     # -- the link
 
     def _online(self) -> None:
+        assert self._link is not None
         logger.info("online")
         for each in self._subscriptions():
-            assert self._link is not None
             self._link.subscribe(each)
+        self._link.publish(topics.online(self._config.device), topics.ONLINE, retain=True)
         self.report()
         self._outbox.poke()
 
@@ -416,11 +418,7 @@ class Agent:
                 if not await self._link.publish(topics.log(self._config.device), encode_logs(batch)):
                     self._logs.extendleft(reversed(batch))
 
-    def _set_will(self) -> None:
-        if self._link is not None:
-            self._link.set_will(topics.report(self._config.device), self._report(online=False).to_bytes())
-
-    def _report(self, *, online: bool = True) -> Report:
+    def _report(self) -> Report:
         update, refusal = self._runner.update, self._refusal
         attempt = Attempt(
             state=update.phase.value,
@@ -445,7 +443,6 @@ class Agent:
             agent=agent_version(),
             time_s=max(0, int(time.time())),
             uptime_s=int(time.monotonic() - self._started),
-            online=online,
             running=self._trial_running if on_trial else self._running,
             attempt=attempt,
             counters=counters,
@@ -489,10 +486,8 @@ class Agent:
         await self._checkpoint()
         self._supervisor.stop()
         await self._outbox.flush()
-        if self._link is not None and self._link.online:
-            offline = self._report(online=False).to_bytes()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._link.publish(topics.report(self._config.device), offline, retain=True), 2)
+        if self._link is not None:
+            await self._link.say_goodbye(topics.online(self._config.device), topics.OFFLINE)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

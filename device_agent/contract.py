@@ -83,9 +83,7 @@ class ModuleHost:
             check_imports([(each.module, each.name) for each in module.imports], self._capabilities)
             self.interfaces = check_exports(each.name for each in module.exports)
             _check_types(module.exports)
-            self._instance = module.instantiate(
-                self._hosts(), stack_bytes=STACK_BYTES, max_pages=description.limits.memory_pages
-            )
+            self._instance = module.instantiate(self._hosts(), stack_bytes=STACK_BYTES, max_pages=description.limits.memory_pages)
             self._realloc = self._instance.function("cabi_realloc")
         except BaseException:
             self._runtime.close()
@@ -217,7 +215,7 @@ class ModuleHost:
     # -- out of the module: each takes and returns flat core values
 
     def _hosts(self) -> dict[str, dict[str, Callable[..., Any]]]:
-        hosts = {
+        hosts: dict[str, dict[str, Callable[..., Any]]] = {
             "logging": {"log": self._log_call},
             "messaging": {"publish": self._publish},
             "keyvalue": {"get": self._key_get, "set": self._key_set, "delete": self._key_delete},

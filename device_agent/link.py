@@ -4,6 +4,7 @@ Only looking up and connecting, which paho can't do without blocking, happens on
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -16,12 +17,14 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from device_agent.config import BrokerConfig
 
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.5, 60.0
 CONNECT_TIMEOUT_S = 10.0
 MISC_PERIOD_S = 0.5
+GOODBYE_S = 2.0
 MAX_PACKET_BYTES = 4 << 20
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ class Link:
         self._on_message, self._on_online, self._on_offline = on_message, on_online, on_offline
         self._filters: set[str] = set()
         self._acknowledged: dict[int, asyncio.Future[bool]] = {}
-        self._socket: socket.socket | None = None
+        self._socket: Any = None  # plain or TLS
         self._lost = asyncio.Event()
         self.online = False
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"wamr-ota-{device}", protocol=paho.MQTTv5)
@@ -53,10 +56,11 @@ class Link:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
-        client.on_message = lambda _client, _data, message: self._on_message(message.topic, message.payload)
+        client.on_message = lambda _client, _data, message: self._on_message(message.topic, bytes(message.payload))
+        client.on_socket_close = lambda _client, _data, closing: self._let_go(closing)
         client.on_socket_register_write = lambda *_: self._from_any_thread(self._watch_writes, True)
         client.on_socket_unregister_write = lambda *_: self._from_any_thread(self._watch_writes, False)
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = MAX_PACKET_BYTES
         client.connect_async(
             config.url.host, config.url.port, keepalive=config.keepalive_s, clean_start=True, properties=properties
@@ -81,6 +85,15 @@ class Link:
         finally:
             self._client.disconnect()
             self._release()
+
+    async def say_goodbye(self, topic: str, payload: bytes) -> None:
+        """A last retained message, then the end of the connection, told to the broker; waits two seconds at most."""
+        if not self.online:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.publish(topic, payload, retain=True), GOODBYE_S)
+        self._client.disconnect()
+        await asyncio.sleep(0)  # lets the loop write it
 
     def subscribe(self, topic: str) -> None:
         """Asks for a topic or filter now, if online, and after each reconnection."""
@@ -132,10 +145,12 @@ class Link:
     async def _serve(self) -> None:
         """Runs one connection until it is lost."""
         self._lost.clear()
-        connection = self._client.socket()
+        connection: Any = self._client.socket()
         if connection is None:
             return
         self._socket = connection
+        with contextlib.suppress(OSError):  # requests are small and wait for answers: do not hold them back
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop.add_reader(connection.fileno(), self._readable)
         self._watch_writes(True)
         try:
@@ -149,11 +164,15 @@ class Link:
         finally:
             self._release()
 
-    def _release(self) -> None:
-        if self._socket is not None and self._socket.fileno() >= 0:
+    def _let_go(self, closing: Any) -> None:
+        """The loop must forget a socket before it is closed; paho says when. One that was never served is not this loop's."""
+        if closing is not None and closing is self._socket:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
-        self._socket = None
+            self._socket = None
+
+    def _release(self) -> None:
+        self._let_go(self._socket)
         was_online, self.online = self.online, False
         for future in self._acknowledged.values():
             if not future.done():
@@ -166,7 +185,7 @@ class Link:
         self._loop.call_soon_threadsafe(function, *values)
 
     def _watch_writes(self, wanted: bool) -> None:
-        if self._socket is None or self._socket.fileno() < 0:
+        if self._socket is None:
             return
         if wanted:
             self._loop.add_writer(self._socket.fileno(), self._writable)
@@ -192,16 +211,12 @@ class Link:
             return
         self.online = True
         if self._filters:
-            client.subscribe([(each, paho.SubscribeOptions(qos=1)) for each in sorted(self._filters)])
+            client.subscribe([(each, SubscribeOptions(qos=1)) for each in sorted(self._filters)])
         self._on_online()
 
     def _disconnected(
         self, client: paho.Client, data: Any, flags: paho.DisconnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
-        # paho closes the socket after this; the loop must let go of it first.
-        if self._socket is not None and self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket.fileno())
-            self._loop.remove_writer(self._socket.fileno())
         self._lost.set()
 
     def _published(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, properties: Properties | None) -> None:

@@ -1,4 +1,4 @@
-"""Messages of modules on their way out: kept on disk until the broker has them, in order, the oldest dropped when there is no room."""
+"""Messages of modules on their way out: kept on disk, in order, until the broker has them; the oldest go when there is no room."""
 
 import asyncio
 import logging

@@ -47,7 +47,8 @@ def run_module(module: Path, events: list[str], *, trace: bool, as_json: bool) -
         raise RunError(f"{module}: {error}") from error
     try:
         _show_outcome(show, "started", host.begin(b"", {}))
-        return 0 if all([_deliver(host, show, topic, payload.encode()) for topic, _, payload in pairs]) else 1
+        handled = [_deliver(host, show, topic, payload.encode()) for topic, _, payload in pairs]
+        return 0 if all(handled) else 1
     except (Trap, ContractError) as error:
         _show_trap(show, error)
         return 1

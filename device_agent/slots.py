@@ -36,10 +36,7 @@ def candidate(name: str, store: Store, factory: Path | None, grants: Capabilitie
 
     Raises Refused when it is damaged or asks for more than the board's policy grants, FactoryError.
     """
-    if name == "factory":
-        found = _factory(factory)
-    else:
-        found = _stored(name, store)
+    found = _factory(factory) if name == "factory" else _stored(name, store)
     if found is None:
         return None
     manifest, blob, digest = found

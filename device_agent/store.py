@@ -6,6 +6,7 @@ fsynced, renamed, and its folder fsynced. The journal is hash-chained: each row'
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import sqlite3
@@ -136,9 +137,7 @@ class Store:
             self._append(update, time_s)
             self._database.execute("delete from slots where name = 'previous'")
             self._database.execute("update slots set name = 'previous' where name = 'confirmed'")
-            self._database.execute(
-                "insert into slots values ('confirmed', ?, ?, ?, 0)", (slot.envelope, slot.sequence, slot.epoch)
-            )
+            self._database.execute("insert into slots values ('confirmed', ?, ?, ?, 0)", (slot.envelope, slot.sequence, slot.epoch))
             self._raise("sequence", slot.sequence)
             self._raise("epoch", slot.epoch)
 
@@ -156,7 +155,7 @@ class Store:
         rows = self._database.execute(
             "select time_s, phase, deployment, manifest, resumptions, reason, detail, chain from journal order by id"
         ).fetchall()
-        return all(_chain(before[-1], after[:-1]) == after[-1] for before, after in zip(rows, rows[1:], strict=False))
+        return all(_chain(before[-1], after[:-1]) == after[-1] for before, after in itertools.pairwise(rows))
 
     # -- envelopes and blobs
 
@@ -196,7 +195,9 @@ class Store:
         present = part.stat().st_size if part.exists() else 0
         free = shutil.disk_usage(self._blobs).free
         if free - (index.size - present) < self._free_bytes:
-            raise Refused(Reason.DISK_FULL, f"{free} bytes are free, {index.size - present} and a reserve of {self._free_bytes} needed")
+            raise Refused(
+                Reason.DISK_FULL, f"{free} bytes are free, {index.size - present} and a reserve of {self._free_bytes} needed"
+            )
         missing = set()
         with _disk_full(), part.open("ab+") as file:
             file.truncate(index.size)
@@ -285,9 +286,7 @@ class Store:
                     if write.value is None:
                         self._database.execute("delete from keyvalue where module = ? and key = ?", (module, write.key))
                     else:
-                        self._database.execute(
-                            "insert or replace into keyvalue values (?, ?, ?)", (module, write.key, write.value)
-                        )
+                        self._database.execute("insert or replace into keyvalue values (?, ?, ?)", (module, write.key, write.value))
                 self._database.executemany(
                     "insert into outbox (time_s, module, topic, payload) values (?, ?, ?, ?)",
                     [(each.time_s, each.module, each.topic, each.payload) for each in messages],
@@ -355,7 +354,8 @@ class Store:
 
     def _raise(self, name: str, value: int) -> None:
         self._database.execute(
-            "insert into numbers values (?, ?) on conflict (name) do update set value = max(value, excluded.value)", (name, value)
+            "insert into numbers values (?, ?) on conflict (name) do update set value = max(value, excluded.value)",
+            (name, value),
         )
 
     def _part(self, index: ChunkIndex) -> Path:

@@ -97,9 +97,7 @@ class PublishReport:
     """Tell the operator."""
 
 
-Effect = (
-    WriteJournal | FetchManifest | FetchBlob | StartWorker | BeginTrial | Commit | RollBack | StopOld | Discard | PublishReport
-)
+Effect = WriteJournal | FetchManifest | FetchBlob | StartWorker | BeginTrial | Commit | RollBack | StopOld | Discard | PublishReport
 
 _EFFECTS: dict[Phase, Callable[[Update], tuple[Effect, ...]]] = {
     Phase.OFFERED: lambda u: (WriteJournal(u), Discard(), PublishReport(), FetchManifest(u.manifest)),
@@ -127,9 +125,7 @@ def step(update: Update, event: Event) -> tuple[Update, tuple[Effect, ...]]:
         moved = replace(update, phase=target, resumptions=update.resumptions + _counts(update.phase))
     else:
         why_now: Any = event
-        moved = replace(
-            update, phase=target, reason=getattr(why_now, "reason", None), detail=getattr(why_now, "detail", "")
-        )
+        moved = replace(update, phase=target, reason=getattr(why_now, "reason", None), detail=getattr(why_now, "detail", ""))
     return moved, _EFFECTS[target](moved)
 
 

@@ -121,7 +121,6 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the process at once; whoever waits for an answer gets WorkerFailed. Again: no effect."""
-        self._died = lambda worker, failure: None
         self._fail(Reason.CRASHED, "the worker was stopped")
 
     async def _effects(self, request: frames.Request, deadline_s: float) -> frames.Done:
@@ -159,19 +158,18 @@ class Worker:
                 data = self._channel.recv(frames.FRAME_LIMIT_BYTES + 1)
             except BlockingIOError:
                 return
-            except OSError as error:
+            except OSError:
                 data = b""
-                self._fail(Reason.CRASHED, f"the worker is gone: {error.strerror}")
-            if not data:
-                self._fail(Reason.CRASHED, "the worker ended without a word")
-                return
-            self._receive(data)
+            if data:
+                self._receive(data)
+            else:
+                self._lost("the worker ended without a word")
 
     def _receive(self, data: bytes) -> None:
         try:
             answer = frames.decode_answer(data)
         except Refused as error:
-            self._fail(Reason.CRASHED, str(error))
+            self._lost(str(error))
             return
         if isinstance(answer, frames.Log):
             self._logged += 1
@@ -180,7 +178,14 @@ class Worker:
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
         else:
-            self._fail(Reason.CRASHED, "the worker spoke without being asked")
+            self._lost("the worker spoke without being asked")
+
+    def _lost(self, why: str) -> None:
+        """It ended by itself: whoever waits for an answer hears of it; when nobody does, `died` does."""
+        idle = self._answer is None
+        failure = self._fail(Reason.CRASHED, why)
+        if idle:
+            self._died(self, failure)
 
     def _fail(self, reason: Reason, detail: str) -> WorkerFailed:
         """The end of this worker; the first reason stays."""
@@ -189,8 +194,6 @@ class Worker:
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
             self._process.kill()
-            if self._answer is None:
-                self._loop.call_soon(self._died, self, self._failure)
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(self._failure)
         return self._failure

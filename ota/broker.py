@@ -11,6 +11,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ota.errors import OtaError
 from ota.workspace import Settings
@@ -83,7 +84,7 @@ class Broker:
 
     def subscribe(self, *filters: str) -> None:
         """Asks for messages; retained ones come first."""
-        self._client.subscribe([(each, paho.SubscribeOptions(qos=1)) for each in filters])
+        self._client.subscribe([(each, SubscribeOptions(qos=1)) for each in filters])
 
     def messages(self, timeout_s: float, quiet_s: float | None = None) -> Iterator[tuple[str, bytes]]:
         """Messages as they come, until `timeout_s` is over, or none has come for `quiet_s`."""
@@ -116,4 +117,4 @@ class Broker:
         self._connected.put("the connection broke")
 
     def _on_message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
-        self._incoming.put((message.topic, message.payload))
+        self._incoming.put((message.topic, bytes(message.payload)))

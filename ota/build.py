@@ -1,8 +1,8 @@
 """From a .wasm and its description to a signed update.
 
-    <name>-<version>/manifest.suit  the SUIT envelope
-                     module.wasm    the blob
-                     index.cbor     its chunk index
+<name>-<version>/manifest.suit  the SUIT envelope
+                 module.wasm    the blob
+                 index.cbor     its chunk index
 """
 
 import tomllib

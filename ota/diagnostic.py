@@ -1,7 +1,7 @@
 """Manifests and other documents for people: a description, and CBOR diagnostic notation (RFC 8949 section 8)."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cbor2
@@ -22,7 +22,7 @@ def _diag(value: Any, depth: int) -> str:
     pad, inner = "  " * depth, "  " * (depth + 1)
     if isinstance(value, cbor2.CBORTag):
         return f"{value.tag}({_diag(value.value, depth)})"
-    if isinstance(value, dict) and value:
+    if isinstance(value, Mapping) and value:
         items = ",\n".join(f"{inner}{_diag(key, depth)}: {_diag(each, depth + 1)}" for key, each in value.items())
         return f"{{\n{items}\n{pad}}}"
     if isinstance(value, (list, tuple)):
@@ -48,7 +48,7 @@ def _nested(value: bytes) -> tuple[Any] | None:
         decoded = cbor2.loads(value)
     except (cbor2.CBORDecodeError, ValueError):
         return None
-    return (decoded,) if cbor2.dumps(decoded) == value and isinstance(decoded, (dict, list, cbor2.CBORTag)) else None
+    return (decoded,) if cbor2.dumps(decoded) == value and isinstance(decoded, (Mapping, list, cbor2.CBORTag)) else None
 
 
 def describe_manifest(data: bytes) -> list[tuple[str, str]]:

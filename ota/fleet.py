@@ -12,24 +12,32 @@ from ota.formats.report import LogRecord, Message, Report, decode_logs, decode_m
 FINAL_STATES = ("confirmed", "rejected", "failed", "rolled-back")
 
 
-def reports(broker: Broker, quiet_s: float = 0.5, timeout_s: float = 10.0) -> dict[str, Report]:
-    """The last report of every device, by device. A report that can't be read is left out."""
-    broker.subscribe(topics.report("+"))
-    found = {}
+@dataclass(frozen=True)
+class Device:
+    """A device as the broker knows it: its last report, and whether it is connected."""
+
+    report: Report
+    online: bool
+
+
+def devices(broker: Broker, quiet_s: float = 0.5, timeout_s: float = 10.0) -> dict[str, Device]:
+    """Every device that ever reported, by name. A report that can't be read is left out."""
+    return {device.report.device: device for device in follow(broker, timeout_s, quiet_s)}
+
+
+def follow(broker: Broker, timeout_s: float, quiet_s: float | None = None) -> Iterator[Device]:
+    """Devices as they report, connect and disconnect, what is retained first."""
+    broker.subscribe(topics.report("+"), topics.online("+"))
+    reports: dict[str, Report] = {}
+    online: set[str] = set()
     for topic, payload in broker.messages(timeout_s, quiet_s):
-        report = _report(topic, payload)
-        if report is not None:
-            found[report.device] = report
-    return found
-
-
-def follow_reports(broker: Broker, timeout_s: float) -> Iterator[Report]:
-    """Reports as they come, the retained ones first."""
-    broker.subscribe(topics.report("+"))
-    for topic, payload in broker.messages(timeout_s):
-        report = _report(topic, payload)
-        if report is not None:
-            yield report
+        name, kind = topic.split("/")[-2:]
+        if kind == "online":
+            (online.add if payload == topics.ONLINE else online.discard)(name)
+        elif (report := _report(topic, payload)) is not None:
+            reports[name] = report
+        if name in reports:
+            yield Device(reports[name], name in online)
 
 
 def _report(topic: str, payload: bytes) -> Report | None:
@@ -59,14 +67,15 @@ def wait_for(
     """Waits until every online device of the group has ended the deployment; `changed` gets each report about it."""
     seen: dict[str, Report] = {}
     pending: set[str] = set()
-    for report in follow_reports(broker, timeout_s):
+    for device in follow(broker, timeout_s):
+        report = device.report
         if report.group != deployment.group or not deployment.includes(report.device):
             continue
         ours = report.attempt.deployment == deployment.deployment_id
-        if ours:
+        if ours and seen.get(report.device) != report:
             seen[report.device] = report
             changed(report)
-        if report.online and not (ours and report.attempt.state in FINAL_STATES):
+        if device.online and not (ours and report.attempt.state in FINAL_STATES):
             pending.add(report.device)
         else:
             pending.discard(report.device)

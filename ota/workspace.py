@@ -1,9 +1,9 @@
 """An operator's folder: settings, keys, trust documents, and the numbers that must never go back.
 
-    ota.toml          vendor, broker, default group
-    keys/*.pem        one private key a role, mode 0600
-    trust/root.N.cbor the chain of root documents
-    state.json        last sequence number, last deployment epoch of each group
+ota.toml          vendor, broker, default group
+keys/*.pem        one private key a role, mode 0600
+trust/root.N.cbor the chain of root documents
+state.json        last sequence number, last deployment epoch of each group
 """
 
 import fcntl
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
@@ -51,9 +52,7 @@ class Workspace:
         self._passphrase = passphrase
 
     @classmethod
-    def create(
-        cls, folder: Path, settings: Settings, now_s: int, algorithm: str, passphrase: bytes | None = None
-    ) -> "Workspace":
+    def create(cls, folder: Path, settings: Settings, now_s: int, algorithm: str, passphrase: bytes | None = None) -> "Workspace":
         """Makes keys and the first root. Raises WorkspaceError when the folder is a workspace already, and changes nothing."""
         if (folder / SETTINGS).exists() or (folder / "keys").exists():
             raise WorkspaceError(f"{folder} is a workspace already; its keys are not overwritten")
@@ -122,7 +121,7 @@ class Workspace:
             return int(epochs[group])
 
     @contextmanager
-    def _state(self) -> Iterator[dict[str, object] | dict[str, dict[str, int]] | dict[str, int]]:  # type: ignore[misc]
+    def _state(self) -> Iterator[dict[str, Any]]:
         path = self.folder / "state.json"
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

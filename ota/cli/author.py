@@ -11,7 +11,6 @@ from ota.cli import operator, output
 from ota.errors import OtaError
 from ota.formats import manifest, trust
 from ota.formats.cbor import sha256
-from ota.formats.trust import Root
 from ota.workspace import Workspace
 
 
@@ -23,18 +22,24 @@ def add_commands(commands: Any) -> None:
     operator.add_build_options(build)
     build.set_defaults(handler=_build)
 
-    inspect = commands.add_parser("inspect", help="show a manifest", epilog="example: ota inspect dist/blink-1.0.0/manifest.suit --diag")
+    inspect = commands.add_parser(
+        "inspect", help="show a manifest", epilog="example: ota inspect dist/blink-1.0.0/manifest.suit --diag"
+    )
     inspect.add_argument("file", type=Path)
     inspect.add_argument("--diag", action="store_true", help="as CBOR diagnostic notation")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
     inspect.set_defaults(handler=_inspect)
 
-    verify = commands.add_parser("verify", help="check a manifest's signatures", epilog="example: ota verify dist/blink-1.0.0/manifest.suit")
+    verify = commands.add_parser(
+        "verify", help="check a manifest's signatures", epilog="example: ota verify dist/blink-1.0.0/manifest.suit"
+    )
     verify.add_argument("file", type=Path)
     verify.add_argument("--root", type=Path, help="root document (default: the workspace's chain)")
     verify.set_defaults(handler=_verify)
 
-    run = commands.add_parser("run", help="run a module here, in this process", epilog="example: ota run blink.wasm --event button=1 --trace")
+    run = commands.add_parser(
+        "run", help="run a module here, in this process", epilog="example: ota run blink.wasm --event button=1 --trace"
+    )
     run.add_argument("module", type=Path)
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
@@ -83,11 +88,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    root: Root
-    if arguments.root:
-        root = trust.first_root(_read(arguments.root))
-    else:
-        root = Workspace.open(arguments.folder).root()
+    root = trust.first_root(_read(arguments.root)) if arguments.root else Workspace.open(arguments.folder).root()
     verified = manifest.verify_signed(_read(arguments.file), root)
     output.result(f"good: {verified.label}, sequence {verified.manifest.sequence}, signed under root {root.number}")
     return 0

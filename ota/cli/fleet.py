@@ -34,11 +34,12 @@ def add_commands(commands: Any) -> None:
     logs.set_defaults(handler=_logs)
 
 
-def _row(report: Report) -> tuple[str, ...]:
+def _row(device: fleet.Device) -> tuple[str, ...]:
+    report = device.report
     running, attempt = report.running, report.attempt
     module = f"{running.name} {running.version}" if running.name else "-"
     update = attempt.state + (f" ({attempt.reason})" if attempt.reason else "")
-    seen = "online" if report.online else f"offline, {output.age(time.time() - report.time_s)} ago"
+    seen = "online" if device.online else f"offline, {output.age(time.time() - report.time_s)} ago"
     handled = str(report.counters.get("events_handled", 0))
     return report.device, report.group, module, running.slot, update, handled, seen
 
@@ -46,7 +47,8 @@ def _row(report: Report) -> tuple[str, ...]:
 _HEAD = ("device", "group", "module", "slot", "update", "events", "seen")
 
 
-def _as_json(report: Report) -> dict[str, Any]:
+def _as_json(device: fleet.Device) -> dict[str, Any]:
+    report = device.report
     return {
         "device": report.device,
         "group": report.group,
@@ -54,7 +56,7 @@ def _as_json(report: Report) -> dict[str, Any]:
         "agent": report.agent,
         "time_s": report.time_s,
         "uptime_s": report.uptime_s,
-        "online": report.online,
+        "online": device.online,
         "running": vars(report.running),
         "attempt": vars(report.attempt),
         "counters": report.counters,
@@ -66,42 +68,43 @@ def _status(arguments: argparse.Namespace) -> int:
     with Broker(workspace.settings) as broker:
         if arguments.watch:
             return _watch(broker, arguments)
-        found = [each for each in fleet.reports(broker).values() if arguments.group in (None, each.group)]
+        found = [each for each in fleet.devices(broker).values() if arguments.group in (None, each.report.group)]
     if arguments.json:
         output.result_json([_as_json(each) for each in found])
     elif not found:
         output.note("no board has reported to this broker")
     else:
-        output.result(output.table(_HEAD, [_row(each) for each in sorted(found, key=lambda each: each.device)]))
+        output.result(output.table(_HEAD, [_row(each) for each in sorted(found, key=lambda each: each.report.device)]))
     return 0
 
 
 def _watch(broker: Broker, arguments: argparse.Namespace) -> int:
-    for report in fleet.follow_reports(broker, FOREVER_S):
-        if arguments.group not in (None, report.group):
+    for device in fleet.follow(broker, FOREVER_S):
+        if arguments.group not in (None, device.report.group):
             continue
         if arguments.json:
-            output.result_json(_as_json(report))
+            output.result_json(_as_json(device))
         else:
-            device, group, module, slot, update, handled, seen = _row(report)
+            name, group, module, slot, update, handled, seen = _row(device)
             clock = time.strftime("%H:%M:%S")
-            output.result(f"{clock}  {device} ({group})  {module} [{slot}]  {update}  {handled} events  {seen}")
+            output.result(f"{clock}  {name} ({group})  {module} [{slot}]  {update}  {handled} events  {seen}")
     return 0
 
 
 def _devices(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
     with Broker(workspace.settings) as broker:
-        found = sorted(fleet.reports(broker).values(), key=lambda each: each.device)
+        found = sorted(fleet.devices(broker).values(), key=lambda each: each.report.device)
     if arguments.json:
         output.result_json([_as_json(each) for each in found])
         return 0
-    rows = [
-        (each.device, each.group, each.board, each.agent, output.age(each.uptime_s), "online" if each.online else "offline")
-        for each in found
-    ]
+    rows = [(*_about(each.report), "online" if each.online else "offline") for each in found]
     output.result(output.table(("device", "group", "board", "agent", "up for", "link"), rows))
     return 0
+
+
+def _about(report: Report) -> tuple[str, ...]:
+    return report.device, report.group, report.board, report.agent, output.age(report.uptime_s)
 
 
 def _logs(arguments: argparse.Namespace) -> int:

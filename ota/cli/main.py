@@ -13,7 +13,9 @@ Handler = Callable[[argparse.Namespace], int]
 
 def parser() -> argparse.ArgumentParser:
     """Every verb, each with an example."""
-    top = argparse.ArgumentParser(prog="ota", description="Update WebAssembly firmware on boards: signed, over MQTT, offline first.")
+    top = argparse.ArgumentParser(
+        prog="ota", description="Update WebAssembly firmware on boards: signed, over MQTT, offline first."
+    )
     top.add_argument("-C", dest="folder", type=Path, default=Path(), metavar="FOLDER", help="the workspace (default: this folder)")
     top.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)

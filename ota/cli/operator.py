@@ -23,7 +23,9 @@ from ota.workspace import Settings, Workspace
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
-    init = commands.add_parser("init", help="make a workspace: keys, root of trust, settings", epilog="example: ota init --vendor example.com")
+    init = commands.add_parser(
+        "init", help="make a workspace: keys, root of trust, settings", epilog="example: ota init --vendor example.com"
+    )
     init.add_argument("--vendor", default="example.com", help="a domain name of yours (default %(default)s)")
     init.add_argument("--broker", default="mqtt://localhost:1883", help="default %(default)s")
     init.add_argument("--group", default="lab", help="where to deploy to unless told otherwise (default %(default)s)")
@@ -37,7 +39,9 @@ def add_commands(commands: Any) -> None:
     )
     publish.add_argument("module", type=Path, help="a .wasm, or a folder that `ota build` made")
     publish.add_argument("--group", help="default: the workspace's")
-    publish.add_argument("--fraction", type=_fraction, default=FRACTION_ALL, metavar="PERCENT", help="of the group's boards (default 100)")
+    publish.add_argument(
+        "--fraction", type=_fraction, default=FRACTION_ALL, metavar="PERCENT", help="of the group's boards (default 100)"
+    )
     publish.add_argument("--wait", type=float, metavar="SECONDS", help="wait until the boards have ended the update")
     publish.add_argument("--dry-run", action="store_true", help="check and build, but sign and send nothing to the broker")
     publish.add_argument("--json", action="store_true", help="machine-readable result")
@@ -122,9 +126,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         output.result(f"{update.label} for group {group}: {size} bytes in {len(update.index.digests)} chunks; nothing was sent")
         return 0
     with Broker(workspace.settings) as broker, output.progress(update.label, size) as advance:
-        deployment = deploy(
-            workspace, broker, update, group, int(time.time()), fraction_ppm=arguments.fraction, progress=advance
-        )
+        deployment = deploy(workspace, broker, update, group, int(time.time()), fraction_ppm=arguments.fraction, progress=advance)
     if not arguments.json:
         output.result(f"{update.label} is published for group {group} (deployment {deployment.deployment_id.hex()[:12]})")
     if arguments.wait is None:

@@ -69,9 +69,7 @@ class Capabilities:
             for key, wanted in arguments.items():
                 if isinstance(wanted, tuple):
                     filters = given.get(key, ())
-                    missing += [
-                        f"{name}.{key} {each}" for each in wanted if not any(topics.covers(wide, each) for wide in filters)
-                    ]
+                    missing += [f"{name}.{key} {each}" for each in wanted if not any(topics.covers(wide, each) for wide in filters)]
                 elif wanted > given.get(key, 0):
                     missing.append(f"{name}.{key} {wanted} (granted {given.get(key, 0)})")
         return missing

@@ -5,7 +5,7 @@ did not name, bounded depth. So the decoder behind it never meets an input that 
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import cbor2
@@ -31,9 +31,21 @@ def decode(data: bytes, what: str, limit_bytes: int, tags: Collection[int] = ())
     if walker.item(0, 0) != len(data):
         raise walker.malformed("bytes follow the item")
     try:
-        return cbor2.loads(data)
+        value = cbor2.loads(data)
     except (cbor2.CBORDecodeError, ValueError) as error:
         raise walker.malformed(str(error)) from error
+    return _thaw(value) if tags else value
+
+
+def _thaw(value: Any) -> Any:
+    """cbor2 6 gives tuples and frozen maps inside a tag, cbor2 5 lists and dicts: the latter, always."""
+    if isinstance(value, cbor2.CBORTag):
+        return cbor2.CBORTag(value.tag, _thaw(value.value))
+    if isinstance(value, Mapping):
+        return {key: _thaw(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_thaw(each) for each in value]
+    return value
 
 
 def sha256(data: bytes) -> bytes:
@@ -64,7 +76,7 @@ class _Walker:
         argument, at = self._argument(at + 1, low)
         if major < 2:
             return at
-        if major == 2 or major == 3:
+        if major in (2, 3):
             return self._string(at, argument, text=major == 3)
         if major == 4:
             return self._items(at, argument, depth)

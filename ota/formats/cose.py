@@ -138,7 +138,9 @@ class Sign1:
         """
         named = self.headers.get(ALGORITHM, self.unprotected.get(ALGORITHM))
         if named not in key.algorithms or isinstance(named, bool):
-            raise Refused(Reason.SIGNATURE_INVALID, f"the message names algorithm {named!r}, the key is for {sorted(key.algorithms)}")
+            raise Refused(
+                Reason.SIGNATURE_INVALID, f"the message names algorithm {named!r}, the key is for {sorted(key.algorithms)}"
+            )
         content = self._content(payload)
         if not key.verify(self.signature, sig_structure(self.protected, content, external_aad)):
             raise Refused(Reason.SIGNATURE_INVALID, "the signature does not match")

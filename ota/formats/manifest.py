@@ -8,7 +8,7 @@ Verification yields a `VerifiedManifest`, and installing code takes nothing else
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ota.formats import cbor, suit
 from ota.formats.capabilities import Capabilities
@@ -43,7 +43,7 @@ class Limits:
     deadline_ms: int = 1000  # for one event
     tick_ms: int = 0  # period of timer.tick; 0: never
 
-    FIELDS = {"memory_pages": (1, 65536), "deadline_ms": (1, 600_000), "tick_ms": (0, 86_400_000)}
+    FIELDS: ClassVar = {"memory_pages": (1, 65536), "deadline_ms": (1, 600_000), "tick_ms": (0, 86_400_000)}
 
     @classmethod
     def parse(cls, value: Any, what: str) -> "Limits":
@@ -269,7 +269,8 @@ def verify(data: bytes, root: Root, acceptance: Acceptance) -> VerifiedManifest:
         raise Refused(Reason.CLASS_MISMATCH, f"the manifest is for class {uuid.UUID(bytes=manifest.class_identifier)}")
     if manifest.sequence <= acceptance.committed_sequence:
         raise Refused(
-            Reason.SEQUENCE_TOO_OLD, f"sequence {manifest.sequence} is not above {acceptance.committed_sequence}, which is committed"
+            Reason.SEQUENCE_TOO_OLD,
+            f"sequence {manifest.sequence} is not above {acceptance.committed_sequence}, which is committed",
         )
     if manifest.module.security_epoch < acceptance.committed_epoch:
         raise Refused(

@@ -49,7 +49,6 @@ class Report:
     agent: str
     time_s: int
     uptime_s: int
-    online: bool = True
     running: Running = Running()
     attempt: Attempt = Attempt()
     counters: dict[str, int] = field(default_factory=dict)
@@ -66,7 +65,6 @@ class Report:
                 "agent": self.agent,
                 "time": self.time_s,
                 "uptime": self.uptime_s,
-                "online": self.online,
                 "running": {
                     "name": running.name,
                     "version": running.version,
@@ -91,13 +89,11 @@ class Report:
     def from_bytes(cls, data: bytes) -> "Report":
         """Raises Refused TOO_LARGE, MALFORMED. A report is not signed: believe it as far as the broker's access control goes."""
         what = "report"
-        keys = ("v", "device", "group", "board", "agent", "time", "uptime", "online", "running", "attempt", "counters")
+        keys = ("v", "device", "group", "board", "agent", "time", "uptime", "running", "attempt", "counters")
         top = Fields(cbor.decode(data, what, REPORT_LIMIT_BYTES), what, keys)
         top.number("v", 1, 1)
         running = Fields(top.map("running"), what, ("name", "version", "manifest", "sequence", "slot"))
-        attempt = Fields(
-            top.map("attempt"), what, ("state", "deployment", "manifest", "reason", "detail", "done", "chunks")
-        )
+        attempt = Fields(top.map("attempt"), what, ("state", "deployment", "manifest", "reason", "detail", "done", "chunks"))
         counters = top.map("counters")
         if len(counters) > 64 or not all(isinstance(k, str) and type(n) is int for k, n in counters.items()):
             raise malformed(what, "the counters are not numbers by name")
@@ -108,7 +104,6 @@ class Report:
             agent=top.text("agent", 64),
             time_s=top.number("time"),
             uptime_s=top.number("uptime"),
-            online=top.flag("online"),
             running=Running(
                 name=running.text("name", 64),
                 version=running.text("version", 64),

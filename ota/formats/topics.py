@@ -3,6 +3,7 @@
 from ota.formats.fields import is_name
 
 PREFIX = "ota/v1"
+ONLINE, OFFLINE = b"1", b"0"
 
 
 def root(number: int) -> str:
@@ -33,6 +34,11 @@ def blob_chunk(digest: bytes, number: int) -> str:
 def report(device: str) -> str:
     """What a device says of itself; "+" for those of all devices."""
     return f"{PREFIX}/device/{_name(device)}/report"
+
+
+def online(device: str) -> str:
+    """Whether a device is connected: ONLINE, or OFFLINE, which is its will."""
+    return f"{PREFIX}/device/{_name(device)}/online"
 
 
 def log(device: str) -> str:

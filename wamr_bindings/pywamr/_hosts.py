@@ -11,7 +11,7 @@ from typing import Any
 from pywamr import _abi
 from pywamr._values import References, Value, lift, lower, slots_struct
 from pywamr.errors import ArgumentError, HostResultError
-from pywamr.types import Import, FunctionType, ValueType
+from pywamr.types import FunctionType, Import, ValueType
 
 _INTEGERS = (ValueType.I32, ValueType.I64)
 _SLOTS = ctypes.CFUNCTYPE(None, ctypes.c_void_p)

@@ -1,0 +1,59 @@
+# make test   install what the tests need, check, and run them
+# make demo   the main job, from nothing, on this machine
+# make bench  measure; writes build/bench.json
+# make check  formatting, types, layers
+# Everything that is downloaded or built goes below build/.
+
+PYTHON ?= python3
+VENV := build/venv
+BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*)
+SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
+
+.PHONY: test test-full demo bench check modules clean
+
+test: $(VENV)/.test modules check
+	$(BIN)/python -m pytest -q
+
+test-full: $(VENV)/.test modules check
+	WAMR_OTA_KILLS=1000 $(BIN)/python -m pytest -q
+
+demo: $(VENV)/.demo modules
+	$(BIN)/ota demo
+
+bench: $(VENV)/.bench modules
+	$(BIN)/python -m bench --out build/bench.json
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+modules: build/modules/.built
+
+build/modules/.built: $(VENV)/.demo $(SDK)
+	$(BIN)/python sdk/build.py --out build/modules
+	@touch $@
+
+$(VENV)/.venv:
+	sh native/install-tools.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.venv $(NATIVE)
+	$(BIN)/python -m pip install -q -e '.[demo,guests]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	sh native/install-tools.sh test
+	$(BIN)/python -m pip install -q -e '.[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install -q 'wasmtime>=40'
+	@touch $@
+
+clean:
+	rm -rf build

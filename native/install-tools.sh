@@ -1,0 +1,35 @@
+#!/bin/sh
+# Installs, with apt, what the build needs and this machine lacks. Debian 12 and 13; elsewhere it says what is missing.
+#   native/install-tools.sh [test]
+set -eu
+
+wanted=""
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || wanted="$wanted $2"
+}
+
+# The lock file of the pinned source needs a cargo of 2024 or later; Debian 12 has one under another package name.
+cargo_package=cargo
+if [ -r /etc/os-release ] && . /etc/os-release && [ "${VERSION_ID:-}" = 12 ]; then
+    cargo_package=cargo-web
+fi
+
+need gcc "gcc libc6-dev"
+need cargo "$cargo_package"
+need git git
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || wanted="$wanted python3-venv"
+if [ "${1:-}" = test ]; then
+    PATH="$PATH:/usr/sbin:/sbin" need mosquitto mosquitto
+fi
+[ -n "$wanted" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "please install:$wanted" >&2
+    exit 1
+fi
+sudo=""
+[ "$(id -u)" = 0 ] || sudo=sudo
+echo "installing:$wanted"
+$sudo apt-get update -qq
+# shellcheck disable=SC2086
+DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $wanted >/dev/null

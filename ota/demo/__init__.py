@@ -1,0 +1,1 @@
+"""`ota demo`: broker, board and operator on one machine."""

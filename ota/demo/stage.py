@@ -1,0 +1,149 @@
+"""The stage of the demonstration: broker, board and operator as processes of their own, and an observer who keeps count."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from ota.demo.broker import DemoBroker
+from ota.errors import OtaError
+from ota.formats import topics
+from ota.formats.report import Message, Report, decode_messages
+
+DEVICE, GROUP = "board-1", "demo"
+_AGENT = """# The board's whole configuration.
+[device]
+id = "{device}"
+group = "{group}"
+
+[broker]
+url = "{url}"
+
+[storage]
+folder = "board"
+
+[trust]
+root = "operator/trust/root.1.cbor"
+
+[trial]
+seconds = 1.5
+
+[report]
+period_s = 0.5
+
+[sources]
+proc_period_s = 0.1
+
+[grants.logging]
+
+[grants.messaging]
+subscribe = ["sys/#"]
+publish = ["readings/#", "alerts/#"]
+"""
+
+
+class Observer:
+    """Sees what the board sends: messages by number, and its last report."""
+
+    def __init__(self, port: int) -> None:
+        self.messages: dict[int, Message] = {}
+        self.report: Report | None = None
+        self._changed = threading.Condition()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client.on_connect = self._subscribe
+        self._client.on_message = self._received
+        self._port = port
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._stopped = True
+        self._client.disconnect()
+        self._thread.join(5)
+
+    def wait(self, holds: Any, timeout_s: float, what: str) -> None:
+        """Waits until `holds()`; raises OtaError naming `what` when it does not come."""
+        with self._changed:
+            if not self._changed.wait_for(holds, timeout_s):
+                raise OtaError(f"waited {timeout_s:.0f} s for: {what}; the board's last report: {self.report}")
+
+    def _run(self) -> None:
+        while not self._stopped:
+            try:
+                self._client.connect("127.0.0.1", self._port, keepalive=5, clean_start=True)
+            except OSError:
+                time.sleep(0.01)
+                continue
+            while not self._stopped and self._client.loop(0.2) == paho.MQTT_ERR_SUCCESS:
+                pass
+
+    def _subscribe(self, client: paho.Client, *_: Any) -> None:
+        client.subscribe([(topic(DEVICE), SubscribeOptions(qos=1)) for topic in (topics.telemetry, topics.report)])
+
+    def _received(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+        with self._changed:
+            if message.topic == topics.report(DEVICE):
+                self.report = Report.from_bytes(bytes(message.payload))
+            else:
+                self.messages.update({each.number: each for each in decode_messages(bytes(message.payload))})
+            self._changed.notify_all()
+
+
+class Stage:
+    """Everything that runs, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.broker = DemoBroker(folder)
+        self.broker.start()
+        self.workspace = folder / "operator"
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._log = (folder / "board.log").open("ab")
+        self.observer = Observer(self.broker.port)
+
+    def start_board(self) -> None:
+        """Starts the agent as a board's init system would."""
+        config = self.folder / "agent.toml"
+        config.write_text(_AGENT.format(device=DEVICE, group=GROUP, url=self.broker.url), encoding="utf-8")
+        command = [sys.executable, "-m", "device_agent", "--config", str(config)]
+        self._agent = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
+
+    def kill_board(self) -> None:
+        """Pulls the plug: agent and workers are gone at once."""
+        if self._agent is not None:
+            os.killpg(self._agent.pid, signal.SIGKILL)
+            self._agent.wait()
+            self._agent = None
+
+    def ota(self, *words: str) -> tuple[int, str]:
+        """Runs the command `ota` in the workspace; returns its exit code and what it printed."""
+        command = [sys.executable, "-m", "ota.cli.main", "-C", str(self.workspace), *words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return done.returncode, done.stdout
+
+    def counter(self, name: str) -> int:
+        """A counter of the board's last report."""
+        report = self.observer.report
+        return report.counters.get(name, 0) if report else 0
+
+    def close(self) -> None:
+        """Ends everything."""
+        self.observer.close()
+        if self._agent is not None:
+            self._agent.terminate()
+            try:
+                self._agent.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill_board()
+        self.broker.stop()
+        self._log.close()
