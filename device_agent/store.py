@@ -89,9 +89,11 @@ class Store:
             raise StoreError(f"{folder / 'agent.sqlite'}: {error}") from error
 
     def close(self) -> None:
-        """Ends the use of the folder."""
+        """Ends the use of the folder. Again: no effect."""
         self._database.close()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     # -- trust
 

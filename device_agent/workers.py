@@ -148,8 +148,6 @@ class Worker:
         finally:
             timer.cancel()
             self._answer = None
-        if isinstance(answer, frames.Failed):
-            raise self._fail(_reason(answer.reason), answer.detail)
         return answer
 
     def _readable(self) -> None:
@@ -175,15 +173,17 @@ class Worker:
             self._logged += 1
             if self._logged <= LOGS_PER_REQUEST:
                 self._log(self.spec, answer.level, answer.message)
+        elif isinstance(answer, frames.Failed):
+            self._lost(answer.detail, _reason(answer.reason))
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
         else:
             self._lost("the worker spoke without being asked")
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, reason: Reason = Reason.CRASHED) -> None:
         """It ended by itself: whoever waits for an answer hears of it; when nobody does, `died` does."""
         idle = self._answer is None
-        failure = self._fail(Reason.CRASHED, why)
+        failure = self._fail(reason, why)
         if idle:
             self._died(self, failure)
 

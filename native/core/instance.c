@@ -105,7 +105,9 @@ void
 pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
 {
     const pw_import *import = wasm_runtime_get_function_attachment(env);
-    pw_instance *instance = wasm_runtime_get_custom_data(wasm_runtime_get_module_inst(env));
+    wasm_module_inst_t wamr = wasm_runtime_get_module_inst(env);
+    pw_instance *instance = wasm_runtime_get_custom_data(wamr);
+    instance->wamr = wamr; /* in a start function it is not known yet, and a host function may need the memory */
     const pw_host_function *host = &instance->hosts[import->index];
     for (uint32_t i = 0; i < import->param_count; i++)
         slots[i] = widen(import->params[i], slots[i]);
@@ -122,6 +124,8 @@ pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
     else {
         host->slots(slots);
     }
+    if (instance->host_failed)
+        wasm_runtime_set_exception(wamr, "host function failed");
     /* On the way back to the guest a null externref is -1 again. */
     if (import->results[0] == 'e' && slots[0] == 0)
         slots[0] = UINT64_MAX;
@@ -348,11 +352,8 @@ pw_function_call(pw_function *function, uint64_t *slots)
 void
 pw_instance_fail(pw_instance *instance)
 {
-    if (!instance)
-        return;
-    instance->host_failed = true;
-    if (instance->wamr)
-        wasm_runtime_set_exception(instance->wamr, "host function failed");
+    if (instance)
+        instance->host_failed = true; /* the trampoline, which is on its way back, does the rest */
 }
 
 void

@@ -133,7 +133,7 @@ class _Story:
     def _refusals(self) -> None:
         self._chapter(
             "Updates that must not run",
-            "Each comes with a rightly signed deployment, as if the deploy key had been stolen: only the release key signs modules.",
+            "Each comes with a rightly signed deployment, as if the deploy key were stolen: only the release key signs modules.",
         )
         workspace = Workspace.open(self.stage.workspace)
         good = build(self.modules / "monitor-v2.wasm", workspace.key("release"), workspace.settings.vendor, int(time.time()) + 10)
@@ -159,7 +159,7 @@ class _Story:
         stage = self.stage
         self._chapter(
             "No network",
-            f"The broker is stopped for {OFFLINE_S:.0f} seconds. Readings are handled all the same; results wait on the board's disk.",
+            f"The broker is stopped for {OFFLINE_S:.0f} seconds. Readings are handled; results wait on the board's disk.",
         )
         last = max(stage.observer.messages)
         stage.broker.stop()
@@ -208,7 +208,7 @@ class _Story:
         swaps, rollbacks = stage.counter("swaps"), stage.counter("rollbacks")
         events, handled, dropped = (stage.counter(name) for name in ("events", "events_handled", "events_dropped"))
         self._claim(
-            "every reading since was handled",
+            what,
             dropped == 0 and handled == events,
             f"{events} in, {handled} handled, {dropped} dropped; {swaps} swaps, {rollbacks} rolled back",
         )

@@ -103,11 +103,12 @@ class Sign1:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Sign1":
-        """Raises Refused MALFORMED for anything but a tagged COSE_Sign1 without critical headers."""
+        """A message with its tag or without (RFC 9052 section 2).
+
+        Raises Refused MALFORMED for anything else, and for critical headers.
+        """
         value = cbor.decode(data, "COSE_Sign1", SIGN1_LIMIT_BYTES, (SIGN1_TAG,))
-        if not isinstance(value, CBORTag) or value.tag != SIGN1_TAG:
-            raise malformed("COSE_Sign1", f"tag {SIGN1_TAG} is missing")
-        match value.value:
+        match value.value if isinstance(value, CBORTag) else value:
             case [bytes() as protected, dict() as unprotected, (bytes() | None) as payload, bytes() as signature]:
                 pass
             case _:

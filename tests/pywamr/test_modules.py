@@ -1,0 +1,256 @@
+"""Loading, describing, instantiating, memory, globals, and the end of life of each object."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pywamr import (
+    ArgumentError,
+    BusyError,
+    ClosedError,
+    FunctionType,
+    GlobalType,
+    LoadError,
+    MemoryRangeError,
+    MemoryType,
+    MissingImportError,
+    NotExportedError,
+    PywamrError,
+    Runtime,
+    TableType,
+    Trap,
+    TrapCode,
+    UnsupportedError,
+    ValueType,
+    runtime_version,
+)
+from tests.support.wat import wat
+
+MODULE = wat("""(module
+  (import "env" "add" (func $add (param i32 i32) (result i32)))
+  (import "env" "log" (func (param f64)))
+  (memory (export "memory") 1 3) (table (export "table") 4 8 funcref)
+  (global (export "counter") (mut i64) (i64.const -5)) (global (export "pi") f64 (f64.const 3.25))
+  (func (export "grow") (result i32) (memory.grow (i32.const 1)))
+  (func (export "add") (param i32 i32) (result i32) local.get 0 local.get 1 call $add))""")
+HOSTS = {"env": {"add": lambda a, b: a + b, "log": lambda value: None}}
+
+
+@pytest.fixture
+def instance(runtime):
+    return runtime.load(MODULE).instantiate(HOSTS)
+
+
+def test_imports_and_exports_have_types(runtime):
+    module = runtime.load(MODULE)
+    i32, f64 = ValueType.I32, ValueType.F64
+    assert [(each.module, each.name, each.type) for each in module.imports] == [
+        ("env", "add", FunctionType((i32, i32), (i32,))),
+        ("env", "log", FunctionType((f64,), ())),
+    ]
+    exports = {each.name: each.type for each in module.exports}
+    assert exports["memory"] == MemoryType(1, 3)
+    assert exports["table"] == TableType(4, 8)
+    assert exports["counter"] == GlobalType(ValueType.I64, mutable=True)
+    assert exports["pi"] == GlobalType(f64, mutable=False)
+    assert str(exports["add"]) == "(i32, i32) -> (i32)"
+
+
+def test_custom_sections_are_given_by_name(runtime):
+    custom = b"\x00\x09\x05hello" + b"abc"
+    sections = dict(runtime.load(MODULE + custom).custom_sections)
+    assert sections["hello"] == b"abc"
+    assert "name" in sections
+
+
+def test_every_missing_import_is_named_in_one_error(runtime):
+    with pytest.raises(MissingImportError, match=r"env\.add, env\.log") as caught:
+        runtime.load(MODULE).instantiate({"env": {}})
+    assert caught.value.missing == (("env", "add"), ("env", "log"))
+
+
+def test_two_instances_of_one_module_have_their_own_hosts_and_memory(runtime):
+    module = runtime.load(MODULE)
+    first, second = module.instantiate(HOSTS), module.instantiate({"env": HOSTS["env"] | {"add": lambda a, b: a * b}})
+    first.memory.write(0, b"first")
+    assert (first.call("add", 3, 4), second.call("add", 3, 4)) == (7, 12)
+    assert second.memory.read(0, 5) == bytes(5)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(65536, 1), (65535, 2), (-1, 1), (0, 65537), (2**32, 1), (2**64 - 1, 2), (0, -1)])
+def test_memory_outside_is_refused(instance, offset, size):
+    with pytest.raises(MemoryRangeError, match="outside the memory of 65536 bytes"):
+        instance.memory.read(offset, size)
+    if size > 0:
+        with pytest.raises(MemoryRangeError):
+            instance.memory.write(offset, bytes(size))
+
+
+def test_memory_follows_growth(instance):
+    instance.memory.write(65530, b"edge")
+    assert instance.call("grow") == 1
+    assert len(instance.memory) == 2 * 65536
+    assert instance.memory.read(65530, 4) == b"edge"
+    instance.memory.write(2 * 65536 - 1, b"x")
+
+
+def test_max_pages_lowers_the_limit(runtime):
+    instance = runtime.load(MODULE).instantiate(HOSTS, max_pages=1)
+    assert instance.call("grow") == -1
+
+
+def test_globals_are_read_and_written(instance):
+    assert (instance.get_global("counter"), instance.get_global("pi")) == (-5, 3.25)
+    instance.set_global("counter", 2**40)
+    assert instance.get_global("counter") == 2**40
+    with pytest.raises(UnsupportedError):
+        instance.set_global("pi", 1.0)
+    with pytest.raises(ArgumentError):
+        instance.set_global("counter", "x")
+    with pytest.raises(NotExportedError):
+        instance.get_global("add")
+
+
+def test_a_missing_export_is_named(instance):
+    with pytest.raises(NotExportedError, match="'nothing'"):
+        instance.call("nothing")
+    with pytest.raises(NotExportedError, match="'memory'"):
+        instance.call("memory")
+
+
+def test_imports_of_other_kinds_are_refused(runtime):
+    for text in ('(import "env" "m" (memory 1))', '(import "env" "t" (table 1 funcref))', '(import "env" "g" (global i32))'):
+        with pytest.raises((UnsupportedError, LoadError), match=r"env|import"):
+            runtime.load(wat(f"(module {text})"))
+
+
+def test_a_start_function_that_traps_is_a_trap(runtime):
+    with pytest.raises(Trap) as caught:
+        runtime.load(wat("(module (func $s unreachable) (start $s))")).instantiate()
+    assert caught.value.code is TrapCode.UNREACHABLE
+
+
+def test_a_start_function_may_call_a_host_whose_exception_comes_out(runtime):
+    def fail():
+        raise KeyError("from the start function")
+
+    module = runtime.load(wat('(module (import "e" "f" (func $f)) (func $s call $f) (start $s))'))
+    with pytest.raises(KeyError, match="from the start function"):
+        module.instantiate({"e": {"f": fail}})
+
+
+def test_a_segment_outside_the_memory_is_a_trap(runtime):
+    with pytest.raises(Trap):
+        runtime.load(wat('(module (memory 1) (data (i32.const 70000) "x"))')).instantiate()
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused(data):
+    with Runtime() as runtime, pytest.raises(LoadError):
+        runtime.load(data)
+
+
+@given(st.data())
+def test_a_damaged_module_is_refused_or_runs_without_harm(data):
+    damaged = bytearray(MODULE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with Runtime() as runtime:
+        try:
+            module = runtime.load(bytes(damaged))
+            instance = module.instantiate({each.module: {each.name: lambda *_: 0} for each in module.imports}, max_pages=4)
+            instance.call("add", 1, 2)
+        except PywamrError as error:
+            assert str(error)
+        assert runtime.load(MODULE).instantiate(HOSTS).call("add", 1, 2) == 3
+
+
+def test_a_module_beyond_the_size_limit_is_refused(runtime):
+    with pytest.raises(LoadError, match="more than the limit of 100"):
+        runtime.load(MODULE, limit_bytes=100)
+
+
+def test_closing_twice_is_harmless_and_use_after_close_is_an_error():
+    runtime = Runtime()
+    module = runtime.load(MODULE)
+    instance = module.instantiate(HOSTS)
+    add = instance.function("add")
+    for each in (instance, module, runtime):
+        each.close()
+        each.close()
+    uses = (
+        lambda: add(1, 2),
+        lambda: instance.call("add", 1, 2),
+        lambda: instance.memory.read(0, 1),
+        lambda: instance.get_global("pi"),
+        instance.terminate,
+        lambda: module.instantiate(HOSTS),
+        lambda: runtime.load(MODULE),
+    )
+    for use in uses:
+        with pytest.raises(ClosedError, match="closed"):
+            use()
+
+
+def test_closing_from_inside_a_call_is_refused(runtime):
+    errors = []
+
+    def close(a, b):
+        for each in (instance, module, runtime):
+            try:
+                each.close()
+            except BusyError as error:
+                errors.append(error)
+        return 0
+
+    module = runtime.load(MODULE)
+    instance = module.instantiate({"env": HOSTS["env"] | {"add": close}})
+    assert instance.call("add", 1, 2) == 0
+    assert len(errors) == 3
+
+
+def test_several_runtimes_share_the_process():
+    first, second = Runtime(), Runtime()
+    instance = second.load(MODULE).instantiate(HOSTS)
+    first.close()
+    assert instance.call("add", 2, 3) == 5
+    second.close()
+
+
+def test_the_interpreter_exits_cleanly_with_everything_open():
+    program = textwrap.dedent("""
+        import sys, threading
+        from pywamr import Runtime
+        runtime = Runtime()
+        module = runtime.load(bytes.fromhex(sys.argv[1]))
+        instance = module.instantiate({"env": {"add": lambda a, b: a + b, "log": print}})
+        other = module.instantiate({"env": {"add": lambda a, b: threading.Event().wait(), "log": print}})
+        threading.Thread(target=lambda: other.call("add", 1, 2), daemon=True).start()
+        del runtime, module
+        print(instance.call("add", 1, 2))
+    """)
+    done = subprocess.run([sys.executable, "-c", program, MODULE.hex()], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "3", "")
+
+
+def test_many_modules_come_and_go_without_growth():
+    def resident_kib():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+    def cycle(count):
+        for _ in range(count):
+            with Runtime() as runtime, runtime.load(MODULE) as module, module.instantiate(HOSTS) as instance:
+                assert instance.call("add", 1, 2) == 3
+
+    cycle(300)
+    before = resident_kib()
+    cycle(2000)
+    assert resident_kib() - before < 1024
+
+
+def test_the_version_of_the_core_is_known():
+    assert runtime_version().startswith("2.4.")
