@@ -287,15 +287,18 @@ class ModuleHost:
     def _return_option(self, out: int, value: bytes | None) -> None:
         """option<list<u8>> or option<string>: a byte, then at 4 pointer and length."""
         if value is None:
-            self._write(out, bytes(12))
+            self._write(out, b"\0")
             return
         pointer, size = self._lower(value)
         self._write(out, b"\1\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
 
     def _return_result(self, out: int, error: str) -> None:
         """result<_, string>: a byte, then at 4 pointer and length of the error."""
-        pointer, size = self._lower(error.encode()) if error else (0, 0)
-        self._write(out, bytes((1 if error else 0, 0, 0, 0)) + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+        if not error:
+            self._write(out, b"\0")
+            return
+        pointer, size = self._lower(error.encode())
+        self._write(out, b"\1\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
 
 
 def _check_types(exports: tuple[Export, ...]) -> None:

@@ -23,10 +23,11 @@ class Signer:
     keys: dict[str, SigningKey] = field(default_factory=lambda: {role: SigningKey.generate() for role in ROLES})
     sequence: int = 0
     epoch: int = 0
+    now_s: int = NOW_S
 
     def root(self, number: int = 1, **changes) -> Root:
         roles = {role: Role({key.public.key_id: key.public}, 1) for role, key in self.keys.items()}
-        return replace(Root(number, NOW_S - 1000, NOW_S + 10_000_000, VENDOR, roles), **changes)
+        return replace(Root(number, self.now_s - 1000, self.now_s + 10_000_000, VENDOR, roles), **changes)
 
     def root_document(self, **changes) -> bytes:
         return sign_document(self.root(**changes).to_payload(), ROOT_TYPE, [self.keys["root"]])
@@ -35,7 +36,7 @@ class Signer:
         self.sequence += 1
         vendor = vendor_id(VENDOR)
         index = ChunkIndex.of(wasm, chunk_bytes)
-        capabilities = changes.pop("capabilities", {"logging": {}, "messaging": {"subscribe": ["in/#"], "publish": ["out/#"]}})
+        capabilities = changes.pop("capabilities", {"logging": {}, "messaging": {"subscribe": ["in/#", "sys/#"], "publish": ["out/#"]}})
         limits = changes.pop("limits", Limits(memory_pages=4, deadline_ms=2000))
         module = ModuleDescription(name, version, Capabilities.parse(capabilities, "test"), limits, changes.pop("epoch", 0))
         manifest = Manifest(

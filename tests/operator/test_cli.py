@@ -1,0 +1,189 @@
+"""The command `ota` as its users meet it: keys, files, errors in one line, exit codes."""
+
+import json
+import stat
+import subprocess
+import sys
+
+import pytest
+from ota.cli.main import main, parser
+from ota.errors import OtaError
+from ota.formats.reasons import Refused
+from ota.formats.trust import first_root
+from ota.keyring import KeyFileError, SigningKey
+from ota.workspace import Workspace, WorkspaceError
+
+
+@pytest.fixture
+def workspace(tmp_path, capsys):
+    folder = tmp_path / "operator"
+    assert main(["-C", str(folder), "init", "--vendor", "test.example"]) == 0
+    capsys.readouterr()
+    return folder
+
+
+def ota(folder, *words):
+    return main(["-C", str(folder), *map(str, words)])
+
+
+def test_init_makes_keys_that_nobody_else_can_read(workspace):
+    for role in ("root", "release", "deploy"):
+        assert stat.S_IMODE((workspace / "keys" / f"{role}.pem").stat().st_mode) == 0o600
+    assert stat.S_IMODE((workspace / "keys").stat().st_mode) == 0o700
+    assert first_root((workspace / "trust" / "root.1.cbor").read_bytes()).vendor == "test.example"
+
+
+def test_init_never_overwrites_keys(workspace, capsys):
+    before = (workspace / "keys" / "root.pem").read_bytes()
+    assert ota(workspace, "init") == 1
+    assert "is a workspace already" in capsys.readouterr().err
+    assert (workspace / "keys" / "root.pem").read_bytes() == before
+
+
+def test_a_key_that_others_can_read_is_refused(workspace, modules, capsys):
+    (workspace / "keys" / "release.pem").chmod(0o644)
+    assert ota(workspace, "build", modules / "monitor-v1.wasm", "-o", workspace / "dist") == 1
+    assert "can be read by others than its owner: chmod 600" in capsys.readouterr().err
+
+
+def test_locked_keys_need_their_passphrase(tmp_path, modules, capsys):
+    secret, wrong = tmp_path / "secret", tmp_path / "wrong"
+    secret.write_text("correct horse\n")
+    wrong.write_text("battery\n")
+    folder = tmp_path / "operator"
+    assert ota(folder, "init", "--passphrase-file", secret) == 0
+    assert b"ENCRYPTED" in (folder / "keys" / "release.pem").read_bytes()
+    build = ("build", modules / "monitor-v1.wasm", "-o", tmp_path / "dist")
+    assert ota(folder, *build) == 1
+    assert "is locked: give --passphrase-file" in capsys.readouterr().err
+    assert ota(folder, *build, "--passphrase-file", wrong) == 1
+    assert "the passphrase is wrong" in capsys.readouterr().err
+    assert ota(folder, *build, "--passphrase-file", secret) == 0
+
+
+@pytest.mark.parametrize("algorithm", ["ed25519", "es256"])
+def test_build_inspect_and_verify(tmp_path, modules, capsys, algorithm):
+    folder = tmp_path / "operator"
+    assert ota(folder, "init", "--algorithm", algorithm) == 0
+    assert ota(folder, "build", modules / "monitor-v1.wasm", "-o", tmp_path / "dist") == 0
+    manifest = tmp_path / "dist" / "monitor-1.0.0" / "manifest.suit"
+    capsys.readouterr()
+    assert ota(folder, "inspect", manifest) == 0
+    shown = capsys.readouterr().out
+    assert "module      monitor 1.0.0" in shown
+    assert "capability  messaging: publish readings/#, alerts/#; subscribe sys/#" in shown
+    assert ota(folder, "inspect", manifest, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["module"] == ["monitor 1.0.0"]
+    assert ota(folder, "inspect", manifest, "--diag") == 0
+    assert capsys.readouterr().out.startswith("107({")
+    assert ota(folder, "verify", manifest) == 0
+    assert capsys.readouterr().out.startswith("good: monitor 1.0.0, sequence ")
+    damaged = manifest.read_bytes().replace(b"monitor", b"manitor")
+    manifest.write_bytes(damaged)
+    assert ota(folder, "verify", manifest) == 1
+    assert "ota: signature-invalid: the digest of the manifest is" in capsys.readouterr().err
+
+
+def test_another_workspaces_manifest_is_not_verified(workspace, tmp_path, modules, capsys):
+    other = tmp_path / "other"
+    ota(other, "init")
+    ota(other, "build", modules / "tally.wasm", "-o", tmp_path / "dist")
+    capsys.readouterr()
+    assert ota(workspace, "verify", tmp_path / "dist" / "tally-1.0.0" / "manifest.suit") == 1
+    assert "signer-unknown" in capsys.readouterr().err
+
+
+def test_sequence_numbers_never_go_back(workspace):
+    opened = Workspace.open(workspace)
+    numbers = [opened.next_sequence(now) for now in (100, 50, 50, 200, 3)]
+    assert numbers == sorted(set(numbers))
+    assert opened.next_epoch("lab") == 1
+    assert opened.next_epoch("lab", seen=7) == 8
+    assert opened.next_epoch("lab") == 9
+    assert opened.next_epoch("other") == 1
+
+
+def test_what_the_description_forgets_is_named(workspace, tmp_path, modules, capsys):
+    module = tmp_path / "m.wasm"
+    module.write_bytes((modules / "monitor-v1.wasm").read_bytes())
+    module.with_suffix(".toml").write_text('[module]\nname = "m"\nversion = "1"\n[capabilities.logging]\n')
+    assert ota(workspace, "build", module) == 1
+    assert "import-undeclared" in capsys.readouterr().err
+    module.with_suffix(".toml").write_text('[module]\nname = "m"\nversion = "1"\ncolour = "red"\n')
+    assert ota(workspace, "build", module) == 1
+    assert "unknown keys colour" in capsys.readouterr().err
+    module.with_suffix(".toml").write_text("[module\n")
+    assert ota(workspace, "build", module) == 1
+    assert "m.toml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("build", "missing.wasm"), "missing.wasm: No such file or directory"),
+        (("inspect", "missing.suit"), "missing.suit: No such file or directory"),
+        (("publish", "missing.wasm"), "missing.wasm: No such file or directory"),
+    ],
+)
+def test_a_mistake_is_one_line_without_a_traceback(workspace, capsys, words, message):
+    assert ota(workspace, *words) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"ota: {message}\n"
+
+
+def test_outside_a_workspace_it_says_how_to_make_one(tmp_path, capsys):
+    assert ota(tmp_path, "status") == 1
+    assert "is not a workspace: run `ota init` first" in capsys.readouterr().err
+
+
+def test_no_broker_is_one_line(workspace, modules, capsys):
+    settings = workspace / "ota.toml"
+    settings.write_text(settings.read_text().replace(":1883", ":1"))
+    for words in (("status",), ("publish", modules / "tally.wasm"), ("logs",), ("devices",)):
+        assert ota(workspace, *words) == 1
+        assert capsys.readouterr().err.startswith("ota: the broker at mqtt://localhost:1 can't be reached: ")
+
+
+def test_a_dry_run_sends_nothing(workspace, modules, capsys):
+    assert ota(workspace, "publish", modules / "tally.wasm", "--dry-run") == 0
+    assert "nothing was sent" in capsys.readouterr().out
+
+
+def test_wrong_usage_is_exit_code_2():
+    done = subprocess.run([sys.executable, "-m", "ota.cli.main", "publish"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_every_command_shows_an_example():
+    actions = next(action for action in parser()._actions if hasattr(action, "choices") and action.choices)
+    expected = {"init", "build", "publish", "status", "devices", "logs", "inspect", "verify", "run", "demo"}
+    assert set(actions.choices) == expected
+    for name, command in actions.choices.items():
+        assert f"example: ota {name}" in command.format_help().replace("\n", " ")
+
+
+def test_run_shows_what_a_module_does(modules):
+    command = [sys.executable, "-m", "ota.cli.main", "run", str(modules / "monitor-v1.wasm"), "--json"]
+    done = subprocess.run([*command, "--event", "sys/loadavg=0.5", "--event", "x=y"], capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["what"] for line in lines] == ["log", "started", "handled", "publish", "refused"]
+    assert done.returncode == 1
+
+
+def test_a_workspace_with_a_broken_settings_file_says_where(workspace):
+    (workspace / "ota.toml").write_text('vendor = "x"\nbroker = "ftp://x"\ngroup = "g"\n')
+    with pytest.raises(WorkspaceError, match=r"ota\.toml.*is not a broker address"):
+        Workspace.open(workspace)
+
+
+def test_what_is_no_key_is_refused(tmp_path):
+    path = tmp_path / "key.pem"
+    path.write_text("not a key")
+    path.chmod(0o600)
+    for error in (KeyFileError, OtaError):
+        with pytest.raises(error, match="is not a PEM private key"):
+            SigningKey.load(path)
+    with pytest.raises(ValueError, match="rsa"):
+        SigningKey.generate("rsa")
+    assert issubclass(Refused, OtaError)
