@@ -4,6 +4,7 @@ It answers one request at a time on the socket that it was given. A timer of the
 than the module's deadline, even in code that nobody can interrupt and with the agent gone; the agent itself kills at the deadline.
 """
 
+import gc
 import resource
 import signal
 import socket
@@ -17,6 +18,10 @@ from ota.formats.cbor import sha256
 from ota.formats.manifest import ModuleDescription
 from ota.formats.reasons import Reason, Refused
 from pywamr import LoadError, PywamrError, Trap, UnsupportedError
+
+# Workers are forked from a process that has imported this: what it holds stays shared as long as nobody touches it.
+gc.collect()
+gc.freeze()
 
 GRACE_S = 1.0
 MAX_FILES = 64

@@ -185,13 +185,9 @@ check_hosts(const pw_module *module, const pw_host_function *hosts, uint32_t hos
     return PW_OK;
 }
 
-static void
-release(pw_instance *instance)
+void
+pw_instance_free(pw_instance *instance)
 {
-    if (instance->env)
-        wasm_runtime_destroy_exec_env(instance->env);
-    if (instance->wamr)
-        wasm_runtime_deinstantiate(instance->wamr);
     while (instance->functions) {
         pw_function *function = instance->functions;
         instance->functions = function->next;
@@ -200,8 +196,26 @@ release(pw_instance *instance)
         free(function->results);
         free(function);
     }
+    pthread_mutex_destroy(&instance->lock);
     free(instance->hosts);
+    free(instance->stack);
     free(instance);
+}
+
+/* Ends the WAMR side of an instance. */
+static void
+shut(pw_instance *instance)
+{
+    pthread_mutex_lock(&instance->lock);
+    wasm_exec_env_t env = instance->env;
+    wasm_module_inst_t wamr = instance->wamr;
+    instance->env = NULL;
+    instance->wamr = NULL;
+    pthread_mutex_unlock(&instance->lock);
+    if (env)
+        wasm_runtime_destroy_exec_env(env);
+    if (wamr)
+        wasm_runtime_deinstantiate(wamr);
 }
 
 static int32_t
@@ -215,7 +229,7 @@ instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, cha
     wasm_runtime_instantiation_args_set_custom_data(args, instance); /* the start function may call out */
     enter(instance);
     pw_text *outer = pw_capture;
-    pw_capture = &instance->stack;
+    pw_capture = instance->stack;
     instance->wamr = wasm_runtime_instantiate_ex2(instance->module->wamr, args, error, error_size);
     pw_capture = outer;
     leave(instance);
@@ -242,8 +256,10 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
         return PW_NO_MEMORY;
     instance->module = module;
     instance->hosts = calloc(host_count + 1, sizeof *instance->hosts);
-    if (!instance->hosts) {
-        release(instance);
+    instance->stack = calloc(1, sizeof *instance->stack);
+    pthread_mutex_init(&instance->lock, NULL);
+    if (!instance->hosts || !instance->stack) {
+        pw_instance_free(instance);
         return PW_NO_MEMORY;
     }
     if (host_count)
@@ -252,7 +268,8 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     status = instantiate(instance, stack_bytes, max_pages, error, error_size);
     if (status != PW_OK) {
         *out = NULL;
-        release(instance);
+        shut(instance);
+        pw_instance_free(instance);
         return status;
     }
     atomic_fetch_add(&module->instances, 1);
@@ -264,10 +281,17 @@ pw_instance_close(pw_instance *instance)
 {
     if (!instance)
         return PW_OK;
-    if (atomic_load(&instance->owner) != 0)
-        return PW_BUSY;
+    uintptr_t nobody = 0;
+    if (!atomic_compare_exchange_strong(&instance->owner, &nobody, PW_OWNER_CLOSED))
+        return nobody == PW_OWNER_CLOSED ? PW_CLOSED : PW_BUSY;
     pw_module *module = instance->module;
-    release(instance);
+    shut(instance);
+    free(instance->stack);
+    instance->stack = NULL;
+    pthread_mutex_lock(&module->lock);
+    instance->next = module->closed;
+    module->closed = instance;
+    pthread_mutex_unlock(&module->lock);
     atomic_fetch_sub(&module->instances, 1);
     return PW_OK;
 }
@@ -277,6 +301,8 @@ pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
 {
     if (!instance || !name || !out)
         return PW_BAD_ARGUMENT;
+    if (!instance->wamr)
+        return PW_CLOSED;
     for (pw_function *known = instance->functions; known; known = known->next) {
         if (strcmp(known->name, name) == 0) {
             *out = known;
@@ -323,7 +349,7 @@ pw_function_call(pw_function *function, uint64_t *slots)
     if (atomic_load(&instance->terminated))
         return PW_TERMINATED;
     if (!enter(instance))
-        return PW_BUSY;
+        return atomic_load(&instance->owner) == PW_OWNER_CLOSED ? PW_CLOSED : PW_BUSY;
 
     uint32_t local[ARGUMENT_CELLS], *cells = local;
     int32_t status = PW_NO_MEMORY;
@@ -331,8 +357,8 @@ pw_function_call(pw_function *function, uint64_t *slots)
         cells = malloc(function->cells * sizeof *cells);
     if (cells) {
         pw_text *outer = pw_capture;
-        pw_capture = &instance->stack;
-        pw_text_clear(&instance->stack);
+        pw_capture = instance->stack;
+        pw_text_clear(instance->stack);
         slots_to_cells(function->params, slots, cells);
         if (wasm_runtime_call_wasm(instance->env, function->wamr, cells_of_all(function->params), cells)) {
             cells_to_slots(function->results, cells, slots);
@@ -359,10 +385,13 @@ pw_instance_fail(pw_instance *instance)
 void
 pw_instance_terminate(pw_instance *instance)
 {
-    if (!instance || !instance->wamr)
+    if (!instance)
         return;
+    pthread_mutex_lock(&instance->lock);
     atomic_store(&instance->terminated, true);
-    wasm_runtime_terminate(instance->wamr);
+    if (instance->wamr)
+        wasm_runtime_terminate(instance->wamr);
+    pthread_mutex_unlock(&instance->lock);
 }
 
 const char *
@@ -374,7 +403,7 @@ pw_instance_trap_message(const pw_instance *instance)
 const char *
 pw_instance_trap_stack(const pw_instance *instance)
 {
-    return instance ? instance->stack.bytes : "";
+    return instance && instance->stack ? instance->stack->bytes : "";
 }
 
 uint64_t

@@ -35,6 +35,8 @@ struct pw_module {
     pw_import *functions; /* the function imports */
     uint32_t function_count;
     atomic_uint instances;
+    pthread_mutex_t lock;
+    pw_instance *closed; /* ended instances: small, kept because a thread may still hold a handle */
 };
 
 #define PW_TEXT_SIZE 8192
@@ -54,18 +56,22 @@ struct pw_function {
     uint32_t cells; /* 32-bit cells of the larger of parameters and results */
 };
 
+#define PW_OWNER_CLOSED UINTPTR_MAX
+
 struct pw_instance {
     pw_module *module;
+    pw_instance *next;        /* in the module's list of closed ones */
+    pthread_mutex_t lock;     /* between terminate and close */
     wasm_module_inst_t wamr;
     wasm_exec_env_t env;
     pw_host_function *hosts;
     pw_function *functions;
-    atomic_uintptr_t owner; /* the thread whose call is in progress; 0: none */
+    atomic_uintptr_t owner; /* the thread whose call is in progress; 0: none; PW_OWNER_CLOSED */
     uint32_t depth;         /* nested calls in progress; the owner's */
     bool host_failed;
     atomic_bool terminated;
     char message[256];
-    pw_text stack;
+    pw_text *stack;
 };
 
 /* Where the calling thread's WAMR output goes; NULL sends it to the log. */
@@ -77,6 +83,8 @@ void pw_error_set(char *error, uint32_t error_size, const char *format, ...) __a
 char pw_type_letter(wasm_valkind_t kind);
 /* The letters of a function type's parameters or results, malloc'd; NULL when out of memory. */
 char *pw_type_letters(wasm_func_type_t type, bool results);
+/* Frees an instance's own memory, its WAMR side being gone. */
+void pw_instance_free(pw_instance *instance);
 void pw_trampoline(wasm_exec_env_t env, uint64_t *slots);
 
 /* Named in the WAMR build as its only outputs. */

@@ -198,6 +198,12 @@ release(pw_module *module)
 {
     if (module->wamr)
         wasm_runtime_unload(module->wamr);
+    while (module->closed) {
+        pw_instance *instance = module->closed;
+        module->closed = instance->next;
+        pw_instance_free(instance);
+    }
+    pthread_mutex_destroy(&module->lock);
     externs_free(module->imports, module->import_count);
     externs_free(module->exports, module->export_count);
     free(module->functions);
@@ -216,6 +222,7 @@ pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **out, char *error
     pw_module *module = calloc(1, sizeof *module);
     if (!module)
         return PW_NO_MEMORY;
+    pthread_mutex_init(&module->lock, NULL);
     module->size = size;
     module->bytes = malloc(size ? size : 1);
     module->original = malloc(size ? size : 1);

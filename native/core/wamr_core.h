@@ -37,7 +37,8 @@ typedef enum pw_status {
     PW_BUSY = 7,           /* the instance is running, on this thread or another */
     PW_BAD_ARGUMENT = 8,
     PW_NOT_FOUND = 9,
-    PW_TERMINATED = 10     /* stopped by pw_instance_terminate; the instance can only be closed */
+    PW_TERMINATED = 10,    /* stopped by pw_instance_terminate; the instance can only be closed */
+    PW_CLOSED = 11         /* the instance was closed, perhaps by another thread just now */
 } pw_status;
 
 typedef enum pw_kind { PW_FUNCTION = 0, PW_TABLE = 1, PW_MEMORY = 2, PW_GLOBAL = 3 } pw_kind;
@@ -87,7 +88,8 @@ PW_API int32_t pw_module_custom_section_get(const pw_module *module, uint32_t in
  * stack_bytes: operand stack; max_pages: 0 keeps the module's own limit, else lowers it. */
 PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
                                 uint32_t max_pages, pw_instance **instance, char *error, uint32_t error_size);
-/* PW_BUSY while it runs. */
+/* Ends an instance: PW_BUSY while it runs, PW_CLOSED when it has ended. Its handle, and those of its functions, stay safe to use
+ * until the module is closed: a thread that is about to call meets PW_CLOSED, not freed memory. */
 PW_API int32_t pw_instance_close(pw_instance *instance);
 /* Finds an exported function; the handle belongs to the instance. */
 PW_API int32_t pw_instance_function(pw_instance *instance, const char *name, pw_function **function);

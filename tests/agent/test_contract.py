@@ -31,7 +31,9 @@ class Logged(list):
 
 def host(wasm, capabilities=None, log=None, config=None, **limits):
     declared = Capabilities.parse(EVERYTHING if capabilities is None else capabilities, "test")
-    opened = ModuleHost(wasm, ModuleDescription("m", "1", declared, Limits(**limits)), config or {}, Logged() if log is None else log)
+    opened = ModuleHost(
+        wasm, ModuleDescription("m", "1", declared, Limits(**limits)), config or {}, Logged() if log is None else log
+    )
     opened.begin(b"", {})
     return opened
 
@@ -99,7 +101,7 @@ def test_an_export_of_another_type_is_refused():
 
 
 def publish(topic: str, size: int = 3) -> str:
-    return f'(call $publish (i32.const 100) (i32.const {len(topic)}) (i32.const 200) (i32.const {size}) (i32.const 80))'
+    return f"(call $publish (i32.const 100) (i32.const {len(topic)}) (i32.const 200) (i32.const {size}) (i32.const 80))"
 
 
 def publishing(topic, size=3, after=OK):

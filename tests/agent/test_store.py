@@ -51,7 +51,9 @@ def test_the_journal_survives_and_is_chained(store, tmp_path):
 
 def test_a_commit_moves_the_slots_and_raises_what_must_not_go_back(store):
     for sequence in (5, 9):
-        store.commit(Update(Phase.CONFIRMED, b"d", bytes([sequence]) * 32), Slot("confirmed", bytes([sequence]) * 32, sequence, 2), 1)
+        store.commit(
+            Update(Phase.CONFIRMED, b"d", bytes([sequence]) * 32), Slot("confirmed", bytes([sequence]) * 32, sequence, 2), 1
+        )
     slots = store.slots()
     assert slots["confirmed"] == Slot("confirmed", bytes([9]) * 32, 9, 2)
     assert slots["previous"] == Slot("previous", bytes([5]) * 32, 5, 2)

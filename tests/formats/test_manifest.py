@@ -175,7 +175,10 @@ def put(key, value):
         (put(suit.SEQUENCE, True), Reason.MALFORMED),
         (put(suit.SEQUENCE, -1), Reason.MALFORMED),
         (lambda manifest: manifest.pop(suit.INVOKE), Reason.MALFORMED),
-        (put(suit.COMMON, cbor.encode({suit.COMPONENTS: [[b"a"], [b"b"]], suit.SHARED_SEQUENCE: b"\x80"})), Reason.COMMAND_UNSUPPORTED),
+        (
+            put(suit.COMMON, cbor.encode({suit.COMPONENTS: [[b"a"], [b"b"]], suit.SHARED_SEQUENCE: b"\x80"})),
+            Reason.COMMAND_UNSUPPORTED,
+        ),
     ],
 )
 def test_what_the_profile_leaves_out_is_refused_even_when_signed(signer, change, reason):

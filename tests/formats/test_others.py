@@ -177,7 +177,9 @@ def test_a_truncated_module_is_refused_or_read_in_part(data):
         assert error.reason is Reason.MALFORMED
 
 
-REPORT = Report("d", "g", "generic", "0.1.0", 5, 6, Running("m", "1", bytes(32), 3, "trial"), Attempt("trial", bytes(16)), {"events": 7})
+REPORT = Report(
+    "d", "g", "generic", "0.1.0", 5, 6, Running("m", "1", bytes(32), 3, "trial"), Attempt("trial", bytes(16)), {"events": 7}
+)
 
 
 def test_reports_logs_and_messages_read_back():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pywamr import (
     ArgumentError,
     BusyError,
+    ClosedError,
     FuncRef,
     HostResultError,
     Runtime,
@@ -255,12 +256,42 @@ def test_a_second_thread_is_told_that_the_instance_is_busy(runtime):
     end = time.monotonic() + 10
     while not errors and time.monotonic() < end:
         try:
-            instance.close()
+            instance.call("divide")
         except BusyError as error:
             errors.append(error)
+        except Trap:
+            continue
     with pytest.raises(BusyError):
-        instance.call("divide")
+        instance.close()
     instance.terminate()
     thread.join()
     assert errors
     instance.close()
+
+
+def test_closing_while_another_thread_is_about_to_call_is_an_error_and_never_a_crash(runtime):
+    module = runtime.load(TRAPS)
+    for _ in range(200):
+        instance = module.instantiate()
+        divide = instance.function("divide")
+        ended = []
+
+        def hammer(divide=divide, ended=ended):
+            while True:
+                try:
+                    divide()
+                except Trap:
+                    continue
+                except (ClosedError, BusyError) as error:
+                    ended.append(error)
+                    return
+
+        thread = threading.Thread(target=hammer)
+        thread.start()
+        while not instance.closed:
+            try:
+                instance.close()
+            except BusyError:
+                continue
+        thread.join(10)
+        assert isinstance(ended[0], ClosedError)

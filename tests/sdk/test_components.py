@@ -45,7 +45,7 @@ def test_a_module_is_a_component_of_the_world(modules, tmp_path, name):
 def test_the_world_parses_and_names_what_the_host_knows():
     text = wasm_tools("component", "wit", WIT)
     for interface, functions in (FUNCTIONS | EXPORTS).items():
-        block = text.split(f"interface {interface} {{")[1].split("\n  }")[0]
+        block = text.split(f"interface {interface} {{")[1].split("\n}")[0]
         for function in functions:
             assert f"{function}: func" in block
         assert import_module(interface) == f"device:module/{interface}@0.1.0"

@@ -36,7 +36,9 @@ class Signer:
         self.sequence += 1
         vendor = vendor_id(VENDOR)
         index = ChunkIndex.of(wasm, chunk_bytes)
-        capabilities = changes.pop("capabilities", {"logging": {}, "messaging": {"subscribe": ["in/#", "sys/#"], "publish": ["out/#"]}})
+        capabilities = changes.pop(
+            "capabilities", {"logging": {}, "messaging": {"subscribe": ["in/#", "sys/#"], "publish": ["out/#"]}}
+        )
         limits = changes.pop("limits", Limits(memory_pages=4, deadline_ms=2000))
         module = ModuleDescription(name, version, Capabilities.parse(capabilities, "test"), limits, changes.pop("epoch", 0))
         manifest = Manifest(

@@ -371,7 +371,7 @@ def test_a_module_that_fails_three_times_steps_down_without_a_network(lab):
     lab.settings["trial"] = 0.2
     lab.start()
     lab.install(1)
-    lab.install(2, before='(if (i32.eq (i32.load8_u (local.get $topic)) (i32.const 105)) (then unreachable))')
+    lab.install(2, before="(if (i32.eq (i32.load8_u (local.get $topic)) (i32.const 105)) (then unreachable))")
     lab.settings["trial"] = 3
     lab.kill()
     lab.start()

@@ -101,9 +101,11 @@ class Instance:
         """Frees the instance. Again: no effect. Raises BusyError while it runs."""
         if self.closed:
             return
-        if self._library.pw_instance_close(self._raw.value) != _abi.OK:
+        if self._library.pw_instance_close(self._raw.value) == _abi.BUSY:
             raise BusyError("the instance is running")
         self._raw.value = None
+        for function in self._functions.values():
+            function.retire()
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +122,7 @@ class Instance:
 
     def raise_status(self, status: int) -> NoReturn:
         """Raises what a call's status stands for; for this package's own use."""
+        self.live_handle()
         message = stack = ""
         if status == _abi.TRAP:
             message = _abi.text(self._library.pw_instance_trap_message(self._raw.value))
@@ -133,6 +136,8 @@ class Instance:
             raise Trap.from_text(message, stack)
         if status == _abi.TERMINATED:
             raise TerminatedError("the instance was terminated")
+        if status == _abi.CLOSED:
+            raise ClosedError("the instance is closed")
         if status == _abi.BUSY:
             raise BusyError("the instance is running on another thread")
         if status == _abi.MISSING_IMPORT:
@@ -149,20 +154,32 @@ class Instance:
 class Function:
     """An exported function of one instance; `type` says what it takes and returns."""
 
+    __slots__ = (
+        "_address",
+        "_call",
+        "_handle",
+        "_instance",
+        "_lift_results",
+        "_pack",
+        "_pack_checked",
+        "_slots",
+        "_unpack",
+        "name",
+        "type",
+    )
+
     def __init__(self, instance: Instance, name: str, kind: FunctionType, handle: int) -> None:
         self.name = name
         self.type = kind
         self._instance = instance
-        self._handle = handle
+        self._handle: int | None = handle
         self._slots = ctypes.create_string_buffer(8 * max(len(kind.params), len(kind.results), 1))
         self._address = ctypes.addressof(self._slots)
         self._call = _abi.library().pw_function_call
-        params = slots_struct(kind.params)
-        self._pack: Callable[..., None] = params.pack_into
         self._pack_checked = packer(kind.params, instance._references)
-        self._params_are_numbers = not has_references(kind.params)
+        self._pack: Callable[..., None] = _never if has_references(kind.params) else slots_struct(kind.params).pack_into
         self._unpack = slots_struct(kind.results).unpack_from
-        self._plain = len(kind.results) < 2 and not has_references(kind.results)
+        self._lift_results = len(kind.results) > 1 or has_references(kind.results)
 
     def __call__(self, *values: Value) -> Value:
         """Calls the function: None, a value, or a tuple where it returns several.
@@ -170,31 +187,33 @@ class Function:
         Raises ArgumentError for a value that does not fit, Trap, TerminatedError, BusyError, ClosedError, and whatever a host
         function raised meanwhile.
         """
-        if self._instance._raw.value is None:
-            raise ClosedError("the instance is closed")
-        self._fill(values)
+        try:
+            self._pack(self._slots, 0, *values)
+        except (struct.error, OverflowError):  # references, unsigned integers, or a mistake: the careful way tells
+            self._pack_carefully(values)
         status = self._call(self._handle, self._address)
         if status:
             self._instance.raise_status(status)
-        if self._plain:
-            results = self._unpack(self._slots)
-            return results[0] if results else None
-        return self._lift()
+        results = self._unpack(self._slots)
+        if self._lift_results:
+            return self._lift(results)
+        return results[0] if results else None
 
-    def _fill(self, values: tuple[Any, ...]) -> None:
-        if self._params_are_numbers:
-            try:
-                self._pack(self._slots, 0, *values)
-                return
-            except (struct.error, OverflowError):
-                pass  # unsigned integers, or a mistake: the careful way tells
+    def retire(self) -> None:
+        """The instance is closed; for this package's own use."""
+        self._handle = None
+
+    def _pack_carefully(self, values: tuple[Any, ...]) -> None:
         try:
             self._pack_checked(self._slots, values)
         except ArgumentError as error:
             raise ArgumentError(f"{self.name}: {error}") from None
 
-    def _lift(self) -> Value:
-        raw = self._unpack(self._slots)
+    def _lift(self, raw: tuple[Any, ...]) -> Value:
         references = self._instance._references
         values = tuple(lift(kind, value, references) for kind, value in zip(self.type.results, raw, strict=True))
         return values[0] if len(values) == 1 else values
+
+
+def _never(*_: Any) -> None:
+    raise struct.error

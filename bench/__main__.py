@@ -1,0 +1,52 @@
+"""python -m bench: measures, prints a table, writes build/bench.json.
+
+Each row stands beside a peer (another runtime, or a raw transfer by paho) or a floor (what the machine can't do better), measured
+in the same run, alternating. Absolute times depend on the machine; the ratios are what the README quotes.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.measure import Row
+from ota.cli.output import table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
+    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default %(default)s)")
+    arguments = parser.parse_args()
+    from bench import runtime, transfer
+
+    rows: list[Row] = [*runtime.measure(arguments.rounds), *transfer.measure(arguments.rounds)]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    cells = [
+        (
+            row.name,
+            f"{row.value:.2f} {row.unit}",
+            row.peer,
+            _number(row.peer_value),
+            row.floor,
+            _number(row.floor_value),
+            _ratio(row),
+        )
+        for row in rows
+    ]
+    print(table(("what", "ours", "peer", "peer's", "floor", "floor's", "ours/peer"), cells))
+    return 0
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _ratio(row: Row) -> str:
+    return f"{row.value / row.peer_value:.3f}" if row.peer_value else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
