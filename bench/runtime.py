@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import wasmtime
+
 from bench.measure import Row, alternate, median, per_call_ns
 from device_agent.supervisor import Supervisor
 from device_agent.workers import ModuleSpec, Worker

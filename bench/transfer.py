@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
 from bench.measure import Row, alternate, median
 from ota.broker import Broker
 from ota.formats import topics
 from ota.publish import artifacts
-from paho.mqtt.enums import CallbackAPIVersion
 from tests.support.lab import GROUP, Lab, Mosquitto, echo
 from tests.system.test_updates import workers
 
@@ -21,7 +22,7 @@ def measure(rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         broker = Mosquitto(Path(folder))
         broker.start()
-        lab = Lab(Path(folder), broker, trial=0.1, proc=0.002)
+        lab = Lab(Path(folder), broker, trial=0.1, proc=0.01)
         try:
             lab.start()
             lab.install(1)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -72,6 +73,8 @@ class Agent:
         self._counters: Counter[str] = Counter()
         self._keys: dict[str, dict[str, bytes]] = {}
         self._running = Running()
+        self._trial_running = Running()
+        self.failed = False  # whether an error of ours ended it
         self._desired: bytes | None = None
         self._refusal: Refused | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -156,13 +159,15 @@ class Agent:
         if self._link is not None and self._link.online:
             self._link.publish(topics.report(self._config.device), self._report().to_bytes(), retain=True)
 
+    def confirmed(self) -> None:
+        """The module on trial is the confirmed one, on disk."""
+        self._running = replace(self._trial_running, slot="confirmed")
+        self._keep(self._after_confirmation())
+
     def update_ended(self) -> None:
         """Looks at what the operator wants once more, later if the way was the trouble."""
         update = self._runner.update
-        if update.phase is Phase.CONFIRMED:
-            self._running = _with_slot(self._trial_running, "confirmed")
-            self._keep(self._after_confirmation())
-        elif self._supervisor.current is None or not self._supervisor.current.alive:
+        if self._supervisor.current is None or not self._supervisor.current.alive:
             self._keep(self.run_best())
         if update.phase is Phase.FAILED and update.reason in RETRYABLE:
             self._consider_later()
@@ -277,7 +282,7 @@ class Agent:
             envelopes.add(slot.envelope)
             envelope = self._store.envelope(slot.envelope)
             if envelope is not None:
-                blobs.add(manifests.Manifest.from_envelope(_parse(envelope)).digest)
+                blobs.add(slots.parse(envelope).digest)
         verified = self._runner.verified
         if verified is not None and not self._runner.update.ended:
             envelopes.add(verified.envelope_digest)
@@ -474,9 +479,6 @@ class Agent:
         self.failed = True
         self._stopping.set()
 
-    failed = False
-    _trial_running = Running()
-
     async def _every(self, period_s: float, work: Callable[[], Any]) -> None:
         while True:
             await asyncio.sleep(period_s)
@@ -494,13 +496,3 @@ class Agent:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._writer.shutdown()
         self._store.close()
-
-
-def _with_slot(running: Running, slot: str) -> Running:
-    return Running(running.name, running.version, running.manifest, running.sequence, slot)
-
-
-def _parse(envelope: bytes) -> Any:
-    from ota.formats import suit
-
-    return suit.Envelope.from_bytes(envelope, manifests.MANIFEST_LIMIT_BYTES)

@@ -54,6 +54,9 @@ class Board(Protocol):
     def report(self) -> None:
         """Publishes the board's report."""
 
+    def confirmed(self) -> None:
+        """The module on trial is the confirmed one, on disk."""
+
     def update_ended(self) -> None:
         """An update has ended; there may be another to begin."""
 
@@ -152,6 +155,7 @@ class Runner:
                 await self._roll_back()
             case StopOld():
                 self.supervisor.drop_standby()
+                self.board.confirmed()
             case Discard():
                 self._discard()
             case PublishReport():

@@ -53,7 +53,7 @@ def _stored(name: str, store: Store) -> tuple[Manifest, Path, bytes] | None:
     envelope = store.envelope(slot.envelope)
     if envelope is None:
         raise Refused(Reason.MANIFEST_MISSING, f"the manifest of the {name} module is not in the store")
-    manifest = _parse(envelope)
+    manifest = parse(envelope)
     store.blob(manifest.digest)
     return manifest, store.blob_path(manifest.digest), slot.envelope
 
@@ -65,11 +65,12 @@ def _factory(folder: Path | None) -> tuple[Manifest, Path, bytes] | None:
         envelope, blob = (folder / "manifest.suit").read_bytes(), (folder / "module.wasm").read_bytes()
     except OSError as error:
         raise FactoryError(f"factory module: {error.filename}: {error.strerror}") from error
-    manifest = _parse(envelope)
+    manifest = parse(envelope)
     if sha256(blob) != manifest.digest:
         raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{folder / 'module.wasm'} is not what its manifest names")
     return manifest, folder / "module.wasm", sha256(envelope)
 
 
-def _parse(envelope: bytes) -> Manifest:
+def parse(envelope: bytes) -> Manifest:
+    """The manifest of an envelope that was verified when it came. Raises Refused for a damaged one."""
     return Manifest.from_envelope(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))

@@ -17,9 +17,10 @@ from ota.errors import OtaError
 from ota.formats.cbor import sha256
 from ota.formats.manifest import ModuleDescription
 from ota.formats.reasons import Reason, Refused
-from pywamr import LoadError, PywamrError, Trap, UnsupportedError
+from pywamr import LoadError, PywamrError, Trap, UnsupportedError, runtime_version
 
 # Workers are forked from a process that has imported this: what it holds stays shared as long as nobody touches it.
+runtime_version()  # loads the library, starts nothing
 gc.collect()
 gc.freeze()
 

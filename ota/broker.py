@@ -1,6 +1,8 @@
 """The operator's connection to a broker: publish and wait, collect what is retained, follow what comes."""
 
+import contextlib
 import queue
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ class Broker:
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
         self._client.on_message = self._on_message
+        self._client.on_socket_open = self._on_socket_open
         if settings.broker.tls:
             self._client.tls_set_context(ssl.create_default_context(cafile=settings.ca_file))
         if settings.username:
@@ -112,6 +115,10 @@ class Broker:
         self, client: paho.Client, data: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         self._connected.put(str(code) if code.is_failure else None)
+
+    def _on_socket_open(self, client: paho.Client, data: Any, connection: Any) -> None:
+        with contextlib.suppress(OSError):  # small messages wait for each other's acknowledgement: do not hold them back
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _on_connect_fail(self, client: paho.Client, data: Any) -> None:
         self._connected.put("the connection broke")

@@ -12,7 +12,7 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 VECTORS = ROOT.parent / "shared" / "vectors"
 
-settings.register_profile("default", deadline=None, max_examples=100)
+settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
 settings.load_profile("default")
 
 if folder := os.environ.get("PYWAMR_TEST_LIBRARY_FOLDER"):  # a sanitizer build of the same library

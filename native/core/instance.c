@@ -209,13 +209,16 @@ shut(pw_instance *instance)
     pthread_mutex_lock(&instance->lock);
     wasm_exec_env_t env = instance->env;
     wasm_module_inst_t wamr = instance->wamr;
+    pw_text *stack = instance->stack;
     instance->env = NULL;
     instance->wamr = NULL;
+    instance->stack = NULL;
     pthread_mutex_unlock(&instance->lock);
     if (env)
         wasm_runtime_destroy_exec_env(env);
     if (wamr)
         wasm_runtime_deinstantiate(wamr);
+    free(stack);
 }
 
 static int32_t
@@ -286,8 +289,6 @@ pw_instance_close(pw_instance *instance)
         return nobody == PW_OWNER_CLOSED ? PW_CLOSED : PW_BUSY;
     pw_module *module = instance->module;
     shut(instance);
-    free(instance->stack);
-    instance->stack = NULL;
     pthread_mutex_lock(&module->lock);
     instance->next = module->closed;
     module->closed = instance;
@@ -394,16 +395,18 @@ pw_instance_terminate(pw_instance *instance)
     pthread_mutex_unlock(&instance->lock);
 }
 
-const char *
-pw_instance_trap_message(const pw_instance *instance)
+void
+pw_instance_trap_get(pw_instance *instance, char *message, uint32_t message_size, char *stack, uint32_t stack_size)
 {
-    return instance ? instance->message : "";
-}
-
-const char *
-pw_instance_trap_stack(const pw_instance *instance)
-{
-    return instance && instance->stack ? instance->stack->bytes : "";
+    pw_error_set(message, message_size, "%s", "");
+    pw_error_set(stack, stack_size, "%s", "");
+    if (!instance)
+        return;
+    pthread_mutex_lock(&instance->lock);
+    pw_error_set(message, message_size, "%s", instance->message);
+    if (instance->stack)
+        pw_error_set(stack, stack_size, "%s", instance->stack->bytes);
+    pthread_mutex_unlock(&instance->lock);
 }
 
 uint64_t

@@ -28,7 +28,7 @@ typedef struct pw_function pw_function;
 
 typedef enum pw_status {
     PW_OK = 0,
-    PW_TRAP = 1,           /* the guest trapped: pw_instance_trap_message, pw_instance_trap_stack */
+    PW_TRAP = 1,           /* the guest trapped: pw_instance_trap_get */
     PW_HOST_ERROR = 2,     /* a host function called pw_instance_fail */
     PW_BAD_MODULE = 3,     /* the bytes are not a module that WAMR accepts */
     PW_MISSING_IMPORT = 4, /* an import was given no host function */
@@ -99,9 +99,8 @@ PW_API int32_t pw_function_call(pw_function *function, uint64_t *slots);
 PW_API void pw_instance_fail(pw_instance *instance);
 /* From any thread: ends the call in progress with PW_TERMINATED. Interpreted code only. */
 PW_API void pw_instance_terminate(pw_instance *instance);
-/* Text of the last trap and the wasm call stack at it. Valid until the next call. */
-PW_API const char *pw_instance_trap_message(const pw_instance *instance);
-PW_API const char *pw_instance_trap_stack(const pw_instance *instance);
+/* Copies the text of the last trap and the wasm call stack at it, both terminated; empty when the instance was closed meanwhile. */
+PW_API void pw_instance_trap_get(pw_instance *instance, char *message, uint32_t message_size, char *stack, uint32_t stack_size);
 /* Where size_bytes at offset lie in the default memory, or NULL when they are not all inside. Valid until guest code runs. */
 PW_API void *pw_memory_at(pw_instance *instance, uint64_t offset, uint64_t size_bytes);
 PW_API uint64_t pw_memory_size(pw_instance *instance);

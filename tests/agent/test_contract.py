@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from device_agent.contract import ContractError, ModuleError, ModuleHost
 from device_agent.store import KeyWrite
 from ota.formats.capabilities import Capabilities
@@ -127,7 +128,7 @@ def test_what_may_be_published_is_decided_by_the_manifest(topic, size, answer):
 
 def test_an_event_that_is_refused_sends_nothing():
     module = host(publishing("out/a", after=ERROR))
-    with pytest.raises(ModuleError, match="^no$"):
+    with pytest.raises(ModuleError, match=r"^no$"):
         module.handle("t", b"")
 
 
@@ -139,12 +140,22 @@ def test_an_event_that_traps_sends_nothing_and_the_next_is_clean():
 
 
 def test_a_flood_of_messages_is_bounded():
-    body = f"(local $n i32) (loop {publish('out/a')} (br_if 0 (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 5000)))) {OK}"
+    again = "(br_if 0 (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 5000)))"
+    body = f"(local $n i32) (loop {publish('out/a')} {again}) {OK}"
     wasm = contract_module(body, PUBLISH, '(data (i32.const 100) "out/a") (data (i32.const 200) "abc")')
     assert len(host(wasm).handle("t", b"").messages) == 256
 
 
-@pytest.mark.parametrize("arguments", ["(i32.const 2) (i32.const -1) (i32.const 4)", "(i32.const 2) (i32.const 65530) (i32.const 100)", "(i32.const 2) (i32.const 0) (i32.const -1)", "(i32.const 9) (i32.const 32) (i32.const 2)", "(i32.const 2) (i32.const 100) (i32.const 2)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "(i32.const 2) (i32.const -1) (i32.const 4)",
+        "(i32.const 2) (i32.const 65530) (i32.const 100)",
+        "(i32.const 2) (i32.const 0) (i32.const -1)",
+        "(i32.const 9) (i32.const 32) (i32.const 2)",
+        "(i32.const 2) (i32.const 100) (i32.const 2)",
+    ],
+)
 def test_wrong_pointers_levels_and_text_end_the_call(arguments):
     module = host(contract_module(f"(call $log {arguments}) {OK}", LOG, '(data (i32.const 100) "\\ff\\fe")'))
     with pytest.raises(ContractError):

@@ -5,6 +5,7 @@ import os
 import sqlite3
 
 import pytest
+
 from device_agent import store as stores
 from device_agent.states import Phase
 from device_agent.store import KeyWrite, Slot, Store, StoreError

@@ -4,8 +4,10 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+
 from device_agent import frames
 from device_agent.supervisor import Supervisor
 from device_agent.workers import ModuleSpec, Worker, WorkerFailed
@@ -19,7 +21,8 @@ PUBLISH = '(import "device:module/messaging@0.1.0" "publish" (func $publish (par
 COUNT = """
   (global $count (mut i32) (i32.const 0))
   (func (export "device:module/state@0.1.0#save") (result i32)
-    (i32.store (i32.const 64) (global.get $count)) (i32.store (i32.const 72) (i32.const 64)) (i32.store (i32.const 76) (i32.const 4))
+    (i32.store (i32.const 64) (global.get $count))
+    (i32.store (i32.const 72) (i32.const 64)) (i32.store (i32.const 76) (i32.const 4))
     (i32.const 72))
   (func (export "device:module/state@0.1.0#restore") (param i32 i32) (result i32)
     (global.set $count (i32.load (local.get 0))) (i32.const 0))"""
@@ -145,7 +148,7 @@ async def test_a_hanging_module_is_killed_at_its_deadline(rig, tmp_path):
     await rig.until(lambda: len(rig.failures) == 1)
     assert rig.failures[0].reason is Reason.DEADLINE_EXCEEDED
     assert not worker.alive
-    await rig.until(lambda: not os.path.exists(f"/proc/{worker.pid}"))
+    await rig.until(lambda: not Path(f"/proc/{worker.pid}").exists())
 
 
 @with_rig
@@ -153,8 +156,8 @@ async def test_a_hanging_worker_ends_by_itself_when_the_agent_is_gone(rig, tmp_p
     worker = await rig.worker(spec(tmp_path, counting(1), deadline_ms=100))
     worker._channel.send(frames.encode_request(frames.Begin(b"", {})))
     worker._channel.send(frames.encode_request(frames.Event("t", b"h")))
-    await rig.until(lambda: not os.path.exists(f"/proc/{worker.pid}"))
-    assert not os.path.exists(f"/proc/{worker.pid}")
+    await rig.until(lambda: not Path(f"/proc/{worker.pid}").exists())
+    assert not Path(f"/proc/{worker.pid}").exists()
 
 
 @with_rig

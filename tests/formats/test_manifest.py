@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ota.build import sign
 from ota.formats import cbor, suit
 from ota.formats import manifest as manifests

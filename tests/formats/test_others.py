@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ota.formats import capabilities, chunks, topics, wasm
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.capabilities import Capabilities
@@ -134,8 +135,18 @@ def test_everything_that_is_not_granted_is_named(declared, missing):
 
 
 @pytest.mark.parametrize(
-    "value", [{"network": {}}, {"logging": {"x": 1}}, {"logging": []}, {"messaging": {"publish": "a"}}, {"messaging": {"publish": ["a#"]}}, {"keyvalue": {"quota_bytes": -1}}, {"keyvalue": {"quota_bytes": True}}, []]
-)  # fmt: skip
+    "value",
+    [
+        {"network": {}},
+        {"logging": {"x": 1}},
+        {"logging": []},
+        {"messaging": {"publish": "a"}},
+        {"messaging": {"publish": ["a#"]}},
+        {"keyvalue": {"quota_bytes": -1}},
+        {"keyvalue": {"quota_bytes": True}},
+        [],
+    ],
+)
 def test_an_unknown_capability_or_argument_is_refused(value):
     assert refusal(Capabilities.parse, value, "policy").reason is Reason.MALFORMED
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ota.formats import deployment as deployments
 from ota.formats import trust
 from ota.formats.deployment import DEPLOYMENT_TYPE, FRACTION_ALL, may_start

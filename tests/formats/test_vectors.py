@@ -6,6 +6,7 @@ import re
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
 from ota.diagnostic import describe_manifest, diagnostic
 from ota.formats import suit
 from ota.formats.cose import Sign1, VerifyKey

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from ota.cli.main import main, parser
 from ota.errors import OtaError
 from ota.formats.reasons import Refused

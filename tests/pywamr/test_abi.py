@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+
 from pywamr import LibraryError, _abi
 from tests.conftest import ROOT
 

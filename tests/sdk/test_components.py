@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ota.formats import wasm
 from ota.formats.capabilities import EXPORTS, FUNCTIONS, check_exports, import_module
 from tests.conftest import ROOT

@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+
 from device_agent.states import Phase
 from device_agent.store import Store
 from ota.demo.broker import DemoBroker

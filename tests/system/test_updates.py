@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from ota.build import sign
 from ota.demo.broker import DemoBroker
 from ota.formats import topics

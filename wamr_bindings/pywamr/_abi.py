@@ -12,7 +12,9 @@ ABI_VERSION = 1
 DIRECT_PARAMS = 8
 LIBRARY_NAME = "libwamr_core.so"
 
-OK, TRAP, HOST_ERROR, BAD_MODULE, MISSING_IMPORT, UNSUPPORTED, NO_MEMORY, BUSY, BAD_ARGUMENT, NOT_FOUND, TERMINATED, CLOSED = range(12)
+OK, TRAP, HOST_ERROR, BAD_MODULE, MISSING_IMPORT, UNSUPPORTED, NO_MEMORY, BUSY, BAD_ARGUMENT, NOT_FOUND, TERMINATED, CLOSED = range(
+    12
+)
 FUNCTION, TABLE, MEMORY, GLOBAL = range(4)
 
 
@@ -62,8 +64,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_function_call": (c_int32, (c_void_p, c_void_p)),
     "pw_instance_fail": (None, (c_void_p,)),
     "pw_instance_terminate": (None, (c_void_p,)),
-    "pw_instance_trap_message": (c_char_p, (c_void_p,)),
-    "pw_instance_trap_stack": (c_char_p, (c_void_p,)),
+    "pw_instance_trap_get": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),
     "pw_memory_at": (c_void_p, (c_void_p, c_uint64, c_uint64)),
     "pw_memory_size": (c_uint64, (c_void_p,)),
     "pw_global_get": (c_int32, (c_void_p, c_char_p, POINTER(c_uint64))),

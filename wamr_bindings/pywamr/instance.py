@@ -125,8 +125,9 @@ class Instance:
         self.live_handle()
         message = stack = ""
         if status == _abi.TRAP:
-            message = _abi.text(self._library.pw_instance_trap_message(self._raw.value))
-            stack = _abi.text(self._library.pw_instance_trap_stack(self._raw.value))
+            raw_message, raw_stack = ctypes.create_string_buffer(256), ctypes.create_string_buffer(8192)
+            self._library.pw_instance_trap_get(self._raw.value, raw_message, len(raw_message), raw_stack, len(raw_stack))
+            message, stack = _abi.text(raw_message.value), _abi.text(raw_stack.value)
         self._refuse(status, message, stack)
 
     def _refuse(self, status: int, message: str, stack: str = "") -> NoReturn:
