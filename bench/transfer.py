@@ -29,6 +29,9 @@ def measure(rounds: int) -> list[Row]:
             raw = _Raw(broker.port)
             rows = [_latency(lab, raw, name, size, max(3, rounds)) for name, size in SIZES.items()]
             raw.close()
+            lab.kill()
+            lab.start()
+            lab.install(201)
             return [*rows, *_memory(lab)]
         finally:
             lab.close()
