@@ -81,7 +81,10 @@ class Agent:
         self._restart_s = RESTART_MIN_S
         self._proof: asyncio.TimerHandle | None = None
         self._logs: collections.deque[LogRecord] = collections.deque(maxlen=LOG_LINES_KEPT)
-        self._supervisor = Supervisor(self._outcome, self._worker_failed, self._keys_of, config.event_queue, self._counters)
+        self._supervisor = Supervisor(
+            self._outcome, self._worker_failed, self._keys_of, self._follow_topics, config.event_queue, self._counters
+        )
+        self._topics: frozenset[str] = frozenset()  # of the broker, for the module that is fed
         self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
         if self._link is not None:
             self._link.set_will(topics.online(config.device), topics.OFFLINE)
@@ -395,8 +398,6 @@ class Agent:
     def _online(self) -> None:
         assert self._link is not None
         logger.info("online")
-        for each in self._subscriptions():
-            self._link.subscribe(each)
         self._link.publish(topics.online(self._config.device), topics.ONLINE, retain=True)
         self.report()
         self._outbox.poke()
@@ -404,11 +405,16 @@ class Agent:
     def _offline(self) -> None:
         logger.info("offline: going on alone")
 
-    def _subscriptions(self) -> list[str]:
-        """Topics of the broker that the running module wants; local ones never come from there."""
-        worker = self._supervisor.current
-        filters = worker.spec.description.capabilities.filters("subscribe") if worker else ()
-        return [each for each in filters if not each.startswith(LOCAL_TOPICS)]
+    def _follow_topics(self, worker: Worker) -> None:
+        """Subscribes to what the module that is fed wants, and to no more; local topics never come from the broker."""
+        filters = worker.spec.description.capabilities.filters("subscribe")
+        wanted = frozenset(each for each in filters if not each.startswith(LOCAL_TOPICS))
+        if self._link is not None:
+            for each in self._topics - wanted:
+                self._link.unsubscribe(each)
+            for each in wanted:
+                self._link.subscribe(each)
+        self._topics = wanted
 
     async def _send_telemetry(self, batch: bytes) -> bool:
         if self._link is None:

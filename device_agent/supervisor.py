@@ -39,6 +39,7 @@ class Supervisor:
     on_outcome: Callable[[ModuleSpec, frames.Done], Awaitable[None]]
     on_failure: Callable[[Worker, WorkerFailed], None]
     keys_of: Callable[[str], dict[str, bytes]]  # what a module keeps, by its name
+    on_use: Callable[[Worker], None] = lambda worker: None  # another worker is fed from now on
     queue_limit: int = 10_000
     counters: Counter[str] = field(default_factory=Counter)
     last_gap_us: int = 0
@@ -216,6 +217,7 @@ class Supervisor:
         self._next_tick = None
         self._schedule_tick(worker)
         self._wake.set()
+        self.on_use(worker)
 
     def _schedule_tick(self, worker: Worker) -> None:
         period_s = worker.spec.description.limits.tick_ms / 1000

@@ -287,6 +287,17 @@ def test_a_full_disk_is_reported(tmp_path):
         lab.close()
 
 
+def test_a_new_module_gets_the_topics_that_it_asks_for(board):
+    capabilities = {"messaging": {"subscribe": ["in/two"], "publish": ["out/#"]}}
+    update = board.signer.update(echo(2), name="echo", version="2.0.0", capabilities=capabilities)
+    board.wait_state("confirmed", deployment=board.deploy(update))
+    before = max(board.observer.messages)
+    board.put([("in/other", b"not asked for"), ("sys/loadavg", b"a reading that the broker made up"), ("in/two", b"x")])
+    board.observer.wait(lambda: max(board.observer.messages) > before, 10, "an answer to in/two")
+    time.sleep(0.5)
+    assert max(board.observer.messages) == before + 1
+
+
 def test_a_board_outside_the_fraction_does_not_join(board):
     board.deploy(board.signer.update(echo(2)), fraction_ppm=0)
     time.sleep(1)
