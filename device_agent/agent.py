@@ -91,7 +91,7 @@ class Agent:
         self._outbox = Outbox(self._store, self._on_writer, self._send_telemetry, self._counters, config.outbox_messages)
         fetcher = Fetcher(self._link, self._store, self._on_writer, config.fetch_timeout_s)
         update = self._store.last_update()
-        self._runner = Runner(self._store, fetcher, self._supervisor, self, self._on_writer, config.trial_s, update)
+        self._runner = Runner(self._store, fetcher, self._supervisor, self, self._on_writer, self._keep, config.trial_s, update)
 
     async def run(self) -> None:
         """Runs until `stop`, then saves the module's state and ends the workers."""
@@ -467,11 +467,12 @@ class Agent:
     async def _on_writer(self, function: Callable[..., T], *values: Any) -> T:
         return await self._loop.run_in_executor(self._writer, function, *values)
 
-    def _keep(self, work: Any) -> None:
+    def _keep(self, work: Any) -> "asyncio.Task[Any]":
         """Runs a coroutine as a task whose failure is an error of ours: it is logged, and ends the agent to be restarted."""
-        task = asyncio.ensure_future(work)
+        task: asyncio.Task[Any] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -64,8 +64,8 @@ class Fetcher:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(WINDOW, len(missing))):
                     group.create_task(self._chunks(index, missing))
-        except* Refused as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as errors:
+            raise _first(errors) from None
         await self._on_writer(self._store.finish_blob, index)
 
     def _has_blob(self, digest: bytes) -> bool:
@@ -104,3 +104,14 @@ class Fetcher:
         finally:
             link.unsubscribe(topic)
             del self._waiting[topic]
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    """The first refusal among what went wrong; if there is none, all of it."""
+    refusals = errors.subgroup(Refused)
+    while refusals is not None:
+        found = refusals.exceptions[0]
+        if not isinstance(found, ExceptionGroup):
+            return found
+        refusals = found
+    return errors

@@ -14,6 +14,7 @@ from ota.formats.reasons import Refused
 from ota.formats.report import BATCH_LIMIT_BYTES, Message, encode_messages
 
 BATCH_MESSAGES = 200
+HELD_EVENTS = 5000
 RETRY_S = 2.0
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Outbox:
         self._counters = counters
         self._limit = limit
         self._fresh: list[tuple[str, list[KeyWrite], list[Message]]] = []
+        self._full = False
         self._written = asyncio.Event()
         self._wake = asyncio.Event()
 
@@ -59,9 +61,19 @@ class Outbox:
             _, dropped = await self._on_writer(self._store.add_outcomes, batch, self._limit)
             self._counters["messages_dropped"] += dropped
         except Refused as error:
-            self._counters["messages_dropped"] += sum(len(messages) for _, _, messages in batch)
-            logger.error("results of %d events are lost: %s", len(batch), error)
+            self._fresh = batch + self._fresh  # held in memory until there is room
+            self._drop_oldest()
+            if not self._full:
+                logger.error("results wait in memory: %s", error)
+            self._full = True
+            return
+        self._full = False
         self._written.set()
+
+    def _drop_oldest(self) -> None:
+        for _, _, messages in self._fresh[:-HELD_EVENTS]:
+            self._counters["messages_dropped"] += len(messages)
+        del self._fresh[:-HELD_EVENTS]
 
     async def write(self) -> None:
         """The task that writes."""
@@ -69,6 +81,9 @@ class Outbox:
             await self._wake.wait()
             self._wake.clear()
             await self.flush()
+            if self._full:
+                await asyncio.sleep(RETRY_S)
+                self._wake.set()
 
     async def deliver(self) -> None:
         """The task that sends. A batch is forgotten once the broker has acknowledged it: sent again after a break, never lost."""
@@ -77,15 +92,21 @@ class Outbox:
             batch: list[Message] = await self._on_writer(self._store.outbox, 0, BATCH_MESSAGES)
             batch = _within_limit(batch)
             if batch:
-                if await self._send(encode_messages(batch)):
-                    await self._on_writer(self._store.delivered, batch[-1].number)
-                    self._counters["messages_delivered"] += len(batch)
+                if await self._send(encode_messages(batch)) and await self._forget(batch):
                     continue
                 await asyncio.sleep(0.05)
             try:
                 await asyncio.wait_for(self._written.wait(), RETRY_S if batch else None)
             except TimeoutError:
                 continue
+
+    async def _forget(self, batch: list[Message]) -> bool:
+        try:
+            await self._on_writer(self._store.delivered, batch[-1].number)
+        except Refused:
+            return False  # no room even to delete: sent once more later, with the same numbers
+        self._counters["messages_delivered"] += len(batch)
+        return True
 
 
 def _within_limit(batch: list[Message]) -> list[Message]:

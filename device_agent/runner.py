@@ -70,6 +70,7 @@ class Runner:
     supervisor: Supervisor
     board: Board
     on_writer: Callable[..., Awaitable[Any]]
+    keep: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]  # runs work whose failure ends the agent
     trial_s: float
     update: Update
     verified: VerifiedManifest | None = None
@@ -166,7 +167,7 @@ class Runner:
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         if self._task is not None:
             self._task.cancel()
-        self._task = asyncio.create_task(work)
+        self._task = self.keep(work)
 
     def _known(self) -> VerifiedManifest:
         assert self.verified is not None, "no manifest was verified"

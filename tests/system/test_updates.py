@@ -207,7 +207,7 @@ def test_a_worker_that_is_killed_on_trial_is_rolled_back(board):
     board.start()
     deployment = board.deploy(board.signer.update(echo(2)))
     board.wait_state("trial", deployment=deployment)
-    board.running("1.0.0") if board.report.running.slot != "trial" else None
+    board.observer.wait(lambda: board.report.running.slot == "trial", 10, "the new module running on trial")
     victims = workers(board)
     os.kill(max(victims), signal.SIGKILL)
     report = board.wait_state("rolled-back", deployment=deployment)
