@@ -79,6 +79,7 @@ class Agent:
         self._refusal: Refused | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._restart_s = RESTART_MIN_S
+        self._starting = asyncio.Lock()
         self._proof: asyncio.TimerHandle | None = None
         self._logs: collections.deque[LogRecord] = collections.deque(maxlen=LOG_LINES_KEPT)
         self._supervisor = Supervisor(
@@ -142,7 +143,14 @@ class Agent:
         return Worker(spec, self._module_log, self._supervisor.worker_died)
 
     async def run_best(self) -> None:
-        """Starts the best module there is; when none starts, tries them all again later."""
+        """Starts the best module there is, if none runs; when none starts, tries them all again later."""
+        async with self._starting:
+            current = self._supervisor.current
+            if current is not None and current.alive:
+                return
+            await self._run_best()
+
+    async def _run_best(self) -> None:
         for name in slots.ORDER:
             if await self._run_slot(name):
                 return
@@ -221,7 +229,8 @@ class Agent:
             await worker.start()
             module = found.spec.description.name
             self._keys.setdefault(module, await self._on_writer(self._store.keys, module))
-            await self._supervisor.run(worker, await self._on_writer(self._store.state, module))
+            if not await self._supervisor.run(worker, await self._on_writer(self._store.state, module)):
+                return
         except WorkerFailed:
             worker.kill()
             raise
@@ -255,8 +264,7 @@ class Agent:
         self._loop.call_later(delay_s, lambda: self._keep(self._run_best_again()))
 
     async def _run_best_again(self) -> None:
-        current = self._supervisor.current
-        if (current is None or not current.alive) and self._runner.update.phase is not Phase.TRIAL:
+        if self._runner.update.phase is not Phase.TRIAL:
             await self.run_best()
 
     def _module_log(self, spec: ModuleSpec, level: str, message: str) -> None:

@@ -215,8 +215,8 @@ class Runner:
         await asyncio.sleep(self.trial_s)
         illness = await self.supervisor.check()
         if not worker.alive:
-            return  # the supervisor has told of its failure
-        if illness is None:
+            self.post(states.TrialFailed(Reason.CRASHED, "the worker ended during the trial"))  # told before, if it was fed
+        elif illness is None:
             self.post(states.TrialPassed())
         else:
             self.post(states.TrialFailed(Reason.UNHEALTHY, illness))
@@ -224,6 +224,8 @@ class Runner:
     async def _roll_back(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        if self.trial_worker is None or self.trial_worker is not self.supervisor.current:
+            return  # the new module was never fed: what ran before still does
         if not await self.supervisor.roll_back():
             await self.board.run_best()
 

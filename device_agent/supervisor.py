@@ -77,12 +77,19 @@ class Supervisor:
         self._queue.append(Pending(topic, payload))
         self._wake.set()
 
-    async def run(self, worker: Worker, state: bytes) -> None:
-        """Makes a started worker the one that is fed. Raises WorkerFailed, with nothing changed, when it does not begin."""
+    async def run(self, worker: Worker, state: bytes) -> bool:
+        """Makes a started worker the one that is fed, unless a living one is: a swap may have come first. Then it is stopped.
+
+        Raises WorkerFailed, with nothing changed, when it does not begin.
+        """
         async with self._between:
+            if self._current is not None and self._current.alive:
+                worker.kill()
+                return False
             done = await self._begin(worker, state)
             self._use(worker)
         await self.on_outcome(worker.spec, done)
+        return True
 
     async def swap(self, new: Worker) -> None:
         """Hands the state over and feeds `new` from the next event on; the old worker is kept, paused, for `roll_back`.

@@ -249,6 +249,19 @@ def test_a_worker_that_speaks_nonsense_is_ended(tmp_path, packet):
 
 
 @with_rig
+async def test_a_restart_that_comes_too_late_does_not_replace_a_living_module(rig, tmp_path):
+    first = await rig.worker(spec(tmp_path, counting(1)))
+    assert await rig.supervisor.run(first, b"")
+    first.kill()
+    late = await rig.worker(spec(tmp_path, counting(1)))
+    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")))
+    assert not await rig.supervisor.run(late, b"")
+    assert not late.alive
+    rig.supervisor.offer("t", b"")
+    await rig.until(lambda: rig.outcomes == [b"\2\1"])
+
+
+@with_rig
 async def test_a_full_queue_drops_the_oldest_but_never_the_one_in_hand(rig, tmp_path):
     rig.supervisor.queue_limit = 5
     await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"")
