@@ -138,7 +138,7 @@ class Sign1:
         Raises Refused SIGNATURE_INVALID when it is not, or when the message names an algorithm that the key is not for.
         """
         named = self.headers.get(ALGORITHM, self.unprotected.get(ALGORITHM))
-        if named not in key.algorithms or isinstance(named, bool):
+        if type(named) is not int or named not in key.algorithms:
             raise Refused(
                 Reason.SIGNATURE_INVALID, f"the message names algorithm {named!r}, the key is for {sorted(key.algorithms)}"
             )

@@ -172,7 +172,7 @@ def command_sequence(encoded: bytes, what: str) -> tuple[Command, ...]:
         raise malformed(what, "not a list of commands and arguments")
     commands = tuple(zip(value[::2], value[1::2], strict=True))
     for number, _ in commands:
-        if not isinstance(number, int) or number not in COMMANDS:
+        if type(number) is not int or number not in COMMANDS:
             raise Refused(Reason.COMMAND_UNSUPPORTED, f"{what}: command {number!r} is not in draft-ietf-suit-manifest-37")
     return commands
 
