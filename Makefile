@@ -1,6 +1,7 @@
 # make test   install what the tests need, check, and run them
 # make demo   the main job, from nothing, on this machine
 # make bench  measure; writes build/bench.json
+# make aotc   the ahead-of-time compiler, an optional part; installs LLVM
 # make check  formatting, types, layers
 # Everything that is downloaded or built goes below build/.
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
-.PHONY: test test-full demo bench check modules clean
+.PHONY: test test-full demo bench check modules aotc clean
 
 test: $(VENV)/.test modules check
 	$(BIN)/python -m pytest -q
@@ -48,8 +49,13 @@ $(VENV)/.demo: $(VENV)/.venv $(NATIVE)
 
 $(VENV)/.test: $(VENV)/.demo
 	sh native/install-tools.sh test
-	$(BIN)/python -m pip install -q -e '.[test]'
+	sh native/install-tools.sh aotc
+	$(BIN)/python -m pip install -q -e '.[test]' -C cmake.define.PW_AOTC=ON
 	@touch $@
+
+aotc: $(VENV)/.demo
+	sh native/install-tools.sh aotc
+	$(BIN)/python -m pip install -q -e '.[demo,guests]' -C cmake.define.PW_AOTC=ON
 
 $(VENV)/.bench: $(VENV)/.test
 	$(BIN)/python -m pip install -q 'wasmtime>=40'

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs, with apt, what the build needs and this machine lacks. Debian 12 and 13; elsewhere it says what is missing.
-#   native/install-tools.sh [test]
+#   native/install-tools.sh [test | aotc]
 set -eu
 
 wanted=""
@@ -20,6 +20,11 @@ need git git
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || wanted="$wanted python3-venv"
 if [ "${1:-}" = test ]; then
     PATH="$PATH:/usr/sbin:/sbin" need mosquitto mosquitto
+fi
+if [ "${1:-}" = aotc ]; then
+    need g++ g++
+    # Any of LLVM 14 to 19 will do.
+    ls -d /usr/lib/llvm-1[4-9]/include/llvm-c >/dev/null 2>&1 || wanted="$wanted llvm-19-dev"
 fi
 [ -n "$wanted" ] || exit 0
 

@@ -1,7 +1,7 @@
 # Puts a checked, writable copy of the pinned WAMR source tree at WAMR_SOURCE_DIR.
 #
 # -DWAMR_ROOT_DIR=<checkout> takes that tree instead of the pinned crate; it is copied too, because WAMR's own build
-# scripts write core/version.h into the tree and because one fix is applied to the copy.
+# scripts write core/version.h into the tree and because mends are applied to the copy.
 
 set(WAMR_SOURCE_DIR "${CMAKE_BINARY_DIR}/wamr")
 set(WAMR_PIN_DIR "${CMAKE_CURRENT_LIST_DIR}/../wamr")
@@ -54,23 +54,39 @@ function(wamr_vendor)
     endif()
 endfunction()
 
-# WAMR 978ce3f, core/iwasm/common/wasm_runtime_common.c: wasm_runtime_invoke_native_raw looks an externref parameter up and
-# then copies the *following argument's* bytes instead of the object. Without this line a host function cannot take an externref.
-function(wamr_fix_raw_externref)
-    set(file "${WAMR_SOURCE_DIR}/core/iwasm/common/wasm_runtime_common.c")
-    set(wrong "bh_memcpy_s(argv_dst, sizeof(uintptr_t), argv_src,\n                            sizeof(uintptr_t));\n                break;\n            }\n#endif\n#if WASM_ENABLE_GC != 0\n            case REF_TYPE_FUNCREF:")
-    string(REPLACE "argv_src,\n" "&externref_obj,\n" right "${wrong}")
+# Replaces a passage of one file of the copy; stops the build when neither the passage nor its replacement is there.
+function(wamr_mend file wrong right)
+    set(file "${WAMR_SOURCE_DIR}/${file}")
     file(READ "${file}" text)
+    string(FIND "${text}" "${right}" at)
+    if(NOT at EQUAL -1)
+        return()
+    endif()
     string(FIND "${text}" "${wrong}" at)
     if(at EQUAL -1)
-        string(FIND "${text}" "${right}" at)
-        if(at EQUAL -1)
-            message(FATAL_ERROR "${file} no longer has the lines that wamr_fix_raw_externref mends: read it and this function again")
-        endif()
-        return()
+        message(FATAL_ERROR "${file} no longer has the lines that ${CMAKE_CURRENT_LIST_FILE} mends: read both again")
     endif()
     string(REPLACE "${wrong}" "${right}" text "${text}")
     file(WRITE "${file}" "${text}")
+endfunction()
+
+# WAMR 978ce3f: wasm_runtime_invoke_native_raw looks an externref parameter up and then copies the *following argument's* bytes
+# instead of the object. Without this line a host function cannot take an externref.
+function(wamr_fix_raw_externref)
+    set(end "                            sizeof(uintptr_t));\n                break;\n            }\n#endif\n#if WASM_ENABLE_GC != 0\n            case REF_TYPE_FUNCREF:")
+    wamr_mend(core/iwasm/common/wasm_runtime_common.c
+              "bh_memcpy_s(argv_dst, sizeof(uintptr_t), argv_src,\n${end}"
+              "bh_memcpy_s(argv_dst, sizeof(uintptr_t), &externref_obj,\n${end}")
+endfunction()
+
+# WAMR 978ce3f with hardware bounds checks: LLVM removes a load whose value is dropped, and with it the trap that core 2.0 wants. A load
+# that is dropped at once is kept; one whose value is computed with, in vain, may still go.
+function(wamr_fix_dropped_load)
+    set(head "                    bool is_drop_32)\n{\n")
+    set(tail "pop_value_from_wasm_stack(comp_ctx, func_ctx, NULL, is_drop_32, NULL))\n        return false;\n")
+    wamr_mend(core/iwasm/compilation/aot_emit_parametric.c
+              "${head}    if (!${tail}"
+              "${head}    LLVMValueRef value = NULL;\n    if (!pop_value_from_wasm_stack(comp_ctx, func_ctx, &value, is_drop_32, NULL))\n        return false;\n    while (value && LLVMIsACastInst(value))\n        value = LLVMGetOperand(value, 0);\n    if (value && LLVMIsALoadInst(value))\n        LLVMSetVolatile(value, true);\n")
 endfunction()
 
 if(WAMR_ROOT_DIR)
@@ -85,4 +101,5 @@ else()
 endif()
 file(COPY "${origin}/core" "${origin}/build-scripts" "${origin}/LICENSE" DESTINATION "${WAMR_SOURCE_DIR}")
 wamr_fix_raw_externref()
+wamr_fix_dropped_load()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

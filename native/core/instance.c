@@ -6,6 +6,12 @@
 
 #define ARGUMENT_CELLS 32 /* calls that need no more use the C stack */
 
+#if PW_HARDWARE_BOUNDS
+/* WAMR, core/iwasm/common/wasm_runtime_common.h: the environment whose guest code the calling thread is in. */
+struct WASMExecEnv *wasm_runtime_get_exec_env_tls(void);
+void wasm_runtime_set_exec_env_tls(struct WASMExecEnv *env);
+#endif
+
 static uint32_t
 cells_of(char letter)
 {
@@ -99,15 +105,9 @@ call_direct(void *function, uint32_t count, const int64_t *a)
     }
 }
 
-/* Where every import of every module leads. WAMR has put one 64-bit slot an argument into `slots`, with the upper half of a
- * 32-bit value undefined, and reads the result from slots[0]. */
-void
-pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
+static void
+call_host(pw_instance *instance, const pw_import *import, uint64_t *slots)
 {
-    const pw_import *import = wasm_runtime_get_function_attachment(env);
-    wasm_module_inst_t wamr = wasm_runtime_get_module_inst(env);
-    pw_instance *instance = wasm_runtime_get_custom_data(wamr);
-    instance->wamr = wamr; /* in a start function it is not known yet, and a host function may need the memory */
     const pw_host_function *host = &instance->hosts[import->index];
     for (uint32_t i = 0; i < import->param_count; i++)
         slots[i] = widen(import->params[i], slots[i]);
@@ -124,11 +124,42 @@ pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
     else {
         host->slots(slots);
     }
-    if (instance->host_failed)
-        wasm_runtime_set_exception(wamr, "host function failed");
     /* On the way back to the guest a null externref is -1 again. */
     if (import->results[0] == 'e' && slots[0] == 0)
         slots[0] = UINT64_MAX;
+}
+
+/* Where every import of every module leads. WAMR has put one 64-bit slot an argument into `slots`, with the upper half of a
+ * 32-bit value undefined, and reads the result from slots[0]. */
+void
+pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
+{
+    const pw_import *import = wasm_runtime_get_function_attachment(env);
+    wasm_module_inst_t wamr = wasm_runtime_get_module_inst(env);
+    pw_instance *instance = wasm_runtime_get_custom_data(wamr);
+    instance->wamr = wamr; /* in a start function it is not known yet, and a host function may need the memory */
+#if PW_HARDWARE_BOUNDS
+    /* Host code is not guest code: its faults are its own, and it may enter another instance. */
+    struct WASMExecEnv *running = wasm_runtime_get_exec_env_tls();
+    wasm_runtime_set_exec_env_tls(NULL);
+    call_host(instance, import, slots);
+    wasm_runtime_set_exec_env_tls(running);
+#else
+    call_host(instance, import, slots);
+#endif
+    if (instance->host_failed)
+        wasm_runtime_set_exception(wamr, "host function failed");
+}
+
+/* WAMR does not call a start function that is an import. */
+static int32_t
+call_imported_start(pw_instance *instance)
+{
+    uint64_t start = instance->module->facts.start, slot = 0;
+    if (start == PW_NO_START)
+        return PW_OK;
+    call_host(instance, &instance->module->functions[start], &slot);
+    return instance->host_failed ? PW_HOST_ERROR : PW_OK;
 }
 
 /* One thread at a time; the same thread may come back in from a host function. */
@@ -225,7 +256,7 @@ static int32_t
 instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, char *error, uint32_t error_size)
 {
     struct InstantiationArgs2 *args = NULL;
-    if (!wasm_runtime_instantiation_args_create(&args))
+    if (!pw_thread_ready() || !wasm_runtime_instantiation_args_create(&args))
         return PW_NO_MEMORY;
     wasm_runtime_instantiation_args_set_default_stack_size(args, stack_bytes);
     wasm_runtime_instantiation_args_set_max_memory_pages(args, max_pages);
@@ -240,7 +271,7 @@ instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, cha
     if (!instance->wamr)
         return instance->host_failed ? PW_HOST_ERROR : PW_TRAP;
     instance->env = wasm_runtime_create_exec_env(instance->wamr, stack_bytes);
-    return instance->env ? PW_OK : PW_NO_MEMORY;
+    return instance->env ? call_imported_start(instance) : PW_NO_MEMORY;
 }
 
 int32_t
@@ -331,8 +362,12 @@ pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
         free(function);
         return PW_NO_MEMORY;
     }
-    uint32_t params = cells_of_all(function->params), results = cells_of_all(function->results);
-    function->cells = params > results ? params : results;
+    uint32_t results = cells_of_all(function->results);
+    function->param_cells = cells_of_all(function->params);
+    function->cells = function->param_cells > results ? function->param_cells : results;
+    size_t params = strlen(function->params), width = strlen(function->results);
+    width = params > width ? params : width;
+    function->width = width ? (uint32_t)width : 1;
     function->instance = instance;
     function->wamr = wamr;
     function->next = instance->functions;
@@ -341,11 +376,22 @@ pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
     return PW_OK;
 }
 
-int32_t
-pw_function_call(pw_function *function, uint64_t *slots)
+static int32_t
+call_once(pw_instance *instance, pw_function *function, uint64_t *slots, uint32_t *cells)
 {
-    if (!function || !slots)
+    slots_to_cells(function->params, slots, cells);
+    if (!wasm_runtime_call_wasm(instance->env, function->wamr, function->param_cells, cells))
+        return take_exception(instance);
+    cells_to_slots(function->results, cells, slots);
+    return PW_OK;
+}
+
+int32_t
+pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done)
+{
+    if (!function || !slots || !done)
         return PW_BAD_ARGUMENT;
+    *done = 0;
     pw_instance *instance = function->instance;
     if (atomic_load(&instance->terminated))
         return PW_TERMINATED;
@@ -356,24 +402,28 @@ pw_function_call(pw_function *function, uint64_t *slots)
     int32_t status = PW_NO_MEMORY;
     if (function->cells > ARGUMENT_CELLS)
         cells = malloc(function->cells * sizeof *cells);
-    if (cells) {
+    if (cells && pw_thread_ready()) {
         pw_text *outer = pw_capture;
         pw_capture = instance->stack;
         pw_text_clear(instance->stack);
-        slots_to_cells(function->params, slots, cells);
-        if (wasm_runtime_call_wasm(instance->env, function->wamr, cells_of_all(function->params), cells)) {
-            cells_to_slots(function->results, cells, slots);
-            status = PW_OK;
-        }
-        else {
-            status = take_exception(instance);
+        status = PW_OK;
+        for (; status == PW_OK && *done < count; slots += function->width) {
+            status = call_once(instance, function, slots, cells);
+            *done += status == PW_OK;
         }
         pw_capture = outer;
-        if (cells != local)
-            free(cells);
     }
+    if (cells != local)
+        free(cells);
     leave(instance);
     return status;
+}
+
+int32_t
+pw_function_call(pw_function *function, uint64_t *slots)
+{
+    uint32_t done;
+    return pw_function_call_each(function, slots, 1, &done);
 }
 
 void

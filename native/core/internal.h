@@ -23,8 +23,15 @@ typedef struct pw_import {
     bool direct; /* may be called with values instead of slots */
 } pw_import;
 
+/* What the check of the bytes found out on its way. */
+typedef struct pw_facts {
+    uint64_t start; /* the import that is the start function; PW_NO_START: none is */
+} pw_facts;
+#define PW_NO_START UINT64_MAX
+
 struct pw_module {
     wasm_module_t wamr;
+    pw_facts facts;
     uint8_t *bytes;    /* WAMR reads from and writes to this copy */
     uint8_t *original; /* what the caller gave, for custom sections */
     uint32_t size;
@@ -53,7 +60,9 @@ struct pw_function {
     char *name;
     char *params;
     char *results;
-    uint32_t cells; /* 32-bit cells of the larger of parameters and results */
+    uint32_t param_cells; /* of 32 bits */
+    uint32_t cells;       /* of the larger of parameters and results */
+    uint32_t width;       /* slots of the larger of the two */
 };
 
 #define PW_OWNER_CLOSED UINTPTR_MAX
@@ -85,6 +94,10 @@ char pw_type_letter(wasm_valkind_t kind);
 char *pw_type_letters(wasm_func_type_t type, bool results);
 /* Frees an instance's own memory, its WAMR side being gone. */
 void pw_instance_free(pw_instance *instance);
+/* Whether WAMR may be given these bytes: PW_OK, PW_BAD_MODULE or PW_UNSUPPORTED with the reason in `error`. */
+int32_t pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size);
+/* Makes the calling thread ready to run guest code; done once a thread. */
+bool pw_thread_ready(void);
 void pw_trampoline(wasm_exec_env_t env, uint64_t *slots);
 
 /* Named in the WAMR build as its only outputs. */

@@ -219,9 +219,14 @@ pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **out, char *error
     if (!bytes || !out)
         return PW_BAD_ARGUMENT;
     *out = NULL;
+    pw_facts facts;
+    int32_t status = pw_check_bytes(bytes, size, &facts, error, error_size);
+    if (status != PW_OK)
+        return status;
     pw_module *module = calloc(1, sizeof *module);
     if (!module)
         return PW_NO_MEMORY;
+    module->facts = facts;
     pthread_mutex_init(&module->lock, NULL);
     module->size = size;
     module->bytes = malloc(size ? size : 1);
@@ -238,7 +243,7 @@ pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **out, char *error
     args.name = "";
     args.no_resolve = true;
     module->wamr = wasm_runtime_load_ex(module->bytes, size, &args, error, error_size);
-    int32_t status = PW_BAD_MODULE;
+    status = PW_BAD_MODULE;
     if (module->wamr)
         status = describe_all(module) ? link_imports(module, error, error_size) : PW_NO_MEMORY;
     if (status != PW_OK) {

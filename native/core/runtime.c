@@ -112,6 +112,39 @@ pw_runtime_version(void)
     return text;
 }
 
+#if PW_HARDWARE_BOUNDS
+static pthread_key_t thread_key;
+static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
+
+static void
+thread_ended(void *unused)
+{
+    (void)unused;
+    wasm_runtime_destroy_thread_env();
+}
+
+static void
+make_thread_key(void)
+{
+    pthread_key_create(&thread_key, thread_ended);
+}
+
+bool
+pw_thread_ready(void)
+{
+    if (wasm_runtime_thread_env_inited())
+        return true;
+    pthread_once(&thread_once, make_thread_key);
+    return wasm_runtime_init_thread_env() && pthread_setspecific(thread_key, &thread_key) == 0;
+}
+#else
+bool
+pw_thread_ready(void)
+{
+    return true;
+}
+#endif
+
 int32_t
 pw_runtime_open(void)
 {

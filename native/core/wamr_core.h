@@ -16,7 +16,7 @@
 
 #include <stdint.h>
 
-#define PW_ABI_VERSION 1
+#define PW_ABI_VERSION 2
 #define PW_API __attribute__((visibility("default")))
 
 /* Host functions with at most this many parameters, all integers, are called with their values instead of a slot array. */
@@ -66,13 +66,16 @@ typedef struct pw_host_function {
 PW_API uint32_t pw_abi_version(void);
 /* WAMR's version, such as "2.4.3". Static. */
 PW_API const char *pw_runtime_version(void);
+/* What an ahead-of-time image must have been compiled for to run here, such as "1 x86_64 bounds=hardware". Static. */
+PW_API const char *pw_aot_target(void);
 /* Starts WAMR in this process; calls are counted, each needs one pw_runtime_close. */
 PW_API int32_t pw_runtime_open(void);
 PW_API void pw_runtime_close(void);
 /* Moves captured log text into `buffer`, terminated; returns its length without the terminator. */
 PW_API uint32_t pw_log_take(char *buffer, uint32_t size);
 
-/* Loads .wasm or AOT bytes. The bytes are copied. *module is NULL on failure and is owned by the caller otherwise. */
+/* Loads .wasm or AOT bytes. The bytes are copied. *module is NULL on failure and is owned by the caller otherwise.
+ * AOT bytes are native code: only those that somebody vouches for may come here. PW_UNSUPPORTED for another target's. */
 PW_API int32_t pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **module, char *error, uint32_t error_size);
 /* Frees a module. PW_BUSY while an instance of it is open. */
 PW_API int32_t pw_module_close(pw_module *module);
@@ -95,6 +98,9 @@ PW_API int32_t pw_instance_close(pw_instance *instance);
 PW_API int32_t pw_instance_function(pw_instance *instance, const char *name, pw_function **function);
 /* Calls. `slots` holds the arguments, then the results: room for the larger of the two counts. */
 PW_API int32_t pw_function_call(pw_function *function, uint64_t *slots);
+/* Calls `count` times. `slots` has one row a call, each as long as the larger of the counts of arguments and results, at least 1:
+ * arguments in, results out. Ends at the first call that does not return; *done is how many did. */
+PW_API int32_t pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done);
 /* From inside a host function: ends the guest's call with PW_HOST_ERROR. */
 PW_API void pw_instance_fail(pw_instance *instance);
 /* From any thread: ends the call in progress with PW_TERMINATED. Interpreted code only. */

@@ -233,8 +233,8 @@ def test_nothing_is_printed(runtime, capfd):
     assert (captured.out, captured.err) == ("", "")
 
 
-def test_another_thread_can_terminate_a_call(runtime):
-    instance = runtime.load(TRAPS).instantiate()
+def test_another_thread_can_terminate_a_call(interpreter):
+    instance = interpreter.load(TRAPS).instantiate()
     timer = threading.Timer(0.05, instance.terminate)
     timer.start()
     with pytest.raises(TerminatedError):
@@ -244,8 +244,8 @@ def test_another_thread_can_terminate_a_call(runtime):
     timer.join()
 
 
-def test_a_second_thread_is_told_that_the_instance_is_busy(runtime):
-    instance = runtime.load(TRAPS).instantiate()
+def test_a_second_thread_is_told_that_the_instance_is_busy(interpreter):
+    instance = interpreter.load(TRAPS).instantiate()
     errors = []
 
     def spin():

@@ -61,9 +61,9 @@ def test_imports_and_exports_have_types(runtime):
     assert str(exports["add"]) == "(i32, i32) -> (i32)"
 
 
-def test_custom_sections_are_given_by_name(runtime):
+def test_custom_sections_are_given_by_name(interpreter):
     custom = b"\x00\x09\x05hello" + b"abc"
-    sections = dict(runtime.load(MODULE + custom).custom_sections)
+    sections = dict(interpreter.load(MODULE + custom).custom_sections)
     assert sections["hello"] == b"abc"
     assert "name" in sections
 

@@ -24,7 +24,7 @@ from pywamr.errors import (
 from pywamr.instance import Function, Instance
 from pywamr.memory import Memory, MemoryRangeError
 from pywamr.module import HostFunctions, Module
-from pywamr.runtime import Runtime, runtime_version
+from pywamr.runtime import Runtime, aot_target, runtime_version
 from pywamr.types import (
     Export,
     FuncRef,
@@ -66,5 +66,6 @@ __all__ = [
     "UnsupportedError",
     "ValueType",
     "WasmFrame",
+    "aot_target",
     "runtime_version",
 ]

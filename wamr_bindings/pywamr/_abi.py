@@ -8,7 +8,7 @@ from pathlib import Path
 import pywamr
 from pywamr.errors import LibraryError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 DIRECT_PARAMS = 8
 LIBRARY_NAME = "libwamr_core.so"
 
@@ -42,6 +42,7 @@ class HostFunction(Structure):
 SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_abi_version": (c_uint32, ()),
     "pw_runtime_version": (c_char_p, ()),
+    "pw_aot_target": (c_char_p, ()),
     "pw_runtime_open": (c_int32, ()),
     "pw_runtime_close": (None, ()),
     "pw_log_take": (c_uint32, (c_char_p, c_uint32)),
@@ -62,6 +63,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_instance_close": (c_int32, (c_void_p,)),
     "pw_instance_function": (c_int32, (c_void_p, c_char_p, POINTER(c_void_p))),
     "pw_function_call": (c_int32, (c_void_p, c_void_p)),
+    "pw_function_call_each": (c_int32, (c_void_p, c_void_p, c_uint32, POINTER(c_uint32))),
     "pw_instance_fail": (None, (c_void_p,)),
     "pw_instance_terminate": (None, (c_void_p,)),
     "pw_instance_trap_get": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),

@@ -55,33 +55,10 @@ class HostCalls:
 
     def _direct(self, function: Callable[..., Value], kind: FunctionType, name: str) -> Any:
         arity = (ctypes.c_int64,) * len(kind.params)
-        failed = self._failed
         if not kind.results:
-
-            def procedure(*values: int) -> None:
-                try:
-                    result = function(*values)
-                    if result is not None:
-                        raise HostResultError(f"{name} returns nothing, but the host function returned {result!r}")
-                except BaseException as error:
-                    failed(error)
-
-            return ctypes.CFUNCTYPE(None, *arity)(procedure)
-
-        bits = 32 if kind.results[0] is ValueType.I32 else 64
-        low, high = -(1 << (bits - 1)), (1 << bits) - 1
-
-        def call(*values: int) -> int:
-            try:
-                result = function(*values)
-                if type(result) is int and low <= result <= high:
-                    return result
-                raise HostResultError(f"{name} must return an integer of {bits} bits, not {result!r}")
-            except BaseException as error:
-                failed(error)
-                return 0
-
-        return ctypes.CFUNCTYPE(ctypes.c_int64, *arity)(call)
+            return ctypes.CFUNCTYPE(None, *arity)(_procedure(function, name, self._failed))
+        make = _MAKERS.get(len(kind.params), _integer)
+        return ctypes.CFUNCTYPE(ctypes.c_int64, *arity)(make(function, name, kind.results[0], self._failed))
 
     def _slots(self, function: Callable[..., Value], kind: FunctionType, name: str) -> Any:
         params, results = slots_struct(kind.params), slots_struct(kind.results)
@@ -105,3 +82,83 @@ class HostCalls:
                 failed(error)
 
         return _SLOTS(call)
+
+
+def _range(kind: ValueType) -> tuple[int, int]:
+    bits = 32 if kind is ValueType.I32 else 64
+    return -(1 << (bits - 1)), (1 << bits) - 1
+
+
+def _wrong(name: str, kind: ValueType, result: Any) -> HostResultError:
+    return HostResultError(f"{name} must return an integer of {32 if kind is ValueType.I32 else 64} bits, not {result!r}")
+
+
+def _procedure(function: Callable[..., Value], name: str, failed: Callable[[BaseException], None]) -> Callable[..., None]:
+    def call(*values: int) -> None:
+        try:
+            result = function(*values)
+            if result is not None:
+                raise HostResultError(f"{name} returns nothing, but the host function returned {result!r}")
+        except BaseException as error:
+            failed(error)
+
+    return call
+
+
+def _integer(
+    function: Callable[..., Value], name: str, kind: ValueType, failed: Callable[[BaseException], None]
+) -> Callable[..., int]:
+    low, high = _range(kind)
+
+    def call(*values: int) -> int:
+        try:
+            result = function(*values)
+            if type(result) is int and low <= result <= high:
+                return result
+            raise _wrong(name, kind, result)
+        except BaseException as error:
+            failed(error)
+            return 0
+
+    return call
+
+
+def _integer_of_one(
+    function: Callable[..., Value], name: str, kind: ValueType, failed: Callable[[BaseException], None]
+) -> Callable[..., int]:
+    """`_integer` for one parameter: a third of the cost of a callback is a tuple of arguments."""
+    low, high = _range(kind)
+
+    def call(a: int) -> int:
+        try:
+            result = function(a)
+            if type(result) is int and low <= result <= high:
+                return result
+            raise _wrong(name, kind, result)
+        except BaseException as error:
+            failed(error)
+            return 0
+
+    return call
+
+
+def _integer_of_two(
+    function: Callable[..., Value], name: str, kind: ValueType, failed: Callable[[BaseException], None]
+) -> Callable[..., int]:
+    """`_integer` for two parameters."""
+    low, high = _range(kind)
+
+    def call(a: int, b: int) -> int:
+        try:
+            result = function(a, b)
+            if type(result) is int and low <= result <= high:
+                return result
+            raise _wrong(name, kind, result)
+        except BaseException as error:
+            failed(error)
+            return 0
+
+    return call
+
+
+_MAKERS = {1: _integer_of_one, 2: _integer_of_two}

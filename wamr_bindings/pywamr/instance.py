@@ -23,6 +23,8 @@ from pywamr.errors import (
 from pywamr.memory import Memory
 from pywamr.types import Export, FunctionType, GlobalType, Import
 
+_SLOT_BYTES = 8
+
 
 class Instance:
     """A module with state of its own. Made by `Module.instantiate`; used by one thread at a time, except `terminate`."""
@@ -174,7 +176,7 @@ class Function:
         self.type = kind
         self._instance = instance
         self._handle: int | None = handle
-        self._slots = ctypes.create_string_buffer(8 * max(len(kind.params), len(kind.results), 1))
+        self._slots = ctypes.create_string_buffer(_SLOT_BYTES * self.width)
         self._address = ctypes.addressof(self._slots)
         self._call = _abi.library().pw_function_call
         self._pack_checked = packer(kind.params, instance._references)
@@ -199,6 +201,31 @@ class Function:
         if self._lift_results:
             return self._lift(results)
         return results[0] if results else None
+
+    @property
+    def width(self) -> int:
+        """How many slots a row of `call_each` has: the larger of the counts of parameters and results, at least 1."""
+        return max(len(self.type.params), len(self.type.results), 1)
+
+    def call_each(self, rows: memoryview) -> None:
+        """Calls the function once a row, all in one crossing of the boundary, and leaves the results where the arguments were.
+
+        `rows` is a writable contiguous view of 8-byte slots, `width` of them a row, such as `memoryview(array("q", …))`: an i32 or
+        i64 as a signed number (an i32's upper half is ignored), an f64 as its bits, an f32 as its bits in the lower half. Results
+        come back likewise. Raises ArgumentError for another shape or for references, and otherwise what `__call__` raises; rows
+        before the one that failed then hold results.
+        """
+        if has_references(self.type.params) or has_references(self.type.results):
+            raise ArgumentError(f"{self.name}: references can't be called in rows")
+        if rows.readonly or not rows.contiguous or rows.itemsize != _SLOT_BYTES or rows.nbytes % (_SLOT_BYTES * self.width):
+            raise ArgumentError(f"{self.name}: rows must be writable, of {self.width} slots of 8 bytes each")
+        if not rows.nbytes:
+            return
+        count, done = rows.nbytes // (_SLOT_BYTES * self.width), ctypes.c_uint32()
+        slots = (ctypes.c_char * rows.nbytes).from_buffer(rows)
+        status = _abi.library().pw_function_call_each(self._handle, slots, count, done)
+        if status:
+            self._instance.raise_status(status)
 
     def retire(self) -> None:
         """The instance is closed; for this package's own use."""

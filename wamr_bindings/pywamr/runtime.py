@@ -16,6 +16,13 @@ def runtime_version() -> str:
     return _abi.text(_abi.library().pw_runtime_version())
 
 
+def aot_target() -> str:
+    """What an ahead-of-time image must have been compiled for to run here, such as "1 x86_64 bounds=hardware": the number of the
+    agreement between compiler and runtime, the target, and who checks the bounds of memory. Raises LibraryError.
+    """
+    return _abi.text(_abi.library().pw_aot_target())
+
+
 class Runtime:
     """WAMR, started in this process for as long as this object is open.
 
@@ -34,7 +41,7 @@ class Runtime:
         """A module out of .wasm bytes, or out of an ahead-of-time image that the caller *trusts as native code*.
 
         Raises LoadError for bytes that are no module or more than `limit_bytes`, UnsupportedError for a module that imports
-        anything but functions of at most one result.
+        anything but functions of at most one result, and for an image that was not compiled for `aot_target()`.
         """
         if not self._open:
             raise ClosedError("the runtime is closed")

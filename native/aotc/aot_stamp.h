@@ -1,0 +1,10 @@
+/* What an ahead-of-time image must say of itself: made by wamr_aotc, asked for by libwamr_core. Both are built from one
+ * native/cmake/wamr_flags.cmake, which defines PW_AOT_BOUNDS_64 and PW_AOT_BOUNDS_32 (1: bounds checks in software, 0: by hardware).
+ * Raise the number when anything else that the two must agree on changes: WAMR's version, or a flag that changes its structures. */
+#ifndef PW_AOT_STAMP_H
+#define PW_AOT_STAMP_H
+
+#define PW_AOT_STAMP_NAME "wamr-ota.target"
+#define PW_AOT_STAMP_FORMAT "1 %s bounds=%s" /* target, software or hardware */
+
+#endif

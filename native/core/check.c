@@ -1,0 +1,277 @@
+/* What is asked of bytes before WAMR sees them: things that WAMR of the pinned version mishandles, refused by rule. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "../aotc/aot_stamp.h"
+
+#if defined(__x86_64__)
+#define TARGET "x86_64"
+#elif defined(__aarch64__)
+#define TARGET "aarch64"
+#elif defined(__arm__)
+#define TARGET "armv7"
+#elif defined(__riscv) && __riscv_xlen == 64
+#define TARGET "riscv64"
+#else
+#error "no target is known for this processor"
+#endif
+
+/* CVE-2026-54912: behind this many cells of constants the fast interpreter's two passes over a function disagree on its size. WAMR
+ * keeps equal constants once; here all are counted, so that nothing depends on how it compares them. */
+#define CONSTANT_CELLS_LIMIT 32765
+
+enum { SECTION_IMPORT = 2, SECTION_START = 8, SECTION_CODE = 10 };
+
+typedef struct reader {
+    const uint8_t *at, *end;
+    bool bad;
+} reader;
+
+static uint8_t
+read_byte(reader *r)
+{
+    if (r->at >= r->end) {
+        r->bad = true;
+        return 0;
+    }
+    return *r->at++;
+}
+
+/* Reads a LEB128 of at most ten bytes, as an unsigned number; WAMR checks signs and widths. */
+static uint64_t
+read_number(reader *r)
+{
+    uint64_t value = 0;
+    for (uint32_t shift = 0; shift < 70; shift += 7) {
+        uint8_t byte = read_byte(r);
+        if (shift < 64)
+            value |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80))
+            return value;
+    }
+    r->bad = true;
+    return 0;
+}
+
+static void
+skip(reader *r, uint64_t count)
+{
+    if (count > (uint64_t)(r->end - r->at)) {
+        r->bad = true;
+        r->at = r->end;
+        return;
+    }
+    r->at += count;
+}
+
+static void
+skip_numbers(reader *r, uint64_t count)
+{
+    while (count-- && !r->bad)
+        read_number(r);
+}
+
+/* The immediates of an instruction behind the prefix 0xfc (core 2.0, section 5.4). */
+static void
+skip_prefixed(reader *r)
+{
+    uint64_t code = read_number(r);
+    if (code == 8 || code == 10 || code == 12 || code == 14)
+        skip_numbers(r, 2);
+    else if (code == 9 || code == 11 || code == 13 || (code >= 15 && code <= 17))
+        skip_numbers(r, 1);
+    else if (code > 17)
+        r->bad = true;
+}
+
+/* Steps over one instruction; returns how many cells of constants it may need. */
+static uint32_t
+skip_instruction(reader *r)
+{
+    uint8_t code = read_byte(r);
+    switch (code) {
+        case 0x02: /* block, loop, if, br, br_if, call */
+        case 0x03:
+        case 0x04:
+        case 0x0c:
+        case 0x0d:
+        case 0x10:
+        case 0x20: /* local, global and table access, ref.null, ref.func, memory.size, memory.grow */
+        case 0x21:
+        case 0x22:
+        case 0x23:
+        case 0x24:
+        case 0x25:
+        case 0x26:
+        case 0x3f:
+        case 0x40:
+        case 0xd0:
+        case 0xd2:
+            skip_numbers(r, 1);
+            return 0;
+        case 0x0e: /* br_table */
+            skip_numbers(r, read_number(r) + 1);
+            return 0;
+        case 0x11: /* call_indirect */
+            skip_numbers(r, 2);
+            return 0;
+        case 0x1c: /* select with types */
+            skip_numbers(r, read_number(r));
+            return 0;
+        case 0x41:
+            skip_numbers(r, 1);
+            return 1;
+        case 0x42:
+            skip_numbers(r, 1);
+            return 2;
+        case 0x43:
+            skip(r, 4);
+            return 1;
+        case 0x44:
+            skip(r, 8);
+            return 2;
+        case 0xfc:
+            skip_prefixed(r);
+            return 0;
+        default:
+            if (code >= 0x28 && code <= 0x3e)
+                skip_numbers(r, 2);
+            else if (!(code <= 0x01 || code == 0x05 || code == 0x0b || code == 0x0f || code == 0x1a || code == 0x1b
+                       || (code >= 0x45 && code <= 0xc4) || code == 0xd1))
+                r->bad = true;
+            return 0;
+    }
+}
+
+static bool
+check_code(reader *r, char *error, uint32_t error_size)
+{
+    uint64_t count = read_number(r);
+    for (uint64_t i = 0; i < count && !r->bad; i++) {
+        uint64_t size = read_number(r);
+        reader body = { r->at, r->at, r->bad };
+        skip(r, size);
+        body.end = r->at;
+        for (uint64_t groups = read_number(&body); groups && !body.bad; groups--)
+            skip_numbers(&body, 2);
+        uint64_t cells = 0;
+        while (body.at < body.end && !body.bad)
+            cells += skip_instruction(&body);
+        if (body.bad || r->bad) {
+            pw_error_set(error, error_size, "function body %u has an instruction that is not of core 2.0 without vectors, or ends in one",
+                         (uint32_t)i);
+            return false;
+        }
+        if (cells > CONSTANT_CELLS_LIMIT) {
+            pw_error_set(error, error_size, "function body %u has constants of %u cells, the limit is %u", (uint32_t)i,
+                         (uint32_t)cells, CONSTANT_CELLS_LIMIT);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* How many functions an import section brings; other kinds are refused elsewhere. */
+static uint32_t
+count_functions(reader r)
+{
+    uint32_t functions = 0;
+    for (uint64_t count = read_number(&r); count && !r.bad; count--) {
+        skip(&r, read_number(&r));
+        skip(&r, read_number(&r));
+        if (read_byte(&r) != 0)
+            break;
+        read_number(&r);
+        functions++;
+    }
+    return functions;
+}
+
+static int32_t
+check_wasm(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size)
+{
+    reader file = { bytes + 8, bytes + size, false };
+    uint32_t imported = 0;
+    while (file.at < file.end && !file.bad) {
+        uint8_t kind = read_byte(&file);
+        uint64_t length = read_number(&file);
+        reader section = { file.at, file.at, false };
+        skip(&file, length);
+        section.end = file.at;
+        if (kind == SECTION_IMPORT)
+            imported = count_functions(section);
+        else if (kind == SECTION_START)
+            facts->start = read_number(&section);
+        else if (kind == SECTION_CODE && !file.bad && !check_code(&section, error, error_size))
+            return PW_BAD_MODULE;
+    }
+    if (file.bad) {
+        pw_error_set(error, error_size, "a section ends behind the file");
+        return PW_BAD_MODULE;
+    }
+    if (facts->start >= imported)
+        facts->start = PW_NO_START;
+    return PW_OK;
+}
+
+static uint32_t
+u32_at(const uint8_t *at)
+{
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+/* The content of the stamp of an image; NULL when there is none. Layout: native/aotc/main.c, write_image. */
+static const uint8_t *
+find_stamp(const uint8_t *bytes, uint32_t size, uint32_t *length)
+{
+    const uint32_t name = (uint32_t)sizeof PW_AOT_STAMP_NAME, head = 4 + 2 + name;
+    for (uint64_t at = 8; at + 8 <= size;) {
+        uint32_t kind = u32_at(bytes + at), body = u32_at(bytes + at + 4);
+        at += 8;
+        if (body > size - at)
+            return NULL;
+        if (kind == 100 && body >= head && u32_at(bytes + at) == 0 && memcmp(bytes + at + 6, PW_AOT_STAMP_NAME, name) == 0) {
+            *length = body - head;
+            return bytes + at + head;
+        }
+        at = (at + body + 3) & ~(uint64_t)3;
+    }
+    return NULL;
+}
+
+static int32_t
+check_image(const uint8_t *bytes, uint32_t size, char *error, uint32_t error_size)
+{
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, PW_AOT_STAMP_FORMAT, TARGET, PW_HARDWARE_BOUNDS ? "hardware" : "software");
+    uint32_t length = 0;
+    const uint8_t *found = find_stamp(bytes, size, &length);
+    if (found && length == strlen(wanted) && memcmp(found, wanted, length) == 0)
+        return PW_OK;
+    if (found)
+        pw_error_set(error, error_size, "the image was compiled for \"%.*s\", this runtime runs \"%s\"", length > 60 ? 60 : (int)length,
+                     (const char *)found, wanted);
+    else
+        pw_error_set(error, error_size, "the image does not say what it was compiled for: wamr_aotc did not make it");
+    return PW_UNSUPPORTED;
+}
+
+int32_t
+pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size)
+{
+    facts->start = PW_NO_START;
+    if (size >= 8 && memcmp(bytes, "\0aot", 4) == 0)
+        return check_image(bytes, size, error, error_size);
+    if (size >= 8 && memcmp(bytes, "\0asm", 4) == 0)
+        return check_wasm(bytes, size, facts, error, error_size);
+    return PW_OK; /* WAMR says what is wrong with it */
+}
+
+const char *
+pw_aot_target(void)
+{
+    static const char software[] = "1 " TARGET " bounds=software", hardware[] = "1 " TARGET " bounds=hardware";
+    return PW_HARDWARE_BOUNDS ? hardware : software;
+}

@@ -1,0 +1,91 @@
+"""Ahead-of-time images: the compiler driver `wamr_aotc` (native/aotc), which is an optional part, asked for each target."""
+
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ota.errors import OtaError
+
+_MACHINES = {
+    "x86_64": "x86_64",
+    "amd64": "x86_64",
+    "aarch64": "aarch64",
+    "arm64": "aarch64",
+    "armv7l": "armv7",
+    "riscv64": "riscv64",
+}
+COMPILE_LIMIT_S = 600
+
+
+class AotError(OtaError):
+    """There is no compiler, or it could not compile a module."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An image, and what it was compiled for: the flags as the runtime names them, such as "1 aarch64 bounds=hardware"."""
+
+    image: bytes
+    flags: str
+
+
+def host_target() -> str:
+    """The target that this machine is. Raises AotError for a machine that is none."""
+    machine = platform.machine().lower()
+    if machine not in _MACHINES:
+        raise AotError(f"there is no ahead-of-time target for a {machine}")
+    return _MACHINES[machine]
+
+
+def find_compiler() -> Path | None:
+    """`wamr_aotc`, beside this Python or on the PATH; None where it was not built."""
+    beside = Path(sys.executable).with_name("wamr_aotc")
+    if beside.exists():
+        return beside
+    found = shutil.which("wamr_aotc")
+    return Path(found) if found else None
+
+
+class Compiler:
+    """The compiler driver of this machine."""
+
+    def __init__(self) -> None:
+        """Raises AotError, saying how to get it, when it is not there."""
+        path = find_compiler()
+        if path is None:
+            raise AotError(
+                "the ahead-of-time compiler wamr_aotc is not installed: `make aotc`, or with LLVM 14 to 19 (Debian: llvm-19-dev) "
+                "`pip install . -C cmake.define.PW_AOTC=ON`"
+            )
+        self._path = path
+        self.llvm, self.flags = self._about()
+
+    def _about(self) -> tuple[str, Mapping[str, str]]:
+        done = subprocess.run([str(self._path), "--version"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise AotError(f"{self._path} does not run: {done.stderr.strip()}")
+        llvm, *flags = done.stdout.splitlines()
+        return llvm, {each.split()[1]: each for each in flags}
+
+    def compile(self, wasm: Path, target: str, cpu: str = "", features: str = "") -> Compiled:
+        """An image of a module; `cpu` and `features` as LLVM names them, "" for the least that boards of the target have.
+
+        Raises AotError.
+        """
+        if target not in self.flags:
+            raise AotError(f"{target} is no target: {', '.join(sorted(self.flags))}")
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "image"
+            command = [str(self._path), target, cpu, features, str(wasm), str(out)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                raise AotError(f"{wasm}: compiling for {target} took more than {COMPILE_LIMIT_S} s") from None
+            if done.returncode:
+                raise AotError(f"{wasm}: for {target}: {done.stderr.strip()[-500:]}")
+            return Compiled(out.read_bytes(), self.flags[target])
