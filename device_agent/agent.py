@@ -33,6 +33,7 @@ from ota.formats import topics, trust
 from ota.formats.capabilities import ABI, check_granted
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Attempt, LogRecord, Report, Running, encode_logs
+from pywamr import aot_target
 
 T = TypeVar("T")
 LOG_LINES_KEPT = 1000
@@ -65,6 +66,9 @@ class Agent:
             self._store.close()
             raise
         self._vendor = manifests.vendor_id(self._root.vendor)
+        self._image_classes = tuple(
+            manifests.image_class_id(self._vendor, config.board, aot_target(), cpu, ABI) for cpu in (*config.cpus, "")
+        )
         self._writer = ThreadPoolExecutor(1, "writer")
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
@@ -132,6 +136,10 @@ class Agent:
         check_granted(verified.manifest.module.capabilities, self._config.grants)
         return verified
 
+    def image_for(self, manifest: manifests.Manifest) -> manifests.AotImage | None:
+        """The ahead-of-time image that this board can run, None where there is none."""
+        return manifest.image_for(self._image_classes)
+
     def spawn(self, verified: manifests.VerifiedManifest) -> Worker:
         """A new worker for a module whose blob is on disk."""
         manifest = verified.manifest
@@ -139,7 +147,12 @@ class Agent:
             manifest.module.name, manifest.module.version, verified.envelope_digest, manifest.sequence, "trial"
         )
         blob = self._store.blob_path(manifest.digest)
-        spec = ModuleSpec(manifest.module, blob, manifest.digest, dict(self._config.module_config))
+        spec = slots.with_image(
+            ModuleSpec(manifest.module, blob, manifest.digest, dict(self._config.module_config)),
+            manifest,
+            self._store,
+            self._image_classes,
+        )
         return Worker(spec, self._module_log, self._supervisor.worker_died)
 
     async def run_best(self) -> None:
@@ -205,6 +218,7 @@ class Agent:
                     self._config.factory,
                     self._config.grants,
                     dict(self._config.module_config),
+                    self._image_classes,
                 )
                 if found is None:
                     return False
@@ -227,6 +241,8 @@ class Agent:
         worker = Worker(found.spec, self._module_log, self._supervisor.worker_died)
         try:
             await worker.start()
+            if worker.lacking:
+                logger.warning("this kernel can't confine modules by: %s", ", ".join(worker.lacking))
             module = found.spec.description.name
             self._keys.setdefault(module, await self._on_writer(self._store.keys, module))
             if not await self._supervisor.run(worker, await self._on_writer(self._store.state, module)):
@@ -293,12 +309,16 @@ class Agent:
             envelopes.add(slot.envelope)
             envelope = self._store.envelope(slot.envelope)
             if envelope is not None:
-                blobs.add(slots.parse(envelope).digest)
+                blobs |= self._blobs_of(slots.parse(envelope))
         verified = self._runner.verified
         if verified is not None and not self._runner.update.ended:
             envelopes.add(verified.envelope_digest)
-            blobs.add(verified.manifest.digest)
+            blobs |= self._blobs_of(verified.manifest)
         self._store.collect(envelopes, blobs)
+
+    def _blobs_of(self, manifest: manifests.Manifest) -> set[bytes]:
+        image = self.image_for(manifest)
+        return {manifest.digest} | ({image.digest} if image is not None else set())
 
     async def _checkpoint(self) -> None:
         """Keeps the module's state, so that a restart goes on from here; asks after its health on the way."""
@@ -450,6 +470,7 @@ class Agent:
         )
         if refusal is not None and update.ended:
             attempt = Attempt(state="rejected", reason=refusal.reason.value, detail=refusal.detail[:500])
+        worker = self._supervisor.current
         on_trial = update.phase is Phase.TRIAL and self._runner.trial_worker is self._supervisor.current
         counters = dict(self._counters) | {
             "gap_us": self._supervisor.last_gap_us,
@@ -462,7 +483,11 @@ class Agent:
             agent=agent_version(),
             time_s=max(0, int(time.time())),
             uptime_s=int(time.monotonic() - self._started),
-            running=self._trial_running if on_trial else self._running,
+            running=replace(
+                self._trial_running if on_trial else self._running,
+                mode=worker.mode if worker else "",
+                lacking=worker.lacking if worker else (),
+            ),
             attempt=attempt,
             counters=counters,
         )

@@ -40,6 +40,7 @@ class Config:
     storage: Path
     trust_root: Path
     broker: BrokerConfig | None
+    cpus: tuple[str, ...] = ()
     factory: Path | None = None
     grants: Capabilities = field(default_factory=lambda: Capabilities({}))
     module_config: Mapping[str, str] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class _Reader:
             device=self._name("device.id"),
             group=self._name("device.group"),
             board=self._name("device.board", "generic"),
+            cpus=self._cpus(),
             storage=self._file("storage.folder"),
             trust_root=self._file("trust.root"),
             broker=self._broker(),
@@ -110,6 +112,14 @@ class _Reader:
             keepalive_s=int(self._number("broker.keepalive_s", 30, 1)),
         )
 
+    def _cpus(self) -> tuple[str, ...]:
+        if not self._has("device.cpus"):
+            return ()
+        value = self._get("device.cpus", list)
+        if not all(isinstance(each, str) and is_name(each) for each in value):
+            raise self._wrong("device.cpus", "names of processors as LLVM has them")
+        return tuple(value)
+
     def _grants(self) -> Capabilities:
         try:
             return Capabilities.parse(self._value.get("grants", {}), "grants")
@@ -142,7 +152,7 @@ class _Reader:
         section, key = name.split(".")
         value = self._value[section][key]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise self._wrong(name, "text" if kind is str else "a number")
+            raise self._wrong(name, "text" if kind is str else "a list" if kind is list else "a number")
         return value
 
     def _name(self, name: str, default: str = "") -> str:

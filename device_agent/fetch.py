@@ -9,7 +9,7 @@ from device_agent.store import Store
 from ota.formats import topics
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
-from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest
+from ota.formats.manifest import MANIFEST_LIMIT_BYTES, AotImage, Manifest
 from ota.formats.reasons import Reason, Refused
 
 WINDOW = 8
@@ -47,16 +47,16 @@ class Fetcher:
             )
         return data
 
-    async def blob(self, manifest: Manifest) -> None:
+    async def blob(self, wanted: Manifest | AotImage) -> None:
         """Gets the chunks that are missing and makes the blob whole.
 
         Raises Refused INDEX_MISMATCH, CHUNK_MISSING, CHUNK_DIGEST_MISMATCH, BLOB_DIGEST_MISMATCH, DISK_FULL, MALFORMED.
         """
         self.done_chunks = self.chunks = 0
-        if await self._on_writer(self._has_blob, manifest.digest):
+        if await self._on_writer(self._has_blob, wanted.digest):
             return
-        data = await self._get(topics.blob_index(manifest.digest), Reason.CHUNK_MISSING)
-        index = ChunkIndex.from_bytes(data, manifest.index_digest, manifest.digest, manifest.size)
+        data = await self._get(topics.blob_index(wanted.digest), Reason.CHUNK_MISSING)
+        index = ChunkIndex.from_bytes(data, wanted.index_digest, wanted.digest, wanted.size)
         missing = sorted(await self._on_writer(self._store.begin_blob, index), reverse=True)
         self.chunks = len(index.digests)
         self.done_chunks = self.chunks - len(missing)

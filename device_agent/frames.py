@@ -29,6 +29,8 @@ class Start:
     digest: bytes
     description: bytes  # encoded ModuleDescription
     config: dict[str, str]
+    image: str  # path of an ahead-of-time image, "" for none
+    image_digest: bytes
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Ready:
     """From the worker: the module is loaded; the interfaces that it has."""
 
     interfaces: frozenset[str]
+    mode: str  # "interpreter" or "aot"
+    measures: frozenset[str]  # how the worker is confined: device_agent.confinement.MEASURES
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ Answer = Ready | Done | Refused | State | Failed | Log
 def encode_request(request: Request) -> bytes:
     """A packet to a worker."""
     match request:
-        case Start(path, digest, description, config):
-            value: list[Any] = ["start", path, digest, description, config]
+        case Start(path, digest, description, config, image, image_digest):
+            value: list[Any] = ["start", path, digest, description, config, image, image_digest]
         case Begin(state, keys):
             value = ["begin", state, keys]
         case Event(topic, payload):
@@ -146,8 +150,16 @@ def decode_request(data: bytes) -> Request:
             return Save()
         case ["begin", bytes() as state, dict() as keys]:
             return Begin(state, keys)
-        case ["start", str() as path, bytes() as digest, bytes() as description, dict() as config]:
-            return Start(path, digest, description, config)
+        case [
+            "start",
+            str() as path,
+            bytes() as digest,
+            bytes() as about,
+            dict() as config,
+            str() as image,
+            bytes() as image_digest,
+        ]:
+            return Start(path, digest, about, config, image, image_digest)
     raise malformed("request", "not one that is known")
 
 
@@ -160,8 +172,8 @@ def encode_answer(answer: Answer) -> bytes:
             value = ["log", level, message[:TEXT_LIMIT]]
         case Refused(text):
             value = ["refused", text[:TEXT_LIMIT]]
-        case Ready(interfaces):
-            value = ["ready", sorted(interfaces)]
+        case Ready(interfaces, mode, measures):
+            value = ["ready", sorted(interfaces), mode, sorted(measures)]
         case State(state):
             value = ["state", state]
         case Failed(reason, detail):
@@ -178,8 +190,10 @@ def decode_answer(data: bytes) -> Answer:
             return Log(level, message)
         case ["refused", str() as text] if len(text) <= TEXT_LIMIT:
             return Refused(text)
-        case ["ready", list() as interfaces] if all(isinstance(each, str) for each in interfaces):
-            return Ready(frozenset(interfaces))
+        case ["ready", list() as interfaces, ("interpreter" | "aot") as mode, list() as measures] if all(
+            isinstance(each, str) for each in (*interfaces, *measures)
+        ):
+            return Ready(frozenset(interfaces), mode, frozenset(measures))
         case ["state", (bytes() | None) as state] if state is None or len(state) <= STATE_LIMIT_BYTES:
             return State(state)
         case ["failed", str() as reason, str() as detail] if len(detail) <= TEXT_LIMIT:

@@ -33,7 +33,7 @@ from device_agent.updates import (
     step,
 )
 from device_agent.workers import Worker, WorkerFailed
-from ota.formats.manifest import VerifiedManifest
+from ota.formats.manifest import AotImage, Manifest, VerifiedManifest
 from ota.formats.reasons import Reason, Refused
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ class Board(Protocol):
 
     def verify(self, envelope: bytes) -> VerifiedManifest:
         """The manifest, if this board may install it. Raises Refused."""
+
+    def image_for(self, manifest: Manifest) -> AotImage | None:
+        """The ahead-of-time image that this board can run, None where there is none."""
 
     def spawn(self, verified: VerifiedManifest) -> Worker:
         """A new worker for a module whose blob is on disk."""
@@ -185,11 +188,18 @@ class Runner:
         self.post(states.Verified())
 
     async def _fetch_blob(self) -> None:
+        manifest = self._known().manifest
         try:
-            await self.fetcher.blob(self._known().manifest)
+            await self.fetcher.blob(manifest)
         except Refused as error:
             self.post(states.FetchFailed(error.reason, error.detail))
             return
+        image = self.board.image_for(manifest)
+        if image is not None:
+            try:
+                await self.fetcher.blob(image)
+            except Refused as error:
+                logger.warning("the ahead-of-time image is not to be had, the module will be interpreted: %s", error)
         self.post(states.Fetched())
 
     async def _start_worker(self) -> None:

@@ -2,7 +2,8 @@
 what was confirmed once boots for ever, whatever becomes of keys and clocks; only damage on disk and the board's own policy stop it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_agent.store import Store
@@ -11,7 +12,7 @@ from ota.errors import OtaError
 from ota.formats import suit
 from ota.formats.capabilities import Capabilities, check_granted
 from ota.formats.cbor import sha256
-from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest
+from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest, image_name
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Running
 
@@ -31,7 +32,14 @@ class FactoryError(OtaError):
     """The factory module of the configuration can't be read."""
 
 
-def candidate(name: str, store: Store, factory: Path | None, grants: Capabilities, config: dict[str, str]) -> Candidate | None:
+def candidate(
+    name: str,
+    store: Store,
+    factory: Path | None,
+    grants: Capabilities,
+    config: dict[str, str],
+    image_classes: Sequence[bytes] = (),
+) -> Candidate | None:
     """The module of a slot, None where the slot is empty.
 
     Raises Refused when it is damaged or asks for more than the board's policy grants, FactoryError.
@@ -43,7 +51,23 @@ def candidate(name: str, store: Store, factory: Path | None, grants: Capabilitie
     check_granted(manifest.module.capabilities, grants)
     about = manifest.module
     running = Running(about.name, about.version, digest, manifest.sequence, name)
-    return Candidate(ModuleSpec(about, blob, manifest.digest, config), running)
+    spec = ModuleSpec(about, blob, manifest.digest, config)
+    folder = blob.parent if name == "factory" else None
+    return Candidate(with_image(spec, manifest, store, image_classes, folder), running)
+
+
+def with_image(
+    spec: ModuleSpec, manifest: Manifest, store: Store, image_classes: Sequence[bytes], folder: Path | None = None
+) -> ModuleSpec:
+    """The same with the ahead-of-time image for the first of the board's classes that has one, if it is on disk.
+
+    `folder`: where to look instead of in the store. The worker checks what it reads.
+    """
+    image = manifest.image_for(image_classes)
+    if image is None:
+        return spec
+    path = folder / image_name(image.digest) if folder is not None else store.blob_path(image.digest)
+    return replace(spec, image=path, image_digest=image.digest) if path.exists() else spec
 
 
 def _stored(name: str, store: Store) -> tuple[Manifest, Path, bytes] | None:

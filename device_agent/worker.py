@@ -5,13 +5,12 @@ than the module's deadline, even in code that nobody can interrupt and with the 
 """
 
 import gc
-import resource
 import signal
 import socket
 import sys
 from pathlib import Path
 
-from device_agent import frames
+from device_agent import confinement, frames
 from device_agent.contract import ContractError, ModuleError, ModuleHost
 from ota.errors import OtaError
 from ota.formats.cbor import sha256
@@ -25,12 +24,11 @@ gc.collect()
 gc.freeze()
 
 GRACE_S = 1.0
-MAX_FILES = 64
 
 
 def main(channel: socket.socket) -> None:
     """The life of a worker: start, answer, end. Ends when the agent closes its end."""
-    _confine()
+    confinement.seclude(channel)
     worker = _Worker(channel)
     try:
         worker.run()
@@ -38,13 +36,19 @@ def main(channel: socket.socket) -> None:
         sys.exit(0)
 
 
-def _confine() -> None:
-    """Limits that every worker has. No core files: a guest's memory stays here."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then ends its workers
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+def _read(path: str, digest: bytes) -> bytes:
+    content = Path(path).read_bytes()
+    if sha256(content) != digest:
+        raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{path} is damaged on disk")
+    return content
+
+
+def _try_read(path: str, digest: bytes) -> bytes:
+    """An image, or nothing where there is none or it is damaged: the module does without."""
+    try:
+        return _read(path, digest) if path else b""
+    except (OSError, Refused):
+        return b""
 
 
 class _Worker:
@@ -84,13 +88,19 @@ class _Worker:
             return frames.Failed(Reason.TRAPPED.value, f"{type(error).__name__}: {error}")
 
     def _start(self, start: frames.Start) -> frames.Ready:
-        wasm = Path(start.path).read_bytes()
-        if sha256(wasm) != start.digest:
-            raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{start.path} is damaged on disk")
         description = ModuleDescription.from_bytes(start.description)
         self._deadline_s = description.limits.deadline_ms / 1000
+        wasm = _read(start.path, start.digest)
+        image = _try_read(start.image, start.image_digest)
+        measures = confinement.give_up(description.limits.memory_pages << 16)
+        if image:
+            try:
+                self._host = ModuleHost(image, description, start.config, self._log)
+                return frames.Ready(self._host.interfaces, "aot", measures)
+            except (LoadError, UnsupportedError) as error:
+                self._log("warn", f"the ahead-of-time image can't be used, the module is interpreted: {error}")
         self._host = ModuleHost(wasm, description, start.config, self._log)
-        return frames.Ready(self._host.interfaces)
+        return frames.Ready(self._host.interfaces, "interpreter", measures)
 
     def _serve(self, host: ModuleHost, request: frames.Request) -> frames.Answer:
         match request:

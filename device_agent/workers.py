@@ -9,6 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from device_agent import frames, worker
+from device_agent.confinement import lacking
 from ota.errors import OtaError
 from ota.formats.manifest import ModuleDescription
 from ota.formats.reasons import Reason, Refused
@@ -42,6 +43,8 @@ class ModuleSpec:
     blob: Path
     digest: bytes
     config: dict[str, str]
+    image: Path | None = None  # compiled ahead of time for this board; the .wasm runs where it does not load
+    image_digest: bytes = b""
 
     @property
     def label(self) -> str:
@@ -61,6 +64,8 @@ class Worker:
         """Starts the process. `log` gets the module's log records; `died` is called when it dies with nothing asked of it."""
         self.spec = spec
         self.interfaces: frozenset[str] = frozenset()
+        self.mode = ""  # "interpreter" or "aot", once it has started
+        self.lacking: tuple[str, ...] = ()  # measures of confinement that it has not
         self._log = log
         self._died = died
         self._logged = 0
@@ -90,11 +95,13 @@ class Worker:
     async def start(self) -> None:
         """Loads the module. Raises WorkerFailed with the reason that the worker or the clock gives."""
         spec = self.spec
-        request = frames.Start(str(spec.blob), spec.digest, spec.description.to_bytes(), spec.config)
+        image = str(spec.image) if spec.image is not None else ""
+        request = frames.Start(str(spec.blob), spec.digest, spec.description.to_bytes(), spec.config, image, spec.image_digest)
         answer = await self._ask(request, START_DEADLINE_S)
         if not isinstance(answer, frames.Ready):
             raise self._fail(Reason.START_FAILED, f"answered {type(answer).__name__} to start")
-        self.interfaces = answer.interfaces
+        self.interfaces, self.mode = answer.interfaces, answer.mode
+        self.lacking = lacking(answer.measures)
 
     async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
         """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""

@@ -3,20 +3,32 @@
 <name>-<version>/manifest.suit  the SUIT envelope
                  module.wasm    the blob
                  index.cbor     its chunk index
+                 <digest>.aot   an ahead-of-time image, and <digest>.cbor its chunk index
 """
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ota.aot import Compiler
 from ota.errors import OtaError
 from ota.formats import suit, wasm
 from ota.formats.capabilities import ABI, FUNCTIONS, Capabilities, check_exports, check_imports, import_module
 from ota.formats.cbor import sha256
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
 from ota.formats.fields import is_name
-from ota.formats.manifest import Limits, Manifest, ModuleDescription, class_id, vendor_id
+from ota.formats.manifest import (
+    AotImage,
+    Limits,
+    Manifest,
+    ModuleDescription,
+    class_id,
+    image_class_id,
+    image_name,
+    vendor_id,
+)
 from ota.keyring import SigningKey
 from ota.workspace import write_durably
 
@@ -35,6 +47,12 @@ class Update:
     blob: bytes
     index: ChunkIndex
     manifest: Manifest
+    images: tuple[tuple[bytes, ChunkIndex], ...] = ()  # as in the manifest
+
+    @property
+    def blobs(self) -> tuple[tuple[bytes, ChunkIndex], ...]:
+        """Everything that boards may fetch: the .wasm, then the images."""
+        return ((self.blob, self.index), *self.images)
 
     @property
     def digest(self) -> bytes:
@@ -52,6 +70,9 @@ class Update:
         folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / "module.wasm", self.blob)
         write_durably(folder / "index.cbor", self.index.to_bytes())
+        for image, index in self.images:
+            write_durably(folder / image_name(index.digest), image)
+            write_durably(folder / image_name(index.digest, ".cbor"), index.to_bytes())
         write_durably(folder / "manifest.suit", self.envelope)
         return folder
 
@@ -68,7 +89,18 @@ class Update:
         if sha256(blob) != manifest.digest:
             raise BuildError(f"{folder / 'module.wasm'} is not the module that the manifest names")
         index = ChunkIndex.from_bytes(index_bytes, manifest.index_digest, manifest.digest, manifest.size)
-        return cls(envelope, blob, index, manifest)
+        return cls(envelope, blob, index, manifest, tuple(_load_image(folder, image) for image in manifest.images))
+
+
+def _load_image(folder: Path, image: AotImage) -> tuple[bytes, ChunkIndex]:
+    path = folder / image_name(image.digest)
+    try:
+        content, index_bytes = path.read_bytes(), path.with_suffix(".cbor").read_bytes()
+    except OSError as error:
+        raise BuildError(f"{error.filename}: {error.strerror}") from error
+    if sha256(content) != image.digest:
+        raise BuildError(f"{path} is not the image that the manifest names")
+    return content, ChunkIndex.from_bytes(index_bytes, image.index_digest, image.digest, image.size)
 
 
 def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
@@ -113,10 +145,12 @@ def build(
     board: str = DEFAULT_BOARD,
     version: str | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    aot: Sequence[str] = (),
 ) -> Update:
     """Checks a module against the contract and its own description, and signs a manifest for boards of class `board`.
 
-    Raises BuildError, and Refused MALFORMED, IMPORT_UNDECLARED, EXPORT_MISSING.
+    `aot` names the targets to compile images for, each as TARGET or TARGET:CPU. Raises BuildError, AotError, and Refused MALFORMED,
+    IMPORT_UNDECLARED, EXPORT_MISSING.
     """
     try:
         blob = module.read_bytes()
@@ -133,6 +167,7 @@ def build(
     except ValueError as error:
         raise BuildError(f"{module}: {error}") from error
     vendor_bytes = vendor_id(vendor)
+    images = [_compile(module, each, vendor_bytes, board, chunk_bytes) for each in aot]
     manifest = Manifest(
         sequence=sequence,
         vendor=vendor_bytes,
@@ -141,8 +176,21 @@ def build(
         size=index.size,
         index_digest=sha256(index.to_bytes()),
         module=description,
+        images=tuple(image for image, _, _ in images),
     )
-    return sign(manifest, blob, index, [key])
+    update = sign(manifest, blob, index, [key])
+    return replace(update, images=tuple((content, index) for _, content, index in images))
+
+
+def _compile(module: Path, wanted: str, vendor: bytes, board: str, chunk_bytes: int) -> tuple[AotImage, bytes, ChunkIndex]:
+    target, _, cpu = wanted.partition(":")
+    compiled = Compiler().compile(module, target, cpu)
+    try:
+        index = ChunkIndex.of(compiled.image, chunk_bytes)
+    except ValueError as error:
+        raise BuildError(f"{module}: image for {wanted}: {error}") from error
+    identifier = image_class_id(vendor, board, compiled.flags, cpu, ABI)
+    return AotImage(identifier, index.digest, index.size, sha256(index.to_bytes())), compiled.image, index
 
 
 def sign(manifest: Manifest, blob: bytes, index: ChunkIndex, keys: list[SigningKey]) -> Update:

@@ -73,6 +73,7 @@ def _profile(manifest: Manifest) -> list[tuple[str, str]]:
         ("vendor", str(uuid.UUID(bytes=manifest.vendor))),
         ("class", str(uuid.UUID(bytes=manifest.class_identifier))),
         ("image", f"{manifest.size} bytes, sha256 {manifest.digest.hex()}"),
+        *(("aot image", f"{image.size} bytes, class {uuid.UUID(bytes=image.class_identifier)}") for image in manifest.images),
         ("epoch", str(module.security_epoch)),
         ("limits", f"{limits.memory_pages * 64} KiB of memory, {limits.deadline_ms} ms an event"),
     ]

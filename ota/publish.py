@@ -17,13 +17,13 @@ DEFAULT_LIFETIME_S = 30 * 86_400
 
 def artifacts(update: Update) -> list[tuple[str, bytes]]:
     """Chunks, index and manifest as retained messages, in the order in which they may be seen."""
-    index, digest = update.index, update.index.digest
-    step = index.chunk_bytes
-    chunks = [
-        (topics.blob_chunk(digest, number), update.blob[number * step : (number + 1) * step])
-        for number in range(len(index.digests))
-    ]
-    return [*chunks, (topics.blob_index(digest), index.to_bytes()), (topics.manifest(update.digest), update.envelope)]
+    messages = []
+    for blob, index in update.blobs:
+        step = index.chunk_bytes
+        chunks = (blob[number * step : (number + 1) * step] for number in range(len(index.digests)))
+        messages += [(topics.blob_chunk(index.digest, number), chunk) for number, chunk in enumerate(chunks)]
+        messages.append((topics.blob_index(index.digest), index.to_bytes()))
+    return [*messages, (topics.manifest(update.digest), update.envelope)]
 
 
 def deploy(

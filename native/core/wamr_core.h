@@ -63,6 +63,11 @@ typedef struct pw_host_function {
     void (*slots)(uint64_t *slots);
 } pw_host_function;
 
+/* What a confined process has; which of them depends on the kernel. */
+enum { PW_NO_NEW_PRIVILEGES = 1, PW_SECCOMP = 2, PW_LANDLOCK = 4 };
+/* What a process needs that is else refused: calls on open device descriptors; calls on files in granted folders. */
+enum { PW_NEEDS_DEVICES = 1, PW_NEEDS_FOLDERS = 2 };
+
 PW_API uint32_t pw_abi_version(void);
 /* WAMR's version, such as "2.4.3". Static. */
 PW_API const char *pw_runtime_version(void);
@@ -73,6 +78,11 @@ PW_API int32_t pw_runtime_open(void);
 PW_API void pw_runtime_close(void);
 /* Moves captured log text into `buffer`, terminated; returns its length without the terminator. */
 PW_API uint32_t pw_log_take(char *buffer, uint32_t size);
+
+/* Gives up, for good, what guest code never needs: new privileges, opening files (but below `folders`, open descriptors, and writing only
+ * where `writable` is not 0), sockets, other processes. For a process with one thread. `needs`: a set of PW_NEEDS_*.
+ * Returns the set of measures that are now in force; what the kernel lacks is missing from it. */
+PW_API uint32_t pw_confine(const int32_t *folders, const uint8_t *writable, uint32_t folder_count, uint32_t needs);
 
 /* Loads .wasm or AOT bytes. The bytes are copied. *module is NULL on failure and is owned by the caller otherwise.
  * AOT bytes are native code: only those that somebody vouches for may come here. PW_UNSUPPORTED for another target's. */

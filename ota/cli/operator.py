@@ -53,12 +53,23 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
     """The options that `build` and `publish` share."""
     command.add_argument("--board", default=DEFAULT_BOARD, help="class of boards that it is for (default %(default)s)")
     command.add_argument("--version", help="instead of the version in the .toml")
+    command.add_argument(
+        "--aot",
+        type=_targets,
+        default=(),
+        metavar="TARGET[:CPU],…",
+        help="also compile ahead of time for x86_64 aarch64 armv7 riscv64",
+    )
     command.add_argument("--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="1024 to 262144 (default %(default)s)")
     _add_passphrase(command)
 
 
 def _add_passphrase(command: argparse.ArgumentParser) -> None:
     command.add_argument("--passphrase-file", type=Path, help="file that holds the keys' passphrase")
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(",") if each.strip())
 
 
 def _fraction(text: str) -> int:
@@ -114,6 +125,7 @@ def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
         board=arguments.board,
         version=arguments.version,
         chunk_bytes=arguments.chunk_bytes,
+        aot=arguments.aot,
     )
 
 

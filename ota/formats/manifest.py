@@ -1,12 +1,14 @@
 """What an update is and needs: our profile of a SUIT manifest.
 
-One component. The shared sequence names vendor, class, digest and size; `install` fetches by digest; `validate` matches the image;
-`invoke` starts it, its arguments describing the module. Anything else, and anything in another order, is refused by name.
+The component "module" is the .wasm. The shared sequence names vendor, class, digest and size; `install` fetches by digest;
+`validate` matches the image; `invoke` starts it, its arguments describing the module. Where there are ahead-of-time images of
+it, a component "image" is installed by a try-each over their classes, the last choice being none. Anything else, and anything
+in another order, is refused by name.
 Verification yields a `VerifiedManifest`, and installing code takes nothing else.
 """
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +22,8 @@ from ota.formats.trust import Root
 
 MANIFEST_LIMIT_BYTES = 16 * 1024
 CONFIG_LIMIT_BYTES = 4096
-COMPONENT = [b"module"]
+COMPONENT, IMAGE_COMPONENT = [b"module"], [b"image"]
+MAX_IMAGES = 16
 REPORT = 15  # every reporting bit of a condition, as the draft's examples have it
 REPORT_FAILURE = 2
 
@@ -33,6 +36,18 @@ def vendor_id(domain: str) -> bytes:
 def class_id(vendor: bytes, board: str, architecture: str, abi: str) -> bytes:
     """The class identifier: UUIDv5, in the vendor's name space, of board class, architecture ("wasm": any) and contract."""
     return uuid.uuid5(uuid.UUID(bytes=vendor), f"{board}/{architecture}/{abi}").bytes
+
+
+def image_class_id(vendor: bytes, board: str, flags: str, cpu: str, abi: str) -> bytes:
+    """The class identifier of boards that an ahead-of-time image is for: of class `board`, with a runtime that says `flags`
+    (`pywamr.aot_target`) and a processor that is at least `cpu` ("": the least of its architecture).
+    """
+    return class_id(vendor, board, f"{flags} cpu={cpu or 'least'}", abi)
+
+
+def image_name(digest: bytes, suffix: str = ".aot") -> str:
+    """The name of an image's file in a folder that `ota build` made."""
+    return digest.hex()[:16] + suffix
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,53 @@ class ModuleDescription:
 
 
 @dataclass(frozen=True)
+class AotImage:
+    """The module compiled for one class of boards; bound to the .wasm by standing in the same signed manifest."""
+
+    class_identifier: bytes
+    digest: bytes  # SHA-256 of the image
+    size: int
+    index_digest: bytes  # SHA-256 of the chunk index
+
+    _COMMANDS: ClassVar = (
+        (suit.SET_COMPONENT_INDEX, 1),
+        (suit.OVERRIDE_PARAMETERS, None),
+        (suit.CLASS_IDENTIFIER, REPORT),
+        (suit.FETCH, REPORT_FAILURE),
+        (suit.IMAGE_MATCH, REPORT),
+    )
+    _PARAMETERS: ClassVar = (suit.P_CLASS, suit.P_DIGEST, suit.P_SIZE, suit.P_URI, suit.P_FETCH_ARGS)
+
+    def to_bytes(self) -> bytes:
+        """One choice of the try-each: an encoded sequence."""
+        parameters = {
+            suit.P_CLASS: self.class_identifier,
+            suit.P_DIGEST: suit.sha256_digest(self.digest),
+            suit.P_SIZE: self.size,
+            suit.P_URI: _uri(self.digest),
+            suit.P_FETCH_ARGS: self.index_digest,
+        }
+        commands: list[Any] = []
+        for number, argument in self._COMMANDS:
+            commands += [number, parameters if argument is None else argument]
+        return cbor.encode(commands)
+
+    @classmethod
+    def from_bytes(cls, encoded: bytes) -> "AotImage":
+        """Raises Refused MALFORMED, COMMAND_UNSUPPORTED."""
+        fields = _sequence(encoded, "image", cls._COMMANDS, cls._PARAMETERS)
+        digest = _sha256(fields.data(suit.P_DIGEST))
+        if fields.text(suit.P_URI) != _uri(digest):
+            raise malformed("image", "the URI to fetch from does not name the image's digest")
+        return cls(
+            class_identifier=fields.data(suit.P_CLASS, 16),
+            digest=digest,
+            size=fields.number(suit.P_SIZE, 1, BLOB_LIMIT_BYTES),
+            index_digest=fields.data(suit.P_FETCH_ARGS, 32),
+        )
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of a manifest of our profile."""
 
@@ -109,6 +171,12 @@ class Manifest:
     size: int
     index_digest: bytes  # SHA-256 of the chunk index
     module: ModuleDescription
+    images: tuple[AotImage, ...] = ()
+
+    def image_for(self, classes: Sequence[bytes]) -> AotImage | None:
+        """The image for the first of a board's classes that has one; None: the board interprets the .wasm."""
+        by_class = {image.class_identifier: image for image in self.images}
+        return next((by_class[each] for each in classes if each in by_class), None)
 
     def to_bytes(self) -> bytes:
         """The encoded SUIT_Manifest; `ota.formats.suit.signed_digest` of it is what is signed."""
@@ -133,12 +201,16 @@ class Manifest:
             suit.IMAGE_MATCH,
             REPORT,
         ]
+        components = [COMPONENT]
+        if self.images:
+            components.append(IMAGE_COMPONENT)
+            install += [suit.TRY_EACH, [*(image.to_bytes() for image in self.images), None]]
         invoke = [suit.OVERRIDE_PARAMETERS, {suit.P_INVOKE_ARGS: self.module.to_bytes()}, suit.INVOKE_COMMAND, REPORT_FAILURE]
         return cbor.encode(
             {
                 suit.VERSION: 1,
                 suit.SEQUENCE: self.sequence,
-                suit.COMMON: cbor.encode({suit.COMPONENTS: [COMPONENT], suit.SHARED_SEQUENCE: cbor.encode(shared)}),
+                suit.COMMON: cbor.encode({suit.COMPONENTS: components, suit.SHARED_SEQUENCE: cbor.encode(shared)}),
                 suit.VALIDATE: cbor.encode([suit.IMAGE_MATCH, REPORT]),
                 suit.INVOKE: cbor.encode(invoke),
                 suit.INSTALL: cbor.encode(install),
@@ -159,8 +231,9 @@ class Manifest:
         fields.number(suit.VERSION, 1, 1)
         common_value = cbor.decode(fields.data(suit.COMMON), "SUIT common", MANIFEST_LIMIT_BYTES)
         common = Fields(common_value, "SUIT common", (suit.COMPONENTS, suit.SHARED_SEQUENCE))
-        if common.items(suit.COMPONENTS, 16) != [COMPONENT]:
-            raise Refused(Reason.COMMAND_UNSUPPORTED, "the profile has one component, named module")
+        components = common.items(suit.COMPONENTS, 16)
+        if components not in ([COMPONENT], [COMPONENT, IMAGE_COMPONENT]):
+            raise Refused(Reason.COMMAND_UNSUPPORTED, "the profile has the component module, and perhaps image")
 
         shared = _sequence(
             common.data(suit.SHARED_SEQUENCE),
@@ -168,8 +241,9 @@ class Manifest:
             ((suit.OVERRIDE_PARAMETERS, None), (suit.VENDOR_IDENTIFIER, REPORT), (suit.CLASS_IDENTIFIER, REPORT)),
             (suit.P_VENDOR, suit.P_CLASS, suit.P_DIGEST, suit.P_SIZE),
         )
+        install_bytes, images = _split_images(fields.data(suit.INSTALL), len(components) > 1)
         install = _sequence(
-            fields.data(suit.INSTALL),
+            install_bytes,
             "install",
             ((suit.OVERRIDE_PARAMETERS, None), (suit.FETCH, REPORT_FAILURE), (suit.IMAGE_MATCH, REPORT)),
             (suit.P_URI, suit.P_FETCH_ARGS),
@@ -192,6 +266,7 @@ class Manifest:
             size=shared.number(suit.P_SIZE, 1, BLOB_LIMIT_BYTES),
             index_digest=install.data(suit.P_FETCH_ARGS, 32),
             module=ModuleDescription.from_bytes(invoke.data(suit.P_INVOKE_ARGS)),
+            images=images,
         )
 
 
@@ -204,6 +279,21 @@ def _sha256(encoded: bytes) -> bytes:
     if algorithm != suit.SHA_256 or len(digest) != 32:
         raise Refused(Reason.COMMAND_UNSUPPORTED, "the image digest is not a SHA-256")
     return digest
+
+
+def _split_images(install: bytes, expected: bool) -> tuple[bytes, tuple[AotImage, ...]]:
+    """The install sequence without the try-each at its end, and the images of that."""
+    if not expected:
+        return install, ()
+    commands = list(suit.command_sequence(install, "install"))
+    number, choices = commands.pop() if commands else (0, None)
+    if number != suit.TRY_EACH or not isinstance(choices, list) or not 2 <= len(choices) <= MAX_IMAGES + 1:
+        raise Refused(Reason.COMMAND_UNSUPPORTED, f"install does not end in a try-each of 1 to {MAX_IMAGES} images")
+    *encoded, last = choices
+    if last is not None or not all(isinstance(each, bytes) for each in encoded):
+        raise Refused(Reason.COMMAND_UNSUPPORTED, "the last choice of the try-each is not none")
+    rest = [part for command in commands for part in command]
+    return cbor.encode(rest), tuple(AotImage.from_bytes(each) for each in encoded)
 
 
 def _sequence(encoded: bytes, what: str, expected: tuple[tuple[int, int | None], ...], parameters: tuple[int, ...]) -> Fields:

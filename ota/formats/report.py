@@ -1,6 +1,7 @@
 """What devices say: reports (retained), log records and telemetry."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ota.formats import cbor
 from ota.formats.fields import Fields, malformed
@@ -11,6 +12,7 @@ BATCH_LIMIT_BYTES = 512 * 1024
 BATCH_LIMIT_RECORDS = 1000
 STATES = ("idle", "offered", "fetching", "staged", "trial", "confirmed", "rejected", "failed", "rolled-back")
 SLOTS = ("confirmed", "previous", "factory", "trial", "none")
+MODES = ("", "interpreter", "aot")
 LEVELS = ("trace", "debug", "info", "warn", "error")
 _REASONS = frozenset(reason.value for reason in Reason) | {""}
 
@@ -24,6 +26,8 @@ class Running:
     manifest: bytes = b""  # digest of the envelope; empty for a factory module or none
     sequence: int = 0
     slot: str = "none"
+    mode: str = ""  # "interpreter" or "aot"
+    lacking: tuple[str, ...] = ()  # what the kernel lacks to confine it
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Report:
                     "manifest": running.manifest,
                     "sequence": running.sequence,
                     "slot": running.slot,
+                    "mode": running.mode,
+                    "lacking": list(running.lacking),
                 },
                 "attempt": {
                     "state": attempt.state,
@@ -92,7 +98,7 @@ class Report:
         keys = ("v", "device", "group", "board", "agent", "time", "uptime", "running", "attempt", "counters")
         top = Fields(cbor.decode(data, what, REPORT_LIMIT_BYTES), what, keys)
         top.number("v", 1, 1)
-        running = Fields(top.map("running"), what, ("name", "version", "manifest", "sequence", "slot"))
+        running = Fields(top.map("running"), what, ("name", "version", "manifest", "sequence", "slot", "mode", "lacking"))
         attempt = Fields(top.map("attempt"), what, ("state", "deployment", "manifest", "reason", "detail", "done", "chunks"))
         counters = top.map("counters")
         if len(counters) > 64 or not all(isinstance(k, str) and type(n) is int for k, n in counters.items()):
@@ -110,6 +116,8 @@ class Report:
                 manifest=running.data("manifest", limit=32),
                 sequence=running.number("sequence"),
                 slot=_one_of(running.text("slot"), SLOTS),
+                mode=_one_of(running.text("mode"), MODES),
+                lacking=_words(running.items("lacking", 8)),
             ),
             attempt=Attempt(
                 state=_one_of(attempt.text("state"), STATES),
@@ -122,6 +130,12 @@ class Report:
             ),
             counters=dict(counters),
         )
+
+
+def _words(values: list[Any]) -> tuple[str, ...]:
+    if not all(isinstance(each, str) and len(each) <= 64 for each in values):
+        raise malformed("report", "a list that is not of words")
+    return tuple(values)
 
 
 def _one_of(value: str, known: tuple[str, ...] | frozenset[str]) -> str:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from ota.broker import Broker
 from ota.build import Update
 from ota.demo.broker import DemoBroker, free_port
@@ -199,3 +201,11 @@ publish = ["out/#"]
 
         self.observer.wait(answered, 20, f"an answer of version {version}")
         assert self.agent.poll() is None
+
+
+def open_lab(tmp_path: Path, kind=DemoBroker, **settings) -> Lab:
+    if kind is Mosquitto and Mosquitto.command() is None:
+        pytest.skip("mosquitto is not installed")
+    broker = kind(tmp_path)
+    broker.start()
+    return Lab(tmp_path, broker, **settings)

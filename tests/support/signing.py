@@ -7,7 +7,7 @@ from ota.formats.capabilities import ABI, Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
 from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment
-from ota.formats.manifest import Acceptance, Limits, Manifest, ModuleDescription, class_id, vendor_id
+from ota.formats.manifest import Acceptance, AotImage, Limits, Manifest, ModuleDescription, class_id, vendor_id
 from ota.formats.signed import Role
 from ota.formats.trust import ROLES, ROOT_TYPE, Root
 from ota.keyring import SigningKey, sign_document
@@ -50,7 +50,14 @@ class Signer:
             index_digest=sha256(index.to_bytes()),
             module=module,
         )
-        return sign(replace(manifest, **changes), wasm, index, [self.keys["release"]])
+        images = changes.pop("aot", ())
+        indexes = [ChunkIndex.of(image, chunk_bytes) for _, image in images]
+        parts = tuple(
+            AotImage(identifier, each.digest, each.size, sha256(each.to_bytes()))
+            for (identifier, _), each in zip(images, indexes, strict=True)
+        )
+        update = sign(replace(manifest, images=parts, **changes), wasm, index, [self.keys["release"]])
+        return replace(update, images=tuple((image, each) for (_, image), each in zip(images, indexes, strict=True)))
 
     def deployment(self, digest: bytes, *, group="lab", now_s=NOW_S, keys=None, **changes) -> tuple[Deployment, bytes]:
         self.epoch += 1

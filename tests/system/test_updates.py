@@ -17,22 +17,7 @@ from ota.formats.chunks import ChunkIndex
 from ota.formats.manifest import Limits, vendor_id
 from ota.formats.trust import ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
-from tests.support.lab import GROUP, Lab, Mosquitto, echo
-
-
-def open_lab(tmp_path: Path, kind=DemoBroker, **settings) -> Lab:
-    if kind is Mosquitto and Mosquitto.command() is None:
-        pytest.skip("mosquitto is not installed")
-    broker = kind(tmp_path)
-    broker.start()
-    return Lab(tmp_path, broker, **settings)
-
-
-@pytest.fixture
-def lab(tmp_path):
-    opened = open_lab(tmp_path)
-    yield opened
-    opened.close()
+from tests.support.lab import GROUP, Lab, Mosquitto, echo, open_lab
 
 
 @pytest.fixture

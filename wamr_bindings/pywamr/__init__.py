@@ -5,6 +5,7 @@ granted to guest code but the host functions that the caller passes in. This pac
 knows nothing of updates, devices or contracts.
 """
 
+from pywamr.confinement import confine
 from pywamr.errors import (
     ArgumentError,
     BusyError,
@@ -67,5 +68,6 @@ __all__ = [
     "ValueType",
     "WasmFrame",
     "aot_target",
+    "confine",
     "runtime_version",
 ]

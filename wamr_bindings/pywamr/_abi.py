@@ -16,6 +16,8 @@ OK, TRAP, HOST_ERROR, BAD_MODULE, MISSING_IMPORT, UNSUPPORTED, NO_MEMORY, BUSY, 
     12
 )
 FUNCTION, TABLE, MEMORY, GLOBAL = range(4)
+NO_NEW_PRIVILEGES, SECCOMP, LANDLOCK = 1, 2, 4
+NEEDS_DEVICES = 1
 
 
 class Extern(Structure):
@@ -46,6 +48,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_runtime_open": (c_int32, ()),
     "pw_runtime_close": (None, ()),
     "pw_log_take": (c_uint32, (c_char_p, c_uint32)),
+    "pw_confine": (c_uint32, (POINTER(c_int32), c_char_p, c_uint32, c_uint32)),
     "pw_module_load": (c_int32, (c_char_p, c_uint32, POINTER(c_void_p), c_char_p, c_uint32)),
     "pw_module_close": (c_int32, (c_void_p,)),
     "pw_module_import_count": (c_uint32, (c_void_p,)),

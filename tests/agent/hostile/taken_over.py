@@ -1,0 +1,32 @@
+"""What the forkserver preloads instead of the worker: the same worker, with a host that hands over to attempts.c."""
+
+import ctypes
+import os
+
+from device_agent import worker
+from device_agent.contract import Outcome
+
+_LIBRARY = ctypes.CDLL(os.environ["HOSTILE_LIBRARY"])
+
+
+class HostileHost:
+    """Answers an event: the topic is what to try, the payload a path and a victim's process number."""
+
+    interfaces = frozenset({"events"})
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def begin(self, *_: object) -> Outcome:
+        return Outcome()
+
+    def handle(self, topic: str, payload: bytes) -> Outcome:
+        if topic == "descriptors":
+            found = _LIBRARY.descriptors()
+        else:
+            path, victim = payload.decode().split()
+            found = _LIBRARY.attempt(topic.encode(), path.encode(), int(victim))
+        return Outcome(((topic, str(found).encode()),))
+
+
+worker.ModuleHost = HostileHost

@@ -1,0 +1,65 @@
+"""Ahead-of-time images from publish to report: taken where they fit, and the .wasm where they do not."""
+
+import pytest
+
+from ota.aot import host_target
+from ota.formats.capabilities import ABI
+from ota.formats.manifest import image_class_id, vendor_id
+from pywamr import aot_target
+from tests.support.aot import aotc, compiled
+from tests.support.lab import echo
+from tests.support.signing import VENDOR
+
+pytestmark = pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+
+
+def identifier(flags: str | None = None, cpu: str = "") -> bytes:
+    return image_class_id(vendor_id(VENDOR), "generic", flags or aot_target(), cpu, ABI)
+
+
+def deploy(lab, version: int, images) -> str:
+    """Deploys an echo module with images; returns the mode that it then runs in."""
+    wasm, name = echo(version), f"{version}.0.0"
+    made = tuple((identifier, image(wasm)) for identifier, image in images)
+    deployment = lab.deploy(lab.signer.update(wasm, name="echo", version=name, aot=made))
+    lab.wait_state("confirmed", deployment=deployment)
+    lab.running(name)
+    lab.still_answers(version)
+    return lab.report.running.mode
+
+
+def test_an_image_that_fits_is_run_and_survives_a_power_cut(lab):
+    lab.start()
+    assert deploy(lab, 1, [(identifier(), compiled)]) == "aot"
+    lab.kill()
+    lab.start()
+    lab.running("1.0.0")
+    lab.still_answers(1)
+    assert lab.report.running.mode == "aot"
+    assert deploy(lab, 2, []) == "interpreter"
+
+
+def test_an_image_that_does_not_fit_gives_way_to_the_module(lab):
+    lab.start()
+    target = host_target()
+    other_flags = identifier(f"1 {target} bounds=other")
+    assert deploy(lab, 1, [(other_flags, compiled)]) == "interpreter"
+    assert deploy(lab, 2, [(identifier(cpu="another"), compiled)]) == "interpreter"
+    # Signed for this class by mistake, and yet another target's: the runtime itself refuses it.
+    other = "aarch64" if target != "aarch64" else "x86_64"
+    assert deploy(lab, 3, [(identifier(), lambda wasm: compiled(wasm, other))]) == "interpreter"
+    assert deploy(lab, 4, [(identifier(), lambda wasm: b"no image")]) == "interpreter"
+    assert deploy(lab, 5, [(identifier(), compiled)]) == "aot"
+
+
+def test_an_image_that_rots_on_disk_gives_way_to_the_module(lab):
+    lab.start()
+    assert deploy(lab, 1, [(identifier(), compiled)]) == "aot"
+    lab.kill()
+    image = compiled(echo(1))
+    (blob,) = (path for path in (lab.folder / "store" / "blobs").iterdir() if path.read_bytes() == image)
+    blob.write_bytes(image[:-1] + bytes((image[-1] ^ 1,)))
+    lab.start()
+    lab.running("1.0.0")
+    lab.still_answers(1)
+    assert lab.report.running.mode == "interpreter"
