@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from ota.formats.reasons import Reason, Refused
 from pywamr import confine
 
 OWN_USER = "own-user"
@@ -18,10 +19,11 @@ FIRST_UID, UIDS = 61184, 4000
 
 MAX_FILES = 64
 DATA_HEADROOM_BYTES = 64 << 20
+FILE_LIMIT_BYTES = 64 << 20  # for each file of a module that may write any
 
 
 def seclude(channel: socket.socket) -> None:
-    """First of all: no inherited descriptor but the channel, no core file, no file growth, no signal from the terminal."""
+    """First of all: no inherited descriptor but the channel, no core file, no signal from the terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -31,17 +33,20 @@ def seclude(channel: socket.socket) -> None:
     os.closerange(3, channel.fileno())
     os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
 
 
 def give_up(memory_bytes: int, folders: Sequence[tuple[int, bool]] = (), *, devices: bool = False) -> frozenset[str]:
     """Before guest code: at most `memory_bytes` more memory and some headroom, a user of its own, no privileges, no files but in
-    `folders`, no sockets, no processes. Returns the measures of MEASURES that are in force.
+    `folders`, no sockets, no processes. Returns the measures of MEASURES that are in force. Raises Refused DEVICE_UNAVAILABLE.
     """
     limit = _data_bytes() + memory_bytes + DATA_HEADROOM_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    own = _take_own_user()
+    writable = [descriptor for descriptor, write in folders if write]
+    file_limit = FILE_LIMIT_BYTES if writable else 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the call is enough
+    own = _take_own_user(writable)
     return confine(folders, devices=devices) | own
 
 
@@ -51,14 +56,20 @@ def _data_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 
 
-def _take_own_user() -> frozenset[str]:
+def _take_own_user(writable: Sequence[int]) -> frozenset[str]:
+    """A user that nothing else uses; for a module that writes files, the one that its folder belongs to."""
     if os.geteuid() != 0:
         return frozenset()
-    number = FIRST_UID + os.getpid() % UIDS
+    user = group = FIRST_UID + os.getpid() % UIDS
+    if writable:
+        about = os.fstat(writable[0])
+        user, group = about.st_uid, about.st_gid
+        if user == 0:
+            raise Refused(Reason.DEVICE_UNAVAILABLE, "a folder that a module may write belongs to root: give it to another user")
     try:
         os.setgroups([])
-        os.setresgid(number, number, number)
-        os.setresuid(number, number, number)
+        os.setresgid(group, group, group)
+        os.setresuid(user, user, user)
     except OSError:
         return frozenset()
     return frozenset({OWN_USER})

@@ -4,13 +4,16 @@ What a module sends and writes is held back until the event in hand has been han
 happen together or not at all. Reads see the module's own writes.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from device_agent.devices import Devices
 from device_agent.frames import MESSAGE_BYTES_PER_EVENT, MESSAGES_PER_EVENT, PAYLOAD_LIMIT_BYTES, STATE_LIMIT_BYTES, TEXT_LIMIT
 from device_agent.store import KeyWrite
+from device_agent.wasi import Wasi
 from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.capabilities import check_exports, check_imports, export_name, import_module
@@ -18,9 +21,9 @@ from ota.formats.manifest import ModuleDescription
 from ota.formats.report import LEVELS
 from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, NotExportedError, Runtime, ValueType
 
-STACK_BYTES = 64 * 1024
 KEY_LIMIT_BYTES = 256
 _I32, _I64 = ValueType.I32, ValueType.I64
+_DEVICE_DENIED, _DEVICE_FAILED = 0, 1
 _PUBLISH_DENIED, _PUBLISH_TOO_LARGE, _PUBLISH_QUEUE_FULL = 0, 1, 2
 
 # The flat core types of the contract's functions (Component Model, CanonicalABI.md, "Flattening").
@@ -43,6 +46,25 @@ class ModuleError(OtaError):
     """The module answered with an error; its text is the module's own."""
 
 
+class Rate:
+    """How often something may happen: so many times a second, a second's worth at once."""
+
+    def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_second = per_second
+        self._clock = clock
+        self._left, self._seen = float(per_second), clock()
+
+    def take(self) -> bool:
+        """Whether it may happen once more now."""
+        now = self._clock()
+        self._left = min(float(self.per_second), self._left + (now - self._seen) * self.per_second)
+        self._seen = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a handled event asks for."""
@@ -62,20 +84,24 @@ class ModuleHost:
         log: Callable[[str, str], None],
         clock_ns: Callable[[], int] = time.time_ns,
         observe: Callable[[str, tuple[Any, ...]], None] | None = None,
+        devices: Devices | None = None,
     ) -> None:
         """Raises Refused IMPORT_UNDECLARED or EXPORT_MISSING, ContractError, and pywamr's LoadError, UnsupportedError, Trap.
 
         Imports are checked against the description before any guest code runs. `observe` sees each call of a host function.
         """
-        self._capabilities = description.capabilities
+        self._capabilities, limits = description.capabilities, description.limits
+        self._message_rate = Rate(limits.messages_per_s)
+        self._log_rate = Rate(limits.log_lines_per_s)
         self._keys: dict[str, bytes] = {}
         self._config = config
-        self._log = log
+        self._log = self._limited(log)
         self._clock_ns = clock_ns
         self._messages: list[tuple[str, bytes]] = []
         self._message_bytes = 0
         self._writes: dict[str, bytes | None] = {}
         self._observe = observe
+        self._devices = devices or Devices()
         self._instance: Instance | None = None
         self._runtime = Runtime()
         try:
@@ -83,8 +109,11 @@ class ModuleHost:
             check_imports([(each.module, each.name) for each in module.imports], self._capabilities)
             self.interfaces = check_exports(each.name for each in module.exports)
             _check_types(module.exports)
-            self._instance = module.instantiate(self._hosts(), stack_bytes=STACK_BYTES, max_pages=description.limits.memory_pages)
+            self._instance = module.instantiate(self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages)
+            self._instance.limit_instructions(limits.instructions or None)
             self._realloc = self._instance.function("cabi_realloc")
+            if any(each.name == "_initialize" for each in module.exports):
+                self._instance.call("_initialize")  # a WASI reactor: before anything else, and once
         except BaseException:
             self._runtime.close()
             raise
@@ -221,6 +250,10 @@ class ModuleHost:
             "keyvalue": {"get": self._key_get, "set": self._key_set, "delete": self._key_delete},
             "clock": {"now": self._clock_ns, "monotonic": time.monotonic_ns},
             "config": {"get": self._config_get},
+            "random": {"get": self._random_get},
+            "gpio": {"read": self._gpio_read, "write": self._gpio_write},
+            "serial": {"read": self._serial_read, "write": self._serial_write},
+            "wasi": self._wasi().functions() if "wasi" in self._capabilities.items else {},
         }
         return {
             import_module(name): {field: self._watched(f"{name}.{field}", call) for field, call in functions.items()}
@@ -239,6 +272,22 @@ class ModuleHost:
 
         return call
 
+    def _limited(self, log: Callable[[str, str], None]) -> Callable[[str, str], None]:
+        """Drops lines beyond the rate, and says once how many were dropped."""
+        dropped = 0
+
+        def write(level: str, message: str) -> None:
+            nonlocal dropped
+            if not self._log_rate.take():
+                dropped += 1
+                return
+            if dropped:
+                log("warn", f"{dropped} log lines were dropped: the module may write {self._log_rate.per_second} a second")
+                dropped = 0
+            log(level, message)
+
+        return write
+
     def _log_call(self, level: int, pointer: int, size: int) -> None:
         if not 0 <= level < len(LEVELS):
             raise ContractError(f"log level {level} is not one of {len(LEVELS)}")
@@ -250,7 +299,7 @@ class ModuleHost:
             error = _PUBLISH_DENIED
         elif size > PAYLOAD_LIMIT_BYTES:
             error = _PUBLISH_TOO_LARGE
-        elif len(self._messages) >= MESSAGES_PER_EVENT or self._message_bytes + size > MESSAGE_BYTES_PER_EVENT:
+        elif not self._has_room(size) or not self._message_rate.take():
             error = _PUBLISH_QUEUE_FULL
         else:
             self._messages.append((topic, self._read(payload_at, size)))
@@ -258,6 +307,9 @@ class ModuleHost:
             self._write(out, b"\0\0")
             return
         self._write(out, bytes((1, error)))
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._messages) < MESSAGES_PER_EVENT and self._message_bytes + size <= MESSAGE_BYTES_PER_EVENT
 
     def _key_get(self, key_at: int, key_size: int, out: int) -> None:
         key = self._text(key_at, key_size)
@@ -283,6 +335,74 @@ class ModuleHost:
     def _config_get(self, key_at: int, key_size: int, out: int) -> None:
         value = self._config.get(self._text(key_at, key_size))
         self._return_option(out, None if value is None else value.encode())
+
+    def _wasi(self) -> Wasi:
+        return Wasi(self._read, self._write, self._log, self._devices.folders)
+
+    def _random_get(self, size: int, out: int) -> None:
+        size &= 0xFFFFFFFF
+        self._return_list(out, os.urandom(size) if size <= PAYLOAD_LIMIT_BYTES else b"")
+
+    def _gpio_read(self, line_at: int, line_size: int, out: int) -> None:
+        name = self._text(line_at, line_size)
+        line = self._devices.inputs.get(name) or self._devices.outputs.get(name)
+        if line is None:
+            self._write(out, bytes((1, _DEVICE_DENIED)))
+            return
+        try:
+            self._write(out, bytes((0, line.read())))
+        except OSError as error:
+            self._device_failed(name, error, out, 1)
+
+    def _gpio_write(self, line_at: int, line_size: int, value: int, out: int) -> None:
+        name = self._text(line_at, line_size)
+        line = self._devices.outputs.get(name)
+        if line is None:
+            self._write(out, bytes((1, _DEVICE_DENIED)))
+            return
+        try:
+            line.write(bool(value))
+            self._write(out, b"\0\0")
+        except OSError as error:
+            self._device_failed(name, error, out, 1)
+
+    def _serial_read(self, port_at: int, port_size: int, limit: int, out: int) -> None:
+        name = self._text(port_at, port_size)
+        port = self._devices.ports.get(name)
+        if port is None:
+            self._write(out, bytes((1, 0, 0, 0, _DEVICE_DENIED)))
+            return
+        try:
+            content = port.read(min(limit & 0xFFFFFFFF, PAYLOAD_LIMIT_BYTES))
+        except OSError as error:
+            self._device_failed(name, error, out, 4)
+            return
+        pointer, size = self._lower(content)
+        self._write(out, b"\0\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+
+    def _serial_write(self, port_at: int, port_size: int, data_at: int, data_size: int, out: int) -> None:
+        name, size = self._text(port_at, port_size), data_size & 0xFFFFFFFF
+        port = self._devices.ports.get(name)
+        if port is None:
+            self._write(out, bytes((1, _DEVICE_DENIED)))
+            return
+        if size > PAYLOAD_LIMIT_BYTES:
+            raise ContractError(f"{size} bytes for {name} at once, the limit is {PAYLOAD_LIMIT_BYTES}")
+        try:
+            port.write(self._read(data_at, size))
+            self._write(out, b"\0\0")
+        except OSError as error:
+            self._device_failed(name, error, out, 1)
+
+    def _device_failed(self, name: str, error: OSError, out: int, offset: int) -> None:
+        """An error result whose payload lies at `offset`; the module's log says more than the module is told."""
+        self._log("warn", f"{name}: {error}")
+        self._write(out, b"\1" + bytes(offset - 1) + bytes((_DEVICE_FAILED,)))
+
+    def _return_list(self, out: int, content: bytes) -> None:
+        """list<u8>: pointer and length."""
+        pointer, size = self._lower(content)
+        self._write(out, pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
 
     def _return_option(self, out: int, value: bytes | None) -> None:
         """option<list<u8>> or option<string>: a byte, then at 4 pointer and length."""

@@ -197,7 +197,7 @@ class Supervisor:
                 self.last_handled_ns = time.monotonic_ns()
         except WorkerFailed as failure:
             if not self._stopped:
-                self._give_up_on_poison()
+                self._give_up_on_poison(worker.spec)
                 self._failed(worker, failure)
 
     async def _deliver(self, worker: Worker, call: Coroutine[Any, Any, frames.Done]) -> bool:
@@ -209,11 +209,16 @@ class Supervisor:
         await self.on_outcome(worker.spec, done)
         return True
 
-    def _give_up_on_poison(self) -> None:
-        if self._queue and self._queue[0].tries >= MAX_TRIES and self._standby is None:
+    def _give_up_on_poison(self, spec: ModuleSpec) -> None:
+        """The event that was in hand goes to the successor, unless it did twice, or may have moved something in the world."""
+        if not self._queue or not self._queue[0].tries:
+            return
+        spent = self._queue[0].tries >= MAX_TRIES and self._standby is None
+        if spent or not spec.description.repeatable:
             event = self._queue.popleft()
             self.counters["events_dropped"] += 1
-            logger.error("an event on %s was taken away after %d tries", event.topic, event.tries)
+            why = f"after {event.tries} tries" if spent else "because the module does not say that it is idempotent"
+            logger.error("an event on %s, in hand when %s failed, was taken away %s", event.topic, spec.label, why)
 
     def _failed(self, worker: Worker, failure: WorkerFailed) -> None:
         self.counters["failures"] += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from device_agent import confinement, frames
 from device_agent.contract import ContractError, ModuleError, ModuleHost
+from device_agent.devices import import_drivers, open_devices
 from ota.errors import OtaError
 from ota.formats.cbor import sha256
 from ota.formats.manifest import ModuleDescription
@@ -20,6 +21,7 @@ from pywamr import LoadError, PywamrError, Trap, UnsupportedError, runtime_versi
 
 # Workers are forked from a process that has imported this: what it holds stays shared as long as nobody touches it.
 runtime_version()  # loads the library, starts nothing
+import_drivers()
 gc.collect()
 gc.freeze()
 
@@ -92,14 +94,18 @@ class _Worker:
         self._deadline_s = description.limits.deadline_ms / 1000
         wasm = _read(start.path, start.digest)
         image = _try_read(start.image, start.image_digest)
-        measures = confinement.give_up(description.limits.memory_pages << 16)
+        devices = open_devices(description.capabilities)
+        folders = [(descriptor, writable) for _, descriptor, writable in devices.folders]
+        measures = confinement.give_up(description.limits.memory_pages << 16, folders, devices=devices.any_device)
+        if folders and "landlock" not in measures:
+            raise Refused(Reason.CAPABILITY_DENIED, "folders are only opened where the kernel has Landlock")
         if image:
             try:
-                self._host = ModuleHost(image, description, start.config, self._log)
+                self._host = ModuleHost(image, description, start.config, self._log, devices=devices)
                 return frames.Ready(self._host.interfaces, "aot", measures)
             except (LoadError, UnsupportedError) as error:
                 self._log("warn", f"the ahead-of-time image can't be used, the module is interpreted: {error}")
-        self._host = ModuleHost(wasm, description, start.config, self._log)
+        self._host = ModuleHost(wasm, description, start.config, self._log, devices=devices)
         return frames.Ready(self._host.interfaces, "interpreter", measures)
 
     def _serve(self, host: ModuleHost, request: frames.Request) -> frames.Answer:

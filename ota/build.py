@@ -118,7 +118,7 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
         raise BuildError(f"{path}: {error}") from error
     unknown = set(value) - {"module", "limits", "capabilities"}
     about: dict[str, Any] = value.get("module", {})
-    unknown |= set(about) - {"name", "version", "security_epoch", "config", "source", "defines"}
+    unknown |= set(about) - {"name", "version", "security_epoch", "config", "idempotent", "source", "defines"}
     if unknown:
         raise BuildError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
     name, version, epoch = about.get("name", module.stem), about.get("version"), about.get("security_epoch", 0)
@@ -133,6 +133,7 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
         limits=Limits.parse(value.get("limits", {}), str(path)),
         security_epoch=epoch,
         config=about.get("config", "").encode(),
+        idempotent=bool(about.get("idempotent", False)),
     )
 
 

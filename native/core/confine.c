@@ -186,11 +186,17 @@ restrict_files(const int32_t *folders, const uint8_t *writable, uint32_t count)
     return good;
 }
 
+/* WAMR, core/shared/platform/include/platform_api_extension.h: kept for the thread once it is known. */
+uint8_t *os_thread_get_stack_boundary(void);
+
 uint32_t
 pw_confine(const int32_t *folders, const uint8_t *writable, uint32_t folder_count, uint32_t needs)
 {
     uint32_t measures = 0;
     if (folder_count && (!folders || !writable))
+        return 0;
+    /* The C library finds the stack in /proc, which will be out of reach; without it nothing stops a stack from overflowing. */
+    if (!os_thread_get_stack_boundary())
         return 0;
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* no other process of this user may look in */
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)

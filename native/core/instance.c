@@ -289,6 +289,7 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     if (!instance)
         return PW_NO_MEMORY;
     instance->module = module;
+    instance->budget = -1;
     instance->hosts = calloc(host_count + 1, sizeof *instance->hosts);
     instance->stack = calloc(1, sizeof *instance->stack);
     pthread_mutex_init(&instance->lock, NULL);
@@ -380,6 +381,8 @@ static int32_t
 call_once(pw_instance *instance, pw_function *function, uint64_t *slots, uint32_t *cells)
 {
     slots_to_cells(function->params, slots, cells);
+    if (instance->depth == 1)
+        wasm_runtime_set_instruction_count_limit(instance->env, instance->budget);
     if (!wasm_runtime_call_wasm(instance->env, function->wamr, function->param_cells, cells))
         return take_exception(instance);
     cells_to_slots(function->results, cells, slots);
@@ -424,6 +427,15 @@ pw_function_call(pw_function *function, uint64_t *slots)
 {
     uint32_t done;
     return pw_function_call_each(function, slots, 1, &done);
+}
+
+int32_t
+pw_instance_budget_set(pw_instance *instance, int32_t instructions)
+{
+    if (!instance)
+        return PW_BAD_ARGUMENT;
+    instance->budget = instructions < 0 ? -1 : instructions;
+    return PW_OK;
 }
 
 void

@@ -4,7 +4,8 @@ A capability is an interface of the contract (sdk/wit/module.wit) with arguments
 rule compares them: imports of the module ⊆ manifest ⊆ policy.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,22 @@ FUNCTIONS = {
     "keyvalue": ("get", "set", "delete"),
     "clock": ("now", "monotonic"),
     "config": ("get",),
-}
+    "random": ("get",),
+    "gpio": ("read", "write"),
+    "serial": ("read", "write"),
+    "wasi": (
+        "args_get", "args_sizes_get", "clock_res_get", "clock_time_get", "environ_get", "environ_sizes_get",
+        "fd_advise", "fd_allocate", "fd_close", "fd_datasync", "fd_fdstat_get", "fd_fdstat_set_flags",
+        "fd_fdstat_set_rights", "fd_filestat_get", "fd_filestat_set_size", "fd_filestat_set_times", "fd_pread",
+        "fd_prestat_dir_name", "fd_prestat_get", "fd_pwrite", "fd_read", "fd_readdir", "fd_renumber", "fd_seek",
+        "fd_sync", "fd_tell", "fd_write", "path_create_directory", "path_filestat_get", "path_filestat_set_times",
+        "path_link", "path_open", "path_readlink", "path_remove_directory", "path_rename", "path_symlink",
+        "path_unlink_file", "poll_oneoff", "proc_exit", "proc_raise", "random_get", "sched_yield", "sock_accept",
+        "sock_recv", "sock_send", "sock_shutdown",
+    ),
+}  # fmt: skip
+WASI_MODULE = "wasi_snapshot_preview1"
 EXPORTS = {"events": ("handle",), "startup": ("init",), "timer": ("tick",), "health": ("check",), "state": ("save", "restore")}
-_FILTER_LISTS = {"messaging": ("publish", "subscribe")}
 _NUMBERS = {"keyvalue": ("quota_bytes",)}
 DEFAULT_QUOTA_BYTES = 16 * 1024
 MAX_FILTERS = 32
@@ -30,6 +44,8 @@ MAX_FILTERS = 32
 
 def import_module(interface: str) -> str:
     """The name that core modules import an interface by."""
+    if interface == "wasi":
+        return WASI_MODULE
     return f"{PACKAGE}/{interface}@{VERSION}"
 
 
@@ -40,7 +56,9 @@ def export_name(interface: str, function: str) -> str:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """Interfaces by name, each with its arguments: topic filters as tuples of text, quotas in bytes as numbers."""
+    """Interfaces by name, each with its arguments: lists of texts as tuples (topic filters, GPIO lines, serial ports, folders),
+    quotas in bytes as numbers.
+    """
 
     items: Mapping[str, Mapping[str, Any]]
 
@@ -68,8 +86,8 @@ class Capabilities:
             given = granted.items[name]
             for key, wanted in arguments.items():
                 if isinstance(wanted, tuple):
-                    filters = given.get(key, ())
-                    missing += [f"{name}.{key} {each}" for each in wanted if not any(topics.covers(wide, each) for wide in filters)]
+                    covers, wide = _LISTS[name][key][1], given.get(key, ())
+                    missing += [f"{name}.{key} {each}" for each in wanted if not any(covers(one, each) for one in wide)]
                 elif wanted > given.get(key, 0):
                     missing.append(f"{name}.{key} {wanted} (granted {given.get(key, 0)})")
         return missing
@@ -86,17 +104,66 @@ class Capabilities:
         return found
 
 
+def split_line(name: str) -> tuple[str, int]:
+    """Chip and offset of a GPIO line such as "gpiochip0:17"."""
+    chip, _, offset = name.partition(":")
+    return chip, int(offset)
+
+
+def split_port(name: str) -> tuple[str, int]:
+    """Path and baud rate of a serial port such as "/dev/ttyUSB0:115200"."""
+    path, _, baud_rate = name.rpartition(":")
+    return path, int(baud_rate)
+
+
+def _is_line(text: str) -> bool:
+    return re.fullmatch(r"gpiochip\d{1,4}:\d{1,5}", text) is not None
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"/dev/[A-Za-z0-9_/-]{1,200}:[1-9]\d{1,7}", text) is not None
+
+
+def _is_folder(text: str) -> bool:
+    parts = text.split("/")[1:]
+    return text.startswith("/") and len(text) <= 200 and all(each not in ("", ".", "..") and each.isprintable() for each in parts)
+
+
+def _same(granted: str, wanted: str) -> bool:
+    return granted == wanted
+
+
+def _is_within(granted: str, wanted: str) -> bool:
+    return wanted == granted or wanted.startswith(granted + "/")
+
+
+_LISTS: dict[str, dict[str, tuple[Callable[[str], bool], Callable[[str, str], bool], str]]] = {
+    "messaging": {
+        "publish": (topics.is_filter, topics.covers, "a topic filter"),
+        "subscribe": (topics.is_filter, topics.covers, "a topic filter"),
+    },
+    "gpio": {
+        "inputs": (_is_line, _same, "a line such as gpiochip0:17"),
+        "outputs": (_is_line, _same, "a line such as gpiochip0:4"),
+    },
+    "serial": {"ports": (_is_port, _same, "a port with its baud rate such as /dev/ttyUSB0:115200")},
+    "wasi": {"read": (_is_folder, _is_within, "an absolute path"), "write": (_is_folder, _is_within, "an absolute path")},
+}
+"""Arguments that are lists: what an item must be, whether a grant covers what is wanted, and words for an error."""
+
+
 def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
     if name not in FUNCTIONS:
         raise malformed(what, f"capability {name!r} is not one of {', '.join(FUNCTIONS)}")
     if not isinstance(value, Mapping):
         raise malformed(what, f"capability {name} is not a map of arguments")
-    filters, numbers = _FILTER_LISTS.get(name, ()), _NUMBERS.get(name, ())
+    lists, numbers = _LISTS.get(name, {}), _NUMBERS.get(name, ())
     parsed: dict[str, Any] = {}
     for key, argument in value.items():
-        if key in filters and isinstance(argument, list) and len(argument) <= MAX_FILTERS:
-            if not all(isinstance(each, str) and topics.is_filter(each) for each in argument):
-                raise malformed(what, f"{name}.{key} has something that is not a topic filter")
+        if key in lists and isinstance(argument, list) and len(argument) <= MAX_FILTERS:
+            is_one, _, words = lists[key]
+            if not all(isinstance(each, str) and is_one(each) for each in argument):
+                raise malformed(what, f"{name}.{key} has something that is not {words}")
             parsed[key] = tuple(argument)
         elif key in numbers and isinstance(argument, int) and not isinstance(argument, bool) and 0 <= argument <= 1 << 30:
             parsed[key] = argument

@@ -57,8 +57,20 @@ class Limits:
     memory_pages: int = 16
     deadline_ms: int = 1000  # for one event
     tick_ms: int = 0  # period of timer.tick; 0: never
+    stack_bytes: int = 64 * 1024  # for operands and calls of interpreted code
+    instructions: int = 0  # for one call, interpreted; 0: as many as the deadline allows
+    messages_per_s: int = 1000  # a second's worth may come at once
+    log_lines_per_s: int = 100  # likewise
 
-    FIELDS: ClassVar = {"memory_pages": (1, 65536), "deadline_ms": (1, 600_000), "tick_ms": (0, 86_400_000)}
+    FIELDS: ClassVar = {
+        "memory_pages": (1, 65536),
+        "deadline_ms": (1, 600_000),
+        "tick_ms": (0, 86_400_000),
+        "stack_bytes": (4096, 1 << 24),
+        "instructions": (0, (1 << 31) - 1),
+        "messages_per_s": (0, 1_000_000),
+        "log_lines_per_s": (0, 100_000),
+    }
 
     @classmethod
     def parse(cls, value: Any, what: str) -> "Limits":
@@ -81,8 +93,18 @@ class ModuleDescription:
     limits: Limits = Limits()
     security_epoch: int = 0
     config: bytes = b""
+    idempotent: bool = False  # says its author: an event may be handled twice
 
-    _NAME, _VERSION, _CAPABILITIES, _LIMITS, _EPOCH, _CONFIG = range(1, 7)
+    _NAME, _VERSION, _CAPABILITIES, _LIMITS, _EPOCH, _CONFIG, _IDEMPOTENT = range(1, 8)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether an event that ended the module badly may be given to its successor: messages and keys of such an event are
+        dropped, but what went to a device or a file has happened.
+        """
+        items = self.capabilities.items
+        immediate = items.get("gpio", {}).get("outputs") or items.get("serial") or items.get("wasi", {}).get("write")
+        return self.idempotent or not immediate
 
     def to_bytes(self) -> bytes:
         """Encoded."""
@@ -94,6 +116,7 @@ class ModuleDescription:
                 self._LIMITS: self.limits.to_value(),
                 self._EPOCH: self.security_epoch,
                 self._CONFIG: self.config,
+                self._IDEMPOTENT: self.idempotent,
             }
         )
 
@@ -102,7 +125,7 @@ class ModuleDescription:
         """Raises Refused MALFORMED, TOO_LARGE."""
         what = "module description"
         value = cbor.decode(data, what, MANIFEST_LIMIT_BYTES)
-        fields = Fields(value, what, range(1, 7))
+        fields = Fields(value, what, range(1, 8))
         return cls(
             name=fields.name(cls._NAME),
             version=fields.name(cls._VERSION),
@@ -110,6 +133,7 @@ class ModuleDescription:
             limits=Limits.parse(fields.map(cls._LIMITS), what),
             security_epoch=fields.number(cls._EPOCH),
             config=fields.data(cls._CONFIG, limit=CONFIG_LIMIT_BYTES),
+            idempotent=fields.flag(cls._IDEMPOTENT),
         )
 
 

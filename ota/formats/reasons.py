@@ -42,6 +42,7 @@ class Reason(Enum):
     MODULE_INVALID = "module-invalid"
     IMPORT_UNDECLARED = "import-undeclared"
     EXPORT_MISSING = "export-missing"
+    DEVICE_UNAVAILABLE = "device-unavailable"
     START_FAILED = "start-failed"
     STATE_REFUSED = "state-refused"
     # running

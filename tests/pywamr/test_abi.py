@@ -20,6 +20,7 @@ _TYPES = {
     "void *": ctypes.c_void_p,
     "uint64_t *": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)),
     "const uint8_t *": ctypes.c_char_p,
+    "const int32_t *": ctypes.POINTER(ctypes.c_int32),
     "uint32_t *": ctypes.POINTER(ctypes.c_uint32),
     "pw_extern *": ctypes.POINTER(_abi.Extern),
     "const pw_host_function *": ctypes.POINTER(_abi.HostFunction),

@@ -17,7 +17,7 @@ OK, TRAP, HOST_ERROR, BAD_MODULE, MISSING_IMPORT, UNSUPPORTED, NO_MEMORY, BUSY, 
 )
 FUNCTION, TABLE, MEMORY, GLOBAL = range(4)
 NO_NEW_PRIVILEGES, SECCOMP, LANDLOCK = 1, 2, 4
-NEEDS_DEVICES = 1
+NEEDS_DEVICES, NEEDS_FOLDERS = 1, 2
 
 
 class Extern(Structure):
@@ -67,6 +67,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_instance_function": (c_int32, (c_void_p, c_char_p, POINTER(c_void_p))),
     "pw_function_call": (c_int32, (c_void_p, c_void_p)),
     "pw_function_call_each": (c_int32, (c_void_p, c_void_p, c_uint32, POINTER(c_uint32))),
+    "pw_instance_budget_set": (c_int32, (c_void_p, c_int32)),
     "pw_instance_fail": (None, (c_void_p,)),
     "pw_instance_terminate": (None, (c_void_p,)),
     "pw_instance_trap_get": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),

@@ -68,6 +68,7 @@ class TrapCode(Enum):
     UNINITIALIZED_ELEMENT = "uninitialized-element"
     STACK_OVERFLOW = "stack-overflow"
     OUT_OF_MEMORY = "out-of-memory"
+    INSTRUCTION_LIMIT = "instruction-limit"
     OTHER = "other"
 
 
@@ -85,6 +86,7 @@ _TEXTS: tuple[tuple[str, TrapCode], ...] = (
     ("uninitialized element", TrapCode.UNINITIALIZED_ELEMENT),
     ("stack overflow", TrapCode.STACK_OVERFLOW),
     ("allocate memory failed", TrapCode.OUT_OF_MEMORY),
+    ("instruction limit exceeded", TrapCode.INSTRUCTION_LIMIT),
 )
 _FRAME = re.compile(r"^#(\d+): 0x([0-9a-fA-F]+) - (.*)$", re.MULTILINE)
 

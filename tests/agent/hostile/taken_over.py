@@ -14,7 +14,7 @@ class HostileHost:
 
     interfaces = frozenset({"events"})
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def begin(self, *_: object) -> Outcome:

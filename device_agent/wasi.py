@@ -1,0 +1,514 @@
+"""The capability `wasi`: wasi_snapshot_preview1 with output to the log, clocks and random; folders where granted, no sockets.
+
+Numbers and layouts: WASI preview 1, phases/snapshot/docs.md. Everything works on descriptors that were opened before the worker was
+confined: a path is walked one name at a time, symbolic links are never followed, and `..` never leaves the granted folder.
+"""
+
+import errno
+import os
+import stat
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ota.errors import OtaError
+
+MODULE = "wasi_snapshot_preview1"
+MAX_DESCRIPTORS = 32
+IO_LIMIT_BYTES = 1 << 20
+VECTORS_LIMIT = 1024
+SLEEP_LIMIT_NS = 10 * 10**9
+LINE_LIMIT = 1000
+
+OK, BADF, EXIST, FAULT, INVAL, IO, ISDIR, LOOP, MFILE, NAMETOOLONG, NOENT = 0, 8, 20, 21, 28, 29, 31, 32, 33, 37, 44
+NOSPC, NOSYS, NOTDIR, NOTEMPTY, NOTSUP, PERM, SPIPE, NOTCAPABLE, FBIG, ACCES, OVERFLOW = 51, 52, 54, 55, 58, 63, 70, 76, 22, 2, 61
+_ERRORS = {
+    errno.EACCES: ACCES, errno.EBADF: BADF, errno.EEXIST: EXIST, errno.EINVAL: INVAL, errno.EISDIR: ISDIR, errno.ELOOP: LOOP,
+    errno.EMFILE: MFILE, errno.ENAMETOOLONG: NAMETOOLONG, errno.ENOENT: NOENT, errno.ENOSPC: NOSPC, errno.ENOTDIR: NOTDIR,
+    errno.ENOTEMPTY: NOTEMPTY, errno.EPERM: PERM, errno.ESPIPE: SPIPE, errno.EFBIG: FBIG, errno.EDQUOT: NOSPC,
+}  # fmt: skip
+_FILE_TYPES = {stat.S_IFBLK: 1, stat.S_IFCHR: 2, stat.S_IFDIR: 3, stat.S_IFREG: 4, stat.S_IFLNK: 7}
+_ALL_RIGHTS = (1 << 29) - 1
+_WRITE_RIGHTS = sum(1 << bit for bit in (6, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26))
+_CREATE, _DIRECTORY, _EXCLUSIVE, _TRUNCATE = 1, 2, 4, 8
+_APPEND = 1
+_SEEK = {0: os.SEEK_SET, 1: os.SEEK_CUR, 2: os.SEEK_END}
+
+
+class Exited(OtaError):
+    """The module called proc_exit: it has given up."""
+
+
+class _Errno(Exception):
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@dataclass
+class _Descriptor:
+    real: int  # -1: a standard stream
+    kind: int
+    writable: bool
+    preopen: str = ""
+    append: bool = False
+    line: bytearray = field(default_factory=bytearray)
+
+
+class Wasi:
+    """The functions, by name, for one module. `read` and `write` reach its memory, and raise for a bad pointer."""
+
+    def __init__(
+        self,
+        read: Callable[[int, int], bytes],
+        write: Callable[[int, bytes], None],
+        log: Callable[[str, str], None],
+        folders: tuple[tuple[str, int, bool], ...] = (),
+        name: str = "module",
+    ) -> None:
+        """`folders`: path as the module sees it, an open descriptor, and whether it may be written."""
+        self._read, self._write, self._log = read, write, log
+        self._arguments = [name.encode() + b"\0"]
+        self._open: dict[int, _Descriptor] = {number: _Descriptor(-1, 2, number > 0) for number in range(3)}
+        for path, real, writable in folders:
+            self._open[len(self._open)] = _Descriptor(real, 3, writable, path)
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """Everything that preview 1 has: what is not offered answers NOSYS, NOTSUP or BADF."""
+        found = {name: self._guarded(getattr(self, name)) for name in _NAMES}
+        return found | {"proc_exit": self.proc_exit, "proc_raise": lambda signal: NOSYS, "sched_yield": lambda: OK}
+
+    @staticmethod
+    def _guarded(function: Callable[..., None]) -> Callable[..., int]:
+        def call(*values: int) -> int:
+            try:
+                function(*values)
+            except _Errno as error:
+                return error.number
+            except OSError as error:
+                return _ERRORS.get(error.errno or 0, IO)
+            return OK
+
+        return call
+
+    # -- memory
+
+    def _u32(self, at: int, value: int) -> None:
+        self._write(at, struct.pack("<I", value & 0xFFFFFFFF))
+
+    def _u64(self, at: int, value: int) -> None:
+        self._write(at, struct.pack("<Q", value & (2**64 - 1)))
+
+    def _vectors(self, at: int, count: int) -> list[tuple[int, int]]:
+        count &= 0xFFFFFFFF
+        if count > VECTORS_LIMIT:
+            raise _Errno(INVAL)
+        raw = self._read(at, 8 * count)
+        vectors = list(struct.iter_unpack("<II", raw))
+        if sum(size for _, size in vectors) > IO_LIMIT_BYTES:
+            raise _Errno(INVAL)
+        return vectors
+
+    def _gather(self, at: int, count: int) -> bytes:
+        return b"".join(self._read(pointer, size) for pointer, size in self._vectors(at, count))
+
+    def _scatter(self, at: int, count: int, source: Callable[[int], bytes]) -> int:
+        vectors = self._vectors(at, count)
+        content = source(sum(size for _, size in vectors))
+        done = 0
+        for pointer, size in vectors:
+            part = content[done : done + size]
+            self._write(pointer, part)
+            done += len(part)
+        return done
+
+    # -- arguments, environment, clocks, random
+
+    def args_sizes_get(self, count: int, size: int) -> None:
+        self._u32(count, len(self._arguments))
+        self._u32(size, sum(map(len, self._arguments)))
+
+    def args_get(self, pointers: int, texts: int) -> None:
+        for index, each in enumerate(self._arguments):
+            self._u32(pointers + 4 * index, texts)
+            self._write(texts, each)
+            texts += len(each)
+
+    def environ_sizes_get(self, count: int, size: int) -> None:
+        self._u32(count, 0)
+        self._u32(size, 0)
+
+    def environ_get(self, pointers: int, texts: int) -> None:
+        """There is none."""
+
+    def clock_res_get(self, clock: int, out: int) -> None:
+        self._u64(out, int(time.clock_getres(_clock(clock)) * 1e9) or 1)
+
+    def clock_time_get(self, clock: int, precision: int, out: int) -> None:
+        self._u64(out, time.clock_gettime_ns(_clock(clock)))
+
+    def random_get(self, at: int, size: int) -> None:
+        size &= 0xFFFFFFFF
+        if size > IO_LIMIT_BYTES:
+            raise _Errno(INVAL)
+        self._write(at, os.urandom(size))
+
+    def proc_exit(self, code: int) -> None:
+        """Ends the call: a module of the contract has nothing to exit from."""
+        raise Exited(f"the module called proc_exit({code & 0xFFFFFFFF})")
+
+    def poll_oneoff(self, subscriptions: int, events: int, count: int, out: int) -> None:
+        """Clocks only, and never longer than ten seconds: the deadline of the event ends it sooner."""
+        count &= 0xFFFFFFFF
+        if not 0 < count <= VECTORS_LIMIT:
+            raise _Errno(INVAL)
+        raw = self._read(subscriptions, 48 * count)
+        waits, ready = [], []
+        for index in range(count):
+            userdata, kind = struct.unpack_from("<QB", raw, 48 * index)
+            if kind != 0:
+                ready.append(struct.pack("<QHB5xQH6x", userdata, OK, kind, 1, 0))
+                continue
+            clock, timeout, _, flags = struct.unpack_from("<IxxxxQQH", raw, 48 * index + 16)
+            now = time.clock_gettime_ns(_clock(clock))
+            waits.append((max(0, timeout - now) if flags & 1 else timeout, struct.pack("<QHB5xQH6x", userdata, OK, 0, 0, 0)))
+        if not ready:
+            shortest = min(wait for wait, _ in waits)
+            time.sleep(min(shortest, SLEEP_LIMIT_NS) / 1e9)
+            ready = [event for wait, event in waits if wait <= shortest]
+        self._write(events, b"".join(ready))
+        self._u32(out, len(ready))
+
+    # -- descriptors
+
+    def _find(self, number: int, *, real: bool = False, folder: bool = False) -> _Descriptor:
+        found = self._open.get(number & 0xFFFFFFFF)
+        if found is None:
+            raise _Errno(BADF)
+        if real and found.real < 0:
+            raise _Errno(SPIPE)
+        if folder and found.kind != 3:
+            raise _Errno(NOTDIR)
+        return found
+
+    def _writable(self, number: int) -> _Descriptor:
+        found = self._find(number, real=True)
+        if not found.writable:
+            raise _Errno(BADF if found.kind == 4 else NOTCAPABLE)
+        return found
+
+    def fd_write(self, number: int, vectors: int, count: int, out: int) -> None:
+        found = self._find(number)
+        content = self._gather(vectors, count)
+        if found.real < 0:
+            if not found.writable:
+                raise _Errno(BADF)
+            self._print(found, "info" if number == 1 else "warn", content)
+            self._u32(out, len(content))
+            return
+        self._writable(number)
+        if found.append:
+            os.lseek(found.real, 0, os.SEEK_END)
+        self._u32(out, os.write(found.real, content))
+
+    def _print(self, stream: _Descriptor, level: str, content: bytes) -> None:
+        """Whole lines become log records; a line without end is cut."""
+        stream.line += content
+        while (end := stream.line.find(b"\n")) >= 0 or len(stream.line) > LINE_LIMIT:
+            end = end if 0 <= end <= LINE_LIMIT else LINE_LIMIT
+            self._log(level, stream.line[:end].decode("utf-8", "replace"))
+            del stream.line[: end + (stream.line[end : end + 1] == b"\n")]
+
+    def fd_read(self, number: int, vectors: int, count: int, out: int) -> None:
+        found = self._find(number)
+        if found.real < 0:
+            if found.writable:
+                raise _Errno(BADF)
+            self._u32(out, 0)  # standard input is at its end
+            return
+        if found.kind == 3:
+            raise _Errno(ISDIR)
+        self._u32(out, self._scatter(vectors, count, lambda size: os.read(found.real, size)))
+
+    def fd_pread(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
+        found = self._find(number, real=True)
+        self._u32(out, self._scatter(vectors, count, lambda size: os.pread(found.real, size, _offset(offset))))
+
+    def fd_pwrite(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
+        found = self._writable(number)
+        self._u32(out, os.pwrite(found.real, self._gather(vectors, count), _offset(offset)))
+
+    def fd_seek(self, number: int, offset: int, whence: int, out: int) -> None:
+        found = self._find(number, real=True)
+        if whence not in _SEEK or found.kind == 3:
+            raise _Errno(INVAL if whence not in _SEEK else BADF)
+        self._u64(out, os.lseek(found.real, offset, _SEEK[whence]))
+
+    def fd_tell(self, number: int, out: int) -> None:
+        found = self._find(number, real=True)
+        self._u64(out, os.lseek(found.real, 0, os.SEEK_CUR))
+
+    def fd_close(self, number: int) -> None:
+        found = self._find(number)
+        del self._open[number & 0xFFFFFFFF]
+        if found.real >= 0 and not found.preopen:
+            os.close(found.real)
+
+    def fd_renumber(self, source: int, target: int) -> None:
+        found, old = self._find(source), self._find(target)
+        if found.preopen or old.preopen:
+            raise _Errno(NOTSUP)
+        if source != target:
+            self.fd_close(target)
+            self._open[target] = self._open.pop(source)
+
+    def fd_sync(self, number: int) -> None:
+        os.fsync(self._find(number, real=True).real)
+
+    fd_datasync = fd_sync
+
+    def fd_advise(self, number: int, offset: int, size: int, advice: int) -> None:
+        self._find(number, real=True)
+        if not 0 <= advice <= 5:
+            raise _Errno(INVAL)
+
+    def fd_allocate(self, number: int, offset: int, size: int) -> None:
+        self._find(number)
+        raise _Errno(NOTSUP)
+
+    def fd_fdstat_get(self, number: int, out: int) -> None:
+        found = self._find(number)
+        rights = _ALL_RIGHTS if found.writable else _ALL_RIGHTS & ~_WRITE_RIGHTS
+        if found.kind != 3:
+            rights &= ~(1 << 13)
+        self._write(out, struct.pack("<BxHxxxxQQ", found.kind, _APPEND if found.append else 0, rights, rights))
+
+    def fd_fdstat_set_flags(self, number: int, flags: int) -> None:
+        found = self._find(number, real=True)
+        if flags & ~_APPEND:
+            raise _Errno(NOTSUP)
+        found.append = bool(flags & _APPEND)
+
+    def fd_fdstat_set_rights(self, number: int, base: int, inheriting: int) -> None:
+        self._find(number)
+
+    def fd_filestat_get(self, number: int, out: int) -> None:
+        found = self._find(number)
+        self._stat(out, os.fstat(found.real) if found.real >= 0 else None)
+
+    def fd_filestat_set_size(self, number: int, size: int) -> None:
+        os.ftruncate(self._writable(number).real, _offset(size))
+
+    def fd_filestat_set_times(self, number: int, accessed: int, modified: int, flags: int) -> None:
+        found = self._writable(number)
+        os.utime(found.real, ns=_times(os.fstat(found.real), accessed, modified, flags))
+
+    def fd_prestat_get(self, number: int, out: int) -> None:
+        found = self._find(number)
+        if not found.preopen:
+            raise _Errno(BADF)
+        self._write(out, struct.pack("<BxxxI", 0, len(found.preopen.encode())))
+
+    def fd_prestat_dir_name(self, number: int, at: int, size: int) -> None:
+        found = self._find(number)
+        name = found.preopen.encode()
+        if not name:
+            raise _Errno(BADF)
+        if len(name) > (size & 0xFFFFFFFF):
+            raise _Errno(NAMETOOLONG)
+        self._write(at, name)
+
+    def fd_readdir(self, number: int, at: int, size: int, cookie: int, out: int) -> None:
+        found = self._find(number, real=True, folder=True)
+        size &= 0xFFFFFFFF
+        if size > IO_LIMIT_BYTES:
+            raise _Errno(INVAL)
+        names = [".", "..", *sorted(os.listdir(found.real))]  # noqa: PTH208
+        content = b""
+        for index, name in enumerate(names[cookie:], cookie):
+            if len(content) >= size:
+                break
+            try:
+                about = os.stat(name if name != ".." else ".", dir_fd=found.real, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            raw = os.fsencode(name)
+            content += struct.pack("<QQIBxxx", index + 1, about.st_ino, len(raw), _file_type(about)) + raw
+        self._write(at, content[:size])
+        self._u32(out, min(size, len(content)))
+
+    # -- paths
+
+    def _path(self, at: int, size: int) -> str:
+        raw = self._read(at, size & 0xFFFFFFFF) if size & 0xFFFFFFFF <= 4096 else b"\0"
+        if not raw or b"\0" in raw:
+            raise _Errno(NAMETOOLONG if size & 0xFFFFFFFF > 4096 else NOENT if not raw else INVAL)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise _Errno(INVAL) from None
+
+    def _enter(self, number: int, path: str, *, write: bool) -> tuple[int, str]:
+        """The folder that a path's last name lies in, as a descriptor of the caller's, and that name ("." for itself)."""
+        folder = self._find(number, real=True, folder=True)
+        if write and not folder.writable:
+            raise _Errno(NOTCAPABLE)
+        if path.startswith("/"):
+            raise _Errno(NOTCAPABLE)
+        names = [each for each in path.split("/") if each not in ("", ".")]
+        way = [os.dup(folder.real)]
+        try:
+            for index, name in enumerate(names):
+                if name == "..":
+                    if len(way) == 1:
+                        raise _Errno(NOTCAPABLE)
+                    os.close(way.pop())
+                elif index < len(names) - 1:
+                    way.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way[-1]))
+            return way.pop(), names[-1] if names and names[-1] != ".." else "."
+        finally:
+            for each in way:
+                os.close(each)
+
+    def _at(self, number: int, at: int, size: int, action: Callable[[int, str], Any], *, write: bool) -> Any:
+        folder, name = self._enter(number, self._path(at, size), write=write)
+        try:
+            return action(folder, name)
+        finally:
+            os.close(folder)
+
+    def path_open(
+        self, number: int, lookup: int, at: int, size: int, how: int, base: int, inheriting: int, flags: int, out: int
+    ) -> None:
+        if len(self._open) >= MAX_DESCRIPTORS:
+            raise _Errno(MFILE)
+        if flags & ~_APPEND:
+            raise _Errno(NOTSUP)
+        folder = self._find(number, real=True, folder=True)
+        changes = bool(how & (_CREATE | _TRUNCATE))
+        wants_write = changes or bool(base & (1 << 6) and folder.writable and not how & _DIRECTORY)
+        mode = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        mode |= (os.O_CREAT if how & _CREATE else 0) | (os.O_EXCL if how & _EXCLUSIVE else 0)
+        mode |= (os.O_TRUNC if how & _TRUNCATE else 0) | (os.O_DIRECTORY if how & _DIRECTORY else 0)
+
+        def open_it(parent: int, name: str) -> tuple[int, bool]:
+            if not wants_write:
+                return os.open(name, mode | os.O_RDONLY, dir_fd=parent), False
+            try:
+                return os.open(name, mode | os.O_RDWR, 0o600, dir_fd=parent), True
+            except IsADirectoryError:
+                if changes:
+                    raise
+                return os.open(name, mode | os.O_RDONLY, dir_fd=parent), False
+
+        real, writable = self._at(number, at, size, open_it, write=changes)
+        about = os.fstat(real)
+        kind = _file_type(about)
+        if kind not in (3, 4):
+            os.close(real)
+            raise _Errno(NOTCAPABLE)  # no devices, pipes or sockets
+        free = next(each for each in range(3, MAX_DESCRIPTORS + 3) if each not in self._open)
+        self._open[free] = _Descriptor(real, kind, folder.writable if kind == 3 else writable, append=bool(flags & _APPEND))
+        self._u32(out, free)
+
+    def path_create_directory(self, number: int, at: int, size: int) -> None:
+        self._at(number, at, size, lambda parent, name: os.mkdir(name, 0o700, dir_fd=parent), write=True)
+
+    def path_remove_directory(self, number: int, at: int, size: int) -> None:
+        self._at(number, at, size, lambda parent, name: os.rmdir(name, dir_fd=parent), write=True)
+
+    def path_unlink_file(self, number: int, at: int, size: int) -> None:
+        self._at(number, at, size, lambda parent, name: os.unlink(name, dir_fd=parent), write=True)
+
+    def path_rename(self, number: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
+        other, new = self._enter(target, self._path(to, to_size), write=True)
+        try:
+            self._at(number, at, size, lambda parent, name: os.rename(name, new, src_dir_fd=parent, dst_dir_fd=other), write=True)
+        finally:
+            os.close(other)
+
+    def path_filestat_get(self, number: int, lookup: int, at: int, size: int, out: int) -> None:
+        about = self._at(number, at, size, lambda parent, name: os.stat(name, dir_fd=parent, follow_symlinks=False), write=False)
+        self._stat(out, about)
+
+    def path_filestat_set_times(
+        self, number: int, lookup: int, at: int, size: int, accessed: int, modified: int, flags: int
+    ) -> None:
+        def change(parent: int, name: str) -> None:
+            about = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            os.utime(name, ns=_times(about, accessed, modified, flags), dir_fd=parent, follow_symlinks=False)
+
+        self._at(number, at, size, change, write=True)
+
+    def path_readlink(self, number: int, at: int, size: int, to: int, room: int, out: int) -> None:
+        target = os.fsencode(self._at(number, at, size, lambda parent, name: os.readlink(name, dir_fd=parent), write=False))
+        target = target[: room & 0xFFFFFFFF]
+        self._write(to, target)
+        self._u32(out, len(target))
+
+    def path_link(self, number: int, lookup: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
+        raise _Errno(NOTSUP)
+
+    def path_symlink(self, at: int, size: int, number: int, to: int, to_size: int) -> None:
+        raise _Errno(NOTSUP)
+
+    # -- sockets: there are none
+
+    def sock_accept(self, number: int, flags: int, out: int) -> None:
+        raise _Errno(NOTSUP)
+
+    def sock_recv(self, number: int, vectors: int, count: int, flags: int, out: int, out_flags: int) -> None:
+        raise _Errno(NOTSUP)
+
+    def sock_send(self, number: int, vectors: int, count: int, flags: int, out: int) -> None:
+        raise _Errno(NOTSUP)
+
+    def sock_shutdown(self, number: int, how: int) -> None:
+        raise _Errno(NOTSUP)
+
+    def _stat(self, out: int, about: os.stat_result | None) -> None:
+        if about is None:
+            self._write(out, struct.pack("<QQBxxxxxxxQQQQQ", 0, 0, 2, 1, 0, 0, 0, 0))
+            return
+        self._write(
+            out,
+            struct.pack(
+                "<QQBxxxxxxxQQQQQ", about.st_dev, about.st_ino, _file_type(about), about.st_nlink, about.st_size, about.st_atime_ns,
+                about.st_mtime_ns, about.st_ctime_ns,
+            ),
+        )  # fmt: skip
+
+
+def _clock(number: int) -> int:
+    if number == 0:
+        return time.CLOCK_REALTIME
+    if number == 1:
+        return time.CLOCK_MONOTONIC
+    raise _Errno(INVAL)
+
+
+def _offset(value: int) -> int:
+    if value < 0:
+        raise _Errno(INVAL)
+    return value
+
+
+def _file_type(about: os.stat_result) -> int:
+    return _FILE_TYPES.get(stat.S_IFMT(about.st_mode), 0)
+
+
+def _times(about: os.stat_result, accessed: int, modified: int, flags: int) -> tuple[int, int]:
+    if flags & 3 == 3 or flags & 12 == 12:
+        raise _Errno(INVAL)
+    now = time.time_ns()
+    first = accessed if flags & 1 else now if flags & 2 else about.st_atime_ns
+    second = modified if flags & 4 else now if flags & 8 else about.st_mtime_ns
+    return first, second
+
+
+_NAMES = tuple(
+    name for name in vars(Wasi) if name.startswith(("args_", "environ_", "clock_", "random_", "poll_", "fd_", "path_", "sock_"))
+)
+FUNCTIONS = (*_NAMES, "proc_exit", "proc_raise", "sched_yield")

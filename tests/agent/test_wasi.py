@@ -1,0 +1,229 @@
+"""The behaviours of preview 1 that the capability offers, on a folder, and every way out of it."""
+
+import errno
+import os
+import struct
+
+import pytest
+
+from device_agent import wasi
+from device_agent.wasi import Exited, Wasi
+
+ALL = (1 << 29) - 1
+
+
+class Guest:
+    """A memory of 64 KiB, and the functions called as a module calls them."""
+
+    def __init__(self, *folders) -> None:
+        self.memory = bytearray(65536)
+        self.logged = []
+        opened = tuple((path, os.open(host, os.O_RDONLY | os.O_DIRECTORY), write) for path, host, write in folders)
+        self._functions = Wasi(self.read, self.write, lambda *each: self.logged.append(each), opened).functions()
+
+    def read(self, at: int, size: int) -> bytes:
+        assert 0 <= at <= at + size <= len(self.memory)
+        return bytes(self.memory[at : at + size])
+
+    def write(self, at: int, content: bytes) -> None:
+        assert 0 <= at <= at + len(content) <= len(self.memory)
+        self.memory[at : at + len(content)] = content
+
+    def __call__(self, name: str, *values):
+        return self._functions[name](*values)
+
+    def path(self, name: str, folder: int, path: str, *more, before: tuple = ()):
+        raw = path.encode()
+        self.write(1000, raw)
+        return self._functions[name](folder, *before, 1000, len(raw), *more)
+
+    def open(self, path: str, how: int = 0, rights: int = ALL, flags: int = 0, folder: int = 3) -> int:
+        """The new descriptor, or minus the error."""
+        error = self.path("path_open", folder, path, how, rights, rights, flags, 0, before=(1,))
+        return -error if error else self.u32(0)
+
+    def u32(self, at: int) -> int:
+        return struct.unpack_from("<I", self.memory, at)[0]
+
+    def write_file(self, number: int, content: bytes) -> int:
+        self.write(2000, content)
+        self.write(100, struct.pack("<II", 2000, len(content)))
+        return self("fd_write", number, 100, 1, 0)
+
+    def read_file(self, number: int, size: int = 100) -> bytes:
+        self.write(100, struct.pack("<II", 2000, size))
+        assert self("fd_read", number, 100, 1, 0) == 0
+        return self.read(2000, self.u32(0))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "sub").mkdir()
+    (tmp_path / "in" / "file").write_bytes(b"inside")
+    (tmp_path / "secret").write_bytes(b"outside")
+    (tmp_path / "in" / "link").symlink_to("../secret")
+    (tmp_path / "in" / "way").symlink_to("..")
+    os.mkfifo(tmp_path / "in" / "pipe")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def guest(folder):
+    return Guest(("/data", folder, True))
+
+
+@pytest.fixture
+def reader(folder):
+    return Guest(("/data", folder, False))
+
+
+def test_the_granted_folder_has_its_name(guest):
+    assert guest("fd_prestat_get", 3, 0) == 0
+    assert (guest.memory[0], guest.u32(4)) == (0, 5)
+    assert guest("fd_prestat_dir_name", 3, 10, 5) == 0
+    assert guest.read(10, 5) == b"/data"
+    assert guest("fd_prestat_get", 4, 0) == wasi.BADF
+    assert guest("fd_prestat_dir_name", 3, 10, 2) == wasi.NAMETOOLONG
+
+
+def test_files_are_created_written_read_and_removed(guest, folder):
+    number = guest.open("new", 1 | 4)
+    assert guest.write_file(number, b"hello world") == 0
+    assert guest("fd_seek", number, 6, 0, 0) == 0
+    assert guest.read_file(number) == b"world"
+    assert guest("fd_filestat_set_size", number, 5) == 0
+    assert guest("fd_sync", number) == 0
+    assert guest("fd_close", number) == 0
+    assert (folder / "new").read_bytes() == b"hello"
+    assert guest.open("new", 1 | 4) == -wasi.EXIST
+    assert guest.path("path_unlink_file", 3, "new") == 0
+    assert guest.open("new") == -wasi.NOENT
+    assert guest("fd_close", number) == wasi.BADF
+
+
+def test_appending_goes_to_the_end(guest, folder):
+    number = guest.open("file", flags=1)
+    assert guest("fd_seek", number, 0, 0, 0) == 0
+    assert guest.write_file(number, b"!") == 0
+    assert (folder / "file").read_bytes() == b"inside!"
+
+
+def test_folders_are_made_listed_renamed_and_removed(guest, folder):
+    assert guest.path("path_create_directory", 3, "sub/deep") == 0
+    guest.write(3000, b"sub/other")
+    assert guest.path("path_rename", 3, "sub/deep", 3, 3000, 9) == 0
+    assert guest("fd_readdir", 3, 4000, 4096, 0, 0) == 0
+    raw, names, at = guest.read(4000, guest.u32(0)), [], 0
+    while at < len(raw):
+        _, _, size, _ = struct.unpack_from("<QQIB", raw, at)
+        names.append(raw[at + 24 : at + 24 + size])
+        at += 24 + size
+    assert names == [b".", b"..", b"file", b"link", b"pipe", b"sub", b"way"]
+    assert guest.path("path_remove_directory", 3, "sub") == wasi.NOTEMPTY
+    assert guest.path("path_remove_directory", 3, "sub/other") == 0
+    assert guest.path("path_filestat_get", 3, "file", 200, before=(0,)) == 0
+    assert struct.unpack_from("<Q", guest.memory, 200 + 32)[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("../secret", wasi.NOTCAPABLE), ("sub/../../secret", wasi.NOTCAPABLE), ("/etc/passwd", wasi.NOTCAPABLE),
+        ("..", wasi.NOTCAPABLE),
+        ("link", wasi.LOOP), ("way/secret", wasi.NOTDIR), ("./way/./secret", wasi.NOTDIR), ("file/../../secret", wasi.NOTDIR),
+        ("pipe", wasi.NOTCAPABLE), ("", wasi.NOENT), ("a\0b", wasi.INVAL), ("x" * 5000, wasi.NAMETOOLONG),
+    ],
+)  # fmt: skip
+def test_no_path_leads_out_of_the_folder(guest, path, error):
+    if path == "pipe":
+        assert guest.open(path) in (-error, -wasi.IO)
+        return
+    assert guest.open(path) == -error
+    assert guest.open(path, 1) in (-error, -wasi.ISDIR)
+
+
+def test_walking_up_and_down_inside_is_fine(guest):
+    assert guest.read_file(guest.open("sub/../sub/./../file")) == b"inside"
+
+
+def test_a_folder_that_is_only_read_is_not_changed(reader, folder):
+    before = sorted(folder.iterdir())
+    assert reader.open("new", 1) == -wasi.NOTCAPABLE
+    assert reader.open("file", 8) == -wasi.NOTCAPABLE
+    number = reader.open("file")
+    assert reader.read_file(number) == b"inside"
+    assert reader.write_file(number, b"x") == wasi.BADF
+    for name, more in (("path_create_directory", ()), ("path_remove_directory", ()), ("path_unlink_file", ())):
+        assert reader.path(name, 3, "sub", *more) == wasi.NOTCAPABLE
+    assert reader("fd_filestat_set_size", number, 0) == wasi.BADF
+    assert sorted(folder.iterdir()) == before
+    inner = reader.open("sub", 2)
+    assert reader.path("path_create_directory", inner, "x") == wasi.NOTCAPABLE
+
+
+def test_links_and_sockets_are_not_offered(guest):
+    guest.write(3000, b"x")
+    assert guest.path("path_link", 3, "file", 3, 3000, 1, before=(0,)) == wasi.NOTSUP
+    assert guest("path_symlink", 1000, 4, 3, 3000, 1) == wasi.NOTSUP
+    assert guest("sock_accept", 3, 0, 0) == wasi.NOTSUP
+    assert guest("proc_raise", 9) == wasi.NOSYS
+
+
+def test_descriptors_run_out_politely(guest):
+    opened = [guest.open("file") for _ in range(wasi.MAX_DESCRIPTORS)]
+    assert opened[-1] == -wasi.MFILE
+    assert guest("fd_close", opened[0]) == 0
+    assert guest.open("file") == opened[0]
+
+
+def test_a_granted_folder_can_not_be_swapped_for_something_else(guest):
+    number = guest.open("file")
+    assert guest("fd_renumber", number, 3) == wasi.NOTSUP
+    assert guest("fd_renumber", 3, number) == wasi.NOTSUP
+    other = guest.open("sub", 2)
+    assert guest("fd_renumber", number, other) == 0
+    assert guest.read_file(other) == b"inside"
+
+
+def test_vectors_that_ask_for_too_much_are_refused(guest):
+    number = guest.open("file")
+    guest.write(100, struct.pack("<II", 0, 0xFFFFFFFF))
+    assert guest("fd_read", number, 100, 1, 0) == wasi.INVAL
+    assert guest("fd_read", number, 100, -1, 0) == wasi.INVAL
+    assert guest("fd_pread", number, 100, 0, -1, 0) == wasi.INVAL
+
+
+def test_poll_waits_for_clocks_and_answers_every_subscription(guest):
+    one = struct.pack("<QBxxxxxxxIxxxxQQHxxxxxx", 77, 0, 1, 1_000_000, 0, 0)
+    guest.write(100, one + one.replace(struct.pack("<Q", 77), struct.pack("<Q", 78), 1))
+    assert guest("poll_oneoff", 100, 1000, 2, 0) == 0
+    assert guest.u32(0) == 2
+    assert struct.unpack_from("<QHB", guest.memory, 1032) == (78, 0, 0)
+    assert guest("poll_oneoff", 100, 1000, 0, 0) == wasi.INVAL
+    assert guest("poll_oneoff", 100, 1000, 1 << 20, 0) == wasi.INVAL
+
+
+def test_arguments_clocks_and_random(guest):
+    assert guest("args_sizes_get", 0, 4) == 0
+    assert (guest.u32(0), guest.u32(4)) == (1, 7)
+    assert guest("environ_sizes_get", 0, 4) == 0
+    assert guest.u32(0) == 0
+    assert guest("clock_time_get", 0, 0, 8) == 0
+    assert struct.unpack_from("<Q", guest.memory, 8)[0] > 1_600_000_000 * 10**9
+    assert guest("clock_time_get", 3, 0, 8) == wasi.INVAL
+    assert guest("random_get", 100, 32) == 0
+    assert guest.read(100, 32) != bytes(32)
+
+
+def test_long_lines_are_cut_and_exit_ends_the_call(guest):
+    assert guest.write_file(2, b"x" * 2500 + b"\nend\n") == 0
+    assert [len(text) for _, text in guest.logged] == [1000, 1000, 500, 3]
+    assert {level for level, _ in guest.logged} == {"warn"}
+    with pytest.raises(Exited, match="proc_exit\\(3\\)"):
+        guest("proc_exit", 3)
+
+
+def test_every_error_of_the_kernel_has_a_number():
+    assert wasi._ERRORS[errno.ENOSPC] == wasi.NOSPC
+    assert all(0 < number < 77 for number in wasi._ERRORS.values())
