@@ -110,7 +110,7 @@ class ModuleHost:
             self.interfaces = check_exports(each.name for each in module.exports)
             _check_types(module.exports)
             self._instance = module.instantiate(self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages)
-            self._instance.limit_instructions(limits.instructions or None)
+            self._instance.limit_fuel(limits.fuel or None)
             self._realloc = self._instance.function("cabi_realloc")
             if any(each.name == "_initialize" for each in module.exports):
                 self._instance.call("_initialize")  # a WASI reactor: before anything else, and once

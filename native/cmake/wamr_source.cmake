@@ -89,6 +89,25 @@ function(wamr_fix_dropped_load)
               "${head}    LLVMValueRef value = NULL;\n    if (!pop_value_from_wasm_stack(comp_ctx, func_ctx, &value, is_drop_32, NULL))\n        return false;\n    while (value && LLVMIsACastInst(value))\n        value = LLVMGetOperand(value, 0);\n    if (value && LLVMIsALoadInst(value))\n        LLVMSetVolatile(value, true);\n")
 endfunction()
 
+# WAMR 978ce3f, aot_create_call_stack: copies the locals behind each frame, which images without them (call_stack_features.values) do not
+# have: it reads behind the end of the stack, as far as a function has locals.
+function(wamr_fix_frame_values)
+    set(tail "            if (!(frame.lp = wasm_runtime_malloc(lp_size))) {\n                destroy_c_api_frames(module_inst->frames);\n")
+    wamr_mend(core/iwasm/aot/aot_runtime.c
+              "        if (lp_size > 0 && !is_tiny_frame(exec_env)) {\n${tail}"
+              "        if (false) {\n${tail}")
+endfunction()
+
+# WAMR 978ce3f counts every instruction that it interprets, at a quarter of its speed. Counting branches and calls, where it looks for
+# the order to stop anyway, bounds a module as well and costs nothing that can be measured.
+function(wamr_count_branches_only)
+    set(file core/iwasm/interpreter/wasm_interp_fast.c)
+    set(dispatch "        frame_ip += sizeof(void *);                    \\\n")
+    set(jump "        goto *p_label_addr;                            \\\n")
+    wamr_mend(${file} "${dispatch}        CHECK_INSTRUCTION_LIMIT();                     \\\n${jump}" "${dispatch}${jump}")
+    wamr_mend(${file} "        /* TODO: support suspend and breakpoint */          \\\n" "        CHECK_INSTRUCTION_LIMIT();                          \\\n")
+endfunction()
+
 if(WAMR_ROOT_DIR)
     set(origin "${WAMR_ROOT_DIR}")
 else()
@@ -102,4 +121,6 @@ endif()
 file(COPY "${origin}/core" "${origin}/build-scripts" "${origin}/LICENSE" DESTINATION "${WAMR_SOURCE_DIR}")
 wamr_fix_raw_externref()
 wamr_fix_dropped_load()
+wamr_fix_frame_values()
+wamr_count_branches_only()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

@@ -289,7 +289,7 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     if (!instance)
         return PW_NO_MEMORY;
     instance->module = module;
-    instance->budget = -1;
+    instance->fuel = -1;
     instance->hosts = calloc(host_count + 1, sizeof *instance->hosts);
     instance->stack = calloc(1, sizeof *instance->stack);
     pthread_mutex_init(&instance->lock, NULL);
@@ -382,7 +382,7 @@ call_once(pw_instance *instance, pw_function *function, uint64_t *slots, uint32_
 {
     slots_to_cells(function->params, slots, cells);
     if (instance->depth == 1)
-        wasm_runtime_set_instruction_count_limit(instance->env, instance->budget);
+        wasm_runtime_set_instruction_count_limit(instance->env, instance->fuel);
     if (!wasm_runtime_call_wasm(instance->env, function->wamr, function->param_cells, cells))
         return take_exception(instance);
     cells_to_slots(function->results, cells, slots);
@@ -430,11 +430,11 @@ pw_function_call(pw_function *function, uint64_t *slots)
 }
 
 int32_t
-pw_instance_budget_set(pw_instance *instance, int32_t instructions)
+pw_instance_fuel_set(pw_instance *instance, int32_t fuel)
 {
     if (!instance)
         return PW_BAD_ARGUMENT;
-    instance->budget = instructions < 0 ? -1 : instructions;
+    instance->fuel = fuel < 0 ? -1 : fuel;
     return PW_OK;
 }
 

@@ -77,7 +77,7 @@ struct pw_instance {
     pw_function *functions;
     atomic_uintptr_t owner; /* the thread whose call is in progress; 0: none; PW_OWNER_CLOSED */
     uint32_t depth;         /* nested calls in progress; the owner's */
-    int32_t budget;         /* instructions a call; negative: no limit */
+    int32_t fuel;           /* branches and calls of one call from outside; negative: no limit */
     bool host_failed;
     atomic_bool terminated;
     char message[256];

@@ -111,9 +111,9 @@ PW_API int32_t pw_function_call(pw_function *function, uint64_t *slots);
 /* Calls `count` times. `slots` has one row a call, each as long as the larger of the counts of arguments and results, at least 1:
  * arguments in, results out. Ends at the first call that does not return; *done is how many did. */
 PW_API int32_t pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done);
-/* How many instructions each call from outside may interpret; more is the trap "instruction limit exceeded". Negative: no limit. Code
- * that was compiled ahead of time does not count. */
-PW_API int32_t pw_instance_budget_set(pw_instance *instance, int32_t instructions);
+/* How many branches and calls each call from outside may interpret; more is a trap. Negative: no limit. Code that was compiled ahead of
+ * time does not count. */
+PW_API int32_t pw_instance_fuel_set(pw_instance *instance, int32_t fuel);
 /* From inside a host function: ends the guest's call with PW_HOST_ERROR. */
 PW_API void pw_instance_fail(pw_instance *instance);
 /* From any thread: ends the call in progress with PW_TERMINATED. Interpreted code only. */

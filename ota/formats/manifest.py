@@ -58,7 +58,7 @@ class Limits:
     deadline_ms: int = 1000  # for one event
     tick_ms: int = 0  # period of timer.tick; 0: never
     stack_bytes: int = 64 * 1024  # for operands and calls of interpreted code
-    instructions: int = 0  # for one call, interpreted; 0: as many as the deadline allows
+    fuel: int = 0  # branches and calls for one event, interpreted; 0: as many as the deadline allows
     messages_per_s: int = 1000  # a second's worth may come at once
     log_lines_per_s: int = 100  # likewise
 
@@ -67,7 +67,7 @@ class Limits:
         "deadline_ms": (1, 600_000),
         "tick_ms": (0, 86_400_000),
         "stack_bytes": (4096, 1 << 24),
-        "instructions": (0, (1 << 31) - 1),
+        "fuel": (0, (1 << 31) - 1),
         "messages_per_s": (0, 1_000_000),
         "log_lines_per_s": (0, 100_000),
     }

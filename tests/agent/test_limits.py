@@ -86,8 +86,8 @@ def test_a_large_frame_on_the_native_stack_is_a_trap(tmp_path, mode):
     assert (found.reason, "stack overflow" in found.detail) == (Reason.TRAPPED, True)
 
 
-def test_the_instruction_budget_ends_interpreted_code(tmp_path):
-    found = failure(tmp_path, "interpreter", times(100_000, ""), limits={"instructions": 10_000})
+def test_running_out_of_fuel_ends_interpreted_code(tmp_path):
+    found = failure(tmp_path, "interpreter", times(100_000, ""), limits={"fuel": 10_000})
     assert (found.reason, "instruction limit exceeded" in found.detail) == (Reason.TRAPPED, True)
 
 

@@ -67,7 +67,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_instance_function": (c_int32, (c_void_p, c_char_p, POINTER(c_void_p))),
     "pw_function_call": (c_int32, (c_void_p, c_void_p)),
     "pw_function_call_each": (c_int32, (c_void_p, c_void_p, c_uint32, POINTER(c_uint32))),
-    "pw_instance_budget_set": (c_int32, (c_void_p, c_int32)),
+    "pw_instance_fuel_set": (c_int32, (c_void_p, c_int32)),
     "pw_instance_fail": (None, (c_void_p,)),
     "pw_instance_terminate": (None, (c_void_p,)),
     "pw_instance_trap_get": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),

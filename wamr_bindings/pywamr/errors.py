@@ -68,7 +68,7 @@ class TrapCode(Enum):
     UNINITIALIZED_ELEMENT = "uninitialized-element"
     STACK_OVERFLOW = "stack-overflow"
     OUT_OF_MEMORY = "out-of-memory"
-    INSTRUCTION_LIMIT = "instruction-limit"
+    OUT_OF_FUEL = "out-of-fuel"
     OTHER = "other"
 
 
@@ -86,7 +86,7 @@ _TEXTS: tuple[tuple[str, TrapCode], ...] = (
     ("uninitialized element", TrapCode.UNINITIALIZED_ELEMENT),
     ("stack overflow", TrapCode.STACK_OVERFLOW),
     ("allocate memory failed", TrapCode.OUT_OF_MEMORY),
-    ("instruction limit exceeded", TrapCode.INSTRUCTION_LIMIT),
+    ("instruction limit exceeded", TrapCode.OUT_OF_FUEL),
 )
 _FRAME = re.compile(r"^#(\d+): 0x([0-9a-fA-F]+) - (.*)$", re.MULTILINE)
 

@@ -92,14 +92,14 @@ class Instance:
         if self._library.pw_global_set(self.live_handle(), name.encode(), slot) != _abi.OK:
             raise UnsupportedError(f"the global {name!r} can't be written from outside")
 
-    def limit_instructions(self, instructions: int | None) -> None:
-        """How many instructions each call from outside may interpret; one more is a Trap, INSTRUCTION_LIMIT. None: no limit.
+    def limit_fuel(self, fuel: int | None) -> None:
+        """How many branches and calls each call from outside may interpret; one more is a Trap, OUT_OF_FUEL. None: no limit.
 
         Raises ValueError outside 1 to 2³¹-1. Ahead-of-time code does not count.
         """
-        if instructions is not None and not 0 < instructions < 1 << 31:
-            raise ValueError(f"instructions must be between 1 and 2147483647, not {instructions}")
-        self._library.pw_instance_budget_set(self.live_handle(), -1 if instructions is None else instructions)
+        if fuel is not None and not 0 < fuel < 1 << 31:
+            raise ValueError(f"fuel must be between 1 and 2147483647, not {fuel}")
+        self._library.pw_instance_fuel_set(self.live_handle(), -1 if fuel is None else fuel)
 
     def terminate(self) -> None:
         """From any thread: ends the call in progress, which raises TerminatedError; the instance can then only be closed.
