@@ -1,6 +1,7 @@
 # make test   install what the tests need, check, and run them
 # make demo   the main job, from nothing, on this machine
 # make bench  measure; writes build/bench.json
+# make spec   the WebAssembly spec tests in both modes; writes build/spec.json
 # make aotc   the ahead-of-time compiler, an optional part; installs LLVM
 # make check  formatting, types, layers
 # Everything that is downloaded or built goes below build/.
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
-.PHONY: test test-full demo bench check modules aotc clean
+.PHONY: test test-full demo bench check modules aotc spec clean
 
 test: $(VENV)/.test modules check
 	$(BIN)/python -m pytest -q
@@ -24,6 +25,9 @@ demo: $(VENV)/.demo modules
 
 bench: $(VENV)/.bench modules
 	$(BIN)/python -m bench --out build/bench.json
+
+spec: $(VENV)/.test
+	$(BIN)/python -m tests.spec --out build/spec.json
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check -q .

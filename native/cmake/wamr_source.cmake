@@ -98,6 +98,16 @@ function(wamr_fix_frame_values)
               "        if (false) {\n${tail}")
 endfunction()
 
+# WAMR 978ce3f, aot_call_function: an import that a module exports again is called as if it took C arguments, though it is a raw native
+# that takes an array: the module's numbers would be used as pointers.
+function(wamr_fix_exported_import)
+    set(head "    argc = func_type->param_cell_num;\n\n")
+    set(tail "#if defined(os_writegsbase)\n    {\n        AOTMemoryInstance *memory_inst = aot_get_default_memory(module_inst);\n")
+    wamr_mend(core/iwasm/aot/aot_runtime.c
+              "${head}${tail}"
+              "${head}    if (function->is_import_func && function->u.func_import->call_conv_raw)\n        return wasm_runtime_invoke_native_raw(exec_env, func_ptr, func_type, NULL, function->u.func_import->attachment, argv, argc, argv);\n${tail}")
+endfunction()
+
 # WAMR 978ce3f counts every instruction that it interprets, at a quarter of its speed. Counting branches and calls, where it looks for
 # the order to stop anyway, bounds a module as well and costs nothing that can be measured.
 function(wamr_count_branches_only)
@@ -122,5 +132,6 @@ file(COPY "${origin}/core" "${origin}/build-scripts" "${origin}/LICENSE" DESTINA
 wamr_fix_raw_externref()
 wamr_fix_dropped_load()
 wamr_fix_frame_values()
+wamr_fix_exported_import()
 wamr_count_branches_only()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

@@ -98,18 +98,20 @@ skip_instruction(reader *r)
         case 0x0c:
         case 0x0d:
         case 0x10:
-        case 0x20: /* local, global and table access, ref.null, ref.func, memory.size, memory.grow */
+        case 0x20: /* local, global and table access, ref.null, ref.func */
         case 0x21:
         case 0x22:
         case 0x23:
         case 0x24:
         case 0x25:
         case 0x26:
-        case 0x3f:
-        case 0x40:
         case 0xd0:
         case 0xd2:
             skip_numbers(r, 1);
+            return 0;
+        case 0x3f: /* memory.size, memory.grow: one byte that must be zero, which WAMR reads as a number */
+        case 0x40:
+            r->bad |= read_byte(r) != 0;
             return 0;
         case 0x0e: /* br_table */
             skip_numbers(r, read_number(r) + 1);

@@ -166,3 +166,20 @@ def test_a_host_function_of_one_instance_may_call_another(runtime):
     with pytest.raises(Trap, match="out of bounds"):
         outer.call("go", 4)
     assert seen == [0]
+
+
+def test_an_import_that_is_exported_again_is_called_as_the_host_function_that_it_is(runtime):
+    """In WAMR's ahead-of-time mode its arguments would be taken for pointers."""
+    wasm = wat("""(module (import "host" "add" (func $add (param i32 i64) (result i64)))
+      (import "host" "fail" (func $fail (param i32)))
+      (export "add" (func $add)) (export "fail" (func $fail)))""")
+
+    def fail(number: int) -> None:
+        raise LookupError(number)
+
+    instance = runtime.load(wasm).instantiate({"host": {"add": lambda a, b: a + b, "fail": fail}})
+    for left, right in ((1, 2), (-1, 1 << 40), (0x7FFFFFF0, -5)):
+        assert instance.call("add", left, right) == left + right
+    with pytest.raises(LookupError):
+        instance.call("fail", 64)
+    assert instance.call("add", 3, 4) == 7

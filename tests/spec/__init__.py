@@ -1,0 +1,1 @@
+"""The WebAssembly spec tests, through pywamr, interpreted and compiled ahead of time."""

