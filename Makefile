@@ -62,7 +62,7 @@ aotc: $(VENV)/.demo
 	$(BIN)/python -m pip install -q -e '.[demo,guests]' -C cmake.define.PW_AOTC=ON
 
 $(VENV)/.bench: $(VENV)/.test
-	$(BIN)/python -m pip install -q 'wasmtime>=40'
+	$(BIN)/python -m pip install -q -e '.[bench]' -C cmake.define.PW_AOTC=ON
 	@touch $@
 
 clean:

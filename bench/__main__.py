@@ -19,9 +19,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default %(default)s)")
     arguments = parser.parse_args()
-    from bench import runtime, transfer
+    from bench import code, events, runtime, transfer
 
-    rows: list[Row] = [*runtime.measure(arguments.rounds), *transfer.measure(arguments.rounds)]
+    parts = (code, runtime, events, transfer)
+    rows: list[Row] = [row for part in parts for row in part.measure(arguments.rounds)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     cells = [

@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import tempfile
 import time
+from array import array
 from pathlib import Path
 
 import wasmtime
@@ -14,7 +15,7 @@ from device_agent.workers import ModuleSpec, Worker
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.manifest import Limits, ModuleDescription
-from pywamr import Runtime, _abi
+from pywamr import Function, Runtime, _abi
 from tests.support.lab import PUBLISH
 from tests.support.wat import contract_module, wat
 
@@ -49,6 +50,8 @@ def _calls(rounds: int) -> list[Row]:
         instance = runtime.load(CALLS).instantiate(HOSTS)
         store, exports = _wasmtime()
         nop, add, back, alone = (instance.function(name) for name in ("nop", "add", "back", "alone"))
+        rows = memoryview(array("q", [1, 2] * COUNT))
+        batched = [_batch_ns(instance.function("add"), rows) for _ in range(rounds)]
         bare, handle, address = nop._call, nop._handle, nop._address
         version = _abi.library().pw_abi_version
         libc_abs = ctypes.CDLL(None).labs
@@ -89,6 +92,7 @@ def _calls(rounds: int) -> list[Row]:
         assert libc_abs(1) == 1
         return [
             Row("call_ns", min(bare_ns), "ns", "wasmtime-py", min(theirs), "empty ctypes call", min(floor)),
+            Row("call_batched_ns", min(batched), "ns", "wasmtime-py", min(theirs), "empty ctypes call", min(floor)),
             Row("call_wrapped_ns", min(ours), "ns", "wasmtime-py", min(theirs), "empty ctypes call", min(floor)),
             Row(
                 "callback_ns",
@@ -100,6 +104,13 @@ def _calls(rounds: int) -> list[Row]:
                 min(callback_floor),
             ),
         ]
+
+
+def _batch_ns(function: Function, rows: memoryview) -> float:
+    """One call of many that cross the boundary together."""
+    started = time.perf_counter_ns()
+    function.call_each(rows)
+    return (time.perf_counter_ns() - started) / COUNT
 
 
 def _load(rounds: int) -> Row:

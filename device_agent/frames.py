@@ -4,6 +4,8 @@ A worker is trusted less than the agent: what comes from it is decoded strictly,
 the worker.
 """
 
+import mmap
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +119,18 @@ class Log:
 
 
 Answer = Ready | Done | Refused | State | Failed | Log
+
+
+class Receiver:
+    """Takes packets from a channel into one buffer, whose pages are only there once a packet needed them."""
+
+    def __init__(self) -> None:
+        self._buffer = mmap.mmap(-1, FRAME_LIMIT_BYTES + 1)
+        self._view = memoryview(self._buffer)
+
+    def take(self, channel: socket.socket) -> bytes:
+        """The next packet, cut behind the limit; empty at the end. Raises what `socket.recv_into` raises."""
+        return bytes(self._view[: channel.recv_into(self._buffer)])
 
 
 def encode_request(request: Request) -> bytes:

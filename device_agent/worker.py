@@ -60,7 +60,8 @@ class _Worker:
         self._deadline_s = 30.0
 
     def run(self) -> None:
-        while data := self._channel.recv(frames.FRAME_LIMIT_BYTES + 1):
+        receiver = frames.Receiver()
+        while data := receiver.take(self._channel):
             signal.setitimer(signal.ITIMER_REAL, self._deadline_s + GRACE_S)
             answer = self._answer(frames.decode_request(data))
             signal.setitimer(signal.ITIMER_REAL, 0)

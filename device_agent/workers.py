@@ -2,7 +2,9 @@
 
 import asyncio
 import multiprocessing
+import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -17,6 +19,9 @@ from ota.formats.reasons import Reason, Refused
 START_DEADLINE_S = 20.0
 BEGIN_DEADLINE_S = 10.0
 LOGS_PER_REQUEST = 200
+LOOK_NS = 100_000
+_receiver = frames.Receiver()  # for one packet at a time, of whichever worker
+_PROCESSORS = len(os.sched_getaffinity(0))
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["device_agent.worker"])
@@ -142,25 +147,37 @@ class Worker:
         if self._failure is not None:
             raise self._failure
         self._logged = 0
-        self._answer = self._loop.create_future()
-        timer = self._loop.call_later(
-            deadline_s, lambda: self._fail(Reason.DEADLINE_EXCEEDED, f"no answer to {type(request).__name__} in {deadline_s} s")
-        )
+        waiting = self._answer = self._loop.create_future()
         try:
             self._channel.send(frames.encode_request(request))
         except OSError as error:
             self._fail(Reason.CRASHED, f"the worker is gone: {error.strerror}")
+        self._look_briefly()
+        late = f"no answer to {type(request).__name__} in {deadline_s} s"
+        timer = None
+        if not waiting.done():
+            timer = self._loop.call_later(deadline_s, lambda: self._fail(Reason.DEADLINE_EXCEEDED, late))
         try:
-            answer = await self._answer
+            return await waiting
         finally:
-            timer.cancel()
             self._answer = None
-        return answer
+            if timer is not None:
+                timer.cancel()
+
+    def _look_briefly(self) -> None:
+        """Most answers come within the time that going to sleep and waking up would take: look for them first."""
+        if _PROCESSORS < 2:
+            return
+        end = time.perf_counter_ns() + LOOK_NS
+        while self._failure is None and self._answer is not None and not self._answer.done():
+            self._readable()
+            if time.perf_counter_ns() > end:
+                return
 
     def _readable(self) -> None:
         while self._failure is None:
             try:
-                data = self._channel.recv(frames.FRAME_LIMIT_BYTES + 1)
+                data = _receiver.take(self._channel)
             except BlockingIOError:
                 return
             except OSError:
