@@ -24,6 +24,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
+    run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
+    run.add_argument("--image", type=Path, help="an ahead-of-time image of the module, to run instead of interpreting it")
     run.add_argument("--json", action="store_true", help="machine-readable results")
     return parser
 
@@ -36,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         if arguments.command == "run":
-            from device_agent.single import run_module
+            from device_agent.single import Options, run_module
 
-            return run_module(arguments.module, arguments.event, trace=arguments.trace, as_json=arguments.json)
+            options = Options(arguments.event, arguments.trace, tuple(arguments.deny), arguments.image, arguments.json)
+            return run_module(arguments.module, options)
         if arguments.command == "check":
             check_configuration(arguments.config)
             print(f"{arguments.config}: good")

@@ -475,6 +475,7 @@ class Agent:
         counters = dict(self._counters) | {
             "gap_us": self._supervisor.last_gap_us,
             "events_waiting": self._supervisor.waiting,
+            **{f"module_{name}": value for name, value in self._supervisor.module_counters.items()},
         }
         return Report(
             device=self._config.device,

@@ -83,12 +83,13 @@ class ModuleHost:
         config: Mapping[str, str],
         log: Callable[[str, str], None],
         clock_ns: Callable[[], int] = time.time_ns,
-        observe: Callable[[str, tuple[Any, ...]], None] | None = None,
+        observe: Callable[[str, tuple[Any, ...], Any, int], None] | None = None,
         devices: Devices | None = None,
     ) -> None:
         """Raises Refused IMPORT_UNDECLARED or EXPORT_MISSING, ContractError, and pywamr's LoadError, UnsupportedError, Trap.
 
-        Imports are checked against the description before any guest code runs. `observe` sees each call of a host function.
+        Imports are checked against the description before any guest code runs. `observe` sees each call of a host function once it
+        has returned: name, arguments, result, nanoseconds.
         """
         self._capabilities, limits = description.capabilities, description.limits
         self._message_rate = Rate(limits.messages_per_s)
@@ -103,6 +104,7 @@ class ModuleHost:
         self._observe = observe
         self._devices = devices or Devices()
         self._instance: Instance | None = None
+        self.host_calls = 0  # since the start
         self._runtime = Runtime()
         try:
             module = self._runtime.load(wasm)
@@ -121,6 +123,11 @@ class ModuleHost:
     def close(self) -> None:
         """Frees module and runtime."""
         self._runtime.close()
+
+    @property
+    def memory_bytes(self) -> int:
+        """The module's memory; it never shrinks."""
+        return len(self._live().memory)
 
     def begin(self, state: bytes, keys: Mapping[str, bytes]) -> Outcome:
         """Restores a state, where the module has `state` and there is one, then initialises it with the keys that it kept.
@@ -263,12 +270,19 @@ class ModuleHost:
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         observe = self._observe
+
+        def counted(*values: Any) -> Any:
+            self.host_calls += 1
+            return function(*values)
+
         if observe is None:
-            return function
+            return counted
 
         def call(*values: Any) -> Any:
-            observe(name, values)
-            return function(*values)
+            started = time.perf_counter_ns()
+            result = counted(*values)
+            observe(name, values, result, time.perf_counter_ns() - started)
+            return result
 
         return call
 

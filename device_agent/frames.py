@@ -81,11 +81,21 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a request took, and what the module holds."""
+
+    host_calls: int = 0
+    took_us: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Done:
     """From the worker: handled; what the module wants sent and kept."""
 
     messages: tuple[tuple[str, bytes], ...]
     writes: tuple[KeyWrite, ...]
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True)
@@ -180,8 +190,9 @@ def decode_request(data: bytes) -> Request:
 def encode_answer(answer: Answer) -> bytes:
     """A packet to the agent."""
     match answer:
-        case Done(messages, writes):
+        case Done(messages, writes, usage):
             value: list[Any] = ["done", [list(each) for each in messages], [[each.key, each.value] for each in writes]]
+            value += [usage.host_calls, usage.took_us, usage.memory_bytes]
         case Log(level, message):
             value = ["log", level, message[:TEXT_LIMIT]]
         case Refused(text):
@@ -198,8 +209,12 @@ def encode_answer(answer: Answer) -> bytes:
 def decode_answer(data: bytes) -> Answer:
     """In the agent. Raises Refused TOO_LARGE, MALFORMED."""
     match cbor.decode(data, "answer of a worker", FRAME_LIMIT_BYTES):
-        case ["done", list() as messages, list() as writes] if len(messages) <= MESSAGES_PER_EVENT:
-            return Done(tuple(_message(each) for each in messages), tuple(_write(each) for each in writes))
+        case ["done", list() as messages, list() as writes, int() as calls, int() as took_us, int() as memory_bytes] if (
+            len(messages) <= MESSAGES_PER_EVENT
+            and 0 <= min(calls, took_us, memory_bytes) <= max(calls, took_us, memory_bytes) < 1 << 53
+        ):
+            usage = Usage(calls, took_us, memory_bytes)
+            return Done(tuple(_message(each) for each in messages), tuple(_write(each) for each in writes), usage)
         case ["log", str() as level, str() as message] if level in LEVELS and len(message) <= TEXT_LIMIT:
             return Log(level, message)
         case ["refused", str() as text] if len(text) <= TEXT_LIMIT:

@@ -4,12 +4,15 @@ import json
 import sys
 import time
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from device_agent.contract import ContractError, ModuleError, ModuleHost
+from device_agent.devices import open_devices
+from device_agent.source_lines import SourceLines
 from ota.errors import OtaError
-from ota.formats.capabilities import FUNCTIONS, Capabilities, import_module
+from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted, import_module
 from ota.formats.manifest import Limits, ModuleDescription
 from ota.formats.wasm import read
 from pywamr import PywamrError, Trap
@@ -19,30 +22,52 @@ class RunError(OtaError):
     """The module can't be run."""
 
 
-def run_module(module: Path, events: list[str], *, trace: bool, as_json: bool) -> int:
-    """Starts the module, hands over each event ("topic=payload"), and prints what comes of it; returns the exit code.
+@dataclass(frozen=True)
+class Options:
+    """How a module is run."""
 
-    Raises RunError, Refused.
-    """
+    events: list[str]  # "topic=payload"
+    trace: bool = False  # show each call of a capability
+    deny: tuple[str, ...] = ()  # capabilities that are not granted
+    image: Path | None = None  # compiled ahead of time for this machine by its author
+    as_json: bool = False
+
+
+def _read(path: Path) -> bytes:
     try:
-        wasm = module.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise RunError(f"{module}: {error.strerror}") from error
+        raise RunError(f"{path}: {error.strerror}") from error
+
+
+def run_module(module: Path, options: Options) -> int:
+    """Starts the module, hands over each event, and prints what comes of it; returns the exit code.
+
+    Raises RunError, Refused: CAPABILITY_DENIED for what `options` denies, and as `ModuleHost` and `open_devices` do.
+    """
+    wasm = _read(module)
+    code = _read(options.image) if options.image is not None else wasm
+    events = options.events
     pairs = [event.partition("=") for event in events]
     if any(not separator for _, separator, _ in pairs):
         raise RunError("an event is written TOPIC=PAYLOAD")
-    show = _Printer(as_json)
+    show = _Printer(options.as_json)
     started = time.perf_counter()
 
-    def observe(name: str, values: tuple[Any, ...]) -> None:
-        if trace:
-            show("call", function=name, arguments=list(values), at_ms=round((time.perf_counter() - started) * 1000, 3))
+    def observe(name: str, values: tuple[Any, ...], result: Any, took_ns: int) -> None:
+        at_ms = round((time.perf_counter() - started) * 1000, 3)
+        about = {} if result is None else {"result": result}
+        show("call", function=name, arguments=list(values), **about, at_ms=at_ms, took_us=round(took_ns / 1000, 1))
 
     def log(level: str, message: str) -> None:
         show("log", level=level, message=message)
 
     try:
-        host = ModuleHost(wasm, _describe(module, wasm), {}, log, observe=observe)
+        description = _describe(module, wasm)
+        kept = {name: each for name, each in description.capabilities.items.items() if name not in options.deny}
+        check_granted(description.capabilities, Capabilities(kept))
+        devices = open_devices(description.capabilities)
+        host = ModuleHost(code, description, {}, log, observe=observe if options.trace else None, devices=devices)
     except (PywamrError, ContractError) as error:
         raise RunError(f"{module}: {error}") from error
     try:
@@ -50,7 +75,7 @@ def run_module(module: Path, events: list[str], *, trace: bool, as_json: bool) -
         handled = [_deliver(host, show, topic, payload.encode()) for topic, _, payload in pairs]
         return 0 if all(handled) else 1
     except (Trap, ContractError) as error:
-        _show_trap(show, error)
+        _show_trap(show, error, SourceLines(wasm), exact=options.image is not None)
         return 1
     finally:
         host.close()
@@ -76,9 +101,9 @@ def _show_outcome(show: "_Printer", what: str, outcome: Any, **about: Any) -> No
         show("keep", key=write.key, value=value)
 
 
-def _show_trap(show: "_Printer", error: Exception) -> None:
+def _show_trap(show: "_Printer", error: Exception, lines: SourceLines, *, exact: bool) -> None:
     if isinstance(error, Trap):
-        show("trap", code=error.code.value, message=str(error), stack=[frame.function for frame in error.stack])
+        show("trap", code=error.code.value, message=str(error), stack=lines.stack(error, exact=exact))
     else:
         show("trap", code="contract", message=str(error), stack=[])
 

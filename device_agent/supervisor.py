@@ -47,6 +47,8 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._queue: deque[Pending] = deque()
+        self.module_counters: Counter[str] = Counter()  # of the module that is fed, over its restarts
+        self._counted = ""
         self._current: Worker | None = None
         self._standby: Worker | None = None  # the one that ran before, kept during a trial
         self._wake = asyncio.Event()
@@ -89,7 +91,14 @@ class Supervisor:
             done = await self._begin(worker, state)
             self._use(worker)
         await self.on_outcome(worker.spec, done)
+        self._account(done.usage)
         return True
+
+    def _account(self, usage: frames.Usage) -> None:
+        self.module_counters["events"] += 1
+        self.module_counters["host_calls"] += usage.host_calls
+        self.module_counters["time_us"] += usage.took_us
+        self.module_counters["memory_bytes"] = max(self.module_counters["memory_bytes"], usage.memory_bytes)
 
     async def swap(self, new: Worker) -> None:
         """Hands the state over and feeds `new` from the next event on; the old worker is kept, paused, for `roll_back`.
@@ -222,9 +231,13 @@ class Supervisor:
 
     def _failed(self, worker: Worker, failure: WorkerFailed) -> None:
         self.counters["failures"] += 1
+        self.module_counters["traps" if failure.reason is Reason.TRAPPED else "failures"] += 1
         self.on_failure(worker, failure)
 
     def _use(self, worker: Worker) -> None:
+        if self._counted != worker.spec.label:
+            self._counted = worker.spec.label
+            self.module_counters.clear()
         self._current = worker
         self._next_tick = None
         self._schedule_tick(worker)

@@ -8,6 +8,7 @@ import gc
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 from device_agent import confinement, frames
@@ -110,6 +111,7 @@ class _Worker:
         return frames.Ready(self._host.interfaces, "interpreter", measures)
 
     def _serve(self, host: ModuleHost, request: frames.Request) -> frames.Answer:
+        calls, started = host.host_calls, time.perf_counter_ns()
         match request:
             case frames.Event(topic, payload):
                 outcome = host.handle(topic, payload)
@@ -121,7 +123,8 @@ class _Worker:
                 outcome = host.begin(state, keys)
             case _:
                 return frames.State(host.save())
-        return frames.Done(outcome.messages, outcome.writes)
+        took_us = (time.perf_counter_ns() - started) // 1000
+        return frames.Done(outcome.messages, outcome.writes, frames.Usage(host.host_calls - calls, took_us, host.memory_bytes))
 
     def _log(self, level: str, message: str) -> None:
         self._channel.send(frames.encode_answer(frames.Log(level, message)))

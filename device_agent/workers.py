@@ -147,7 +147,8 @@ class Worker:
         if self._failure is not None:
             raise self._failure
         self._logged = 0
-        waiting = self._answer = self._loop.create_future()
+        waiting: asyncio.Future[frames.Answer] = self._loop.create_future()
+        self._answer = waiting
         try:
             self._channel.send(frames.encode_request(request))
         except OSError as error:

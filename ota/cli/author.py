@@ -3,10 +3,12 @@
 import argparse
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from ota import diagnostic
+from ota.aot import Compiler, host_target
 from ota.cli import operator, output
 from ota.errors import OtaError
 from ota.formats import manifest, trust
@@ -43,6 +45,8 @@ def add_commands(commands: Any) -> None:
     run.add_argument("module", type=Path)
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
+    run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
+    run.add_argument("--aot", action="store_true", help="compile it for this machine first, and run that")
     run.add_argument("--json", action="store_true", help="machine-readable results")
     run.set_defaults(handler=_run)
 
@@ -98,8 +102,14 @@ def _run(arguments: argparse.Namespace) -> int:
     """The runtime is the agent's; `ota` does not import it but hands over."""
     command = [sys.executable, "-m", "device_agent", "run", str(arguments.module)]
     command += [part for event in arguments.event for part in ("--event", event)]
+    command += [part for name in arguments.deny for part in ("--deny", name)]
     command += [f"--{name}" for name in ("trace", "json") if getattr(arguments, name)]
-    return subprocess.run(command, check=False).returncode
+    if not arguments.aot:
+        return subprocess.run(command, check=False).returncode
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "image.aot"
+        image.write_bytes(Compiler().compile(arguments.module, host_target()).image)
+        return subprocess.run([*command, "--image", str(image)], check=False).returncode
 
 
 def _demo(arguments: argparse.Namespace) -> int:

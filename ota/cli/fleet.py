@@ -4,7 +4,7 @@ import argparse
 import time
 from typing import Any
 
-from ota import fleet
+from ota import fleet, prometheus
 from ota.broker import Broker
 from ota.cli import output
 from ota.formats.report import LEVELS, LogRecord, Report
@@ -19,6 +19,7 @@ def add_commands(commands: Any) -> None:
     status.add_argument("--watch", action="store_true", help="go on, a line for each change")
     status.add_argument("--group", help="only boards of this group")
     status.add_argument("--json", action="store_true", help="machine-readable")
+    status.add_argument("--prometheus", action="store_true", help="counters in Prometheus' text format")
     status.set_defaults(handler=_status)
 
     devices = commands.add_parser("devices", help="the boards that ever reported", epilog="example: ota devices --json")
@@ -71,6 +72,8 @@ def _status(arguments: argparse.Namespace) -> int:
         found = [each for each in fleet.devices(broker).values() if arguments.group in (None, each.report.group)]
     if arguments.json:
         output.result_json([_as_json(each) for each in found])
+    elif arguments.prometheus:
+        output.result(prometheus.text(found))
     elif not found:
         output.note("no board has reported to this broker")
     else:

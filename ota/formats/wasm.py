@@ -3,6 +3,7 @@
 Structure only (WebAssembly core 2.0, section 5.5). The runtime on the board reads the module again and is the one that decides.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ota.formats.fields import malformed
@@ -39,6 +40,19 @@ def read(data: bytes) -> ModuleShape:
             exports = tuple(reader.export() for _ in range(reader.count()))
         reader.at = end
     return ModuleShape(imports, exports)
+
+
+def sections(data: bytes) -> Iterator[tuple[int, str, int, bytes]]:
+    """Each section: number, name (of custom ones), where its content starts in the file, the content. Raises Refused MALFORMED."""
+    reader = _Reader(data, 8)
+    while reader.at < len(data):
+        kind, size = reader.byte(), reader.number()
+        end = reader.at + size
+        if end > len(data):
+            raise malformed("module", "a section ends behind the file")
+        name = reader.name() if kind == 0 else ""
+        yield kind, name, reader.at, data[reader.at : end]
+        reader.at = end
 
 
 class _Reader:

@@ -13,6 +13,7 @@ class HostileHost:
     """Answers an event: the topic is what to try, the payload a path and a victim's process number."""
 
     interfaces = frozenset({"events"})
+    host_calls = memory_bytes = 0
 
     def __init__(self, *_: object, **__: object) -> None:
         pass

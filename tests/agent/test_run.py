@@ -1,0 +1,89 @@
+"""`device-agent run`, what `ota run` hands over to: trace, denial, images, traps with lines."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from device_agent.__main__ import main
+from device_agent.source_lines import SourceLines
+from tests.support.aot import aotc, compiled
+
+SOURCE = """#include "device_module.h"
+static int inner(int a) { if (a > 3) __builtin_trap(); return a; }
+__attribute__((noinline)) static int middle(int a)
+{
+    return inner(a * 2);
+}
+static bool handle(dm_bytes topic, dm_bytes payload, dm_bytes *error)
+{
+    (void)topic;
+    (void)error;
+    return middle((int)payload.size) >= 0 && dm_publish(DM_TEXT("out"), payload) == DM_PUBLISHED;
+}
+DM_EVENTS(handle)
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A module in C with DWARF, and its description."""
+    from tests.conftest import ROOT
+
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "faulty.c").write_text(SOURCE)
+    flags = ["-target", "wasm32-freestanding", "-O1", "-g", "-nostdlib", "-Wl,--no-entry", f"-I{ROOT / 'sdk' / 'c'}"]
+    command = [sys.executable, "-m", "ziglang", "cc", *flags, str(folder / "faulty.c"), "-o", str(folder / "faulty.wasm")]
+    subprocess.run(command, check=True)
+    (folder / "faulty.toml").write_text(
+        '[module]\nname = "faulty"\nversion = "1.0.0"\n[capabilities.messaging]\npublish = ["out"]\n'
+    )
+    return folder / "faulty.wasm"
+
+
+def run(capsys, module, *words: str) -> tuple[int, list[dict]]:
+    code = main(["run", str(module), "--json", *words])
+    return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_each_host_call_is_traced_with_arguments_and_time(built, capsys):
+    code, lines = run(capsys, built, "--event", "in/x=a", "--trace")
+    (call,) = (line for line in lines if line["what"] == "call")
+    assert code == 0
+    assert (call["function"], len(call["arguments"])) == ("messaging.publish", 5)
+    assert call["took_us"] > 0
+
+
+def test_a_capability_that_is_denied_is_named(built, capsys):
+    assert main(["run", str(built), "--deny", "messaging"]) == 1
+    assert "capability-denied: the board does not grant: messaging" in capsys.readouterr().err
+
+
+def test_a_trap_shows_names_and_lines(built, capsys):
+    code, lines = run(capsys, built, "--event", "in/x=abcdef")
+    assert code == 1
+    assert lines[-1]["what"] == "trap"
+    assert lines[-1]["stack"][0] == "middle (faulty.c:3)"
+
+
+@pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+def test_a_trap_in_compiled_code_shows_the_exact_line(built, capsys, tmp_path):
+    image = tmp_path / "faulty.aot"
+    image.write_bytes(compiled(built.read_bytes()))
+    code, lines = run(capsys, built, "--event", "in/x=abcdef", "--image", str(image))
+    assert code == 1
+    assert lines[-1]["stack"][0] == "middle (faulty.c:2)"
+    assert any(text.endswith("(faulty.c:11)") for text in lines[-1]["stack"])
+
+
+def test_a_file_that_is_not_there_is_one_line(capsys, tmp_path):
+    assert main(["run", str(tmp_path / "no.wasm")]) == 1
+    assert "no.wasm: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cut", [9, 40, 200, 500, -5])
+def test_broken_dwarf_has_no_lines_and_no_consequences(built, cut):
+    whole = built.read_bytes()
+    broken = SourceLines(whole[:cut] + bytes(byte ^ 0x5A for byte in whole[cut:]))
+    assert isinstance(broken._lines, list)
