@@ -79,14 +79,24 @@ function(wamr_fix_raw_externref)
               "bh_memcpy_s(argv_dst, sizeof(uintptr_t), &externref_obj,\n${end}")
 endfunction()
 
-# WAMR 978ce3f with hardware bounds checks: LLVM removes a load whose value is dropped, and with it the trap that core 2.0 wants. A load
-# that is dropped at once is kept; one whose value is computed with, in vain, may still go.
-function(wamr_fix_dropped_load)
-    set(head "                    bool is_drop_32)\n{\n")
-    set(tail "pop_value_from_wasm_stack(comp_ctx, func_ctx, NULL, is_drop_32, NULL))\n        return false;\n")
-    wamr_mend(core/iwasm/compilation/aot_emit_parametric.c
-              "${head}    if (!${tail}"
-              "${head}    LLVMValueRef value = NULL;\n    if (!pop_value_from_wasm_stack(comp_ctx, func_ctx, &value, is_drop_32, NULL))\n        return false;\n    while (value && LLVMIsACastInst(value))\n        value = LLVMGetOperand(value, 0);\n    if (value && LLVMIsALoadInst(value))\n        LLVMSetVolatile(value, true);\n")
+# WAMR 978ce3f with hardware bounds checks: LLVM removes a load whose value is not needed, and with it the trap that core 2.0 wants (a
+# loop that ends by a trap would never end). A volatile load stays; docs/decisions/0007-bounds-checks.md has what that costs.
+function(wamr_fix_removed_load)
+    set(file core/iwasm/compilation/aot_emit_memory.c)
+    set(load "        LLVMSetAlignment(value, known_align);                             \\\n    } while (0)\n\n#define BUILD_STORE()")
+    string(REPLACE "known_align); " "known_align); LLVMSetVolatile(value, !comp_ctx->enable_bound_check); " mended "${load}")
+    wamr_mend(${file} "${load}" "${mended}")
+endfunction()
+
+# WAMR 978ce3f: a second thread, or a second start, takes its own handler for the one that was there before, and hands a fault that is
+# not its own to itself for ever. What was there first is kept, for all threads: Python's faulthandler, or another runtime.
+function(wamr_fix_previous_handler)
+    set(file core/shared/platform/common/posix/posix_thread.c)
+    set(clear "    memset(&prev_sig_act_SIGSEGV, 0, sizeof(struct sigaction));\n    memset(&prev_sig_act_SIGBUS, 0, sizeof(struct sigaction));\n")
+    set(install "    if (sigaction(SIGSEGV, &sig_act, &prev_sig_act_SIGSEGV) != 0\n        || sigaction(SIGBUS, &sig_act, &prev_sig_act_SIGBUS) != 0) {\n")
+    wamr_mend(${file} "${clear}" "    struct sigaction old_segv, old_bus;\n")
+    wamr_mend(${file} "${install}"
+              "    int bad = sigaction(SIGSEGV, &sig_act, &old_segv) != 0 || sigaction(SIGBUS, &sig_act, &old_bus) != 0;\n    if (!bad && old_segv.sa_sigaction != signal_callback)\n        prev_sig_act_SIGSEGV = old_segv;\n    if (!bad && old_bus.sa_sigaction != signal_callback)\n        prev_sig_act_SIGBUS = old_bus;\n    if (bad) {\n")
 endfunction()
 
 # WAMR 978ce3f, aot_create_call_stack: copies the locals behind each frame, which images without them (call_stack_features.values) do not
@@ -130,7 +140,8 @@ else()
 endif()
 file(COPY "${origin}/core" "${origin}/build-scripts" "${origin}/LICENSE" DESTINATION "${WAMR_SOURCE_DIR}")
 wamr_fix_raw_externref()
-wamr_fix_dropped_load()
+wamr_fix_removed_load()
+wamr_fix_previous_handler()
 wamr_fix_frame_values()
 wamr_fix_exported_import()
 wamr_count_branches_only()

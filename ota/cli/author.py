@@ -1,4 +1,4 @@
-"""build, inspect, verify, run, demo: what needs no broker of yours."""
+"""new, build, inspect, verify, run, demo: what needs no broker of yours."""
 
 import argparse
 import subprocess
@@ -13,11 +13,17 @@ from ota.cli import operator, output
 from ota.errors import OtaError
 from ota.formats import manifest, trust
 from ota.formats.cbor import sha256
+from ota.templates import LANGUAGES, create
 from ota.workspace import Workspace
 
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
+    new = commands.add_parser("new", help="begin a module", epilog="example: ota new blink --lang c")
+    new.add_argument("name", help="its name, and that of its folder")
+    new.add_argument("--lang", choices=LANGUAGES, default="c", help="default %(default)s")
+    new.set_defaults(handler=_new)
+
     build = commands.add_parser("build", help="check and sign a module", epilog="example: ota build blink.wasm -o dist")
     build.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
     build.add_argument("-o", "--out", type=Path, default=Path("dist"), help="default %(default)s")
@@ -54,6 +60,12 @@ def add_commands(commands: Any) -> None:
     demo.add_argument("--modules", type=Path, default=Path("build/modules"), help="built example modules (default %(default)s)")
     demo.add_argument("--fast", action="store_true", help="without pauses for the reader")
     demo.set_defaults(handler=_demo)
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    folder = create(arguments.name, arguments.lang, Path())
+    output.result(f"{folder}: README.md says how to build it")
+    return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,42 @@
+"""`ota new`: a module to begin with, in one of the languages of sdk/templates."""
+
+from pathlib import Path
+
+import ota
+from ota.errors import OtaError
+from ota.formats.fields import is_name
+
+LANGUAGES = ("c", "rust", "wat", "zig")
+
+
+class TemplateError(OtaError):
+    """A module could not be begun."""
+
+
+def _sdk() -> Path:
+    """Where templates and headers lie: in the installed package, or in the source tree."""
+    places = [Path(folder) / "sdk" for folder in ota.__path__] + [Path(folder).parent / "sdk" for folder in ota.__path__]
+    for place in places:
+        if (place / "templates").is_dir():
+            return place
+    raise TemplateError("the templates are not installed")
+
+
+def create(name: str, language: str, parent: Path) -> Path:
+    """Makes the folder `name` below `parent` with source, description and README; returns it. Raises TemplateError."""
+    if not is_name(name):
+        raise TemplateError(f"{name!r} is no name for a module: 1 to 64 letters, digits, - _ or .")
+    folder, sdk = parent / name, _sdk()
+    files = {path.name: path.read_text(encoding="utf-8") for path in sorted((sdk / "templates" / language).iterdir())}
+    files[f"{name}.toml"] = (sdk / "templates" / "module.toml").read_text(encoding="utf-8")
+    if language == "c":
+        files["device_module.h"] = (sdk / "c" / "device_module.h").read_text(encoding="utf-8")
+    try:
+        folder.mkdir()
+        for file, text in files.items():
+            (folder / file).write_text(text.replace("NAME", name) if file != "device_module.h" else text, encoding="utf-8")
+    except FileExistsError:
+        raise TemplateError(f"{folder} is there already") from None
+    except OSError as error:
+        raise TemplateError(f"{error.filename}: {error.strerror}") from error
+    return folder

@@ -1,0 +1,1 @@
+"""Wasmtime as the judge of what modules do."""

@@ -1,0 +1,75 @@
+"""`ota new`: every language does the same job, built as its README says."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from device_agent.contract import ModuleHost
+from ota.build import describe
+from ota.cli.main import main
+from ota.formats import wasm
+from ota.templates import LANGUAGES
+
+SIZE_LIMITS = {"c": 8000, "rust": 3000, "wat": 1000, "zig": 3000}  # bytes, with names for traps
+
+
+def rust() -> str | None:
+    """A rustc that has the target."""
+    for command in (shutil.which("rustc"), "/usr/bin/rustc"):
+        if command is None or not Path(command).exists():
+            continue
+        arguments = [command, "--print", "target-libdir", "--target", "wasm32-unknown-unknown"]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and Path(done.stdout.strip()).is_dir():
+            return command
+    return None
+
+
+def build(folder: Path) -> Path:
+    """Runs the command of the README; returns the module."""
+    (line,) = (line.strip() for line in (folder / "README.md").read_text().splitlines() if line.startswith("    "))
+    words = shlex.split(line)
+    if words[0] == "python":
+        words[0] = sys.executable
+    elif words[0] == "rustc":
+        words[0] = rust() or pytest.skip("no rustc with the target wasm32-unknown-unknown")
+        if words[0] == "/usr/bin/rustc":  # Debian's has no linker of its own
+            words += ["-C", "linker=wasm-ld", "-C", "linker-flavor=wasm-ld"]
+    else:
+        words[0] = str(Path(sys.executable).with_name(words[0]))
+    subprocess.run(words, cwd=folder, check=True)
+    return folder / f"{folder.name}.wasm"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_does_the_same_job(tmp_path, monkeypatch, capsys, language):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "sum", "--lang", language]) == 0
+    module = build(tmp_path / "sum")
+    content = module.read_bytes()
+    assert len(content) < SIZE_LIMITS[language]
+    host = ModuleHost(content, describe(module, wasm.read(content)), {}, lambda *_: None)
+    for payload, total in ((b"", b"0"), (b"a", b"97"), (b"hello", b"532"), (bytes(range(256)) * 20, b"652800")):
+        for _ in range(3):
+            assert host.handle("in/x", payload).messages == (("readings/sum", total),)
+    host.close()
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blink").mkdir()
+    (tmp_path / "blink" / "mine").write_text("precious")
+    assert main(["new", "blink"]) == 1
+    assert "blink is there already" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "blink").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", "x" * 65])
+def test_a_name_that_is_none_is_refused(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", name]) == 1
+    assert list(tmp_path.iterdir()) == []
