@@ -20,18 +20,18 @@ from device_agent import frames, slots, sources, states
 from device_agent.config import Config
 from device_agent.fetch import Fetcher
 from device_agent.link import Link
+from device_agent.orders import Orders
 from device_agent.outbox import Outbox
 from device_agent.runner import Runner
 from device_agent.states import Phase
 from device_agent.store import Store
 from device_agent.supervisor import Supervisor
-from device_agent.updates import RETRYABLE, Update
+from device_agent.updates import RETRYABLE
 from device_agent.workers import ModuleSpec, Worker, WorkerFailed, warm_up
-from ota.formats import deployment as deployments
 from ota.formats import manifest as manifests
 from ota.formats import topics, trust
 from ota.formats.capabilities import ABI, check_granted
-from ota.formats.reasons import Reason, Refused
+from ota.formats.reasons import Refused
 from ota.formats.report import Attempt, LogRecord, Report, Running, encode_logs
 from pywamr import aot_target
 
@@ -59,13 +59,13 @@ class Agent:
         self._config = config
         self._store = Store(config.storage, config.free_bytes)
         try:
-            self._root = trust.first_root(config.trust_root.read_bytes())
+            root = trust.first_root(config.trust_root.read_bytes())
             for document in self._store.roots():
-                self._root = trust.next_root(self._root, document)
+                root = trust.next_root(root, document)
         except BaseException:
             self._store.close()
             raise
-        self._vendor = manifests.vendor_id(self._root.vendor)
+        self._vendor = manifests.vendor_id(root.vendor)
         self._image_classes = tuple(
             manifests.image_class_id(self._vendor, config.board, aot_target(), cpu, ABI) for cpu in (*config.cpus, "")
         )
@@ -79,9 +79,6 @@ class Agent:
         self._running = Running()
         self._trial_running = Running()
         self.failed = False  # whether an error of ours ended it
-        self._desired: bytes | None = None
-        self._refusal: Refused | None = None
-        self._retry: asyncio.TimerHandle | None = None
         self._restart_s = RESTART_MIN_S
         self._starting = asyncio.Lock()
         self._proof: asyncio.TimerHandle | None = None
@@ -97,6 +94,9 @@ class Agent:
         fetcher = Fetcher(self._link, self._store, self._on_writer, config.fetch_timeout_s)
         update = self._store.last_update()
         self._runner = Runner(self._store, fetcher, self._supervisor, self, self._on_writer, self._keep, config.trial_s, update)
+        self._orders = Orders(
+            config, self._store, root, self._link, self._runner, self._on_writer, self._keep, self.report, self._counters
+        )
 
     async def run(self) -> None:
         """Runs until `stop`, then saves the module's state and ends the workers."""
@@ -108,7 +108,7 @@ class Agent:
             self._runner.post(states.Resumed())
         if self._link is not None:
             self._link.subscribe(topics.desired(self._config.group))
-            self._link.subscribe(topics.root(self._root.number + 1))
+            self._link.subscribe(topics.root(self._orders.root.number + 1))
             self._keep(self._link.run())
         if self._config.proc_period_s:
             self._keep(sources.sample(self._config.proc_period_s, self._supervisor.offer))
@@ -132,7 +132,7 @@ class Agent:
         """The manifest, if this board may install it. Raises Refused."""
         classes = {manifests.class_id(self._vendor, self._config.board, "wasm", ABI)}
         acceptance = manifests.Acceptance(self._vendor, classes, self._store.number("sequence"), self._store.number("epoch"))
-        verified = manifests.verify(envelope, self._root, acceptance)
+        verified = manifests.verify(envelope, self._orders.root, acceptance)
         check_granted(verified.manifest.module.capabilities, self._config.grants)
         return verified
 
@@ -194,9 +194,9 @@ class Agent:
         if self._supervisor.current is None or not self._supervisor.current.alive:
             self._keep(self.run_best())
         if update.phase is Phase.FAILED and update.reason in RETRYABLE:
-            self._consider_later()
+            self._orders.consider_later()
         else:
-            self._loop.call_soon(self._consider)
+            self._loop.call_soon(self._orders.consider)
 
     # -- modules
 
@@ -340,86 +340,8 @@ class Agent:
     def _received(self, topic: str, payload: bytes) -> None:
         if self._runner.fetcher.received(topic, payload):
             return
-        if topic == topics.desired(self._config.group):
-            self._desired = payload
-            self._consider()
-        elif topic == topics.root(self._root.number + 1):
-            self._keep(self._next_root(payload))
-        elif not topic.startswith(LOCAL_TOPICS):
+        if not self._orders.received(topic, payload) and not topic.startswith(LOCAL_TOPICS):
             self._supervisor.offer(topic, payload)
-
-    async def _next_root(self, document: bytes) -> None:
-        number = self._root.number + 1
-        try:
-            root = trust.next_root(self._root, document)
-            await self._on_writer(self._store.add_root, number, document)
-        except Refused as error:
-            logger.error("root document %d is refused: %s", number, error)
-            self._refuse(error)
-            return
-        if root.number != self._root.number + 1:
-            return  # it came twice
-        self._root = root
-        if self._link is not None:
-            self._link.unsubscribe(topics.root(number))
-            self._link.subscribe(topics.root(number + 1))
-        self._consider()
-
-    def _consider(self) -> None:
-        """Looks at the group's deployment, and offers it to the runner if this board is to join it now."""
-        if self._desired is None:
-            return
-        try:
-            wanted = deployments.verify(self._desired, self._root, self._config.group)
-        except Refused as error:
-            self._refuse(error)
-            return
-        self._keep(self._offer(wanted))
-
-    async def _offer(self, wanted: deployments.Deployment) -> None:
-        mark = f"deployment.{wanted.group}"
-        try:
-            seen = await self._on_writer(self._store.number, mark)
-            if wanted.epoch < seen:
-                raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {wanted.epoch} is below {seen}, which was seen")
-            if wanted.epoch > seen:
-                await self._on_writer(self._store.raise_number, mark, wanted.epoch)
-            update = self._runner.update
-            if not wanted.includes(self._config.device) or not self._is_news(wanted, update):
-                self._clear_refusal()
-                return
-            deployments.may_start(wanted, self._root, int(time.time()))
-        except Refused as error:
-            self._refuse(error)
-            if error.reason in (Reason.CLOCK_NOT_SET, Reason.DISK_FULL):
-                self._consider_later()
-            return
-        self._clear_refusal()
-        self._runner.post(states.Offered(wanted.deployment_id, wanted.manifest_digest))
-
-    @staticmethod
-    def _is_news(wanted: deployments.Deployment, update: Update) -> bool:
-        if update.deployment != wanted.deployment_id:
-            return True
-        return update.phase is Phase.FAILED and update.reason in RETRYABLE
-
-    def _consider_later(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-        self._retry = self._loop.call_later(self._config.retry_s, self._consider)
-
-    def _refuse(self, error: Refused) -> None:
-        """A refusal before there is an update: told to the operator, not kept."""
-        if self._refusal is None or (self._refusal.reason, self._refusal.detail) != (error.reason, error.detail):
-            logger.error("refused: %s", error)
-            self._counters["refusals"] += 1
-            self._refusal = error
-            self.report()
-
-    def _clear_refusal(self) -> None:
-        if self._refusal is not None:
-            self._refusal = None
-            self.report()
 
     # -- the link
 
@@ -458,7 +380,7 @@ class Agent:
                     self._logs.extendleft(reversed(batch))
 
     def _report(self) -> Report:
-        update, refusal = self._runner.update, self._refusal
+        update, refusal = self._runner.update, self._orders.refusal
         attempt = Attempt(
             state=update.phase.value,
             deployment=update.deployment,

@@ -4,15 +4,42 @@ Numbers and layouts: WASI preview 1, phases/snapshot/docs.md. Everything works o
 confined: a path is walked one name at a time, symbolic links are never followed, and `..` never leaves the granted folder.
 """
 
-import errno
 import os
-import stat
 import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from device_agent.wasi_numbers import (  # fmt: skip
+    ALL_RIGHTS,
+    APPEND,
+    BADF,
+    CREATE,
+    DIRECTORY,
+    ERRORS,
+    EXCLUSIVE,
+    INVAL,
+    IO,
+    ISDIR,
+    MFILE,
+    NAMETOOLONG,
+    NOENT,
+    NOSYS,
+    NOTCAPABLE,
+    NOTDIR,
+    NOTSUP,
+    OK,
+    SPIPE,
+    TRUNCATE,
+    WHENCE,
+    WRITE_RIGHTS,
+    Errno,
+    checked_offset,
+    clock_id,
+    file_type,
+    times,
+)
 from ota.errors import OtaError
 
 MODULE = "wasi_snapshot_preview1"
@@ -22,29 +49,9 @@ VECTORS_LIMIT = 1024
 SLEEP_LIMIT_NS = 10 * 10**9
 LINE_LIMIT = 1000
 
-OK, BADF, EXIST, FAULT, INVAL, IO, ISDIR, LOOP, MFILE, NAMETOOLONG, NOENT = 0, 8, 20, 21, 28, 29, 31, 32, 33, 37, 44
-NOSPC, NOSYS, NOTDIR, NOTEMPTY, NOTSUP, PERM, SPIPE, NOTCAPABLE, FBIG, ACCES, OVERFLOW = 51, 52, 54, 55, 58, 63, 70, 76, 22, 2, 61
-_ERRORS = {
-    errno.EACCES: ACCES, errno.EBADF: BADF, errno.EEXIST: EXIST, errno.EINVAL: INVAL, errno.EISDIR: ISDIR, errno.ELOOP: LOOP,
-    errno.EMFILE: MFILE, errno.ENAMETOOLONG: NAMETOOLONG, errno.ENOENT: NOENT, errno.ENOSPC: NOSPC, errno.ENOTDIR: NOTDIR,
-    errno.ENOTEMPTY: NOTEMPTY, errno.EPERM: PERM, errno.ESPIPE: SPIPE, errno.EFBIG: FBIG, errno.EDQUOT: NOSPC,
-}  # fmt: skip
-_FILE_TYPES = {stat.S_IFBLK: 1, stat.S_IFCHR: 2, stat.S_IFDIR: 3, stat.S_IFREG: 4, stat.S_IFLNK: 7}
-_ALL_RIGHTS = (1 << 29) - 1
-_WRITE_RIGHTS = sum(1 << bit for bit in (6, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26))
-_CREATE, _DIRECTORY, _EXCLUSIVE, _TRUNCATE = 1, 2, 4, 8
-_APPEND = 1
-_SEEK = {0: os.SEEK_SET, 1: os.SEEK_CUR, 2: os.SEEK_END}
-
 
 class Exited(OtaError):
     """The module called proc_exit: it has given up."""
-
-
-class _Errno(Exception):
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 @dataclass
@@ -85,10 +92,10 @@ class Wasi:
         def call(*values: int) -> int:
             try:
                 function(*values)
-            except _Errno as error:
+            except Errno as error:
                 return error.number
             except OSError as error:
-                return _ERRORS.get(error.errno or 0, IO)
+                return ERRORS.get(error.errno or 0, IO)
             return OK
 
         return call
@@ -104,11 +111,11 @@ class Wasi:
     def _vectors(self, at: int, count: int) -> list[tuple[int, int]]:
         count &= 0xFFFFFFFF
         if count > VECTORS_LIMIT:
-            raise _Errno(INVAL)
+            raise Errno(INVAL)
         raw = self._read(at, 8 * count)
         vectors = list(struct.iter_unpack("<II", raw))
         if sum(size for _, size in vectors) > IO_LIMIT_BYTES:
-            raise _Errno(INVAL)
+            raise Errno(INVAL)
         return vectors
 
     def _gather(self, at: int, count: int) -> bytes:
@@ -144,15 +151,15 @@ class Wasi:
         """There is none."""
 
     def clock_res_get(self, clock: int, out: int) -> None:
-        self._u64(out, int(time.clock_getres(_clock(clock)) * 1e9) or 1)
+        self._u64(out, int(time.clock_getres(clock_id(clock)) * 1e9) or 1)
 
     def clock_time_get(self, clock: int, precision: int, out: int) -> None:
-        self._u64(out, time.clock_gettime_ns(_clock(clock)))
+        self._u64(out, time.clock_gettime_ns(clock_id(clock)))
 
     def random_get(self, at: int, size: int) -> None:
         size &= 0xFFFFFFFF
         if size > IO_LIMIT_BYTES:
-            raise _Errno(INVAL)
+            raise Errno(INVAL)
         self._write(at, os.urandom(size))
 
     def proc_exit(self, code: int) -> None:
@@ -163,7 +170,7 @@ class Wasi:
         """Clocks only, and never longer than ten seconds: the deadline of the event ends it sooner."""
         count &= 0xFFFFFFFF
         if not 0 < count <= VECTORS_LIMIT:
-            raise _Errno(INVAL)
+            raise Errno(INVAL)
         raw = self._read(subscriptions, 48 * count)
         waits, ready = [], []
         for index in range(count):
@@ -172,7 +179,7 @@ class Wasi:
                 ready.append(struct.pack("<QHB5xQH6x", userdata, OK, kind, 1, 0))
                 continue
             clock, timeout, _, flags = struct.unpack_from("<IxxxxQQH", raw, 48 * index + 16)
-            now = time.clock_gettime_ns(_clock(clock))
+            now = time.clock_gettime_ns(clock_id(clock))
             waits.append((max(0, timeout - now) if flags & 1 else timeout, struct.pack("<QHB5xQH6x", userdata, OK, 0, 0, 0)))
         if not ready:
             shortest = min(wait for wait, _ in waits)
@@ -186,17 +193,17 @@ class Wasi:
     def _find(self, number: int, *, real: bool = False, folder: bool = False) -> _Descriptor:
         found = self._open.get(number & 0xFFFFFFFF)
         if found is None:
-            raise _Errno(BADF)
+            raise Errno(BADF)
         if real and found.real < 0:
-            raise _Errno(SPIPE)
+            raise Errno(SPIPE)
         if folder and found.kind != 3:
-            raise _Errno(NOTDIR)
+            raise Errno(NOTDIR)
         return found
 
     def _writable(self, number: int) -> _Descriptor:
         found = self._find(number, real=True)
         if not found.writable:
-            raise _Errno(BADF if found.kind == 4 else NOTCAPABLE)
+            raise Errno(BADF if found.kind == 4 else NOTCAPABLE)
         return found
 
     def fd_write(self, number: int, vectors: int, count: int, out: int) -> None:
@@ -204,7 +211,7 @@ class Wasi:
         content = self._gather(vectors, count)
         if found.real < 0:
             if not found.writable:
-                raise _Errno(BADF)
+                raise Errno(BADF)
             self._print(found, "info" if number == 1 else "warn", content)
             self._u32(out, len(content))
             return
@@ -225,26 +232,26 @@ class Wasi:
         found = self._find(number)
         if found.real < 0:
             if found.writable:
-                raise _Errno(BADF)
+                raise Errno(BADF)
             self._u32(out, 0)  # standard input is at its end
             return
         if found.kind == 3:
-            raise _Errno(ISDIR)
+            raise Errno(ISDIR)
         self._u32(out, self._scatter(vectors, count, lambda size: os.read(found.real, size)))
 
     def fd_pread(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
         found = self._find(number, real=True)
-        self._u32(out, self._scatter(vectors, count, lambda size: os.pread(found.real, size, _offset(offset))))
+        self._u32(out, self._scatter(vectors, count, lambda size: os.pread(found.real, size, checked_offset(offset))))
 
     def fd_pwrite(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
         found = self._writable(number)
-        self._u32(out, os.pwrite(found.real, self._gather(vectors, count), _offset(offset)))
+        self._u32(out, os.pwrite(found.real, self._gather(vectors, count), checked_offset(offset)))
 
     def fd_seek(self, number: int, offset: int, whence: int, out: int) -> None:
         found = self._find(number, real=True)
-        if whence not in _SEEK or found.kind == 3:
-            raise _Errno(INVAL if whence not in _SEEK else BADF)
-        self._u64(out, os.lseek(found.real, offset, _SEEK[whence]))
+        if whence not in WHENCE or found.kind == 3:
+            raise Errno(INVAL if whence not in WHENCE else BADF)
+        self._u64(out, os.lseek(found.real, offset, WHENCE[whence]))
 
     def fd_tell(self, number: int, out: int) -> None:
         found = self._find(number, real=True)
@@ -259,7 +266,7 @@ class Wasi:
     def fd_renumber(self, source: int, target: int) -> None:
         found, old = self._find(source), self._find(target)
         if found.preopen or old.preopen:
-            raise _Errno(NOTSUP)
+            raise Errno(NOTSUP)
         if source != target:
             self.fd_close(target)
             self._open[target] = self._open.pop(source)
@@ -272,24 +279,24 @@ class Wasi:
     def fd_advise(self, number: int, offset: int, size: int, advice: int) -> None:
         self._find(number, real=True)
         if not 0 <= advice <= 5:
-            raise _Errno(INVAL)
+            raise Errno(INVAL)
 
     def fd_allocate(self, number: int, offset: int, size: int) -> None:
         self._find(number)
-        raise _Errno(NOTSUP)
+        raise Errno(NOTSUP)
 
     def fd_fdstat_get(self, number: int, out: int) -> None:
         found = self._find(number)
-        rights = _ALL_RIGHTS if found.writable else _ALL_RIGHTS & ~_WRITE_RIGHTS
+        rights = ALL_RIGHTS if found.writable else ALL_RIGHTS & ~WRITE_RIGHTS
         if found.kind != 3:
             rights &= ~(1 << 13)
-        self._write(out, struct.pack("<BxHxxxxQQ", found.kind, _APPEND if found.append else 0, rights, rights))
+        self._write(out, struct.pack("<BxHxxxxQQ", found.kind, APPEND if found.append else 0, rights, rights))
 
     def fd_fdstat_set_flags(self, number: int, flags: int) -> None:
         found = self._find(number, real=True)
-        if flags & ~_APPEND:
-            raise _Errno(NOTSUP)
-        found.append = bool(flags & _APPEND)
+        if flags & ~APPEND:
+            raise Errno(NOTSUP)
+        found.append = bool(flags & APPEND)
 
     def fd_fdstat_set_rights(self, number: int, base: int, inheriting: int) -> None:
         self._find(number)
@@ -299,32 +306,32 @@ class Wasi:
         self._stat(out, os.fstat(found.real) if found.real >= 0 else None)
 
     def fd_filestat_set_size(self, number: int, size: int) -> None:
-        os.ftruncate(self._writable(number).real, _offset(size))
+        os.ftruncate(self._writable(number).real, checked_offset(size))
 
     def fd_filestat_set_times(self, number: int, accessed: int, modified: int, flags: int) -> None:
         found = self._writable(number)
-        os.utime(found.real, ns=_times(os.fstat(found.real), accessed, modified, flags))
+        os.utime(found.real, ns=times(os.fstat(found.real), accessed, modified, flags))
 
     def fd_prestat_get(self, number: int, out: int) -> None:
         found = self._find(number)
         if not found.preopen:
-            raise _Errno(BADF)
+            raise Errno(BADF)
         self._write(out, struct.pack("<BxxxI", 0, len(found.preopen.encode())))
 
     def fd_prestat_dir_name(self, number: int, at: int, size: int) -> None:
         found = self._find(number)
         name = found.preopen.encode()
         if not name:
-            raise _Errno(BADF)
+            raise Errno(BADF)
         if len(name) > (size & 0xFFFFFFFF):
-            raise _Errno(NAMETOOLONG)
+            raise Errno(NAMETOOLONG)
         self._write(at, name)
 
     def fd_readdir(self, number: int, at: int, size: int, cookie: int, out: int) -> None:
         found = self._find(number, real=True, folder=True)
         size &= 0xFFFFFFFF
         if size > IO_LIMIT_BYTES:
-            raise _Errno(INVAL)
+            raise Errno(INVAL)
         names = [".", "..", *sorted(os.listdir(found.real))]  # noqa: PTH208
         content = b""
         for index, name in enumerate(names[cookie:], cookie):
@@ -335,7 +342,7 @@ class Wasi:
             except FileNotFoundError:
                 continue
             raw = os.fsencode(name)
-            content += struct.pack("<QQIBxxx", index + 1, about.st_ino, len(raw), _file_type(about)) + raw
+            content += struct.pack("<QQIBxxx", index + 1, about.st_ino, len(raw), file_type(about)) + raw
         self._write(at, content[:size])
         self._u32(out, min(size, len(content)))
 
@@ -344,26 +351,26 @@ class Wasi:
     def _path(self, at: int, size: int) -> str:
         raw = self._read(at, size & 0xFFFFFFFF) if size & 0xFFFFFFFF <= 4096 else b"\0"
         if not raw or b"\0" in raw:
-            raise _Errno(NAMETOOLONG if size & 0xFFFFFFFF > 4096 else NOENT if not raw else INVAL)
+            raise Errno(NAMETOOLONG if size & 0xFFFFFFFF > 4096 else NOENT if not raw else INVAL)
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            raise _Errno(INVAL) from None
+            raise Errno(INVAL) from None
 
     def _enter(self, number: int, path: str, *, write: bool) -> tuple[int, str]:
         """The folder that a path's last name lies in, as a descriptor of the caller's, and that name ("." for itself)."""
         folder = self._find(number, real=True, folder=True)
         if write and not folder.writable:
-            raise _Errno(NOTCAPABLE)
+            raise Errno(NOTCAPABLE)
         if path.startswith("/"):
-            raise _Errno(NOTCAPABLE)
+            raise Errno(NOTCAPABLE)
         names = [each for each in path.split("/") if each not in ("", ".")]
         way = [os.dup(folder.real)]
         try:
             for index, name in enumerate(names):
                 if name == "..":
                     if len(way) == 1:
-                        raise _Errno(NOTCAPABLE)
+                        raise Errno(NOTCAPABLE)
                     os.close(way.pop())
                 elif index < len(names) - 1:
                     way.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way[-1]))
@@ -383,15 +390,15 @@ class Wasi:
         self, number: int, lookup: int, at: int, size: int, how: int, base: int, inheriting: int, flags: int, out: int
     ) -> None:
         if len(self._open) >= MAX_DESCRIPTORS:
-            raise _Errno(MFILE)
-        if flags & ~_APPEND:
-            raise _Errno(NOTSUP)
+            raise Errno(MFILE)
+        if flags & ~APPEND:
+            raise Errno(NOTSUP)
         folder = self._find(number, real=True, folder=True)
-        changes = bool(how & (_CREATE | _TRUNCATE))
-        wants_write = changes or bool(base & (1 << 6) and folder.writable and not how & _DIRECTORY)
+        changes = bool(how & (CREATE | TRUNCATE))
+        wants_write = changes or bool(base & (1 << 6) and folder.writable and not how & DIRECTORY)
         mode = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        mode |= (os.O_CREAT if how & _CREATE else 0) | (os.O_EXCL if how & _EXCLUSIVE else 0)
-        mode |= (os.O_TRUNC if how & _TRUNCATE else 0) | (os.O_DIRECTORY if how & _DIRECTORY else 0)
+        mode |= (os.O_CREAT if how & CREATE else 0) | (os.O_EXCL if how & EXCLUSIVE else 0)
+        mode |= (os.O_TRUNC if how & TRUNCATE else 0) | (os.O_DIRECTORY if how & DIRECTORY else 0)
 
         def open_it(parent: int, name: str) -> tuple[int, bool]:
             if not wants_write:
@@ -405,12 +412,12 @@ class Wasi:
 
         real, writable = self._at(number, at, size, open_it, write=changes)
         about = os.fstat(real)
-        kind = _file_type(about)
+        kind = file_type(about)
         if kind not in (3, 4):
             os.close(real)
-            raise _Errno(NOTCAPABLE)  # no devices, pipes or sockets
+            raise Errno(NOTCAPABLE)  # no devices, pipes or sockets
         free = next(each for each in range(3, MAX_DESCRIPTORS + 3) if each not in self._open)
-        self._open[free] = _Descriptor(real, kind, folder.writable if kind == 3 else writable, append=bool(flags & _APPEND))
+        self._open[free] = _Descriptor(real, kind, folder.writable if kind == 3 else writable, append=bool(flags & APPEND))
         self._u32(out, free)
 
     def path_create_directory(self, number: int, at: int, size: int) -> None:
@@ -438,7 +445,7 @@ class Wasi:
     ) -> None:
         def change(parent: int, name: str) -> None:
             about = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            os.utime(name, ns=_times(about, accessed, modified, flags), dir_fd=parent, follow_symlinks=False)
+            os.utime(name, ns=times(about, accessed, modified, flags), dir_fd=parent, follow_symlinks=False)
 
         self._at(number, at, size, change, write=True)
 
@@ -449,24 +456,24 @@ class Wasi:
         self._u32(out, len(target))
 
     def path_link(self, number: int, lookup: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
-        raise _Errno(NOTSUP)
+        raise Errno(NOTSUP)
 
     def path_symlink(self, at: int, size: int, number: int, to: int, to_size: int) -> None:
-        raise _Errno(NOTSUP)
+        raise Errno(NOTSUP)
 
     # -- sockets: there are none
 
     def sock_accept(self, number: int, flags: int, out: int) -> None:
-        raise _Errno(NOTSUP)
+        raise Errno(NOTSUP)
 
     def sock_recv(self, number: int, vectors: int, count: int, flags: int, out: int, out_flags: int) -> None:
-        raise _Errno(NOTSUP)
+        raise Errno(NOTSUP)
 
     def sock_send(self, number: int, vectors: int, count: int, flags: int, out: int) -> None:
-        raise _Errno(NOTSUP)
+        raise Errno(NOTSUP)
 
     def sock_shutdown(self, number: int, how: int) -> None:
-        raise _Errno(NOTSUP)
+        raise Errno(NOTSUP)
 
     def _stat(self, out: int, about: os.stat_result | None) -> None:
         if about is None:
@@ -475,37 +482,10 @@ class Wasi:
         self._write(
             out,
             struct.pack(
-                "<QQBxxxxxxxQQQQQ", about.st_dev, about.st_ino, _file_type(about), about.st_nlink, about.st_size, about.st_atime_ns,
+                "<QQBxxxxxxxQQQQQ", about.st_dev, about.st_ino, file_type(about), about.st_nlink, about.st_size, about.st_atime_ns,
                 about.st_mtime_ns, about.st_ctime_ns,
             ),
         )  # fmt: skip
-
-
-def _clock(number: int) -> int:
-    if number == 0:
-        return time.CLOCK_REALTIME
-    if number == 1:
-        return time.CLOCK_MONOTONIC
-    raise _Errno(INVAL)
-
-
-def _offset(value: int) -> int:
-    if value < 0:
-        raise _Errno(INVAL)
-    return value
-
-
-def _file_type(about: os.stat_result) -> int:
-    return _FILE_TYPES.get(stat.S_IFMT(about.st_mode), 0)
-
-
-def _times(about: os.stat_result, accessed: int, modified: int, flags: int) -> tuple[int, int]:
-    if flags & 3 == 3 or flags & 12 == 12:
-        raise _Errno(INVAL)
-    now = time.time_ns()
-    first = accessed if flags & 1 else now if flags & 2 else about.st_atime_ns
-    second = modified if flags & 4 else now if flags & 8 else about.st_mtime_ns
-    return first, second
 
 
 _NAMES = tuple(

@@ -41,7 +41,17 @@ def generated(seed: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "seed", Path(folder) / "module.wasm"
         source.write_bytes(random.Random(seed).randbytes(4000))
-        command = [str(tool if tool.exists() else "wasm-tools"), "smith", str(source), "-f", str(FUEL), *flags, "-o", str(target)]
+        command = [
+            str(tool if tool.exists() else "wasm-tools"),
+            "smith",
+            str(source),
+            "--ensure-termination",
+            "-f",
+            str(FUEL),
+            *flags,
+            "-o",
+            str(target),
+        ]
         subprocess.run(command, check=True)
         return target.read_bytes()
 

@@ -14,7 +14,7 @@ from ota.cli.main import main
 from ota.formats import wasm
 from ota.templates import LANGUAGES
 
-SIZE_LIMITS = {"c": 8000, "rust": 3000, "wat": 1000, "zig": 3000}  # bytes, with names for traps
+SIZE_LIMITS = {"c": 8000, "rust": 40_000, "wat": 1000, "zig": 3000}  # bytes, with names for traps
 
 
 def rust() -> str | None:
