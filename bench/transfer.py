@@ -13,7 +13,7 @@ from ota.broker import Broker
 from ota.formats import topics
 from ota.publish import artifacts
 from tests.support.lab import GROUP, Lab, Mosquitto, echo
-from tests.system.test_updates import workers
+from tests.system.test_updates import only_worker
 
 SIZES = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}
 
@@ -100,7 +100,7 @@ def _memory(lab: Lab) -> list[Row]:
         lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith(field))
 
-    (worker,) = workers(lab)
+    worker = only_worker(lab)
     private = kib(worker, "Private_Clean:", "smaps_rollup") + kib(worker, "Private_Dirty:", "smaps_rollup")
     return [
         Row("agent_rss_mb", kib(lab.agent.pid, "VmRSS:", "status") / 1024, "MB"),
