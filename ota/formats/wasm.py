@@ -28,17 +28,12 @@ def read(data: bytes) -> ModuleShape:
         raise malformed("module", "not a WebAssembly core module")
     imports: tuple[tuple[str, str], ...] = ()
     exports: tuple[str, ...] = ()
-    reader = _Reader(data, 8)
-    while reader.at < len(data):
-        kind, size = reader.byte(), reader.number()
-        end = reader.at + size
-        if end > len(data):
-            raise malformed("module", "a section ends behind the file")
+    for kind, _, start, _ in sections(data):
+        reader = _Reader(data, start)
         if kind == _IMPORT:
             imports = tuple(reader.function_import() for _ in range(reader.count()))
         elif kind == _EXPORT:
             exports = tuple(reader.export() for _ in range(reader.count()))
-        reader.at = end
     return ModuleShape(imports, exports)
 
 
