@@ -20,9 +20,8 @@ need git git
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || wanted="$wanted python3-venv"
 if [ "${1:-}" = test ]; then
     PATH="$PATH:/usr/sbin:/sbin" need mosquitto mosquitto
-    # For the module template in Rust; Debian's own rustc has the target as a package.
-    [ -d /usr/lib/rustlib/wasm32-unknown-unknown ] || wanted="$wanted rustc libstd-rust-dev-wasm32"
-    need wasm-ld lld
+    # The fuzzer: any clang from 14 on, with the runtime of its sanitizers.
+    ls /usr/bin/clang-1[4-9] >/dev/null 2>&1 || wanted="$wanted clang-19 libclang-rt-19-dev"
 fi
 if [ "${1:-}" = aotc ]; then
     need g++ g++
