@@ -22,7 +22,7 @@
  * keeps equal constants once; here all are counted, so that nothing depends on how it compares them. */
 #define CONSTANT_CELLS_LIMIT 32765
 
-enum { SECTION_IMPORT = 2, SECTION_START = 8, SECTION_CODE = 10 };
+enum { SECTION_IMPORT = 2, SECTION_START = 8, SECTION_CODE = 10, SECTION_DATA = 11 };
 
 typedef struct reader {
     const uint8_t *at, *end;
@@ -191,6 +191,15 @@ count_functions(reader r)
     return functions;
 }
 
+/* Whether a section that is a list can hold as many items as it says, each of a byte at least: WAMR makes room for all of them first. */
+static bool
+count_fits(uint8_t kind, reader r)
+{
+    if (kind == 0 || kind == SECTION_START || kind > SECTION_DATA)
+        return true;
+    return read_number(&r) <= (uint64_t)(r.end - r.at) && !r.bad;
+}
+
 static int32_t
 check_wasm(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size)
 {
@@ -202,6 +211,10 @@ check_wasm(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, ui
         reader section = { file.at, file.at, false };
         skip(&file, length);
         section.end = file.at;
+        if (!file.bad && !count_fits(kind, section)) {
+            pw_error_set(error, error_size, "section %u counts more items than it has bytes", kind);
+            return PW_BAD_MODULE;
+        }
         if (kind == SECTION_IMPORT)
             imported = count_functions(section);
         else if (kind == SECTION_START)

@@ -77,6 +77,14 @@ def test_code_that_ends_too_early_or_is_unknown_is_refused(body):
         runtime.load(module(body))
 
 
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 5, 6, 7, 9, 10, 11])
+def test_a_section_that_counts_more_than_it_holds_takes_no_memory(kind):
+    """WAMR would make room for all of them, gigabytes, before it looks for the first."""
+    wasm = b"\0asm\x01\0\0\0" + section(kind, leb(50_000_000) + b"\x00")
+    with Runtime() as runtime, pytest.raises(LoadError, match=f"section {kind} counts more items than it has bytes"):
+        runtime.load(wasm)
+
+
 def test_a_start_function_that_is_an_import_is_called():
     wasm = wat('(module (import "host" "go" (func $go)) (start $go))')
     called = []
