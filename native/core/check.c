@@ -22,7 +22,9 @@
  * keeps equal constants once; here all are counted, so that nothing depends on how it compares them. */
 #define CONSTANT_CELLS_LIMIT 32765
 
-enum { SECTION_IMPORT = 2, SECTION_START = 8, SECTION_CODE = 10, SECTION_DATA = 11 };
+enum { SECTION_IMPORT = 2, SECTION_START = 8, SECTION_ELEMENT = 9, SECTION_CODE = 10, SECTION_DATA = 11 };
+
+#define OPCODE_END 0x0b
 
 typedef struct reader {
     const uint8_t *at, *end;
@@ -200,6 +202,41 @@ count_fits(uint8_t kind, reader r)
     return read_number(&r) <= (uint64_t)(r.end - r.at) && !r.bad;
 }
 
+/* Steps over a constant expression, its end included. */
+static void
+skip_expression(reader *r)
+{
+    while (!r->bad && r->at < r->end && *r->at != OPCODE_END)
+        (void)skip_instruction(r);
+    (void)read_byte(r);
+}
+
+/* Element segments count their own items (core 2.0, section 5.5.12): each count must fit in the bytes that are left. */
+static bool
+elements_fit(reader r)
+{
+    for (uint64_t segments = read_number(&r); segments && !r.bad; segments--) {
+        uint64_t flags = read_number(&r);
+        if ((flags & 3) == 2)
+            skip_numbers(&r, 1);
+        if (!(flags & 1))
+            skip_expression(&r);
+        if (flags & 3)
+            skip(&r, 1);
+        uint64_t count = read_number(&r);
+        if (count > (uint64_t)(r.end - r.at))
+            return false;
+        if (flags & 4) {
+            while (count-- && !r.bad)
+                skip_expression(&r);
+        }
+        else {
+            skip_numbers(&r, count);
+        }
+    }
+    return !r.bad;
+}
+
 static int32_t
 check_wasm(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size)
 {
@@ -211,7 +248,7 @@ check_wasm(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, ui
         reader section = { file.at, file.at, false };
         skip(&file, length);
         section.end = file.at;
-        if (!file.bad && !count_fits(kind, section)) {
+        if (!file.bad && (!count_fits(kind, section) || (kind == SECTION_ELEMENT && !elements_fit(section)))) {
             pw_error_set(error, error_size, "section %u counts more items than it has bytes", kind);
             return PW_BAD_MODULE;
         }

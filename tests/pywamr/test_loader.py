@@ -85,6 +85,14 @@ def test_a_section_that_counts_more_than_it_holds_takes_no_memory(kind):
         runtime.load(wasm)
 
 
+def test_an_element_segment_that_counts_more_than_it_holds_takes_no_memory():
+    table, function = section(4, b"\x01\x70\x00\x03"), section(1, b"\x01\x60\x00\x00")
+    for segment in (b"\x05\x70" + leb(50_000_000) + b"\xd0\x70\x0b", b"\x00\x41\x00\x0b" + leb(50_000_000) + b"\x00"):
+        wasm = b"\0asm\x01\0\0\0" + function + table + section(9, b"\x01" + segment)
+        with Runtime() as runtime, pytest.raises(LoadError, match="section 9 counts more items than it has bytes"):
+            runtime.load(wasm)
+
+
 def test_a_start_function_that_is_an_import_is_called():
     wasm = wat('(module (import "host" "go" (func $go)) (start $go))')
     called = []
