@@ -24,6 +24,9 @@
 
 enum { SECTION_IMPORT = 2, SECTION_START = 8, SECTION_ELEMENT = 9, SECTION_CODE = 10, SECTION_DATA = 11 };
 
+/* As other engines have it: a few bytes can ask for room for billions. */
+#define LOCALS_LIMIT 50000
+
 #define OPCODE_END 0x0b
 
 typedef struct reader {
@@ -158,8 +161,15 @@ check_code(reader *r, char *error, uint32_t error_size)
         reader body = { r->at, r->at, r->bad };
         skip(r, size);
         body.end = r->at;
-        for (uint64_t groups = read_number(&body); groups && !body.bad; groups--)
-            skip_numbers(&body, 2);
+        uint64_t locals = 0;
+        for (uint64_t groups = read_number(&body); groups && !body.bad && locals <= LOCALS_LIMIT; groups--) {
+            locals += read_number(&body) & UINT32_MAX;
+            skip_numbers(&body, 1);
+        }
+        if (locals > LOCALS_LIMIT) {
+            pw_error_set(error, error_size, "function body %u has more than %u locals", (uint32_t)i, LOCALS_LIMIT);
+            return false;
+        }
         uint64_t cells = 0;
         while (body.at < body.end && !body.bad)
             cells += skip_instruction(&body);

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ def fuzzer() -> Path:
         pytest.skip("clang with libFuzzer is not installed: apt install clang-19 libclang-rt-19-dev")
     folder = ROOT / "build" / "fuzz"
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DPW_FUZZ=ON"]
-    subprocess.run(configure, env=os.environ | {"CC": CLANG, "CXX": CLANG}, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"CC": CLANG, "CXX": CLANG, "PATH": path}
+    for command in (configure, ["cmake", "--build", str(folder)]):
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     return folder / "native" / "fuzz" / "pw_fuzz"
 
 

@@ -85,6 +85,13 @@ def test_a_section_that_counts_more_than_it_holds_takes_no_memory(kind):
         runtime.load(wasm)
 
 
+def test_a_function_that_asks_for_billions_of_locals_takes_no_memory():
+    body = b"\x01" + leb(3_400_000_000) + b"\x7f\x41\x00\x0b"
+    wasm = module(b"")[: -len(section(10, b"\x01\x02\x00\x0b"))] + section(10, b"\x01" + leb(len(body)) + body)
+    with Runtime() as runtime, pytest.raises(LoadError, match="function body 0 has more than 50000 locals"):
+        runtime.load(wasm)
+
+
 def test_an_element_segment_that_counts_more_than_it_holds_takes_no_memory():
     table, function = section(4, b"\x01\x70\x00\x03"), section(1, b"\x01\x60\x00\x00")
     for segment in (b"\x05\x70" + leb(50_000_000) + b"\xd0\x70\x0b", b"\x00\x41\x00\x0b" + leb(50_000_000) + b"\x00"):
