@@ -1,0 +1,5 @@
+"""The base of what this package raises."""
+
+
+class BoardError(Exception):
+    """Something about a board cannot be done; the message says what, and what was expected."""
