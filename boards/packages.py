@@ -39,9 +39,10 @@ SYSTEM = ("dropbear-bin", "e2fsprogs", "fdisk", "kmod")
 TESTS = ("python3-pytest", "python3-pytest-timeout", "python3-hypothesis")
 # What makes images runs on the operator's machine, from the same release as what it makes: so the same bytes come out everywhere.
 TOOLS = ("python3", "squashfs-tools", "mtools")
+EMULATORS = ("qemu-user",)
 HOSTS = ("amd64", "arm64")
 KERNELS = {"arm64": ("linux-image-cloud-arm64",), "armhf": ("linux-image-armmp",), "riscv64": ("linux-image-riscv64",)}
-SETS = ("agent", "system", "tests", "kernel", "tools")
+SETS = ("agent", "system", "tests", "kernel", "tools", "emulators")
 TIMEOUT_S = 60
 PACKAGE_LIMIT_BYTES = 256 << 20
 _Entry = tuple[str, str, int, str]  # name, version, size, digest
@@ -164,6 +165,7 @@ def resolve(architecture: str) -> Lock:
             found["kernel"] = apt.download([apt.image_of(each) for each in KERNELS[architecture]])
         if architecture in HOSTS:
             found["tools"] = apt.install(TOOLS)
+            found["emulators"] = apt.download(EMULATORS)
         return Lock(architecture, apt.release(), tuple(_in_order(found)))
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from boards.errors import BoardError
-from boards.packages import fetch, load_lock
+from boards.packages import Package, fetch, load_lock
 
-__all__ = ["host_tools", "tool", "unpack"]
+__all__ = ["host_tools", "tool", "unpack", "unpacked"]
 
 _LEFT_OUT = (
     "./usr/share/doc",
@@ -48,20 +48,23 @@ def unpack(debs: Iterable[Path], folder: Path, patterns: Sequence[str] = _LEFT_O
         bundle.write_bytes(b"".join(each.read_bytes() for each in authorities))
 
 
-def host_tools(cache: Path) -> Path:
-    """The folder of the locked tools that run on this machine, made if it is not there. Raises BoardError."""
-    machine = platform.machine()
-    if machine not in _HOSTS:
-        raise BoardError(f"images are made on x86_64 and aarch64 machines; this is a {machine}")
-    packages = load_lock(_HOSTS[machine]).select(["tools"])
-    folder = cache / "tools"
+def unpacked(packages: Sequence[Package], cache: Path, folder: Path) -> Path:
+    """A folder with these packages, made if it is not there; `cache` keeps the packages. Raises BoardError."""
     mark = folder / ".made-of"
     wanted = "".join(f"{each.sha256}\n" for each in packages)
     if not mark.exists() or mark.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
-        unpack(fetch(packages, cache / "packages").values(), folder)
+        unpack(fetch(packages, cache).values(), folder)
         mark.write_text(wanted)
     return folder
+
+
+def host_tools(cache: Path, kind: str = "tools") -> Path:
+    """The folder of the locked tools that run on this machine, made if it is not there. Raises BoardError."""
+    machine = platform.machine()
+    if machine not in _HOSTS:
+        raise BoardError(f"images are made on x86_64 and aarch64 machines; this is a {machine}")
+    return unpacked(load_lock(_HOSTS[machine]).select([kind]), cache / "packages", cache / kind)
 
 
 def tool(tools: Path, name: str, *arguments: str | Path, environment: dict[str, str] | None = None) -> str:

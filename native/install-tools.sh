@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs, with apt, what the build needs and this machine lacks. Debian 12 and 13; elsewhere it says what is missing.
-#   native/install-tools.sh [test | aotc]
+#   native/install-tools.sh [test | aotc | cross]
 set -eu
 
 wanted=""
@@ -27,6 +27,11 @@ if [ "${1:-}" = aotc ]; then
     need g++ g++
     # Any of LLVM 14 to 19 will do.
     ls -d /usr/lib/llvm-1[4-9]/include/llvm-c >/dev/null 2>&1 || wanted="$wanted llvm-19-dev"
+fi
+if [ "${1:-}" = cross ]; then
+    need aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+    need arm-linux-gnueabihf-gcc "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"
+    need riscv64-linux-gnu-gcc "gcc-riscv64-linux-gnu libc6-dev-riscv64-cross"
 fi
 [ -n "$wanted" ] || exit 0
 

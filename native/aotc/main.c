@@ -132,7 +132,9 @@ compile(const aot_target *target, char *cpu, char *features, wasm_module_t modul
     option.target_cpu = cpu[0] ? cpu : target->cpu;
     option.cpu_features = features[0] ? features : target->features;
     option.opt_level = 3;
-    option.size_level = 3;
+    /* WAMR's names for LLVM's code models: 1 is "medium", everything relative to the program counter, which lets RISC-V code lie anywhere;
+     * 3 is "small", which is that on the others. */
+    option.size_level = strcmp(target->name, "riscv64") == 0 ? 1 : 3;
     option.output_format = AOT_FORMAT_FILE;
     option.bounds_checks = target->bounds_checks;
     option.stack_bounds_checks = 1;

@@ -129,6 +129,23 @@ function(wamr_count_branches_only)
     wamr_mend(${file} "        /* TODO: support suspend and breakpoint */          \\\n${unlock}" "${unlock}        CHECK_INSTRUCTION_LIMIT();                          \\\n")
 endfunction()
 
+# WAMR 978ce3f looks for room below 2 GB for RISC-V code, and when ten tries fail (a Python that stands there itself, as Debian's does) takes
+# the address of its last try, which it has given back. Our images for RISC-V reach everything relative to themselves (native/aotc), so
+# they may lie anywhere.
+function(wamr_fix_low_addresses)
+    set(x86 "#if defined(BUILD_TARGET_X86_64) || defined(BUILD_TARGET_AMD_64)")
+    set(rest "#if !defined(__APPLE__) && !defined(BH_PLATFORM_LINUX_SGX) \\\n    && !defined(BH_PLATFORM_NUTTX)\n    /* The mmapped AOT data and code")
+    wamr_mend(core/iwasm/aot/aot_loader.c
+              "${x86} \\\n    || defined(BUILD_TARGET_RISCV64_LP64D)                       \\\n    || defined(BUILD_TARGET_RISCV64_LP64)\n${rest}"
+              "${x86}\n${rest}")
+endfunction()
+
+# WAMR 978ce3f asks for access to the first 0 bytes of a memory that has none. Linux grants that; qemu-user does not.
+function(wamr_fix_empty_memory)
+    set(commit "os_mprotect(new_mem, commit_size, MMAP_PROT_READ | MMAP_PROT_WRITE)\n        != 0) {\n        wasm_munmap")
+    wamr_mend(core/iwasm/common/wasm_memory.c "    if (${commit}" "    if (commit_size > 0 && ${commit}")
+endfunction()
+
 if(WAMR_ROOT_DIR)
     set(origin "${WAMR_ROOT_DIR}")
 else()
@@ -146,4 +163,6 @@ wamr_fix_previous_handler()
 wamr_fix_frame_values()
 wamr_fix_exported_import()
 wamr_count_branches_only()
+wamr_fix_low_addresses()
+wamr_fix_empty_memory()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

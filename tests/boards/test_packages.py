@@ -8,6 +8,8 @@ import pytest
 from boards.errors import BoardError
 from boards.packages import HOSTS, KERNELS, Package, fetch, load_lock
 
+HOST = ("tools", "emulators")
+
 
 @pytest.mark.parametrize("architecture", KERNELS)
 def test_each_architecture_has_what_the_agent_needs_and_one_kernel(architecture):
@@ -16,7 +18,9 @@ def test_each_architecture_has_what_the_agent_needs_and_one_kernel(architecture)
         each.name for each in lock.select(["agent"])
     }
     assert len(lock.select(["kernel"])) == 1
-    assert len({each.path for each in lock.packages if each.kind != "tools"}) == sum(each.kind != "tools" for each in lock.packages)
+    assert len({each.path for each in lock.packages if each.kind not in HOST}) == sum(
+        each.kind not in HOST for each in lock.packages
+    )
 
 
 @pytest.mark.parametrize("architecture", HOSTS)

@@ -1,7 +1,6 @@
 """Loading, describing, instantiating, memory, globals, and the end of life of each object."""
 
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from pywamr import (
     ValueType,
     runtime_version,
 )
+from tests.support.emulated import PYTHON
 from tests.support.wat import wat
 
 MODULE = wat("""(module
@@ -234,7 +234,7 @@ def test_the_interpreter_exits_cleanly_with_everything_open():
         del runtime, module
         print(instance.call("add", 1, 2))
     """)
-    done = subprocess.run([sys.executable, "-c", program, MODULE.hex()], capture_output=True, text=True, check=False)
+    done = subprocess.run([*PYTHON, "-c", program, MODULE.hex()], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "3", "")
 
 

@@ -1,9 +1,10 @@
 """Hardware bounds checks and what else listens for a fault; the end of the interpreter, in any order."""
 
 import subprocess
-import sys
 
 import pytest
+
+from tests.support.emulated import PYTHON
 
 START = "import pywamr, sys, threading, signal, os; from tests.support.wat import wat\n"
 TRAP = '''
@@ -19,7 +20,7 @@ def trap(runtime):
 
 
 def run(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", START + TRAP + code], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*PYTHON, "-c", START + TRAP + code], capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_fault_of_somebody_else_goes_to_who_listened_first():

@@ -1,0 +1,74 @@
+"""The bindings, the interpreter and ahead-of-time code on the other architectures, under qemu-user."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.support.aot import aotc, compiled
+from tests.support.emulated import ARCHITECTURES, PYTHON, Architecture
+from tests.support.results import MODULE
+from tests.support.wat import wat
+
+pytestmark = [
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(len(PYTHON) > 1 or "PYWAMR_TEST_LIBRARY_FOLDER" in os.environ, reason="this is a run of its own already"),
+]
+# Not asked: how the emulator's own memory grows, and what builds for this machine.
+OURS = "not without_growth and not ten_thousand and not missing_library"
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def architecture(request) -> Architecture:
+    return ARCHITECTURES[request.param]
+
+
+def images(architecture: Architecture, wasm: bytes, folder) -> list[str]:
+    """The module and its image for the architecture, as files."""
+    if aotc() is None:
+        pytest.skip("wamr_aotc is not built: make aotc")
+    (folder / "module.wasm").write_bytes(wasm)
+    (folder / "module.aot").write_bytes(compiled(wasm, architecture.target))
+    return [str(folder / "module.wasm"), str(folder / "module.aot")]
+
+
+def results(architecture: Architecture, kind: str, files: list[str]) -> list:
+    done = architecture.run("-m", "tests.support.results", kind, *files)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_tests_of_this_folder_pass_in_both_modes(architecture):
+    others = [f"--ignore=tests/pywamr/test_{name}.py" for name in ("architectures", "fuzz", "sanitizers")]
+    done = architecture.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", OURS, *others, "tests/pywamr")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert "interpreter" not in done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 150
+
+
+def test_floats_pass_through_host_functions_as_they_are(architecture, tmp_path):
+    """RISC-V's ordinary natives get NaN for a single, ARM's without hard-float garbage."""
+    wasm = wat(MODULE)
+    files = images(architecture, wasm, tmp_path)
+    here = subprocess.run([*PYTHON, "-m", "tests.support.results", "floats", files[0]], cwd=ROOT, capture_output=True, check=True)
+    expected = json.loads(here.stdout)[0]
+    assert "nan" not in str(expected)
+    assert results(architecture, "floats", files) == [expected, expected]
+
+
+def test_kernels_compute_what_they_compute_here(architecture, tmp_path):
+    kernels = tmp_path / "kernels.wasm"
+    flags = ["-target", "wasm32-freestanding", "-O2", "-nostdlib", "-fno-builtin", "-Wl,--no-entry"]
+    source = str(ROOT / "bench" / "kernels" / "kernels.c")
+    subprocess.run([sys.executable, "-m", "ziglang", "cc", *flags, source, "-o", str(kernels)], check=True)
+    files = images(architecture, kernels.read_bytes(), tmp_path)
+    here = tmp_path / "here.aot"
+    here.write_bytes(compiled(kernels.read_bytes()))
+    both = [*PYTHON, "-m", "tests.support.results", "kernels", files[0], str(here)]
+    expected = json.loads(subprocess.run(both, cwd=ROOT, capture_output=True, check=True).stdout)
+    assert expected[0] == expected[1]
+    assert results(architecture, "kernels", files) == expected

@@ -1,0 +1,75 @@
+"""Python of another architecture, from Debian's packages, with the wheel for that architecture, under qemu-user."""
+
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from boards.packages import load_lock
+from boards.rootfs import host_tools, unpacked
+from boards.wheels import find
+
+ROOT = Path(__file__).parent.parent.parent
+CACHE = ROOT / "build" / "boards"
+# What a test starts where it means a Python in a process of its own: under qemu-user, the emulator with one.
+PYTHON = shlex.split(os.environ.get("PYWAMR_TEST_PYTHON", "")) or [sys.executable]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An ahead-of-time target; as Debian and as qemu-user have it; the processor to emulate."""
+
+    target: str
+    debian: str
+    qemu: str
+    cpu: str
+
+    def python(self) -> list[str]:
+        """The command of its Python."""
+        root = _root(self)
+        return [
+            str(host_tools(CACHE, "emulators") / "usr/bin" / f"qemu-{self.qemu}"),
+            "-L",
+            str(root),
+            str(root / "usr/bin/python3"),
+        ]
+
+    def run(self, *arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+        """Runs its Python in the project's folder, with the wheel and the tests to import."""
+        environment = os.environ | {
+            "QEMU_CPU": self.cpu,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": f"{_root(self) / 'opt'}:{ROOT}",
+            "PYWAMR_TEST_PYTHON": shlex.join(self.python()),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HYPOTHESIS_MAX_EXAMPLES": "20",
+        }
+        command = [*self.python(), *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+ARCHITECTURES = {
+    each.target: each
+    for each in (
+        Architecture("aarch64", "arm64", "aarch64", "cortex-a53"),
+        Architecture("armv7", "armhf", "arm", "cortex-a15"),
+        Architecture("riscv64", "riscv64", "riscv64", "rv64"),
+    )
+}
+
+
+@functools.cache
+def _root(architecture: Architecture) -> Path:
+    subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    wheel = find(architecture.target, ROOT / "build" / "wheels")
+    packages = load_lock(architecture.debian).select(["agent", "tests"])
+    root = unpacked(packages, CACHE / "packages", CACHE / "user" / architecture.debian)
+    shutil.rmtree(root / "opt", ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(root / "opt")
+    return root
