@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ota.cli import author, fleet, operator
+from boards.errors import BoardError
+from ota.cli import author, board, fleet, operator
 from ota.errors import OtaError
 
 Handler = Callable[[argparse.Namespace], int]
@@ -22,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     operator.add_commands(commands)
     author.add_commands(commands)
     fleet.add_commands(commands)
+    board.add_commands(commands)
     return top
 
 
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler: Handler = arguments.handler
     try:
         return handler(arguments)
-    except OtaError as error:
+    except (OtaError, BoardError) as error:
         if arguments.debug:
             raise
         sys.stderr.write(f"ota: {error}\n")

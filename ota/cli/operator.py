@@ -10,6 +10,7 @@ from typing import Any
 from ota.broker import Broker
 from ota.build import DEFAULT_BOARD, Update, build
 from ota.cli import output
+from ota.cli.board import targets_of
 from ota.errors import OtaError
 from ota.fleet import wait_for
 from ota.formats.broker_url import BrokerUrl
@@ -58,7 +59,7 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
         type=_targets,
         default=(),
         metavar="TARGET[:CPU],…",
-        help="also compile ahead of time for x86_64 aarch64 armv7 riscv64",
+        help="also compile ahead of time for x86_64 aarch64 armv7 riscv64; board: for what --board has",
     )
     command.add_argument("--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="1024 to 262144 (default %(default)s)")
     _add_passphrase(command)
@@ -125,7 +126,7 @@ def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
         board=arguments.board,
         version=arguments.version,
         chunk_bytes=arguments.chunk_bytes,
-        aot=arguments.aot,
+        aot=targets_of(arguments.board, arguments.aot),
     )
 
 

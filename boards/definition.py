@@ -1,0 +1,190 @@
+"""Facts about boards, one TOML file each in boards/definitions: what is read here, and nothing else, is what a file may say.
+
+A board's name is the name of its file. It is the class that manifests are made for (`ota publish --board NAME`), and its
+target and cpu are what ahead-of-time images are compiled for.
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from boards.errors import BoardError
+
+__all__ = ["Board", "Boot", "Gpio", "Image", "Processor", "Qemu", "Serial", "load_board", "load_boards"]
+
+FOLDER = Path(__file__).with_name("definitions")
+DEBIAN = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf", "riscv64": "riscv64"}
+BAUD_RATES = (9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600, 1500000)
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_WORD = re.compile(r"[A-Za-z0-9._+,@=/-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What runs the code: an ahead-of-time target, and LLVM's name of the processor ("" for the least of the target)."""
+
+    target: str
+    cpu: str
+    cores: int
+    memory_mb: int
+    source: str
+
+    def check(self) -> str:
+        """What is wrong with it, "" when nothing is."""
+        if self.target not in DEBIAN:
+            return f"target must be one of {', '.join(DEBIAN)}"
+        if self.cpu and not _WORD.fullmatch(self.cpu):
+            return "cpu must be the name of a processor"
+        if not 1 <= self.cores <= 256:
+            return "cores must be 1 to 256"
+        return "" if 64 <= self.memory_mb <= 1 << 20 else "memory_mb must be 64 to 1048576"
+
+
+@dataclass(frozen=True)
+class Serial:
+    """The serial console as Linux names it, such as "ttyAMA0", and its baud rate (8 bits, no parity)."""
+
+    device: str
+    baud_rate: int
+    source: str
+
+    def check(self) -> str:
+        """What is wrong with it, "" when nothing is."""
+        if not re.fullmatch(r"(tty|hvc)[A-Za-z0-9]{1,12}", self.device):
+            return "device must be a console such as ttyS0"
+        return "" if self.baud_rate in BAUD_RATES else f"baud_rate must be one of {', '.join(map(str, BAUD_RATES))}"
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What starts Linux: the boot loader, and its prompt where it has one."""
+
+    loader: str
+    source: str
+    prompt: str = ""
+
+    def check(self) -> str:
+        """What is wrong with it, "" when nothing is."""
+        return "" if self.loader in ("u-boot", "raspberry-pi", "none") else "loader must be u-boot, raspberry-pi or none"
+
+
+@dataclass(frozen=True)
+class Gpio:
+    """A GPIO chip as Linux names it, and how many lines it has."""
+
+    chip: str
+    lines: int
+    source: str
+
+    def check(self) -> str:
+        """What is wrong with it, "" when nothing is."""
+        if not re.fullmatch(r"gpiochip[0-9]{1,3}", self.chip):
+            return "chip must be such as gpiochip0"
+        return "" if 1 <= self.lines <= 1024 else "lines must be 1 to 1024"
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image needs: kernel modules to find its disk and its network, and the device tree where the firmware has none."""
+
+    modules: tuple[str, ...]
+    source: str
+    device_tree: str = ""
+
+    def check(self) -> str:
+        """What is wrong with it, "" when nothing is."""
+        if any(not re.fullmatch(r"[a-z0-9_]{1,40}", each) for each in self.modules):
+            return "modules must be names of kernel modules"
+        return "" if not self.device_tree or _WORD.fullmatch(self.device_tree) else "device_tree must be a file's name"
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """The machine of QEMU's that comes nearest: `qemu-system-{system} -M {machine} -cpu {cpu}`."""
+
+    system: str
+    machine: str
+    cpu: str
+    source: str
+
+    def check(self) -> str:
+        """What is wrong with it, "" when nothing is."""
+        if self.system not in ("aarch64", "arm", "riscv64", "x86_64"):
+            return "system must be aarch64, arm, riscv64 or x86_64"
+        return "" if _WORD.fullmatch(self.machine) and _WORD.fullmatch(self.cpu) else "machine and cpu must be words"
+
+
+@dataclass(frozen=True)
+class Board:
+    """A model of hardware."""
+
+    name: str
+    title: str
+    processor: Processor
+    serial: Serial
+    boot: Boot
+    gpio: tuple[Gpio, ...] = ()
+    image: Image | None = None
+    qemu: Qemu | None = None
+
+    @property
+    def debian(self) -> str:
+        """Debian's name of the architecture."""
+        return DEBIAN[self.processor.target]
+
+
+def load_board(name: str, folder: Path = FOLDER) -> Board:
+    """Raises BoardError naming the file, the key, and what is wrong."""
+    path = folder / f"{name}.toml"
+    if not _NAME.fullmatch(name) or not path.is_file():
+        raise BoardError(f"there is no board {name!r}: {', '.join(sorted(each.stem for each in folder.glob('*.toml')))}")
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BoardError(f"{path.name}: {error}") from error
+    board: Board = _read(Board, {**value, "name": name}, path.name, "")
+    return board
+
+
+def load_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
+    """Every board that is defined, by name. Raises BoardError."""
+    return tuple(load_board(path.stem, folder) for path in sorted(folder.glob("*.toml")))
+
+
+def _read(kind: Any, value: Any, file: str, where: str) -> Any:
+    """A dataclass out of a table: every key known, every value of its type, and what it says possible."""
+    if not isinstance(value, dict):
+        raise BoardError(f"{file}: {where} must be a table")
+    types = get_type_hints(kind)
+    known = {each.name: each for each in fields(kind)}
+    for key in value:
+        if key not in known:
+            raise BoardError(f"{file}: there is no key {where}{key}")
+    found = {}
+    for key, each in known.items():
+        if key in value:
+            found[key] = _value(types[key], value[key], file, where + key)
+        elif each.default is each.default_factory:  # both MISSING
+            raise BoardError(f"{file}: {where}{key} is missing")
+    made = kind(**found)
+    if hasattr(made, "check") and (wrong := made.check()):
+        raise BoardError(f"{file}: {where}{wrong}")
+    if found.get("source") == "":
+        raise BoardError(f"{file}: {where}source must say where this is from")
+    return made
+
+
+def _value(kind: Any, value: Any, file: str, where: str) -> Any:
+    inner = [each for each in get_args(kind) if each is not NoneType and each is not Ellipsis]
+    if isinstance(value, list) and inner:
+        return tuple(_value(inner[0], each, file, where) for each in value)
+    if inner and NoneType in get_args(kind):
+        return _value(inner[0], value, file, where)
+    if hasattr(kind, "__dataclass_fields__"):
+        return _read(kind, value, file, where + ".")
+    if not isinstance(kind, type) or not isinstance(value, kind) or isinstance(value, bool):
+        raise BoardError(f"{file}: {where} must be {'text' if kind is str else 'a whole number' if kind is int else 'a list'}")
+    return value
