@@ -1,0 +1,260 @@
+"""Bootable images out of locked packages, without root, the same bytes each time.
+
+A disk of three partitions: boot (FAT: kernel, initramfs, extlinux.conf, the board's settings), root (squashfs, read-only: Debian's
+Python, the agent, the factory module), and data, which the first boot makes as large as the card is.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from boards.definition import Board
+from boards.errors import BoardError
+from boards.kernel import initramfs, kernel, modules
+from boards.packages import Package, fetch, load_lock
+from boards.rootfs import host_tools, tool, unpack
+
+__all__ = ["Built", "build_image", "settings_tar"]
+
+SYSTEM = Path(__file__).with_name("system")
+EPOCH_S = 1735689600  # of every file: 2025-01-01
+SECTOR = 512
+BOOT_START, BOOT_SECTORS = 2048, 96 << 11
+OURS = ("pywamr", "ota", "device_agent")
+NOT_ON_BOARDS = ("ota/cli", "ota/demo")
+_FORMAT = 2  # of what an image is made of; part of the names in the cache
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image, and what goes with it: kernel and initramfs for an emulator, the list of what is inside (SPDX 2.3, JSON)."""
+
+    image: Path
+    kernel: Path
+    initramfs: Path
+    command_line: str
+    spdx: Path
+    size_bytes: int
+
+
+def build_image(
+    board: Board,
+    wheel: Path,
+    out: Path,
+    cache: Path,
+    *,
+    settings: Path | None = None,
+    factory: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Built:
+    """Writes `out`, and beside it `.kernel`, `.initramfs` and `.spdx.json`.
+
+    `settings` is a folder (agent.toml, the root of trust, …) for the boot partition; `factory` what `ota build` made, which goes
+    to /usr/lib/wamr-ota-factory. Raises BoardError.
+    """
+    if board.image is None:
+        raise BoardError(f"no image can be built for {board.name}: flash the agent onto the Linux that it has (`ota flash`)")
+    lock = load_lock(board.debian)
+    tools = host_tools(cache)
+    packages = lock.select(["agent", "system", "kernel"])
+    progress(f"{len(packages)} packages of Debian {lock.release.split(',')[0]}")
+    debs = fetch(packages, cache / "packages", lambda name, at, of: progress(f"downloading {name} ({at} of {of})"))
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        work = Path(temporary)
+        progress("unpacking")
+        (work / "kernel").mkdir()
+        is_kernel = {each.name for each in packages if each.kind == "kernel"}
+        unpack([debs[name] for name in is_kernel], work / "kernel" / "tree")
+        root = work / "root"
+        unpack([file for name, file in debs.items() if name not in is_kernel], root)
+        _furnish(root, wheel, factory)
+        progress("compiling Python")
+        _precompile(tools, root)
+        progress("packing the root file system")
+        squashfs = work / "root.squashfs"
+        when = ("-mkfs-time", str(EPOCH_S), "-all-time", str(EPOCH_S))
+        tool(tools, "mksquashfs", root, squashfs, "-comp", "zstd", "-all-root", "-quiet", "-no-progress", "-no-xattrs", *when)
+        return _assemble(board, work, root, squashfs, out, tools, settings, packages)
+
+
+def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
+    """What Debian's packages do not bring: ours, and what their scripts would have made."""
+    ours = root / "usr/lib/wamr-ota"
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            if name.split("/")[0] in OURS and not name.startswith(NOT_ON_BOARDS):
+                archive.extract(name, ours)
+    if factory is not None:
+        shutil.copytree(factory, root / "usr/lib/wamr-ota-factory")
+    system = root / "usr/lib/wamr-ota-system"
+    system.mkdir()
+    for name in ("boot", "agent", "console", "dhcp"):
+        (system / name).write_bytes((SYSTEM / name).read_bytes())
+        (system / name).chmod(0o755)
+    for name in ("dev", "proc", "sys", "run", "tmp", "data", "boot", "root", "etc"):
+        (root / name).mkdir(exist_ok=True)
+    (root / "etc/inittab").write_bytes((SYSTEM / "inittab").read_bytes())
+    (root / "etc/passwd").write_text("root:x:0:0:root:/data/home:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n")
+    (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    (root / "etc/shadow").write_text("root:*:20000:0:99999:7:::\n")
+    (root / "etc/shadow").chmod(0o600)
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").symlink_to("/run/resolv.conf")
+    shutil.rmtree(root / "var", ignore_errors=True)
+    (root / "var/lib").mkdir(parents=True)
+    (root / "var/lib/wamr-ota").symlink_to("/data/wamr-ota")
+    busybox = next(path for path in (root / "usr/bin/busybox", root / "bin/busybox") if path.exists())
+    (root / "usr/sbin/init").symlink_to(f"../bin/{busybox.name}")
+    for name in _APPLETS:
+        for folder in ("bin", "sbin"):
+            if (root / "usr" / folder / name).exists():
+                break
+        else:
+            (root / "usr/bin" / name).symlink_to("busybox")
+
+
+_APPLETS = (
+    "[ ash awk basename cat chmod chown clear cp cut date dd df dirname dmesg du echo env expr false find free grep gunzip gzip head "
+    "hexdump hostname id ifconfig ip kill killall ln logger ls md5sum mkdir mknod more mount mv nc nproc od ping poweroff printf ps "
+    "pwd readlink realpath reboot rm rmdir sed seq setsid sh sha256sum sleep sort stat stty sync tail tar tee test time top touch tr "
+    "true tty udhcpc umount uname uniq uptime vi wc which xargs yes zcat halt base64"
+).split()
+
+
+def _precompile(tools: Path, root: Path) -> None:
+    """Debian ships no .pyc. The same minor version of Python makes them, as if the root were at /."""
+    folders = [path for path in (*root.glob("usr/lib/python3*"), root / "usr/lib/wamr-ota") if path.is_dir()]
+    where = ["-s", str(root), "-p", "/"]
+    home = {"PYTHONHOME": str(tools / "usr"), "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": str(EPOCH_S)}
+    flags = ["-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *where]
+    tool(tools, "python3.13", *flags, *map(str, sorted(folders)), environment=home)
+
+
+def settings_tar(folder: Path) -> bytes:
+    """A board's settings as the first boot takes them: a tar file of a folder, the same bytes for the same files."""
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path in sorted(folder.rglob("*")):
+            entry = archive.gettarinfo(path, str(path.relative_to(folder)))
+            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = EPOCH_S, 0, 0, "", ""
+            entry.mode = 0o700 if path.is_dir() else 0o600
+            if path.is_file():
+                with path.open("rb") as content:
+                    archive.addfile(entry, content)
+            else:
+                archive.addfile(entry)
+    return buffer.getvalue()
+
+
+def _assemble(
+    board: Board,
+    work: Path,
+    root: Path,
+    squashfs: Path,
+    out: Path,
+    tools: Path,
+    settings: Path | None,
+    packages: Sequence[Package],
+) -> Built:
+    assert board.image is not None  # build_image refused it
+    root_start = BOOT_START + BOOT_SECTORS
+    root_sectors = -(-squashfs.stat().st_size // SECTOR)
+    data_start = -(-(root_start + root_sectors) // 2048) * 2048
+    linux = kernel(work / "kernel" / "tree")
+    drivers = modules(work / "kernel" / "tree", board.image.modules)
+    init = (SYSTEM / "init").read_bytes()
+    digest = hashlib.sha256(squashfs.read_bytes() + init + b"".join(content for _, content in drivers)).digest()
+    conf = f"SIGNATURE={digest[:4].hex()}\nROOT_START={root_start}\nROOT_SECTORS={root_sectors}\nDATA_START={data_start}\n"
+    memory = initramfs((root / "usr/bin/busybox").read_bytes(), init, conf, drivers)
+    command_line = f"console={board.serial.device},{board.serial.baud_rate} quiet panic=5"
+    boot = _boot_partition(work, tools, linux.read_bytes(), memory, command_line, settings)
+    with out.open("wb") as disk:
+        disk.write(_partition_table(digest[:4], ((BOOT_START, BOOT_SECTORS, 0x0C), (root_start, root_sectors, 0x83))))
+        disk.seek(BOOT_START * SECTOR)
+        disk.write(boot)
+        disk.seek(root_start * SECTOR)
+        disk.write(squashfs.read_bytes())
+        disk.truncate(data_start * SECTOR)
+        disk.flush()
+        os.fsync(disk.fileno())
+    for suffix, content in ((".kernel", linux.read_bytes()), (".initramfs", memory), (".spdx.json", _spdx(board, packages))):
+        Path(f"{out}{suffix}").write_bytes(content)
+    beside = {suffix: Path(f"{out}.{suffix}") for suffix in ("kernel", "initramfs", "spdx.json")}
+    return Built(out, beside["kernel"], beside["initramfs"], command_line, beside["spdx.json"], out.stat().st_size)
+
+
+def _partition_table(signature: bytes, partitions: Sequence[tuple[int, int, int]]) -> bytes:
+    """A master boot record: start and size in sectors and kind of each partition; no cylinders, heads, sectors."""
+    nowhere = b"\xfe\xff\xff"
+    entries = b"".join(
+        struct.pack("<B3sB3sII", 0x80 if kind == 0x0C else 0, nowhere, kind, nowhere, start, count)
+        for start, count, kind in partitions
+    )
+    return bytes(440) + signature + bytes(2) + entries.ljust(64, b"\0") + b"\x55\xaa"
+
+
+def _boot_partition(work: Path, tools: Path, linux: bytes, memory: bytes, command_line: str, settings: Path | None) -> bytes:
+    folder, fat = work / "boot", work / "boot.fat"
+    (folder / "extlinux").mkdir(parents=True)
+    (folder / "vmlinuz").write_bytes(linux)
+    (folder / "initrd.gz").write_bytes(memory)
+    entry = f"default linux\nlabel linux\n  kernel /vmlinuz\n  initrd /initrd.gz\n  append {command_line}\n"
+    (folder / "extlinux/extlinux.conf").write_text(entry)
+    if settings is not None:
+        (folder / "config.tar").write_bytes(settings_tar(settings))
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (EPOCH_S, EPOCH_S))
+    with fat.open("wb") as file:
+        file.truncate(BOOT_SECTORS * SECTOR)
+    environment = {"MTOOLS_SKIP_CHECK": "1", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(EPOCH_S), "MTOOLSRC": "/dev/null"}
+    serial = hashlib.sha256(linux).hexdigest()[:8]
+    tool(tools, "mformat", "-i", fat, "-F", "-N", serial, "-v", "WAMR-BOOT", "-T", str(BOOT_SECTORS), "::", environment=environment)
+    for path in sorted(folder.iterdir()):
+        tool(tools, "mcopy", "-i", fat, "-s", "-m", path, "::", environment=environment)
+    return fat.read_bytes()
+
+
+def _spdx(board: Board, packages: Sequence[Package]) -> bytes:
+    """What is inside, as SPDX 2.3."""
+    listed = [
+        {
+            "SPDXID": f"SPDXRef-{index}",
+            "name": each.name,
+            "versionInfo": each.version,
+            "downloadLocation": "NOASSERTION",
+            "checksums": [{"algorithm": "SHA256", "checksumValue": each.sha256}],
+            "externalRefs": [
+                {
+                    "referenceCategory": "PACKAGE-MANAGER",
+                    "referenceType": "purl",
+                    "referenceLocator": f"pkg:deb/debian/{each.name}@{each.version}?arch={board.debian}",
+                }
+            ],
+        }
+        for index, each in enumerate(packages, 1)
+    ]
+    content = "".join(each.sha256 for each in packages)
+    value = {
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": f"wamr-ota image for {board.name}",
+        "documentNamespace": f"urn:wamr-ota:{board.name}:{hashlib.sha256(content.encode()).hexdigest()}",
+        "creationInfo": {"created": "2025-01-01T00:00:00Z", "creators": ["Tool: ota image build"]},
+        "packages": listed,
+        "relationships": [
+            {"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES", "relatedSpdxElement": each["SPDXID"]}
+            for each in listed
+        ],
+    }
+    return json.dumps(value, indent=1).encode()
