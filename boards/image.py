@@ -108,6 +108,7 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
     (root / "etc/shadow").write_text("root:*:20000:0:99999:7:::\n")
     (root / "etc/shadow").chmod(0o600)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+    (root / "etc/dropbear").symlink_to("/data/dropbear")
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").symlink_to("/run/resolv.conf")
     shutil.rmtree(root / "var", ignore_errors=True)
@@ -123,12 +124,97 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
             (root / "usr/bin" / name).symlink_to("busybox")
 
 
-_APPLETS = (
-    "[ ash awk basename cat chmod chown clear cp cut date dd df dirname dmesg du echo env expr false find free grep gunzip gzip head "
-    "hexdump hostname id ifconfig ip kill killall ln logger ls md5sum mkdir mknod more mount mv nc nproc od ping poweroff printf ps "
-    "pwd readlink realpath reboot rm rmdir sed seq setsid sh sha256sum sleep sort stat stty sync tail tar tee test time top touch tr "
-    "true tty udhcpc umount uname uniq uptime vi wc which xargs yes zcat halt base64"
-).split()
+# What of busybox the scripts in boards/system and a person on the console need.
+_APPLETS = [
+    "[",
+    "ash",
+    "awk",
+    "basename",
+    "cat",
+    "chmod",
+    "chown",
+    "clear",
+    "cp",
+    "cut",
+    "date",
+    "dd",
+    "df",
+    "dirname",
+    "dmesg",
+    "du",
+    "echo",
+    "env",
+    "expr",
+    "false",
+    "find",
+    "free",
+    "grep",
+    "gunzip",
+    "gzip",
+    "head",
+    "hexdump",
+    "hostname",
+    "id",
+    "ifconfig",
+    "ip",
+    "kill",
+    "killall",
+    "ln",
+    "logger",
+    "ls",
+    "md5sum",
+    "mkdir",
+    "mknod",
+    "more",
+    "mount",
+    "mv",
+    "nc",
+    "nproc",
+    "od",
+    "ping",
+    "poweroff",
+    "printf",
+    "ps",
+    "pwd",
+    "readlink",
+    "realpath",
+    "reboot",
+    "rm",
+    "rmdir",
+    "sed",
+    "seq",
+    "setsid",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "stty",
+    "sync",
+    "tail",
+    "tar",
+    "tee",
+    "test",
+    "time",
+    "top",
+    "touch",
+    "tr",
+    "true",
+    "tty",
+    "udhcpc",
+    "umount",
+    "uname",
+    "uniq",
+    "uptime",
+    "vi",
+    "wc",
+    "which",
+    "xargs",
+    "yes",
+    "zcat",
+    "halt",
+    "base64",
+]
 
 
 def _precompile(tools: Path, root: Path) -> None:

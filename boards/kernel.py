@@ -20,7 +20,7 @@ def kernel(root: Path) -> Path:
 
 
 def modules(root: Path, names: Sequence[str]) -> list[tuple[str, bytes]]:
-    """The modules that are named and what they need, those first, as names and uncompressed files. Those in the kernel are left out.
+    """The modules that are named and what they need, those first: names and uncompressed files, without what is in the kernel.
 
     Raises BoardError for one that the kernel does not have.
     """
@@ -63,7 +63,7 @@ def _needs(module: bytes) -> list[str]:
 
 
 def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """An archive in the format "newc" (kernel: Documentation/driver-api/early-userspace/buffer-format.rst), of name, mode, content."""
+    """An archive of (name, mode, content), "newc" (Linux: Documentation/driver-api/early-userspace/buffer-format.rst)."""
     out = bytearray()
     for number, (name, mode, content) in enumerate((*entries, ("TRAILER!!!", 0, b"")), 1):
         words = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)

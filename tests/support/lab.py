@@ -85,6 +85,8 @@ class Mosquitto:
 class Lab:
     """One board, one operator, one broker."""
 
+    patience_s = 30.0  # for anything that is waited for
+
     def __init__(self, folder: Path, broker: DemoBroker | Mosquitto, **settings) -> None:
         self.folder = folder
         self.broker = broker
@@ -99,17 +101,17 @@ class Lab:
     def operator(self) -> Settings:
         return Settings(VENDOR, BrokerUrl.parse(self.broker.url), GROUP)
 
-    def start(self) -> None:
-        """Starts the agent and waits for its report."""
+    def config(self, broker: str, store: str) -> str:
+        """The agent's configuration."""
         settings = self.settings
-        (self.folder / "agent.toml").write_text(f"""
+        return f"""
 [device]
 id = "{DEVICE}"
 group = "{GROUP}"
 [broker]
-url = "{self.broker.url}"
+url = "{broker}"
 [storage]
-folder = "store"
+folder = "{store}"
 [trust]
 root = "root.cbor"
 [trial]
@@ -128,12 +130,16 @@ free_bytes = {settings["free_bytes"]}
 subscribe = ["sys/#", "in/#"]
 publish = ["out/#"]
 {settings["extra"]}
-""")
+"""
+
+    def start(self) -> None:
+        """Starts the agent and waits for its report."""
+        (self.folder / "agent.toml").write_text(self.config(self.broker.url, "store"))
         self.observer.report = None
         with (self.folder / "agent.log").open("ab") as log:
             command = [sys.executable, "-m", "device_agent", "--config", str(self.folder / "agent.toml")]
             self.agent = subprocess.Popen(command, stderr=log, start_new_session=True, env=self.environment)
-        self.observer.wait(lambda: self.observer.report is not None, 20, "a first report")
+        self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
 
     def kill(self) -> None:
         """Power cut for agent and workers."""
@@ -141,6 +147,10 @@ publish = ["out/#"]
             os.killpg(self.agent.pid, signal.SIGKILL)
             self.agent.wait()
             self.agent = None
+
+    def alive(self) -> bool:
+        """Whether the agent runs."""
+        return self.agent.poll() is None
 
     def close(self) -> None:
         self.observer.close()
@@ -172,12 +182,12 @@ publish = ["out/#"]
         self.put([*messages, (topics.desired(GROUP), document)])
         return deployment.deployment_id
 
-    def wait_state(self, *states: str, deployment: bytes | None = None, timeout_s: float = 20) -> Report:
+    def wait_state(self, *states: str, deployment: bytes | None = None) -> Report:
         def there() -> bool:
             attempt = self.report.attempt if self.report else None
             return attempt is not None and attempt.state in states and deployment in (None, attempt.deployment)
 
-        self.observer.wait(there, timeout_s, f"state {' or '.join(states)}")
+        self.observer.wait(there, self.patience_s, f"state {' or '.join(states)}")
         return self.report
 
     def install(self, version: int, **changes) -> Report:
@@ -188,7 +198,7 @@ publish = ["out/#"]
         return self.running(name)
 
     def running(self, version: str) -> Report:
-        self.observer.wait(lambda: self.report.running.version == version, 20, f"version {version} running")
+        self.observer.wait(lambda: self.report.running.version == version, self.patience_s, f"version {version} running")
         return self.report
 
     def still_answers(self, version: int) -> None:
@@ -199,8 +209,8 @@ publish = ["out/#"]
             fresh = [each for number, each in self.observer.messages.items() if number > last]
             return any(each.payload == bytes((version,)) and each.topic == "out/echo" for each in fresh)
 
-        self.observer.wait(answered, 20, f"an answer of version {version}")
-        assert self.agent.poll() is None
+        self.observer.wait(answered, self.patience_s, f"an answer of version {version}")
+        assert self.alive()
 
 
 def open_lab(tmp_path: Path, kind=DemoBroker, **settings) -> Lab:

@@ -44,7 +44,7 @@ def test_kills_at_random_moments_never_lose_a_board(tmp_path):
                     check_at_rest(lab)
                     lab.start()
                 done += 1
-            report = lab.wait_state("confirmed", "rolled-back", "failed", deployment=deployment, timeout_s=30)
+            report = lab.wait_state("confirmed", "rolled-back", "failed", deployment=deployment)
             if report.attempt.state != "confirmed":  # the trial was cut short by the kills: a fault of theirs, told as such
                 assert report.attempt.reason in ("trial-interrupted", "crashed", "start-failed"), report.attempt
         lab.install(251)

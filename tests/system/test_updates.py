@@ -324,7 +324,7 @@ def test_a_broker_that_vanishes_in_mid_transfer_is_waited_for(tmp_path):
         time.sleep(2)
         lab.broker.start()
         lab.put([(missing, update.blob[20 * 1024 : 21 * 1024])])
-        lab.wait_state("confirmed", deployment=deployment, timeout_s=30)
+        lab.wait_state("confirmed", deployment=deployment)
         lab.still_answers(2)
     finally:
         lab.close()

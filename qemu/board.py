@@ -1,0 +1,247 @@
+"""An emulated board: QEMU with the image that a card would get, its console and its monitor on sockets of this machine.
+
+A board lives in a folder: its disk (what it wrote, over the image), `console.log`, and `state.json` with the process and the ports.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from boards.definition import Board, load_board
+from boards.errors import BoardError
+from boards.image import Built, build_image, settings_tar
+from boards.packages import LOCKS
+from boards.wheels import find
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+__all__ = ["EmulatedBoard", "image_for"]
+
+SOURCE = Path(__file__).parent.parent
+CACHE = SOURCE / "build" / "boards"
+WHEELS = SOURCE / "build" / "wheels"
+# How long one may take on a busy machine.
+START_S, MONITOR_S = 30.0, 60.0
+CARD_MB = 1024
+
+
+def image_for(board: Board, factory: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Built:
+    """The image for a board, built when what goes into it has changed. Raises BoardError."""
+    wheel = find(board.processor.target, WHEELS)
+    parts = [
+        wheel,
+        LOCKS / f"{board.debian}.lock",
+        *sorted((SOURCE / "boards").rglob("*.py")),
+        *sorted((SOURCE / "boards/system").iterdir()),
+    ]
+    parts += sorted(path for path in factory.rglob("*") if path.is_file()) if factory else []
+    digest = hashlib.sha256(repr(board).encode())
+    for each in parts:
+        digest.update(hashlib.sha256(each.read_bytes()).digest())
+    folder = CACHE / "images" / f"{board.name}-{digest.hexdigest()[:16]}"
+    note = folder / "built.json"
+    if not note.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        built = build_image(board, wheel, folder / "sd.img", CACHE, factory=factory, progress=progress)
+        note.write_text(json.dumps(asdict(built), default=str))
+    value = json.loads(note.read_text())
+    paths = {key: Path(value[key]) for key in ("image", "kernel", "initramfs", "spdx")}
+    return Built(**paths, command_line=value["command_line"], size_bytes=value["size_bytes"])
+
+
+@dataclass
+class _State:
+    pid: int
+    console_port: int
+    ssh_port: int
+
+
+class EmulatedBoard:
+    """One emulated board, running or not. Raises BoardError for what cannot be done."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """A board `name` of boards/definitions, kept in `folder`."""
+        self.board = load_board(name)
+        if self.board.qemu is None or self.board.image is None:
+            raise BoardError(f"{name} cannot be emulated with an image of ours")
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None  # where it is a child of ours
+
+    def create(
+        self, settings: Path, *, factory: Path | None = None, size_mb: int = 1024, progress: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """A new card for it: the image, nothing written yet, and a board's settings (a folder)."""
+        built = image_for(self.board, factory, progress)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "image.json").write_text(json.dumps(asdict(built), default=str))
+        (self.folder / "config.tar").write_bytes(settings_tar(settings))
+        command = [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            str(built.image),
+            "-F",
+            "raw",
+            str(self.folder / "disk.qcow2"),
+            f"{size_mb}M",
+        ]
+        _run(command)
+
+    def exists(self) -> bool:
+        """Whether it has a card."""
+        return (self.folder / "disk.qcow2").exists()
+
+    def start(self, snapshot: str = "") -> None:
+        """Power on; from a snapshot when one is named."""
+        if self.running():
+            raise BoardError(f"{self.folder.name} is running")
+        state = _State(0, _free_port(), _free_port())
+        command = self._command(state) + (["-loadvm", snapshot] if snapshot else [])
+        with (self.folder / "qemu.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        state.pid = self._process.pid
+        (self.folder / "state.json").write_text(json.dumps(asdict(state)))
+        deadline = time.monotonic() + START_S
+        while not _answers(state.console_port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise BoardError(f"QEMU does not start: {(self.folder / 'qemu.log').read_text()[-500:]}")
+            time.sleep(0.05)
+
+    def _command(self, state: _State) -> list[str]:
+        machine = self.board.qemu
+        assert machine is not None  # checked when it was made
+        built = json.loads((self.folder / "image.json").read_text())
+        console = f"socket,id=console,host=127.0.0.1,port={state.console_port},server=on,wait=off"
+        console += f",logfile={self.folder / 'console.log'},logappend=on"
+        return [
+            f"qemu-system-{machine.system}",
+            *("-M", machine.machine, "-cpu", machine.cpu, "-smp", str(self.board.processor.cores)),
+            *("-m", str(self.board.processor.memory_mb), "-display", "none", "-nodefaults"),
+            *("-chardev", console, "-serial", "chardev:console"),
+            *("-qmp", f"unix:{self._monitor()},server=on,wait=off"),
+            *("-device", "virtio-rng-device"),
+            *(
+                "-drive",
+                f"file={self.folder / 'disk.qcow2'},if=none,id=disk,cache=writeback",
+                "-device",
+                "virtio-blk-device,drive=disk",
+            ),
+            *("-drive", f"file={self.folder / 'config.tar'},format=raw,if=none,id=config,readonly=on"),
+            *("-device", "virtio-blk-device,drive=config,serial=wamr-config"),
+            *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{state.ssh_port}-:22", "-device", "virtio-net-device,netdev=net"),
+            *("-kernel", built["kernel"], "-initrd", built["initramfs"], "-append", built["command_line"]),
+        ]
+
+    def _monitor(self) -> Path:
+        # Unix sockets have short names: 107 bytes.
+        return Path("/tmp") / f"wamr-ota-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]}.qmp"  # noqa: S108
+
+    def _state(self) -> _State | None:
+        try:
+            return _State(**json.loads((self.folder / "state.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+    def running(self) -> bool:
+        """Whether its QEMU runs."""
+        state = self._state()
+        if state is None:
+            return False
+        if self._process is not None and self._process.poll() is not None:
+            return False
+        try:
+            return str(self.folder).encode() in Path(f"/proc/{state.pid}/cmdline").read_bytes()
+        except FileNotFoundError:
+            return False
+
+    @property
+    def console(self) -> str:
+        """The serial console as pyserial's URL."""
+        return f"socket://127.0.0.1:{self._running().console_port}"
+
+    @property
+    def ssh_port(self) -> int:
+        """The port of 127.0.0.1 that is the board's port 22."""
+        return self._running().ssh_port
+
+    def _running(self) -> _State:
+        state = self._state()
+        if state is None or not self.running():
+            raise BoardError(f"{self.folder.name} is not running: `python -m qemu up`")
+        return state
+
+    def console_log(self) -> str:
+        """Everything that the console has shown."""
+        return (self.folder / "console.log").read_text(errors="replace")
+
+    def cut(self) -> None:
+        """Pulls the plug: QEMU is killed as it stands."""
+        state = self._running()
+        os.kill(state.pid, signal.SIGKILL)
+        self._ended()
+
+    def reset(self) -> None:
+        """Presses the reset button."""
+        self.ask("system_reset")
+
+    def stop(self) -> None:
+        """Ends the emulation; what the board has asked its disk to keep is kept."""
+        if self.running():
+            self.ask("quit")
+        self._ended()
+
+    def _ended(self) -> None:
+        """Waits for the process, and forgets it."""
+        while self.running():
+            time.sleep(0.01)
+        if self._process is not None:
+            self._process.wait()
+        (self.folder / "state.json").unlink(missing_ok=True)
+
+    def save(self, snapshot: str) -> None:
+        """Keeps memory, devices and disk under a name."""
+        answer = self.ask("human-monitor-command", {"command-line": f"savevm {snapshot}"})
+        if answer:
+            raise BoardError(f"no snapshot: {answer}")
+
+    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """A command of QEMU's monitor (QMP). Raises BoardError."""
+        self._running()
+        monitor = QEMUMonitorProtocol(str(self._monitor()))
+        try:
+            monitor.settimeout(MONITOR_S)
+            monitor.connect(negotiate=True)
+            return monitor.cmd(command, **(arguments or {})) if command != "quit" else monitor.cmd_raw("quit")
+        except (OSError, RuntimeError) as error:
+            raise BoardError(f"QEMU's monitor: {error}") from error
+        finally:
+            monitor.close()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BoardError(f"{command[0]}: {done.stderr.strip()[-300:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,43 @@
+"""A lab whose board is emulated: the agent runs there, from the image, and power can be cut."""
+
+import shutil
+from pathlib import Path
+
+from ota.demo.broker import DemoBroker
+from qemu.board import EmulatedBoard
+from tests.support.lab import Lab
+
+
+class BoardLab(Lab):
+    """One emulated board, one operator, one broker. `kill` pulls the plug."""
+
+    patience_s = 90.0
+
+    def __init__(self, folder: Path, name: str, **settings) -> None:
+        broker = DemoBroker(folder)
+        broker.start()
+        super().__init__(folder, broker, **({"trial": 2, "fetch_timeout": 20, "proc": 0.5} | settings))
+        self.board = EmulatedBoard(name, folder / "board")
+        made = folder / "settings"
+        made.mkdir()
+        (made / "agent.toml").write_text(self.config(f"mqtt://10.0.2.2:{broker.port}", "/data/wamr-ota"))
+        shutil.copy(folder / "root.cbor", made)
+        (made / "console-login").touch()
+        self.board.create(made)
+
+    def start(self) -> None:
+        self.observer.report = None
+        self.board.start()
+        self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
+
+    def kill(self) -> None:
+        self.board.cut()
+
+    def alive(self) -> bool:
+        return self.board.running()
+
+    def close(self) -> None:
+        self.observer.close()
+        if self.board.running():
+            self.board.cut()
+        self.broker.stop()
