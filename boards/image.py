@@ -116,7 +116,7 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
     (root / "var/lib/wamr-ota").symlink_to("/data/wamr-ota")
     busybox = next(path for path in (root / "usr/bin/busybox", root / "bin/busybox") if path.exists())
     (root / "usr/sbin/init").symlink_to(f"../bin/{busybox.name}")
-    for name in _APPLETS:
+    for name in _APPLETS.split():
         for folder in ("bin", "sbin"):
             if (root / "usr" / folder / name).exists():
                 break
@@ -125,96 +125,13 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
 
 
 # What of busybox the scripts in boards/system and a person on the console need.
-_APPLETS = [
-    "[",
-    "ash",
-    "awk",
-    "basename",
-    "cat",
-    "chmod",
-    "chown",
-    "clear",
-    "cp",
-    "cut",
-    "date",
-    "dd",
-    "df",
-    "dirname",
-    "dmesg",
-    "du",
-    "echo",
-    "env",
-    "expr",
-    "false",
-    "find",
-    "free",
-    "grep",
-    "gunzip",
-    "gzip",
-    "head",
-    "hexdump",
-    "hostname",
-    "id",
-    "ifconfig",
-    "ip",
-    "kill",
-    "killall",
-    "ln",
-    "logger",
-    "ls",
-    "md5sum",
-    "mkdir",
-    "mknod",
-    "more",
-    "mount",
-    "mv",
-    "nc",
-    "nproc",
-    "od",
-    "ping",
-    "poweroff",
-    "printf",
-    "ps",
-    "pwd",
-    "readlink",
-    "realpath",
-    "reboot",
-    "rm",
-    "rmdir",
-    "sed",
-    "seq",
-    "setsid",
-    "sh",
-    "sha256sum",
-    "sleep",
-    "sort",
-    "stat",
-    "stty",
-    "sync",
-    "tail",
-    "tar",
-    "tee",
-    "test",
-    "time",
-    "top",
-    "touch",
-    "tr",
-    "true",
-    "tty",
-    "udhcpc",
-    "umount",
-    "uname",
-    "uniq",
-    "uptime",
-    "vi",
-    "wc",
-    "which",
-    "xargs",
-    "yes",
-    "zcat",
-    "halt",
-    "base64",
-]
+_APPLETS = (
+    "[ ash awk basename cat chmod chown clear cp cut date dd df dirname dmesg du echo env expr false find free grep "
+    "gunzip gzip head hexdump hostname id ifconfig ip kill killall ln logger ls md5sum mkdir mknod more mount mv nc "
+    "nproc od ping poweroff printf ps pwd readlink realpath reboot rm rmdir sed seq setsid sh sha256sum sleep sort stat "
+    "stty sync tail tar tee test time top touch tr true tty udhcpc umount uname uniq uptime vi wc which xargs yes zcat "
+    "halt base64"
+)
 
 
 def _precompile(tools: Path, root: Path) -> None:
