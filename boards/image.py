@@ -31,7 +31,6 @@ SECTOR = 512
 BOOT_START, BOOT_SECTORS = 2048, 96 << 11
 OURS = ("pywamr", "ota", "device_agent")
 NOT_ON_BOARDS = ("ota/cli", "ota/demo")
-_FORMAT = 2  # of what an image is made of; part of the names in the cache
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,8 @@ def _assemble(
     memory = initramfs((root / "usr/bin/busybox").read_bytes(), init, conf, drivers)
     command_line = f"console={board.serial.device},{board.serial.baud_rate} quiet panic=5"
     boot = _boot_partition(work, tools, linux.read_bytes(), memory, command_line, settings)
-    with out.open("wb") as disk:
+    unfinished = out.with_name(out.name + ".part")
+    with unfinished.open("wb") as disk:
         disk.write(_partition_table(digest[:4], ((BOOT_START, BOOT_SECTORS, 0x0C), (root_start, root_sectors, 0x83))))
         disk.seek(BOOT_START * SECTOR)
         disk.write(boot)
@@ -190,6 +190,7 @@ def _assemble(
         disk.truncate(data_start * SECTOR)
         disk.flush()
         os.fsync(disk.fileno())
+    unfinished.replace(out)
     for suffix, content in ((".kernel", linux.read_bytes()), (".initramfs", memory), (".spdx.json", _spdx(board, packages))):
         Path(f"{out}{suffix}").write_bytes(content)
     beside = {suffix: Path(f"{out}.{suffix}") for suffix in ("kernel", "initramfs", "spdx.json")}

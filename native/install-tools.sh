@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs, with apt, what the build needs and this machine lacks. Debian 12 and 13; elsewhere it says what is missing.
-#   native/install-tools.sh [test | aotc | cross]
+#   native/install-tools.sh [test | aotc | cross | boards]
 set -eu
 
 wanted=""
@@ -32,6 +32,15 @@ if [ "${1:-}" = cross ]; then
     need aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
     need arm-linux-gnueabihf-gcc "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"
     need riscv64-linux-gnu-gcc "gcc-riscv64-linux-gnu libc6-dev-riscv64-cross"
+fi
+if [ "${1:-}" = boards ]; then
+    # Debian 13 has RISC-V in a package of its own.
+    riscv=qemu-system-misc
+    if [ "${VERSION_ID:-13}" != 12 ]; then riscv=qemu-system-riscv; fi
+    need qemu-system-arm qemu-system-arm
+    need qemu-system-riscv64 "$riscv"
+    need qemu-img qemu-utils
+    need ssh-keygen openssh-client
 fi
 [ -n "$wanted" ] || exit 0
 

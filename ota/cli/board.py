@@ -1,10 +1,15 @@
-"""boards: what is known about models of hardware."""
+"""boards, image: what is known about models of hardware, and cards for them."""
 
 import argparse
+import hashlib
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from boards.definition import Board, load_board, load_boards
+from boards.errors import BoardError
+from boards.image import build_image
+from boards.wheels import find
 from ota.cli import output
 
 
@@ -18,6 +23,43 @@ def add_commands(commands: Any) -> None:
     show.add_argument("name")
     show.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="machine-readable result")
     show.set_defaults(handler=_show)
+
+    image = commands.add_parser(
+        "image", help="make cards for boards", epilog="example: ota image build qemu-riscv64 -o sd.img --settings board-1"
+    )
+    verbs = image.add_subparsers(metavar="verb", required=True)
+    build = verbs.add_parser(
+        "build",
+        help="a bootable image with the agent in it, out of locked Debian packages; the same bytes each time",
+        epilog="example: ota image build qemu-aarch64 -o sd.img --settings board-1 --factory build/blink",
+    )
+    build.add_argument("board", help="a board of `ota boards` that has an image")
+    build.add_argument("-o", "--out", type=Path, required=True, help="beside it: .kernel, .initramfs, .spdx.json")
+    build.add_argument("--settings", type=Path, help="folder with agent.toml and the root of trust, for the boot partition")
+    build.add_argument("--factory", type=Path, help="what `ota build` made, to run when nothing else does")
+    build.add_argument("--wheels", type=Path, default=Path("build/wheels"), help="made by `make wheels` (default %(default)s)")
+    build.add_argument("--cache", type=Path, default=Path("build/boards"), help="for packages (default %(default)s)")
+    build.add_argument("--json", action="store_true", help="machine-readable result")
+    build.set_defaults(handler=_build)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    board = load_board(arguments.board)
+    for folder in filter(None, (arguments.settings, arguments.factory)):
+        if not folder.is_dir():
+            raise BoardError(f"{folder} is not a folder")
+    wheel = find(board.processor.target, arguments.wheels)
+    built = build_image(
+        board, wheel, arguments.out, arguments.cache, settings=arguments.settings, factory=arguments.factory, progress=output.note
+    )
+    digest = hashlib.sha256(built.image.read_bytes()).hexdigest()
+    if arguments.json:
+        output.result_json(
+            {key: str(value) for key, value in asdict(built).items()} | {"size_bytes": built.size_bytes, "sha256": digest}
+        )
+    else:
+        output.result(f"{built.image}: {built.size_bytes / 1e6:.0f} MB, SHA-256 {digest}; what is inside: {built.spdx}")
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -158,7 +158,21 @@ def test_wrong_usage_is_exit_code_2():
 
 def test_every_command_shows_an_example():
     actions = next(action for action in parser()._actions if hasattr(action, "choices") and action.choices)
-    expected = {"init", "new", "build", "publish", "status", "devices", "logs", "inspect", "verify", "run", "demo", "boards"}
+    expected = {
+        "init",
+        "new",
+        "build",
+        "publish",
+        "status",
+        "devices",
+        "logs",
+        "inspect",
+        "verify",
+        "run",
+        "demo",
+        "boards",
+        "image",
+    }
     assert set(actions.choices) == expected
     for name, command in actions.choices.items():
         assert f"example: ota {name}" in command.format_help().replace("\n", " ")
