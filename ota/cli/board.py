@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from boards.card import OBJECTIONS, find_disk, write_image
 from boards.definition import Board, load_board, load_boards
 from boards.errors import BoardError
 from boards.image import build_image
@@ -41,6 +42,42 @@ def add_commands(commands: Any) -> None:
     build.add_argument("--cache", type=Path, default=Path("build/boards"), help="for packages (default %(default)s)")
     build.add_argument("--json", action="store_true", help="machine-readable result")
     build.set_defaults(handler=_build)
+
+    write = verbs.add_parser(
+        "write",
+        help="write an image onto a card, and read it back",
+        epilog="example: ota image write sd.img /dev/sdb",
+    )
+    write.add_argument("image", type=Path)
+    write.add_argument("disk", type=Path, help="a whole disk, such as /dev/sdb or /dev/mmcblk0: everything on it is lost")
+    write.add_argument(
+        "--even-if", action="append", default=[], choices=OBJECTIONS, help="write although the disk is so; may be repeated"
+    )
+    write.add_argument("--yes", action="store_true", help="do not ask")
+    write.add_argument("--dry-run", action="store_true", help="say what would be written where, and whether it is refused")
+    write.add_argument("--json", action="store_true", help="machine-readable result")
+    write.set_defaults(handler=_write)
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    try:
+        size = arguments.image.stat().st_size
+    except OSError as error:
+        raise BoardError(f"{arguments.image}: {error.strerror}") from error
+    disk = find_disk(arguments.disk)
+    disk.check(size, arguments.even_if)
+    if arguments.dry_run:
+        output.result(f"{arguments.image} ({size / 1e6:.0f} MB) would be written to {disk.title}; nothing was written")
+        return 0
+    if not arguments.yes and not output.confirm(f"{disk.title}\nEverything on it will be lost. Write {arguments.image}?"):
+        raise BoardError("nothing was written: say yes, or give --yes")
+    with output.progress(str(disk.path), 2 * size) as advance:
+        digest = write_image(arguments.image, disk, lambda _, count: advance(count))
+    if arguments.json:
+        output.result_json({"disk": str(disk.path), "size_bytes": size, "sha256": digest})
+    else:
+        output.result(f"{disk.path}: {size / 1e6:.0f} MB written and read back, SHA-256 {digest}")
+    return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:

@@ -24,6 +24,15 @@ def note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def confirm(question: str) -> bool:
+    """Asks a person; False where there is none to ask."""
+    if not sys.stdin.isatty():
+        return False
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
