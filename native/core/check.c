@@ -164,7 +164,7 @@ check_code(reader *r, char *error, uint32_t error_size)
         uint64_t locals = 0;
         for (uint64_t groups = read_number(&body); groups && !body.bad && locals <= LOCALS_LIMIT; groups--) {
             locals += read_number(&body) & UINT32_MAX;
-            skip_numbers(&body, 1);
+            body.bad |= read_byte(&body) >= 0x80; /* types have one byte, and WAMR reads one: a longer one would be read apart from it */
         }
         if (locals > LOCALS_LIMIT) {
             pw_error_set(error, error_size, "function body %u has more than %u locals", (uint32_t)i, LOCALS_LIMIT);
@@ -174,7 +174,7 @@ check_code(reader *r, char *error, uint32_t error_size)
         while (body.at < body.end && !body.bad)
             cells += skip_instruction(&body);
         if (body.bad || r->bad) {
-            pw_error_set(error, error_size, "function body %u has an instruction that is not of core 2.0 without vectors, or ends in one",
+            pw_error_set(error, error_size, "function body %u has an instruction or a local that is not of core 2.0 without vectors, or ends in one",
                          (uint32_t)i);
             return false;
         }

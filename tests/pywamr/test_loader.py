@@ -92,6 +92,17 @@ def test_a_function_that_asks_for_billions_of_locals_takes_no_memory():
         runtime.load(wasm)
 
 
+def test_locals_of_a_type_of_two_bytes_cannot_hide_billions_of_others():
+    """WAMR reads a type as one byte: what follows a longer one was a count to it, and a part of the type to the check."""
+    body = b"\x02" + b"\x01\x80" + leb(3_400_000_000) + b"\x7f\x41\x00\x0b"
+    wasm = module(b"")[: -len(section(10, b"\x01\x02\x00\x0b"))] + section(10, b"\x01" + leb(len(body)) + body)
+    with (
+        Runtime() as runtime,
+        pytest.raises(LoadError, match=r"function body 0 has an instruction or a local"),
+    ):
+        runtime.load(wasm)
+
+
 def test_an_element_segment_that_counts_more_than_it_holds_takes_no_memory():
     table, function = section(4, b"\x01\x70\x00\x03"), section(1, b"\x01\x60\x00\x00")
     for segment in (b"\x05\x70" + leb(50_000_000) + b"\xd0\x70\x0b", b"\x00\x41\x00\x0b" + leb(50_000_000) + b"\x00"):
