@@ -40,9 +40,18 @@ TESTS = ("python3-pytest", "python3-pytest-timeout", "python3-hypothesis")
 # What makes images runs on the operator's machine, from the same release as what it makes: so the same bytes come out everywhere.
 TOOLS = ("python3", "squashfs-tools", "mtools")
 EMULATORS = ("qemu-user",)
+# An ordinary Debian that has never seen the agent, for tests of flashing.
+GUEST = ("python3", "systemd-sysv", "udev", "login", "passwd", "util-linux", "bash", "dash", "iproute2", "libpam-runtime")
+GUEST += ("base-files", "base-passwd", "procps", "mount", "tar", "gzip", "grep", "sed", "coreutils", "hostname", "dbus")
+# Boot loaders and what processors load before them; files only, nothing that they depend on.
+FIRMWARE = {
+    "arm64": ("u-boot-qemu", "raspi-firmware"),
+    "armhf": ("u-boot-qemu", "u-boot-sunxi", "u-boot-omap"),
+    "riscv64": ("u-boot-qemu", "u-boot-starfive"),
+}
 HOSTS = ("amd64", "arm64")
 KERNELS = {"arm64": ("linux-image-cloud-arm64",), "armhf": ("linux-image-armmp",), "riscv64": ("linux-image-riscv64",)}
-SETS = ("agent", "system", "tests", "kernel", "tools", "emulators")
+SETS = ("agent", "system", "tests", "guest", "kernel", "firmware", "tools", "emulators")
 TIMEOUT_S = 60
 PACKAGE_LIMIT_BYTES = 256 << 20
 _Entry = tuple[str, str, int, str]  # name, version, size, digest
@@ -162,6 +171,8 @@ def resolve(architecture: str) -> Lock:
             found["agent"] = apt.install(AGENT)
             found["system"] = apt.install((*AGENT, *SYSTEM))
             found["tests"] = apt.install((*AGENT, *TESTS))
+            found["guest"] = apt.install(GUEST)
+            found["firmware"] = apt.download(FIRMWARE[architecture])
             found["kernel"] = apt.download([apt.image_of(each) for each in KERNELS[architecture]])
         if architecture in HOSTS:
             found["tools"] = apt.install(TOOLS)
@@ -171,7 +182,7 @@ def resolve(architecture: str) -> Lock:
 
 def _in_order(found: dict[str, dict[str, _Entry]]) -> Iterable[Package]:
     for kind, entries in found.items():
-        before = found["agent"] if kind in ("system", "tests") else {}
+        before = found["agent"] if kind in ("system", "tests", "guest") else {}
         for path, entry in sorted(entries.items(), key=lambda each: each[1]):
             if path not in before:
                 yield Package(kind, *entry, path)
@@ -187,7 +198,7 @@ class _Apt:
         (folder / "none").mkdir()
         source = archives()[0]
         keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
-        (folder / "sources.list").write_text(f"deb [signed-by={keys}] {source} stable main\n")
+        (folder / "sources.list").write_text(f"deb [signed-by={keys}] {source} stable main non-free-firmware\n")
         settings = {
             "APT::Architecture": architecture,
             "APT::Architectures": architecture,

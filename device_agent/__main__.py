@@ -20,6 +20,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     check = commands.add_parser("check", help="check the configuration, the storage and the root of trust, and end")
     check.set_defaults(command="check")
+    request = commands.add_parser("request", help="print a signing request for this board's key, making the key if there is none")
+    request.add_argument("device", help="the board's name")
+    request.add_argument("--key", type=Path, required=True, help="file of the key")
     run = commands.add_parser("run", help="run one module in this process, without any agent (what `ota run` does)")
     run.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
@@ -33,10 +36,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when done, 1 when refused or failed, 2 for wrong usage."""
     arguments = _parser().parse_args(argv)
-    from device_agent.service import check_configuration, serve
     from ota.errors import OtaError
 
     try:
+        if arguments.command == "request":
+            from device_agent.identity import signing_request
+
+            print(signing_request(arguments.key, arguments.device).decode(), end="")
+            return 0
+        from device_agent.service import check_configuration, serve
+
         if arguments.command == "run":
             from device_agent.single import Options, run_module
 

@@ -8,6 +8,7 @@ import asyncio
 import collections
 import contextlib
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
-from device_agent import frames, slots, sources, states
+from device_agent import enrolment, frames, slots, sources, states
 from device_agent.config import Config
 from device_agent.fetch import Fetcher
+from device_agent.identity import IdentityError
 from device_agent.link import Link
 from device_agent.orders import Orders
 from device_agent.outbox import Outbox
@@ -44,7 +46,9 @@ logger = logging.getLogger(__name__)
 
 
 def agent_version() -> str:
-    """The installed version."""
+    """The installed version; of a flashed agent, also which build of it."""
+    if flashed := os.environ.get("WAMR_OTA_BUNDLE", "")[:64]:
+        return flashed
     try:
         return version("wamr-ota")
     except PackageNotFoundError:
@@ -67,7 +71,9 @@ class Agent:
             raise
         self._vendor = manifests.vendor_id(root.vendor)
         self._image_classes = tuple(
-            manifests.image_class_id(self._vendor, config.board, aot_target(), cpu, ABI) for cpu in (*config.cpus, "")
+            manifests.image_class_id(self._vendor, board, aot_target(), cpu, ABI)
+            for cpu in (*config.cpus, "")
+            for board in (config.board, manifests.ANY_BOARD)
         )
         self._writer = ThreadPoolExecutor(1, "writer")
         self._loop = asyncio.get_running_loop()
@@ -109,7 +115,7 @@ class Agent:
         if self._link is not None:
             self._link.subscribe(topics.desired(self._config.group))
             self._link.subscribe(topics.root(self._orders.root.number + 1))
-            self._keep(self._link.run())
+            self._keep(self._connect())
         if self._config.proc_period_s:
             self._keep(sources.sample(self._config.proc_period_s, self._supervisor.offer))
         self._keep(self._send_logs())
@@ -117,6 +123,17 @@ class Agent:
         self._keep(self._every(self._config.report_s, self._report_again))
         await self._stopping.wait()
         await self._shut_down()
+
+    async def _connect(self) -> None:
+        """The connection to the broker; before the first one, a certificate if the board is to get one."""
+        assert self._link is not None
+        if enrolment.wanted(self._config):
+            try:
+                await enrolment.enrol(self._config)
+            except IdentityError as error:
+                logger.error("no certificate: %s; the module goes on, the broker is left alone", error)
+                return
+        await self._link.run()
 
     def stop(self) -> None:
         """Ends `run`."""
@@ -130,7 +147,8 @@ class Agent:
 
     def verify(self, envelope: bytes) -> manifests.VerifiedManifest:
         """The manifest, if this board may install it. Raises Refused."""
-        classes = {manifests.class_id(self._vendor, self._config.board, "wasm", ABI)}
+        boards = (self._config.board, manifests.ANY_BOARD)
+        classes = {manifests.class_id(self._vendor, each, "wasm", ABI) for each in boards}
         acceptance = manifests.Acceptance(self._vendor, classes, self._store.number("sequence"), self._store.number("epoch"))
         verified = manifests.verify(envelope, self._orders.root, acceptance)
         check_granted(verified.manifest.module.capabilities, self._config.grants)

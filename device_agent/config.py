@@ -27,6 +27,8 @@ class BrokerConfig:
     ca_file: Path | None = None
     username: str = ""
     password_file: Path | None = None
+    certificate_file: Path | None = None  # with key_file: how the board shows the broker who it is
+    key_file: Path | None = None
     keepalive_s: int = 30
 
 
@@ -42,6 +44,8 @@ class Config:
     broker: BrokerConfig | None
     cpus: tuple[str, ...] = ()
     factory: Path | None = None
+    enrolment_token: Path | None = None
+    enrolment_url: BrokerUrl | None = None
     grants: Capabilities = field(default_factory=lambda: Capabilities({}))
     module_config: Mapping[str, str] = field(default_factory=dict)
     trial_s: float = 10.0
@@ -82,6 +86,8 @@ class _Reader:
             trust_root=self._file("trust.root"),
             broker=self._broker(),
             factory=self._file("factory.folder") if self._has("factory.folder") else None,
+            enrolment_token=self._file("enrolment.token_file") if self._has("enrolment.token_file") else None,
+            enrolment_url=self._url("enrolment.url") if self._has("enrolment.url") else None,
             grants=self._grants(),
             module_config=self._module_config(),
             trial_s=self._number("trial.seconds", 10.0, 0.05),
@@ -100,17 +106,23 @@ class _Reader:
     def _broker(self) -> BrokerConfig | None:
         if not self._has("broker.url"):
             return None
-        try:
-            url = BrokerUrl.parse(self._get("broker.url", str))
-        except ValueError as error:
-            raise self._wrong("broker.url", str(error)) from None
+        if self._has("broker.certificate_file") != self._has("broker.key_file"):
+            raise self._wrong("broker.certificate_file", "there together with broker.key_file")
         return BrokerConfig(
-            url=url,
+            url=self._url("broker.url"),
+            certificate_file=self._file("broker.certificate_file") if self._has("broker.certificate_file") else None,
+            key_file=self._file("broker.key_file") if self._has("broker.key_file") else None,
             ca_file=self._file("broker.ca_file") if self._has("broker.ca_file") else None,
             username=self._get("broker.username", str) if self._has("broker.username") else "",
             password_file=self._file("broker.password_file") if self._has("broker.password_file") else None,
             keepalive_s=int(self._number("broker.keepalive_s", 30, 1)),
         )
+
+    def _url(self, name: str) -> BrokerUrl:
+        try:
+            return BrokerUrl.parse(self._get(name, str))
+        except ValueError as error:
+            raise self._wrong(name, str(error)) from None
 
     def _cpus(self) -> tuple[str, ...]:
         if not self._has("device.cpus"):

@@ -65,8 +65,7 @@ class Link:
         client.connect_async(
             config.url.host, config.url.port, keepalive=config.keepalive_s, clean_start=True, properties=properties
         )
-        if config.url.tls:
-            client.tls_set_context(ssl.create_default_context(cafile=config.ca_file))
+        self._secured = not config.url.tls
 
     def set_will(self, topic: str, payload: bytes) -> None:
         """The retained message that the broker publishes when this connection breaks; from the next connection on."""
@@ -129,12 +128,23 @@ class Link:
 
     async def _connect(self) -> bool:
         try:
+            self._secure()
             self._set_password()
             code = await self._loop.run_in_executor(None, self._client.reconnect)
         except (OSError, ValueError) as error:
             logger.info("broker %s: %s", self._config.url, error)
             return False
         return code == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _secure(self) -> None:
+        """Before the first connection, not sooner: the board's certificate may come only then."""
+        if self._secured:
+            return
+        context = ssl.create_default_context(cafile=self._config.ca_file)
+        if self._config.certificate_file is not None:
+            context.load_cert_chain(self._config.certificate_file, self._config.key_file)
+        self._client.tls_set_context(context)
+        self._secured = True
 
     def _set_password(self) -> None:
         if self._config.username:

@@ -20,6 +20,7 @@ from ota.formats.cbor import sha256
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
 from ota.formats.fields import is_name
 from ota.formats.manifest import (
+    ANY_BOARD,
     AotImage,
     Limits,
     Manifest,
@@ -31,8 +32,6 @@ from ota.formats.manifest import (
 )
 from ota.keyring import SigningKey
 from ota.workspace import write_durably
-
-DEFAULT_BOARD = "generic"
 
 
 class BuildError(OtaError):
@@ -143,7 +142,7 @@ def build(
     vendor: str,
     sequence: int,
     *,
-    board: str = DEFAULT_BOARD,
+    board: str = ANY_BOARD,
     version: str | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
     aot: Sequence[str] = (),

@@ -75,6 +75,11 @@ class SigningKey:
         except OSError as error:
             raise KeyFileError(f"{path}: {error.strerror}") from error
 
+    @property
+    def private(self) -> ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey:
+        """The key itself, for what is no COSE: certificates."""
+        return self._key
+
     def sign1(self, payload: bytes, kind: str | None = None) -> bytes:
         """A COSE_Sign1 over a detached payload; algorithm, key identifier and `kind` (the type) are in the protected headers."""
         algorithm = -8 if isinstance(self._key, ed25519.Ed25519PrivateKey) else -7

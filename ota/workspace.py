@@ -1,9 +1,11 @@
 """An operator's folder: settings, keys, trust documents, and the numbers that must never go back.
 
 ota.toml          vendor, broker, default group
-keys/*.pem        one private key a role, mode 0600
+keys/*.pem        one private key a role, and the certificate authority's (ota.ca), mode 0600
 trust/root.N.cbor the chain of root documents
 state.json        last sequence number, last deployment epoch of each group
+tokens.json       enrolment tokens (ota.enrolment), mode 0600
+devices/*.pem     certificates of devices
 """
 
 import fcntl
@@ -49,7 +51,7 @@ class Workspace:
     def __init__(self, folder: Path, settings: Settings, passphrase: bytes | None = None) -> None:
         self.folder = folder
         self.settings = settings
-        self._passphrase = passphrase
+        self.passphrase = passphrase
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, now_s: int, algorithm: str, passphrase: bytes | None = None) -> "Workspace":
@@ -84,7 +86,7 @@ class Workspace:
 
     def key(self, role: str) -> SigningKey:
         """The private key of a role. Raises KeyFileError."""
-        return SigningKey.load(self.folder / "keys" / f"{role}.pem", self._passphrase)
+        return SigningKey.load(self.folder / "keys" / f"{role}.pem", self.passphrase)
 
     def root_documents(self) -> dict[int, bytes]:
         """The chain of root documents by number."""
@@ -108,21 +110,22 @@ class Workspace:
 
     def next_sequence(self, now_s: int) -> int:
         """A manifest sequence number above every earlier one: seconds since 1970, or one more than the last."""
-        with self._state() as state:
+        with self.record() as state:
             last = state.get("sequence", 0)
             state["sequence"] = max(int(last) + 1, now_s)
             return int(state["sequence"])
 
     def next_epoch(self, group: str, seen: int = 0) -> int:
         """A deployment epoch for a group above every earlier one, and above `seen`, what the broker has."""
-        with self._state() as state:
+        with self.record() as state:
             epochs = state.setdefault("epochs", {})
             epochs[group] = max(int(epochs.get(group, 0)), seen) + 1
             return int(epochs[group])
 
     @contextmanager
-    def _state(self) -> Iterator[dict[str, Any]]:
-        path = self.folder / "state.json"
+    def record(self, name: str = "state.json", mode: int = 0o644) -> Iterator[dict[str, Any]]:
+        """A JSON file of the workspace, for one process at a time; written back durably at the end. Raises WorkspaceError."""
+        path = self.folder / name
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
@@ -130,13 +133,14 @@ class Workspace:
             except ValueError as error:
                 raise WorkspaceError(f"{path} is damaged: {error}") from error
             yield state
-            write_durably(path, json.dumps(state, indent=2).encode() + b"\n")
+            write_durably(path, json.dumps(state, indent=2).encode() + b"\n", mode)
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Replaces a file so that after a power cut it is the old or the new one, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -62,7 +62,9 @@ def test_the_example_configuration_names_every_setting():
     loaded = config.load(ROOT / "device_agent" / "agent.example.toml")
     assert loaded.device == "board-1"
     text = (ROOT / "device_agent" / "config.py").read_text()
-    names = set(re.findall(r'"(?:device|broker|storage|trust|factory|trial|fetch|health|report|sources|limits)\.(\w+)"', text))
+    names = set(
+        re.findall(r'"(?:device|broker|enrolment|storage|trust|factory|trial|fetch|health|report|sources|limits)\.(\w+)"', text)
+    )
     example = (ROOT / "device_agent" / "agent.example.toml").read_text()
     assert all(re.search(rf"^(# )?{name} = ", example, flags=re.MULTILINE) for name in names)
 

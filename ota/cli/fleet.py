@@ -6,8 +6,9 @@ from typing import Any
 
 from ota import fleet, prometheus
 from ota.broker import Broker
+from ota.ca import Enrolled, enrolled
 from ota.cli import output
-from ota.formats.report import LEVELS, LogRecord, Report
+from ota.formats.report import LEVELS, LogRecord
 from ota.workspace import Workspace
 
 FOREVER_S = 10 * 365 * 86_400.0
@@ -22,7 +23,9 @@ def add_commands(commands: Any) -> None:
     status.add_argument("--prometheus", action="store_true", help="counters in Prometheus' text format")
     status.set_defaults(handler=_status)
 
-    devices = commands.add_parser("devices", help="the boards that ever reported", epilog="example: ota devices --json")
+    devices = commands.add_parser(
+        "devices", help="the boards that have a certificate or ever reported", epilog="example: ota devices --json"
+    )
     devices.add_argument("--json", action="store_true", help="machine-readable")
     devices.set_defaults(handler=_devices)
 
@@ -96,18 +99,32 @@ def _watch(broker: Broker, arguments: argparse.Namespace) -> int:
 
 def _devices(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
+    certificates = enrolled(workspace.folder)
     with Broker(workspace.settings) as broker:
-        found = sorted(fleet.devices(broker).values(), key=lambda each: each.report.device)
+        found = fleet.devices(broker)
+    names = sorted(found.keys() | certificates.keys())
     if arguments.json:
-        output.result_json([_as_json(each) for each in found])
+        output.result_json([_device(name, found.get(name), certificates.get(name)) for name in names])
         return 0
-    rows = [(*_about(each.report), "online" if each.online else "offline") for each in found]
-    output.result(output.table(("device", "group", "board", "agent", "up for", "link"), rows))
+    rows = [(*_about(name, found.get(name)), _until(certificates.get(name))) for name in names]
+    output.result(output.table(("device", "group", "board", "agent", "up for", "link", "certificate until"), rows))
     return 0
 
 
-def _about(report: Report) -> tuple[str, ...]:
-    return report.device, report.group, report.board, report.agent, output.age(report.uptime_s)
+def _about(name: str, device: fleet.Device | None) -> tuple[str, ...]:
+    if device is None:
+        return name, "-", "-", "-", "-", "never reported"
+    report = device.report
+    return name, report.group, report.board, report.agent, output.age(report.uptime_s), "online" if device.online else "offline"
+
+
+def _until(certificate: Enrolled | None) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(certificate.expires_s)) if certificate else "none"
+
+
+def _device(name: str, device: fleet.Device | None, certificate: Enrolled | None) -> dict[str, Any]:
+    about = _as_json(device) if device else {"device": name, "online": False}
+    return about | {"certificate": vars(certificate) if certificate else None}
 
 
 def _logs(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from boards.errors import BoardError
-from ota.cli import author, board, fleet, operator
+from ota.cli import author, board, flash, fleet, operator
 from ota.errors import OtaError
 
 Handler = Callable[[argparse.Namespace], int]
@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     author.add_commands(commands)
     fleet.add_commands(commands)
     board.add_commands(commands)
+    flash.add_commands(commands)
     return top
 
 

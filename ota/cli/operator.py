@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ota.broker import Broker
-from ota.build import DEFAULT_BOARD, Update, build
+from ota.build import Update, build
 from ota.cli import output
 from ota.cli.board import targets_of
 from ota.errors import OtaError
@@ -16,6 +16,7 @@ from ota.fleet import wait_for
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES
 from ota.formats.deployment import FRACTION_ALL, Deployment
+from ota.formats.manifest import ANY_BOARD
 from ota.formats.report import Report
 from ota.keyring import ALGORITHMS
 from ota.publish import artifacts, deploy
@@ -32,7 +33,7 @@ def add_commands(commands: Any) -> None:
     init.add_argument("--group", default="lab", help="where to deploy to unless told otherwise (default %(default)s)")
     init.add_argument("--algorithm", choices=ALGORITHMS, default=ALGORITHMS[0], help="of the keys (default %(default)s)")
     init.add_argument("--lock", action="store_true", help="ask for a passphrase to lock the keys with")
-    _add_passphrase(init)
+    add_passphrase(init)
     init.set_defaults(handler=_init)
 
     publish = commands.add_parser(
@@ -52,7 +53,7 @@ def add_commands(commands: Any) -> None:
 
 def add_build_options(command: argparse.ArgumentParser) -> None:
     """The options that `build` and `publish` share."""
-    command.add_argument("--board", default=DEFAULT_BOARD, help="class of boards that it is for (default %(default)s)")
+    command.add_argument("--board", default=ANY_BOARD, help="class of boards that it is for (default: every board)")
     command.add_argument("--version", help="instead of the version in the .toml")
     command.add_argument(
         "--aot",
@@ -62,10 +63,11 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
         help="also compile ahead of time for x86_64 aarch64 armv7 riscv64; board: for what --board has",
     )
     command.add_argument("--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="1024 to 262144 (default %(default)s)")
-    _add_passphrase(command)
+    add_passphrase(command)
 
 
-def _add_passphrase(command: argparse.ArgumentParser) -> None:
+def add_passphrase(command: argparse.ArgumentParser) -> None:
+    """The option for locked keys."""
     command.add_argument("--passphrase-file", type=Path, help="file that holds the keys' passphrase")
 
 

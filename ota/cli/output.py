@@ -1,11 +1,14 @@
 """How the commands speak: results on standard output, everything else on standard error, JSON where it is asked for."""
 
+import getpass
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from ota.errors import OtaError
 
 
 def result(text: str) -> None:
@@ -33,6 +36,13 @@ def confirm(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def secret(question: str) -> str:
+    """Asks a person for something that is not shown. Raises OtaError where there is none to ask."""
+    if not sys.stdin.isatty():
+        raise OtaError(f"{question.rstrip(': ')}: nobody is there to ask; name a file with --password-file")
+    return getpass.getpass(question)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
@@ -54,27 +64,47 @@ def age(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-@contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar for long work on a terminal; nothing elsewhere. Gives a function that takes how much more is done."""
-    if not sys.stderr.isatty() or total < 1:
-        yield lambda _: None
-        return
-    done, started, shown = 0, time.monotonic(), 0.0
+class Bar:
+    """A progress bar on a terminal; nothing elsewhere. The total may become known only when the work is under way."""
 
-    def advance(more: int) -> None:
-        nonlocal done, shown
-        done += more
-        if time.monotonic() - shown < 0.05 and done < total:
+    def __init__(self, label: str, total: int = 0) -> None:
+        self._label, self._total = label, total
+        self._done, self._started, self._shown = 0, time.monotonic(), 0.0
+        self._visible = sys.stderr.isatty()
+        self._drawn = False
+
+    def __call__(self, more: int) -> None:
+        """So much more is done."""
+        self.at(self._done + more, self._total)
+
+    def at(self, done: int, total: int) -> None:
+        """So much of so much is done."""
+        if total != self._total:
+            self._started = time.monotonic()
+        self._done, self._total = done, total
+        if not self._visible or total < 1 or (time.monotonic() - self._shown < 0.05 and done < total):
             return
-        shown = time.monotonic()
+        self._shown, self._drawn = time.monotonic(), True
         filled = 30 * done // total
-        rate = done / max(1e-3, time.monotonic() - started) / 1000
-        sys.stderr.write(f"\r{label} [{'#' * filled}{'.' * (30 - filled)}] {100 * done // total:3d} %  {rate:,.0f} kB/s ")
+        rate = done / max(1e-3, time.monotonic() - self._started) / 1000
+        bar = f"{'#' * filled}{'.' * (30 - filled)}"
+        sys.stderr.write(f"\r{self._label} [{bar}] {100 * done // total:3d} %  {rate:,.0f} kB/s ")
+        if done >= total:
+            self.end()
         sys.stderr.flush()
 
-    advance(0)
+    def end(self) -> None:
+        """The next line begins on a line of its own."""
+        if self._drawn:
+            sys.stderr.write("\n")
+        self._drawn = False
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Bar]:
+    """A progress bar for long work; it is called with how much more is done."""
+    bar = Bar(label, total)
     try:
-        yield advance
+        yield bar
     finally:
-        sys.stderr.write("\n")
+        bar.end()

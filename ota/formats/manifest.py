@@ -33,6 +33,10 @@ def vendor_id(domain: str) -> bytes:
     return uuid.uuid5(uuid.NAMESPACE_DNS, domain).bytes
 
 
+# The class of boards that every board belongs to, besides its own.
+ANY_BOARD = "generic"
+
+
 def class_id(vendor: bytes, board: str, architecture: str, abi: str) -> bytes:
     """The class identifier: UUIDv5, in the vendor's name space, of board class, architecture ("wasm": any) and contract."""
     return uuid.uuid5(uuid.UUID(bytes=vendor), f"{board}/{architecture}/{abi}").bytes

@@ -30,6 +30,10 @@ class Reason(Enum):
     DEPLOYMENT_STOPPED = "deployment-stopped"
     ROOT_EXPIRED = "root-expired"
     CLOCK_NOT_SET = "clock-not-set"
+    # enrolment
+    TOKEN_EXPIRED = "token-expired"  # noqa: S105
+    TOKEN_USED = "token-used"  # noqa: S105
+    REQUEST_INVALID = "request-invalid"
     # transfer
     INDEX_MISMATCH = "index-mismatch"
     CHUNK_DIGEST_MISMATCH = "chunk-digest-mismatch"

@@ -51,6 +51,16 @@ def telemetry(device: str) -> str:
     return f"{PREFIX}/device/{_name(device)}/telemetry"
 
 
+def enrolment_request(token: str) -> str:
+    """A board's request for a certificate, by its token's identifier in digits; "+" for those of all boards."""
+    return f"{PREFIX}/enrol/{_name(token)}/request"
+
+
+def enrolment_answer(token: str) -> str:
+    """The answer to it."""
+    return f"{PREFIX}/enrol/{_name(token)}/answer"
+
+
 def _name(value: str) -> str:
     if value != "+" and not is_name(value):
         raise ValueError(f"{value!r} can't be a level of a topic")

@@ -1,0 +1,216 @@
+"""The console of a board over a serial line: logs in, and runs commands in whatever shell is there.
+
+Commands are bracketed by marks that the line typed does not contain, so an echo, a prompt and a line editor do no harm. What it
+does not do: full-screen programs, and shells that are no POSIX shell.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from boards.errors import BoardError
+from boards.line import Line, LineLost, LineSilent
+
+__all__ = ["CommandFailed", "Console", "Login"]
+
+ANSWER_S = 20.0
+QUIET_S = 0.4
+# Commands are cut to lines that every line editor takes.
+LINE_CHARACTERS = 480
+_LOGIN, _PASSWORD = re.compile(rb"(?i)login: *$"), re.compile(rb"(?i)password( for [^:]*)?: *$")
+_SHELL = re.compile(rb"[#$%>~] *(\x1b\[[0-9;?]*[a-zA-Z])* *$")
+_WRONG = re.compile(rb"(?i)login incorrect|authentication failure")
+
+
+class CommandFailed(BoardError):
+    """A command on the board ended with another code than 0; `status` is that, `output` what it printed."""
+
+    def __init__(self, what: str, status: int, output: str) -> None:
+        super().__init__(f"{what} failed on the board ({status}): {output.strip()[-500:] or 'it said nothing'}")
+        self.status = status
+        self.output = output
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who to log in as, where the console asks. `password` is asked for only when it is needed."""
+
+    user: str = "root"
+    password: Callable[[], str] = lambda: ""
+
+
+class Console:
+    """A console on an open line. Every method raises LineLost when the line is gone or silent."""
+
+    def __init__(self, line: Line, login: Login | None = None) -> None:
+        self._line = line
+        self._login = login or Login()
+        self._buffer = b""
+        self._logged_in = False
+        self._printk = ""
+        self.sudo = ""
+
+    # -- bytes
+
+    def read(self, timeout_s: float) -> bytes:
+        """What has come and was not taken yet, waiting for it if need be."""
+        if self._buffer:
+            found, self._buffer = self._buffer, b""
+            return found
+        return self._line.read(timeout_s)
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes as they are."""
+        self._line.write(data)
+
+    def push_back(self, data: bytes) -> None:
+        """Makes bytes that were read be read again."""
+        self._buffer = data + self._buffer
+
+    def expect(self, pattern: "re.Pattern[bytes]", timeout_s: float, what: str) -> "re.Match[bytes]":
+        """Reads until the pattern is there; what follows it stays to be read. Raises LineSilent naming `what`."""
+        seen, end = b"", time.monotonic() + timeout_s
+        while True:
+            if found := pattern.search(seen):
+                self._buffer = seen[found.end() :] + self._buffer
+                return found
+            left = end - time.monotonic()
+            if left <= 0:
+                raise LineSilent(f"waited {timeout_s:.0f} s for {what}; the console said: {_tail(seen)}")
+            seen += self.read(left)
+
+    def screen(self, quiet_s: float = QUIET_S, timeout_s: float = 5.0) -> bytes:
+        """All that comes until nothing has come for `quiet_s`."""
+        seen, end = b"", time.monotonic() + timeout_s
+        while time.monotonic() < end and (more := self.read(quiet_s)):
+            seen += more
+        return seen
+
+    # -- a shell
+
+    def attach(self, timeout_s: float = 60.0) -> None:
+        """Comes to a shell, logging in where it is asked to. Raises BoardError when the login is refused."""
+        end = time.monotonic() + timeout_s
+        passwords, seen = 0, b""
+        while time.monotonic() < end:
+            self.write(b"\r")
+            seen = self.screen() or seen
+            tail = seen[-200:].rstrip(b"\0")
+            if _WRONG.search(seen) and passwords:
+                raise BoardError(f"the board refused the login of {self._login.user!r}")
+            if _LOGIN.search(tail):
+                self.write(self._login.user.encode() + b"\r")
+                seen = self.screen(1.5)
+                if _PASSWORD.search(seen[-200:]):
+                    passwords += 1
+                    self.write(self._login.password().encode() + b"\r")
+                    seen = self.screen(2.0, 15.0)
+                    if _WRONG.search(seen):
+                        raise BoardError(f"the board refused the login of {self._login.user!r}")
+                self._logged_in = True
+            elif _PASSWORD.search(tail):
+                self.write(b"\r")  # left over from somebody: an empty one is refused, and the login prompt comes again
+                self.screen(3.0)
+            elif self._is_shell():
+                self._settle()
+                return
+        raise LineSilent(f"no prompt in {timeout_s:.0f} s; the console said: {_tail(seen)}")
+
+    def _is_shell(self) -> bool:
+        mark = secrets.token_hex(4)
+        self.write(f"\x15 printf '%s%s\\n' wamr- {mark}\r".encode())
+        try:
+            self.expect(re.compile(f"wamr-{mark}".encode()), 3.0, "a shell")
+        except LineSilent:
+            return False
+        return True
+
+    def _settle(self) -> None:
+        """A shell that is easy to talk to: no messages of the kernel, no echo, no history, root if that can be had."""
+        self.run("stty -echo 2>/dev/null; unset HISTFILE PROMPT_COMMAND; PS1='# '; export LC_ALL=C TERM=dumb")
+        if self.run("id -u").strip() != "0":
+            self._become_root()
+        self._printk = self.run("cut -f1 /proc/sys/kernel/printk").strip()
+        self.run(f"{self.sudo}dmesg -n 1 2>/dev/null; true")
+
+    def _become_root(self) -> None:
+        try:
+            self.run("sudo -n true")
+        except CommandFailed as error:
+            mark = secrets.token_hex(4)
+            self.write(f" sudo -p 'wamr-''{mark}:' -v; printf '%s%s\\n' {mark} $?\r".encode())
+            found = self.expect(re.compile(f"wamr-{mark}:|{mark}([0-9]+)".encode()), ANSWER_S, "sudo's question")
+            if found[1] is None:
+                self.write(self._login.password().encode() + b"\r")
+                found = self.expect(re.compile(f"wamr-{mark}:|{mark}([0-9]+)".encode()), ANSWER_S, "sudo's answer")
+            if found[1] != b"0":
+                self.write(b"\x03")
+                raise BoardError(f"{self._login.user!r} is not root on the board, and may not become it by sudo") from error
+        self.sudo = "sudo "
+
+    def detach(self) -> None:
+        """Leaves the console as it was found. Never raises for a line that is gone."""
+        try:
+            if self._printk:
+                self.run(f"{self.sudo}dmesg -n {self._printk} 2>/dev/null; stty echo 2>/dev/null; true")
+            if self._logged_in:
+                self.write(b"\x15 exit\r")
+        except (LineLost, CommandFailed):
+            return
+
+    def run(self, command: str, timeout_s: float = ANSWER_S) -> str:
+        """What a command printed. Raises CommandFailed when it ends with another code than 0."""
+        status, output = self.try_run(command, timeout_s)
+        if status:
+            raise CommandFailed(command.split(maxsplit=1)[0] if len(command) > 60 else command, status, output)
+        return output
+
+    def try_run(self, command: str, timeout_s: float = ANSWER_S) -> tuple[int, str]:
+        """Exit code and output of a command of one line."""
+        mark = secrets.token_hex(4)
+        line = f" printf '%s%s\\n' b {mark}; {command}; printf '\\n%s%s %d.\\n' e {mark} $?"
+        if len(line) > 2 * LINE_CHARACTERS:
+            raise BoardError(f"a command of {len(line)} characters is too long for a console")
+        self.write(line.encode() + b"\r")
+        pattern = re.compile(rf"b{mark}\r?\n(.*?)\r?\ne{mark} ([0-9]+)\.\r?\n".encode(), re.DOTALL)
+        found = self.expect(pattern, timeout_s, f"the end of: {command[:60]}")
+        return int(found[2]), found[1].decode(errors="replace").replace("\r\n", "\n")
+
+    def put(self, path: str, content: bytes) -> None:
+        """Writes a small file, through base64 and lines that fit, and checks it."""
+        text = base64.b64encode(content).decode()
+        self.run(f"{self.sudo}rm -f {path}.b64; true")
+        tee = f"| {self.sudo}tee -a {path}.b64 >/dev/null" if self.sudo else f">> {path}.b64"
+        for at in range(0, len(text), LINE_CHARACTERS):
+            self.run(f"printf %s '{text[at : at + LINE_CHARACTERS]}' {tee}")
+        into = f"| {self.sudo}tee {path} >/dev/null" if self.sudo else f"> {path}"
+        self.run(f"{self.sudo}base64 -d {path}.b64 {into} && {self.sudo}rm -f {path}.b64")
+        if self.run(f"{self.sudo}cat {path} | sha256sum").split()[:1] != [hashlib.sha256(content).hexdigest()]:
+            raise LineLost(f"{path} arrived damaged")
+
+    def ask(self, command: str, timeout_s: float = ANSWER_S) -> Any:
+        """The JSON that a verb of the helper answers with. Raises CommandFailed."""
+        output = self.run(command, timeout_s)
+        return parse_answer(output, command)
+
+
+def parse_answer(output: str, command: str) -> Any:
+    """The JSON between two colons on a line of its own. Raises LineLost when it is damaged."""
+    for found in re.finditer(r"^:([A-Za-z0-9+/=]+):\s*$", output, re.MULTILINE):
+        try:
+            return json.loads(base64.b64decode(found[1], validate=True))
+        except (binascii.Error, ValueError):
+            continue
+    raise LineLost(f"no answer that can be read to: {command[:60]}; the board said: {_tail(output.encode())}")
+
+
+def _tail(seen: bytes) -> str:
+    text = seen.decode(errors="replace").strip()
+    return repr(text[-200:]) if text else "nothing"

@@ -1,0 +1,349 @@
+"""Putting the agent onto a Linux that is already there, over its console.
+
+Each step can be done again: a cable that is pulled is waited for, and the transfer goes on where it ended. The agent that runs is
+left alone until the new one lies beside it, whole and checked; then that one gets one try, and what ran before comes back unless
+the flasher sees it report and confirms it (boards/onboard/launch).
+"""
+
+import io
+import re
+import tarfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from boards.bundle import LOCKED_PYTHON, PACKAGES, Bundle, make_bundle
+from boards.console import CommandFailed, Console, Login
+from boards.definition import Board
+from boards.errors import BoardError
+from boards.line import Line, LineLost
+from boards.transfer import goodbye, send
+
+__all__ = ["Facts", "Flasher", "Operator", "Outcome"]
+
+T = TypeVar("T")
+HELPER = Path(__file__).with_name("onboard") / "helper.py"
+MACHINES = {"x86_64": ("x86_64",), "aarch64": ("aarch64",), "armv7": ("armv7l", "armv8l", "aarch64"), "riscv64": ("riscv64",)}
+LEAST_PYTHON = (3, 11)
+SPARE_BYTES = 24 << 20
+CLOCK_OFF_S = 60.0
+FIRST_YEAR_S = 1735689600  # 2025: no clock that was ever set is before this
+STEP_S = 120.0
+LOOK_S, CONFIRM_S = 5.0, 15.0
+TRIES = 60  # without progress; a second each, and more
+_BASE = re.compile(r"/[A-Za-z0-9._/-]{1,100}")
+
+
+class Operator(Protocol):
+    """What flashing needs of the operator's side."""
+
+    def settings(self, device: str, signing_request: bytes) -> Mapping[str, bytes]:
+        """A board's settings by file name, its certificate among them."""
+
+    def reported(self, device: str, agent: str, timeout_s: float) -> bool:
+        """Whether this version of the agent reports over the broker in time."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the board said of itself before anything was changed."""
+
+    machine: str
+    python: tuple[int, ...]
+    bits: int
+    standard_missing: tuple[str, ...]
+    packages: Mapping[str, str]
+    free_bytes: int
+    writable: bool
+    time_s: float
+    manager: str
+    confirmed: str
+    provisioned: bool
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> "Facts":
+        """Out of the helper's answer."""
+        return cls(
+            machine=str(value["machine"]),
+            python=tuple(int(each) for each in value["python"]),
+            bits=int(value["bits"]),
+            standard_missing=tuple(value["standard_missing"]),
+            packages=dict(value["packages"]),
+            free_bytes=int(value["free_bytes"]),
+            writable=bool(value["writable"]),
+            time_s=float(value["time_s"]),
+            manager=str(value["manager"]),
+            confirmed=str(value["confirmed"]),
+            provisioned=bool(value["provisioned"]),
+        )
+
+    def check(self, board: Board, base: str) -> None:
+        """Raises BoardError when the agent cannot live there."""
+        target = board.processor.target
+        if (
+            self.machine not in MACHINES[target]
+            or (target == "armv7" and self.bits != 32)
+            or (target != "armv7" and self.bits != 64)
+        ):
+            raise BoardError(
+                f"{board.name} is a board with {target}, this one is a {self.machine} with a Python of {self.bits} bits"
+            )
+        if self.standard_missing:
+            raise BoardError(f"the board's Python is not whole (no {', '.join(self.standard_missing)}): apt-get install python3")
+        if not self.writable:
+            raise BoardError(f"nothing can be written to {base} on the board: name another folder with --base")
+        if self.free_bytes < SPARE_BYTES:
+            raise BoardError(f"the board has {self.free_bytes >> 20} MB free for {base}, {SPARE_BYTES >> 20} MB are needed")
+        if not self.manager:
+            raise BoardError("the board is started neither by systemd nor from /etc/inittab: nothing would start the agent")
+
+    def lacking(self) -> tuple[str, ...]:
+        """The Python packages that are to be brought along. Raises BoardError when they are not to be had for its Python."""
+        found = tuple(name for name, (least, _, _) in PACKAGES.items() if _version(self.packages.get(name, "")) < _version(least))
+        if found and self.python[:2] != LOCKED_PYTHON:
+            names = ", ".join(f"{name} {PACKAGES[name][0]}" for name in found)
+            raise BoardError(f"the board's Python {'.'.join(map(str, self.python))} lacks {names} or newer: install them with pip")
+        return found
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in re.findall(r"\d+", text)[:3])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done: the version that runs now, the one before, whether the board got its identity."""
+
+    agent: str
+    before: str
+    provisioned: bool
+    sent_bytes: int
+    lost: int  # how often the line was
+
+
+@dataclass
+class Flasher:
+    """One board on one line. `open_line` opens the line, again after it was lost."""
+
+    board: Board
+    wheel: Path
+    cache: Path
+    open_line: Callable[[], Line]
+    operator: Operator
+    login: Login
+    device: str = ""  # "" leaves the identity alone
+    base: str = ""
+    provision_again: bool = False
+    set_clock: bool = True
+    trial_s: float = 120.0
+    patience_s: float = 60.0  # for a line that was lost
+    note: Callable[[str], None] = lambda _: None
+    progress: Callable[[int, int], None] = lambda _done, _of: None
+    config: str = field(default="", init=False)
+    _console: Console | None = field(default=None, init=False)
+    _line: Line | None = field(default=None, init=False)
+    _lost: int = field(default=0, init=False)
+    _sent: int = field(default=0, init=False)
+
+    def run(self) -> Outcome:
+        """Flashes. Raises BoardError, LineLost when the line does not come back; what ran before runs on."""
+        if self.base and not _BASE.fullmatch(self.base):
+            raise BoardError(f"{self.base!r} is no folder that can be named on a command line")
+        try:
+            facts = self._again(self._look)
+            bundle = make_bundle(self.wheel, self.board.debian, facts.lacking(), self.cache)
+            same = facts.confirmed == bundle.name and facts.provisioned and not self.provision_again
+            if same and self._again(lambda: self._verb("alive", bundle.name))["alive"]:
+                self.note(f"{bundle.name} runs there already")
+                return Outcome(bundle.name, bundle.name, False, 0, self._lost)
+            self.note(f"sending {bundle.name}: {len(bundle.content)} bytes")
+            self._again(lambda: self._send(f"{self._work}/bundle", bundle.content, bundle.sha256))
+            self._again(lambda: self._verb("unpack", f"{self._work}/bundle", self.base, bundle.name))
+            self._check(bundle)
+            provision = bool(self.device) and (self.provision_again or not facts.provisioned)
+            if provision:
+                self._provision(bundle)
+            elif not facts.provisioned:
+                raise BoardError("the board has no settings yet: name it with --device")
+            self._switch(bundle)
+            return Outcome(bundle.name, facts.confirmed, provision, self._sent, self._lost)
+        finally:
+            self._close()
+
+    @property
+    def _work(self) -> str:
+        return f"{self.base}/flashing"
+
+    def look(self) -> Facts:
+        """Only what `run` would find out first. Raises as it does."""
+        try:
+            return self._again(self._look)
+        finally:
+            self._close()
+
+    # -- the line
+
+    def _again(self, step: Callable[[], T]) -> T:
+        """Does a step, and once more when the line was lost and has come back."""
+        lost_s, tries = 0.0, 0
+        while True:
+            before = self._sent
+            try:
+                self._attach()
+                lost_s = 0.0
+                return step()
+            except LineLost as error:
+                self._lost += 1
+                self._close()
+                lost_s = lost_s or time.monotonic()
+                tries = 0 if self._sent > before else tries + 1
+                if time.monotonic() - lost_s > self.patience_s or tries > TRIES:
+                    raise
+                self.note(f"{error}; trying again")
+                time.sleep(1.0)
+
+    def _attach(self) -> None:
+        if self._console is not None:
+            return
+        self._line = self.open_line()
+        console = Console(self._line, self.login)
+        goodbye(console)
+        console.attach()
+        self._console = console
+        if not self.base:
+            image = console.try_run("test -d /usr/lib/wamr-ota-system")[0] == 0
+            self.base, self.config = ("/data/agent", "/data/etc") if image else ("/opt/wamr-ota", "/etc/wamr-ota")
+        elif not self.config:
+            self.config = "/etc/wamr-ota"
+
+    def _close(self) -> None:
+        if self._console is not None:
+            self._console.detach()
+        if self._line is not None:
+            self._line.close()
+        self._console = self._line = None
+
+    @property
+    def console(self) -> Console:
+        """The console; there is one while a step runs."""
+        assert self._console is not None
+        return self._console
+
+    def _verb(self, name: str, *arguments: str, timeout_s: float = STEP_S) -> dict[str, Any]:
+        words = " ".join(arguments)
+        answer = self.console.ask(f"{self.console.sudo}python3 -B {self._work}/helper.py {name} {words}", timeout_s)
+        assert isinstance(answer, dict)
+        return answer
+
+    # -- steps
+
+    def _look(self) -> Facts:
+        """What the board is; the helper is there afterwards."""
+        console = self.console
+        try:
+            found = console.run("python3 -c 'import sys; print(*sys.version_info[:2])'").split()
+        except CommandFailed as error:
+            raise BoardError("the board has no python3: apt-get install python3") from error
+        if tuple(int(each) for each in found) < LEAST_PYTHON:
+            raise BoardError(f"the board's Python is {'.'.join(found)}, {'.'.join(map(str, LEAST_PYTHON))} or newer is needed")
+        try:
+            console.run(f"{console.sudo}mkdir -p {self._work} && {console.sudo}chmod 700 {self._work}")
+        except CommandFailed as error:
+            raise BoardError(f"nothing can be written to {self.base} on the board: {error.output.strip()}") from error
+        console.put(f"{self._work}/helper.py", HELPER.read_bytes())
+        facts = Facts.of(self._verb("facts", self.base, self.config))
+        facts.check(self.board, self.base)
+        self._clock(facts)
+        python = ".".join(map(str, facts.python))
+        now = facts.confirmed or "no agent that was flashed"
+        self.note(f"{facts.machine}, Python {python}, {facts.free_bytes >> 20} MB free, started by {facts.manager}, running {now}")
+        return facts
+
+    def _clock(self, facts: Facts) -> None:
+        """A board whose clock is wrong would refuse certificates and deployments."""
+        off_s = facts.time_s - time.time()
+        if abs(off_s) < CLOCK_OFF_S:
+            return
+        if not self.set_clock:
+            if facts.time_s < FIRST_YEAR_S:
+                raise BoardError("the board's clock was never set, and --leave-clock says to leave it so")
+            self.note(f"the board's clock is {off_s:+.0f} s off")
+            return
+        self._verb("set-clock", f"{time.time():.3f}")
+        self.note(f"the board's clock was {off_s:+.0f} s off: set")
+
+    def _send(self, path: str, content: bytes, digest: str) -> None:
+        console = self.console
+        console.write(f" {console.sudo}python3 -B {self._work}/helper.py receive {path} {len(content)} {digest}\r".encode())
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            self._sent = max(self._sent, done)
+            self.progress(done, len(content))
+
+        if not send(console, content, advance):
+            raise LineLost(f"{path} arrived damaged")
+
+    def _check(self, bundle: Bundle) -> None:
+        answer = self._again(lambda: self._verb("probe", self.base, bundle.name))
+        if not answer["good"]:
+            raise BoardError(f"the agent cannot run on this board: {answer['why']}")
+
+    def _provision(self, bundle: Bundle) -> None:
+        """The board makes its key and asks for a certificate; settings and certificate come back."""
+        key = f"{self._work}/device.key"
+        self.note(f"{self.device}: the board makes its key")
+
+        def ask() -> bytes:
+            version = f"{self.base}/versions/{bundle.name}"
+            path = f"PYTHONPATH={version}/lib:{version}/packages"
+            command = f"{self.console.sudo}env {path} python3 -B -m device_agent request {self.device} --key {key}"
+            found = re.search(
+                r"-----BEGIN CERTIFICATE REQUEST-----.+?-----END CERTIFICATE REQUEST-----",
+                self.console.run(command, STEP_S),
+                re.DOTALL,
+            )
+            if found is None:
+                raise LineLost("the signing request arrived damaged")
+            return found[0].encode() + b"\n"
+
+        settings = _tar(self.operator.settings(self.device, self._again(ask)))
+        digest = Bundle("", settings).sha256
+        self._again(lambda: self._send(f"{self._work}/settings", settings, digest))
+        self._again(lambda: self._verb("settings", f"{self._work}/settings", self.config, key))
+        self.note(f"{self.device}: has its identity and its settings")
+
+    def _switch(self, bundle: Bundle) -> None:
+        self._again(lambda: self._verb("begin", self.base, self.config, bundle.name, f"{self.trial_s:.0f}"))
+        self.note(f"{bundle.name} has its try; waiting for its report")
+        device = self.device or self._again(self._device)
+        end = time.monotonic() + self.trial_s - CONFIRM_S
+        while not self.operator.reported(device, bundle.name, LOOK_S):
+            state = self._again(lambda: self._verb("state", self.base))
+            if time.monotonic() > end or state["trial"] != bundle.name:
+                before = self._again(lambda: self._verb("revert", self.base))["confirmed"]
+                now = f"{before} runs again" if before else "it was taken away again"
+                raise BoardError(f"{bundle.name} did not report: {now}. The board's log ends:\n{state['said'].strip()}")
+        self._again(lambda: self._verb("confirm", self.base, bundle.name))
+
+    def _device(self) -> str:
+        found = re.search(
+            r'^id\s*=\s*"([^"]+)"', self.console.run(f"{self.console.sudo}cat {self.config}/agent.toml"), re.MULTILINE
+        )
+        if found is None:
+            raise BoardError(f"{self.config}/agent.toml names no device")
+        return found[1]
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz", format=tarfile.USTAR_FORMAT) as archive:
+        for name in sorted(files):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(files[name]), 0o600
+            archive.addfile(entry, io.BytesIO(files[name]))
+    return raw.getvalue()

@@ -1,0 +1,448 @@
+"""Runs on the board while it is flashed: `python3 helper.py VERB …`, sent over the console to a board with Python 3.11 or newer.
+
+Prints one line of JSON, base64 between two colons so that a message of the kernel on the same console cannot pass for a part of it.
+Every step can be cut off anywhere and done again; what an agent runs from is only ever changed by a rename.
+
+<base>/versions/<name>   agents, each whole          <base>/trial      names the one on trial, while there is one
+<base>/launch            starts the right one        <base>/confirmed  names the one that runs otherwise
+"""
+
+import base64
+import hashlib
+import json
+import os
+import pathlib
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import termios
+import time
+import tty
+import zlib
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+Answer = dict[str, Any]
+AGAIN_S = 0.3
+IDLE_S = 20.0  # without a byte of the file: the cable was pulled
+FRAME = b"\x02WO"
+HEAD = struct.Struct(">3sIHI")
+CHUNK_BYTES = 4096
+NEEDED = ("paho.mqtt", "cbor2", "cryptography", "serial", "gpiod")
+STANDARD = ("asyncio", "ctypes", "multiprocessing", "sqlite3", "ssl", "tarfile")
+PID = pathlib.Path("/run/wamr-ota.pid")
+IMAGE = pathlib.Path("/usr/lib/wamr-ota-system")  # a system that `ota image build` made
+LIMIT_BYTES = 256 << 20
+
+
+def facts(base: str, config: str) -> Answer:
+    """What a flasher wants to know before it changes anything."""
+    home = there = pathlib.Path(base)
+    while not there.exists():
+        there = there.parent
+    missing = [name for name in STANDARD if not importable(name)]
+    return {
+        "machine": os.uname().machine,
+        "bits": 64 if sys.maxsize > 1 << 32 else 32,
+        "python": list(sys.version_info[:3]),
+        "libc": os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else "",
+        "standard_missing": missing,
+        "packages": {name: package_version(name) for name in NEEDED},
+        "free_bytes": shutil.disk_usage(there).free,
+        "writable": os.access(there, os.W_OK),
+        "time_s": time.time(),
+        "uid": os.getuid(),
+        "manager": manager(),
+        "confirmed": pointer(home / "confirmed"),
+        "trial": pointer(home / "trial"),
+        "versions": sorted(each.name for each in home.glob("versions/*") if not each.name.endswith(".new")),
+        "provisioned": pathlib.Path(config, "agent.toml").exists(),
+    }
+
+
+def importable(name: str) -> bool:
+    """Whether a module of the standard library is there."""
+    return subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False).returncode == 0
+
+
+def package_version(name: str) -> str:
+    """Of a package that the agent needs, "" where it cannot be imported."""
+    code = (
+        "import sys, importlib, importlib.metadata as m; importlib.import_module(sys.argv[1]);"
+        "names = {'paho.mqtt': 'paho-mqtt', 'serial': 'pyserial'};"
+        "print(m.version(names.get(sys.argv[1], sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def manager() -> str:
+    """What starts programs on this system: "image", "systemd", "inittab", or ""."""
+    if IMAGE.exists():
+        return "image"
+    if pathlib.Path("/run/systemd/system").exists():
+        return "systemd"
+    return "inittab" if pathlib.Path("/etc/inittab").exists() else ""
+
+
+def pointer(path: pathlib.Path) -> str:
+    """The name that a pointer names, "" where there is none."""
+    return path.readlink().name if path.is_symlink() else ""
+
+
+def point(path: pathlib.Path, name: str) -> None:
+    """Makes a pointer name something, in one step."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    new.symlink_to("versions/" + name)
+    new.replace(path)
+    sync(path.parent)
+
+
+def sync(folder: pathlib.Path) -> None:
+    """Waits until the names in a folder are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def receive(path: str, count: str, digest: str) -> Answer:
+    """Takes a file over the console, goes on where an earlier transfer ended; True when it is whole and right."""
+    file, size = pathlib.Path(path), int(count)
+    if not 0 < size <= LIMIT_BYTES:
+        raise SystemExit(f"a file of {size} bytes")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and sha256(file) == digest:
+        say("ready", size)
+        return {"whole": True}
+    part = file.with_name(digest[:32] + ".part")
+    for old in file.parent.glob("*.part"):
+        if old != part:
+            old.unlink()
+    with part.open("ab") as out:
+        out.truncate(min(size, out.tell()))
+        with Raw():
+            whole = Receiver(out, size).run()
+        out.flush()
+        os.fsync(out.fileno())
+    if not whole:
+        return {"whole": False}
+    if sha256(part) != digest:
+        part.unlink()
+        return {"whole": False, "damaged": True}
+    part.replace(file)
+    sync(file.parent)
+    return {"whole": True}
+
+
+def sha256(file: pathlib.Path) -> str:
+    """In hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        for block in iter(lambda: content.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def say(kind: str, at: int) -> None:
+    """A line for the sender, with a check of its own."""
+    text = f"{kind} {at}"
+    os.write(1, f"\r\n@{text} {zlib.crc32(text.encode()):08x}\r\n".encode())
+
+
+class Raw:
+    """The console without echo, line editing and flow control."""
+
+    def __enter__(self) -> None:
+        self.before: list[Any] | None = None
+        if os.isatty(0):
+            self.before = termios.tcgetattr(0)
+            tty.setraw(0, termios.TCSANOW)
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            termios.tcsetattr(0, termios.TCSANOW, self.before)
+
+
+class Receiver:
+    """Takes frames and writes what follows what is there; answers with how far it has come."""
+
+    def __init__(self, out: BinaryIO, size: int) -> None:
+        self.out, self.size, self.at = out, size, out.tell()
+        self.buffer = b""
+        self.ended = False
+        self.told = 0.0
+
+    def run(self) -> bool:
+        """True when the file has its size; False when the sender says goodbye or nothing comes."""
+        say("ready", self.at)
+        while self.at < self.size and not self.ended:
+            if not select.select([0], [], [], IDLE_S)[0]:
+                return False
+            more = os.read(0, 65536)
+            if not more:
+                return False
+            self.buffer += more
+            while self.frame():
+                pass
+        return not self.ended
+
+    def frame(self) -> bool:
+        """Takes one frame off the buffer; False when there is none, or only a part."""
+        start = self.buffer.find(FRAME)
+        self.buffer = self.buffer[start:] if start >= 0 else self.buffer[-2:]
+        if start < 0 or len(self.buffer) < HEAD.size:
+            return False
+        _, offset, length, check = HEAD.unpack_from(self.buffer)
+        if (offset, length, check) == (0, 0, 0):
+            self.ended = True
+            return False
+        if length <= CHUNK_BYTES and len(self.buffer) < HEAD.size + length:
+            return False
+        data = self.buffer[HEAD.size : HEAD.size + length]
+        if length > CHUNK_BYTES or zlib.crc32(self.buffer[3:9] + data) != check:
+            self.buffer = self.buffer[1:]
+            self.again()
+            return True
+        self.buffer = self.buffer[HEAD.size + length :]
+        if offset == self.at and offset + length <= self.size:
+            self.out.write(data)
+            self.at += length
+            say("have", self.at)
+        else:
+            self.again()
+        return True
+
+    def again(self) -> None:
+        """Asks for what follows what is there; not for each of the frames that are under way."""
+        if time.monotonic() - self.told > AGAIN_S:
+            self.told = time.monotonic()
+            say("again", self.at)
+
+
+def unpack(file: str, folder: str, name: str) -> Answer:
+    """An agent beside the one that runs."""
+    base = pathlib.Path(folder)
+    target, new = base / "versions" / name, base / "versions" / (name + ".new")
+    keep = {name, pointer(base / "confirmed"), pointer(base / "trial")}
+    for old in (base / "versions").glob("*"):
+        if old.name not in keep:
+            shutil.rmtree(old)
+    if not target.exists():
+        new.mkdir(parents=True)
+        extract(file, new)
+        os.sync()
+        new.replace(target)
+        sync(target.parent)
+    launch = base / "launch.new"
+    launch.write_bytes((target / "launch").read_bytes())
+    launch.chmod(0o755)
+    launch.replace(base / "launch")
+    sync(base)
+    return {"installed": name}
+
+
+def extract(file: str, folder: pathlib.Path) -> None:
+    """Plain files and folders, below the folder."""
+    with tarfile.open(file) as archive:
+        for member in archive:
+            parts = pathlib.PurePosixPath(member.name).parts
+            if member.name.startswith("/") or ".." in parts or not (member.isfile() or member.isdir()):
+                raise SystemExit(f"the archive holds {member.name!r}")
+            where = folder.joinpath(*parts)
+            if member.isdir():
+                where.mkdir(parents=True, exist_ok=True)
+                continue
+            where.parent.mkdir(parents=True, exist_ok=True)
+            content = archive.extractfile(member)
+            assert content is not None
+            where.write_bytes(content.read())
+            where.chmod(member.mode & 0o777)
+
+
+def settings(file: str, folder: str, key: str) -> Answer:
+    """A board's settings, with the key that it made before, in one step."""
+    config = pathlib.Path(folder)
+    new, old = config.with_name(config.name + ".new"), config.with_name(config.name + ".old")
+    if not config.exists() and old.exists():
+        old.replace(config)
+    shutil.rmtree(new, ignore_errors=True)
+    if config.exists():
+        shutil.copytree(config, new, symlinks=True)
+    new.mkdir(parents=True, exist_ok=True)
+    new.chmod(0o700)
+    extract(file, new)
+    if pathlib.Path(key).exists():
+        (new / "device.key").write_bytes(pathlib.Path(key).read_bytes())
+        (new / "device.key").chmod(0o600)
+    os.sync()
+    shutil.rmtree(old, ignore_errors=True)
+    if config.exists():
+        config.replace(old)
+    new.replace(config)
+    sync(config.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    pathlib.Path(key).unlink(missing_ok=True)
+    return {"provisioned": True}
+
+
+def begin(folder: str, config: str, name: str, trial_s: str) -> Answer:
+    """Puts an agent on trial: what runs until now ends, the new one begins."""
+    base = pathlib.Path(folder)
+    (base / "trial.tried").unlink(missing_ok=True)
+    (base / "trial-seconds").write_text(f"{int(trial_s)}\n")
+    service(base, config)
+    point(base / "trial", name)
+    restart()
+    return {"trial": name}
+
+
+def service(base: pathlib.Path, config: str) -> None:
+    """Has the system start <base>/launch."""
+    command = f"{base}/launch {config}/agent.toml"
+    kind = manager()
+    if kind == "systemd":
+        unit = pathlib.Path("/etc/systemd/system/wamr-ota.service")
+        text = UNIT.format(command=command)
+        if not unit.exists() or unit.read_text() != text:
+            new = unit.with_name(".wamr-ota.service.new")
+            new.write_text(text)
+            new.replace(unit)
+            sync(unit.parent)
+        run("systemctl", "daemon-reload")
+        run("systemctl", "enable", "wamr-ota.service")
+    elif kind == "inittab":
+        table = pathlib.Path("/etc/inittab")
+        busybox = "busybox" in os.path.realpath("/proc/1/exe")
+        line = f"{':' if busybox else 'wo:2345'}:respawn:{command} >>/run/agent.log 2>&1\n"
+        lines = [each for each in table.read_text().splitlines(True) if "/launch " not in each]
+        new = table.with_name("inittab.new")
+        new.write_text("".join(lines) + line)
+        new.replace(table)
+        sync(table.parent)
+        os.kill(1, signal.SIGHUP)
+    elif kind != "image":
+        raise SystemExit("this system is started neither by systemd nor from /etc/inittab")
+
+
+UNIT = """[Unit]
+Description=WebAssembly modules and their updates
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={command}
+Restart=always
+RestartSec=2
+KillMode=mixed
+TimeoutStopSec=20
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def restart() -> None:
+    """Ends the agent; the system starts it again."""
+    if manager() == "systemd":
+        run("systemctl", "restart", "--no-block", "wamr-ota.service")
+        return
+    try:
+        os.kill(int(PID.read_text()), signal.SIGTERM)
+    except (OSError, ValueError):
+        return
+
+
+def run(*command: str) -> None:
+    """A command that has to work."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stdout.strip()[-300:]}")
+
+
+def confirm(folder: str, name: str) -> Answer:
+    """The agent on trial has proved itself."""
+    base = pathlib.Path(folder)
+    if pointer(base / "confirmed") == name and not pointer(base / "trial"):
+        return {"confirmed": name}
+    if pointer(base / "trial") != name:
+        raise SystemExit(f"{name} is not on trial any more")
+    point(base / "confirmed", name)
+    (base / "trial").unlink()
+    sync(base)
+    (base / "trial.tried").unlink(missing_ok=True)
+    return {"confirmed": name}
+
+
+def revert(folder: str) -> Answer:
+    """Ends a trial: what ran before runs again."""
+    base = pathlib.Path(folder)
+    if pointer(base / "trial"):
+        (base / "trial").unlink()
+        sync(base)
+        restart()
+    return {"confirmed": pointer(base / "confirmed")}
+
+
+def state(folder: str) -> Answer:
+    """Which agents there are, and the end of what the one that runs has said."""
+    base = pathlib.Path(folder)
+    if manager() == "systemd":
+        command = ["journalctl", "-u", "wamr-ota.service", "-n", "12", "-o", "cat", "--no-pager"]
+    else:
+        command = ["tail", "-n", "12", "/run/agent.log"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    tried = (base / "trial.tried").exists()
+    return {"confirmed": pointer(base / "confirmed"), "trial": pointer(base / "trial"), "tried": tried, "said": said[-1500:]}
+
+
+def alive(name: str) -> Answer:
+    """Whether a version of the agent runs."""
+    found = []
+    for each in pathlib.Path("/proc").iterdir():
+        try:
+            if each.name.isdigit() and b"device_agent" in (each / "cmdline").read_bytes():
+                environment = (each / "environ").read_bytes().split(b"\0")
+                found += [e[16:].decode() for e in environment if e.startswith(b"WAMR_OTA_BUNDLE=")]
+        except OSError:
+            continue
+    return {"alive": name in found}
+
+
+def probe(folder: str, name: str) -> Answer:
+    """Whether an agent that was unpacked can be imported, and its runtime opened; why not."""
+    version = pathlib.Path(folder, "versions", name)
+    environment = {**os.environ, "PYTHONPATH": f"{version}/lib:{version}/packages", "PYTHONDONTWRITEBYTECODE": "1"}
+    code = "import device_agent.agent, pywamr; pywamr.Runtime().close()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    return {"good": done.returncode == 0, "why": done.stderr.strip()[-300:]}
+
+
+def set_clock(time_s: str) -> Answer:
+    """The clock, as the flasher has it."""
+    time.clock_settime(time.CLOCK_REALTIME, float(time_s))
+    return {"time_s": time.time()}
+
+
+VERBS: dict[str, Callable[..., Answer]] = {
+    "facts": facts,
+    "receive": receive,
+    "unpack": unpack,
+    "settings": settings,
+    "begin": begin,
+    "confirm": confirm,
+    "revert": revert,
+    "alive": alive,
+    "state": state,
+    "probe": probe,
+    "set-clock": set_clock,
+}
+
+if __name__ == "__main__":
+    answer = VERBS[sys.argv[1]](*sys.argv[2:])
+    sys.stdout.write(f"\n:{base64.b64encode(json.dumps(answer).encode()).decode()}:\n")

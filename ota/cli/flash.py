@@ -1,0 +1,206 @@
+"""flash, settings, enrol: boards get the agent, and become ours."""
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from boards.console import Login
+from boards.definition import Board, load_board
+from boards.errors import BoardError
+from boards.flash import Flasher
+from boards.line import SerialLine
+from boards.wheels import find
+from ota import fleet
+from ota.broker import Broker
+from ota.ca import CertificateAuthority
+from ota.cli import output
+from ota.cli.operator import add_passphrase, open_workspace
+from ota.enrolment import new_token, serve
+from ota.errors import OtaError
+from ota.formats.broker_url import BrokerUrl
+from ota.provision import DEFAULT_POLICY, BoardSettings, read_policy
+from ota.workspace import Workspace
+
+HOUR_S = 3600
+FOREVER_S = 10 * 365 * 86_400.0
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the verbs of this module."""
+    flash = commands.add_parser(
+        "flash",
+        help="install the agent on a board's Linux over its serial console",
+        epilog="example: ota flash raspberry-pi-4 --port /dev/ttyUSB0 --device roof-1 --broker mqtts://broker.example.com",
+    )
+    flash.add_argument("board", help="one of `ota boards`")
+    flash.add_argument("--port", required=True, help="/dev/ttyUSB0, a pty, socket://host:port, rfc2217://host:port")
+    flash.add_argument("--baud", type=int, help="default: what the board's definition says")
+    flash.add_argument("--device", default="", help="the board's name; needed the first time, when it gets its identity")
+    flash.add_argument(
+        "--provision-again", action="store_true", help="a new key, certificate and settings for a board that has some"
+    )
+    flash.add_argument("--user", default="root", help="to log in as, where the console asks (default %(default)s)")
+    flash.add_argument("--password-file", type=Path, help="its password; without this it is asked for when it is needed")
+    flash.add_argument("--base", default="", help="folder on the board (default /opt/wamr-ota)")
+    flash.add_argument("--leave-clock", action="store_true", help="do not set the board's clock when it is wrong")
+    flash.add_argument("--wait", type=float, default=120.0, metavar="SECONDS", help="for the agent's report (default %(default)s)")
+    flash.add_argument("--wheels", type=Path, default=Path("build/wheels"), help="made by `make wheels` (default %(default)s)")
+    flash.add_argument("--cache", type=Path, default=Path("build/boards"), help="for packages (default %(default)s)")
+    flash.add_argument("--dry-run", action="store_true", help="look at the board, and change nothing but a folder for the flasher")
+    flash.add_argument("--json", action="store_true", help="machine-readable result")
+    _add_settings(flash)
+    add_passphrase(flash)
+    flash.set_defaults(handler=_flash)
+
+    settings = commands.add_parser(
+        "settings",
+        help="make the folder of a board's settings, with a token to enrol with",
+        epilog="example: ota settings roof-1 --board qemu-riscv64 -o roof-1",
+    )
+    settings.add_argument("device", help="the board's name")
+    settings.add_argument("--board", required=True, help="one of `ota boards`")
+    settings.add_argument("-o", "--out", type=Path, required=True, help="a folder that is not there yet")
+    settings.add_argument("--hours", type=float, default=24.0, help="how long the token is good (default %(default)s)")
+    settings.add_argument("--no-token", action="store_true", help="for a broker that asks for no certificate")
+    settings.add_argument("--enrol-at", type=BrokerUrl.parse, metavar="URL", help="a listener for boards without a certificate")
+    settings.add_argument("--json", action="store_true", help="machine-readable result")
+    _add_settings(settings)
+    settings.set_defaults(handler=_settings)
+
+    enrol = commands.add_parser(
+        "enrol", help="sign what boards with a token ask for, until interrupted", epilog="example: ota enrol --seconds 3600"
+    )
+    enrol.add_argument("--seconds", type=float, default=FOREVER_S, help="how long to answer (default: until Ctrl-C)")
+    enrol.add_argument("--once", action="store_true", help="end after the first board that got its certificate")
+    enrol.add_argument("--json", action="store_true", help="machine-readable, a line for each request")
+    add_passphrase(enrol)
+    enrol.set_defaults(handler=_enrol)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--group", help="default: the workspace's")
+    command.add_argument("--broker", type=BrokerUrl.parse, metavar="URL", help="as boards see it (default: the workspace's)")
+    command.add_argument("--policy", type=Path, help="TOML: what modules may do there ([grants.…], [config], …)")
+
+
+def _board_settings(workspace: Workspace, board: Board, arguments: argparse.Namespace) -> BoardSettings:
+    made = BoardSettings(
+        device=arguments.device,
+        group=arguments.group or workspace.settings.group,
+        board=board.name,
+        broker=arguments.broker or workspace.settings.broker,
+        cpus=(board.processor.cpu,) if board.processor.cpu else (),
+        policy=read_policy(arguments.policy) if arguments.policy else DEFAULT_POLICY,
+    )
+    made.check()
+    return made
+
+
+class _Operator:
+    """What the flasher asks of us: settings for the board, and whether it reports."""
+
+    def __init__(self, workspace: Workspace, board: Board, arguments: argparse.Namespace) -> None:
+        self._workspace, self._board, self._arguments = workspace, board, arguments
+
+    def settings(self, device: str, signing_request: bytes) -> Mapping[str, bytes]:
+        certificate = CertificateAuthority(self._workspace).sign(signing_request, device)
+        return _board_settings(self._workspace, self._board, self._arguments).files(self._workspace, certificate=certificate)
+
+    def reported(self, device: str, agent: str, timeout_s: float) -> bool:
+        with Broker(self._workspace.settings) as broker:
+            for found in fleet.follow(broker, timeout_s):
+                if found.online and found.report.device == device and found.report.agent == agent:
+                    return True
+        return False
+
+
+def _login(arguments: argparse.Namespace) -> Login:
+    def password() -> str:
+        if arguments.password_file:
+            try:
+                return str(arguments.password_file.read_text(encoding="utf-8").strip())
+            except (OSError, UnicodeDecodeError) as error:
+                raise OtaError(f"{arguments.password_file}: {error}") from error
+        return output.secret(f"password of {arguments.user} on the board: ")
+
+    return Login(arguments.user, password)
+
+
+def _flash(arguments: argparse.Namespace) -> int:
+    workspace, board = open_workspace(arguments), load_board(arguments.board)
+    if arguments.device:
+        _board_settings(workspace, board, arguments)  # what cannot be is said before the board is touched
+    wheel = find(board.processor.target, arguments.wheels)
+    baud_rate = arguments.baud or board.serial.baud_rate
+    with output.progress(f"{board.name} on {arguments.port}", 0) as bar:
+        flasher = Flasher(
+            board=board,
+            wheel=wheel,
+            cache=arguments.cache,
+            open_line=lambda: SerialLine(arguments.port, baud_rate),
+            operator=_Operator(workspace, board, arguments),
+            login=_login(arguments),
+            device=arguments.device,
+            base=arguments.base,
+            provision_again=arguments.provision_again,
+            set_clock=not arguments.leave_clock,
+            trial_s=arguments.wait,
+            note=output.note,
+            progress=bar.at,
+        )
+        if arguments.dry_run:
+            facts = flasher.look()
+            output.result(f"{board.name} on {arguments.port} could be flashed; nothing was changed")
+            output.note(", ".join(f"{name} {version or 'is not there'}" for name, version in facts.packages.items()))
+            return 0
+        outcome = flasher.run()
+    if arguments.json:
+        output.result_json({"device": arguments.device} | asdict(outcome))
+    else:
+        before = f", before it {outcome.before}" if outcome.before and outcome.before != outcome.agent else ""
+        output.result(f"{board.name} on {arguments.port} runs {outcome.agent}{before}")
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    workspace, board = Workspace.open(arguments.folder), load_board(arguments.board)
+    made = _board_settings(workspace, board, arguments)
+    if arguments.out.exists():
+        raise OtaError(f"{arguments.out} is there already")
+    valid_s = int(arguments.hours * HOUR_S)
+    token = "" if arguments.no_token else new_token(workspace, arguments.device, int(time.time()), valid_s).to_text()
+    files = made.files(workspace, token=token, enrolment=arguments.enrol_at)
+    arguments.out.mkdir(mode=0o700, parents=True)
+    for name, content in files.items():
+        path = arguments.out / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+    if arguments.json:
+        output.result_json({"folder": str(arguments.out), "device": arguments.device, "files": sorted(files)})
+    else:
+        output.result(f"{arguments.out}: settings of {arguments.device}, for `ota image build --settings`")
+        if token:
+            output.note(f"its token is good for one enrolment in the next {arguments.hours:g} hours: `ota enrol` answers")
+    return 0
+
+
+def _enrol(arguments: argparse.Namespace) -> int:
+    workspace = open_workspace(arguments)
+    done = 0
+    with Broker(workspace.settings) as broker:
+        output.note(f"answering boards at {workspace.settings.broker}; Ctrl-C ends it")
+        for outcome in serve(workspace, broker, arguments.seconds, time.time):
+            done += not outcome.reason
+            if arguments.json:
+                output.result_json(asdict(outcome))
+            else:
+                why = f"refused: {outcome.reason} {outcome.detail}".rstrip()
+                output.result(f"{outcome.device}: {why if outcome.reason else 'has its certificate'}")
+            if arguments.once and done:
+                return 0
+    if not done:
+        raise BoardError("no board got a certificate")
+    return 0
