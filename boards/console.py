@@ -6,6 +6,7 @@ does not do: full-screen programs, and shells that are no POSIX shell.
 
 import base64
 import binascii
+import gzip
 import hashlib
 import json
 import re
@@ -185,13 +186,13 @@ class Console:
 
     def put(self, path: str, content: bytes) -> None:
         """Writes a small file, through base64 and lines that fit, and checks it."""
-        text = base64.b64encode(content).decode()
+        text = base64.b64encode(gzip.compress(content, 9)).decode()
         self.run(f"{self.sudo}rm -f {path}.b64; true")
         tee = f"| {self.sudo}tee -a {path}.b64 >/dev/null" if self.sudo else f">> {path}.b64"
         for at in range(0, len(text), LINE_CHARACTERS):
             self.run(f"printf %s '{text[at : at + LINE_CHARACTERS]}' {tee}")
         into = f"| {self.sudo}tee {path} >/dev/null" if self.sudo else f"> {path}"
-        self.run(f"{self.sudo}base64 -d {path}.b64 {into} && {self.sudo}rm -f {path}.b64")
+        self.run(f"{self.sudo}base64 -d {path}.b64 | gzip -dc {into} && {self.sudo}rm -f {path}.b64")
         if self.run(f"{self.sudo}cat {path} | sha256sum").split()[:1] != [hashlib.sha256(content).hexdigest()]:
             raise LineLost(f"{path} arrived damaged")
 

@@ -41,7 +41,18 @@ TESTS = ("python3-pytest", "python3-pytest-timeout", "python3-hypothesis")
 TOOLS = ("python3", "squashfs-tools", "mtools")
 EMULATORS = ("qemu-user",)
 # An ordinary Debian that has never seen the agent, for tests of flashing.
-GUEST = ("python3", "systemd-sysv", "udev", "login", "passwd", "util-linux", "bash", "dash", "iproute2", "libpam-runtime")
+GUEST: tuple[str, ...] = (
+    "python3",
+    "systemd-sysv",
+    "udev",
+    "login",
+    "passwd",
+    "util-linux",
+    "bash",
+    "dash",
+    "iproute2",
+    "libpam-runtime",
+)
 GUEST += ("base-files", "base-passwd", "procps", "mount", "tar", "gzip", "grep", "sed", "coreutils", "hostname", "dbus")
 # Boot loaders and what processors load before them; files only, nothing that they depend on.
 FIRMWARE = {

@@ -16,8 +16,8 @@ CHUNK_BYTES = 4096
 WINDOW_BYTES = 4 * CHUNK_BYTES
 AGAIN_S, SILENCE_S = 3.0, 20.0
 _FRAME = b"\x02WO"
-_REPLY = re.compile(rb"@((ready|have|again) (\d+)) ([0-9a-f]{8})\r?\n")
-_ANSWER = re.compile(rb"\n:[A-Za-z0-9+/=]+:\r?\n")
+_REPLY = re.compile(rb"@((ready|have|again) (\d+)) ([0-9a-f]{8})\r*\n")
+_ANSWER = re.compile(rb"\n:[A-Za-z0-9+/=]+:\r*\n")
 
 
 def send(console: Console, content: bytes, progress: Callable[[int], None] = lambda _: None) -> bool:
@@ -66,7 +66,7 @@ def goodbye(console: Console) -> None:
 
 
 def _ready(console: Console) -> int:
-    found = console.expect(re.compile(rb"@(ready (\d+)) ([0-9a-f]{8})\r?\n"), SILENCE_S, "the receiver")
+    found = console.expect(re.compile(rb"@(ready (\d+)) ([0-9a-f]{8})\r*\n"), SILENCE_S, "the receiver")
     if zlib.crc32(found[1]) != int(found[3], 16):
         raise LineSilent("the receiver's greeting arrived damaged")
     return int(found[2])

@@ -9,6 +9,8 @@ Every step can be cut off anywhere and done again; what an agent runs from is on
 
 import base64
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -32,8 +34,8 @@ IDLE_S = 20.0  # without a byte of the file: the cable was pulled
 FRAME = b"\x02WO"
 HEAD = struct.Struct(">3sIHI")
 CHUNK_BYTES = 4096
-NEEDED = ("paho.mqtt", "cbor2", "cryptography", "serial", "gpiod")
-STANDARD = ("asyncio", "ctypes", "multiprocessing", "sqlite3", "ssl", "tarfile")
+NEEDED = {"paho.mqtt": "paho-mqtt", "cbor2": "cbor2", "cryptography": "cryptography", "serial": "pyserial", "gpiod": "gpiod"}
+STANDARD = ("asyncio", "_ctypes", "multiprocessing", "_sqlite3", "_ssl", "tarfile")
 PID = pathlib.Path("/run/wamr-ota.pid")
 IMAGE = pathlib.Path("/usr/lib/wamr-ota-system")  # a system that `ota image build` made
 LIMIT_BYTES = 256 << 20
@@ -65,19 +67,19 @@ def facts(base: str, config: str) -> Answer:
 
 
 def importable(name: str) -> bool:
-    """Whether a module of the standard library is there."""
-    return subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False).returncode == 0
+    """Whether a module can be found."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
 
 
 def package_version(name: str) -> str:
-    """Of a package that the agent needs, "" where it cannot be imported."""
-    code = (
-        "import sys, importlib, importlib.metadata as m; importlib.import_module(sys.argv[1]);"
-        "names = {'paho.mqtt': 'paho-mqtt', 'serial': 'pyserial'};"
-        "print(m.version(names.get(sys.argv[1], sys.argv[1])))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    """Of a package that the agent needs, "" where it is not there."""
+    try:
+        return importlib.metadata.version(NEEDED[name]) if importable(name) else ""
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def manager() -> str:
