@@ -29,7 +29,7 @@ def send(console: Console, content: bytes, progress: Callable[[int], None] = lam
     progress(have)
     heard = time.monotonic()
     seen = b""
-    while have < len(content):
+    while have < len(content) and not _ANSWER.search(seen):
         while at < min(len(content), have + WINDOW_BYTES):
             chunk = content[at : at + CHUNK_BYTES]
             console.write(_frame(at, chunk))

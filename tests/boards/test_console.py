@@ -1,0 +1,182 @@
+"""The console, against real shells on ptys, and the transfer, over lines that damage what passes."""
+
+import hashlib
+import os
+import shutil
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boards import transfer
+from boards.console import CommandFailed, Console, Login, parse_answer
+from boards.errors import BoardError
+from boards.flash import HELPER
+from boards.line import LineLost, LineSilent, SerialLine
+from boards.transfer import goodbye, send
+from tests.support.serial import Noisy, Program
+
+SHELLS = [("bash", "--norc", "-i"), ("dash", "-i"), ("sh", "-i")]
+LOGIN = """
+user=; while [ -z "$user" ]; do printf 'board login: '; read user; done
+stty -echo; printf 'Password: '; read word; stty echo
+if [ "$user:$word" = root:right ]; then exec sh -i; fi
+sleep 0.3; printf '\\nLogin incorrect\\nboard login: '; sleep 5
+"""
+
+
+@pytest.fixture(params=SHELLS, ids=lambda command: command[0])
+def console(request):
+    """A console with a shell."""
+    if shutil.which(request.param[0]) is None:
+        pytest.skip(f"{request.param[0]} is not installed")
+    line = Program(*request.param, PS1="$ ")
+    opened = Console(line)
+    opened.attach(20)
+    yield opened
+    line.close()
+
+
+def test_commands_run_and_their_codes_and_outputs_come_back(console):
+    assert console.run("echo one; echo two").split() == ["one", "two"]
+    assert console.try_run("printf 'no end of line'; (exit 7)") == (7, "no end of line")
+    with pytest.raises(CommandFailed, match=r"cat /none/such failed on the board \(1\): cat: /none/such"):
+        console.run("cat /none/such")
+    with pytest.raises(BoardError, match="too long for a console"):
+        console.run("x" * 2000)
+
+
+def test_files_are_put_whole(console, tmp_path):
+    content = os.urandom(5000)
+    console.put(str(tmp_path / "file"), content)
+    assert (tmp_path / "file").read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_command_that_does_not_end_is_given_up(console):
+    with pytest.raises(LineSilent, match="waited 1 s for the end of: sleep 30"):
+        console.run("sleep 30", 1.0)
+    console.write(b"\x03")
+    assert console.run("echo on").strip() == "on"
+
+
+def test_a_login_is_answered_and_the_password_asked_for_only_then():
+    line = Program("sh", "-c", LOGIN, PS1="# ")
+    asked = []
+    console = Console(line, Login("root", lambda: asked.append(1) or "right"))
+    console.attach(20)
+    assert console.run("echo in").strip() == "in"
+    assert asked == [1]
+    line.close()
+
+
+def test_a_wrong_password_is_one_clear_error():
+    line = Program("sh", "-c", LOGIN)
+    with pytest.raises(BoardError, match="the board refused the login of 'root'"):
+        Console(line, Login("root", lambda: "wrong")).attach(20)
+    line.close()
+
+
+def test_a_silent_line_says_what_was_seen():
+    line = Program("sh", "-c", "stty -echo; echo booting; sleep 60")
+    with pytest.raises(LineSilent, match="no prompt in 2 s; the console said: 'booting'"):
+        Console(line).attach(2)
+    line.close()
+
+
+def test_a_port_that_is_not_there_is_a_lost_line():
+    with pytest.raises(LineLost, match="/dev/ttyNONE"):
+        SerialLine("/dev/ttyNONE", 115200)
+    with pytest.raises(LineLost, match=r"socket://127\.0\.0\.1:1"):
+        SerialLine("socket://127.0.0.1:1", 115200)
+    with pytest.raises(BoardError, match="nonsense://x"):
+        SerialLine("nonsense://x", 115200)
+
+
+@given(st.text(max_size=200))
+def test_an_answer_is_read_or_said_to_be_damaged(text):
+    try:
+        parse_answer(f"\n:{text}:\n", "x")
+    except LineLost as error:
+        assert "no answer that can be read" in str(error)
+
+
+def receive(path, content, seed=0, rate=0.0):
+    """A receiver of the file, and the console with it."""
+    digest = hashlib.sha256(content).hexdigest()
+    line = Program(sys.executable, str(HELPER), "receive", str(path), str(len(content)), digest)
+    return line, Console(Noisy(line, seed, rate))
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 200_000])
+def test_a_file_arrives_whole(tmp_path, size):
+    content, seen = os.urandom(size), []
+    line, console = receive(tmp_path / "file", content)
+    assert send(console, content, seen.append)
+    assert (tmp_path / "file").read_bytes() == content
+    assert sum(seen) == size
+    line.close()
+
+
+@settings(max_examples=6)
+@given(st.integers(0, 2**32))
+def test_a_line_that_damages_loses_and_repeats_is_outlasted(tmp_path_factory, seed):
+    """As a flasher does, the receiver is started again when even its last word was lost."""
+    folder, content = tmp_path_factory.mktemp("noisy"), os.urandom(120_000)
+    before, transfer.AGAIN_S = transfer.AGAIN_S, 0.3
+    try:
+        for attempt in range(4):
+            line, console = receive(folder / "file", content, seed + attempt, 0.05)
+            try:
+                assert send(console, content)
+                break
+            except LineLost:
+                continue
+            finally:
+                line.close()
+        assert (folder / "file").read_bytes() == content
+    finally:
+        transfer.AGAIN_S = before
+
+
+def test_a_transfer_goes_on_where_it_ended(tmp_path):
+    content, seen = os.urandom(100_000), []
+    line, console = receive(tmp_path / "file", content)
+
+    def stop_half_way(more: int) -> None:
+        seen.append(more)
+        if sum(seen) > 50_000:
+            raise LineLost("pulled")
+
+    with pytest.raises(LineLost):
+        send(console, content, stop_half_way)
+    goodbye(console)
+    assert line._process.wait(10) == 0
+    line.close()
+    line, console = receive(tmp_path / "file", content)
+    again = []
+    assert send(console, content, again.append)
+    assert again[0] >= 50_000
+    assert (tmp_path / "file").read_bytes() == content
+    line.close()
+
+
+def test_a_file_that_is_there_is_not_sent_again(tmp_path):
+    content = os.urandom(10_000)
+    (tmp_path / "file").write_bytes(content)
+    line, console = receive(tmp_path / "file", content)
+    assert send(console, content)
+    line.close()
+
+
+def test_a_part_that_rotted_on_the_board_is_found_out_and_sent_anew(tmp_path):
+    content = os.urandom(50_000)
+    (tmp_path / f"{hashlib.sha256(content).hexdigest()[:32]}.part").write_bytes(b"rotten" * 1000)
+    line, console = receive(tmp_path / "file", content)
+    assert not send(console, content)
+    line.close()
+    assert list(tmp_path.iterdir()) == []
+    line, console = receive(tmp_path / "file", content)
+    assert send(console, content)
+    line.close()
