@@ -26,7 +26,7 @@ QUIET_S = 0.4
 # Commands are cut to lines that every line editor takes.
 LINE_CHARACTERS = 480
 _LOGIN, _PASSWORD = re.compile(rb"(?i)login: *$"), re.compile(rb"(?i)password( for [^:]*)?: *$")
-_SHELL = re.compile(rb"[#$%>~] *(\x1b\[[0-9;?]*[a-zA-Z])* *$")
+_LOGGED_IN = re.compile(rb"[#$%>~] *(\x1b\[[0-9;?]*[a-zA-Z])* *$|(?i:login incorrect|authentication failure)")
 _WRONG = re.compile(rb"(?i)login incorrect|authentication failure")
 
 
@@ -107,14 +107,7 @@ class Console:
             if _WRONG.search(seen) and passwords:
                 raise BoardError(f"the board refused the login of {self._login.user!r}")
             if _LOGIN.search(tail):
-                self.write(self._login.user.encode() + b"\r")
-                seen = self.screen(1.5)
-                if _PASSWORD.search(seen[-200:]):
-                    passwords += 1
-                    self.write(self._login.password().encode() + b"\r")
-                    seen = self.screen(2.0, 15.0)
-                    if _WRONG.search(seen):
-                        raise BoardError(f"the board refused the login of {self._login.user!r}")
+                passwords += self._log_in()
                 self._logged_in = True
             elif _PASSWORD.search(tail):
                 self.write(b"\r")  # left over from somebody: an empty one is refused, and the login prompt comes again
@@ -123,6 +116,27 @@ class Console:
                 self._settle()
                 return
         raise LineSilent(f"no prompt in {timeout_s:.0f} s; the console said: {_tail(seen)}")
+
+    def _log_in(self) -> int:
+        """Answers a login prompt; 1 when a password was asked for. Raises BoardError when the login is refused."""
+        self.write(self._login.user.encode() + b"\r")
+        self.expect(re.compile(b"\n"), ANSWER_S, "the echo of a name")
+        if not self._comes(_PASSWORD, 5.0):
+            return 0
+        self.write(self._login.password().encode() + b"\r")
+        seen = self._comes(_LOGGED_IN, 15.0)
+        if _WRONG.search(seen):
+            raise BoardError(f"the board refused the login of {self._login.user!r}")
+        return 1
+
+    def _comes(self, pattern: "re.Pattern[bytes]", timeout_s: float) -> bytes:
+        """What was seen up to a pattern at the end of it, nothing when it does not come."""
+        seen, end = b"", time.monotonic() + timeout_s
+        while (left := end - time.monotonic()) > 0:
+            seen += self.read(left)
+            if pattern.search(seen[-200:]):
+                return seen
+        return b""
 
     def _is_shell(self) -> bool:
         mark = secrets.token_hex(4)

@@ -1,5 +1,6 @@
 """A serial line: bytes both ways, and one error for a cable that is gone."""
 
+import contextlib
 import select
 import time
 from types import TracebackType
@@ -92,7 +93,8 @@ class SerialLine:
 
     def close(self) -> None:
         """See Line."""
-        try:
+        connection = getattr(self._port, "_socket", None)
+        with contextlib.suppress(*self._lost):
             self._port.close()
-        except self._lost:
-            return
+        if connection is not None:
+            connection.close()  # pyserial forgets to when the other end was first

@@ -62,7 +62,7 @@ def send(console: Console, content: bytes, progress: Callable[[int], None] = lam
 
 def goodbye(console: Console) -> None:
     """Ends a receiver that may still be waiting, from before the line was lost. To a shell it is an unknown word."""
-    console.write(_FRAME + struct.pack(">IHI", 0, 0, 0))
+    console.write(_FRAME + bytes(10))
 
 
 def _ready(console: Console) -> int:

@@ -169,7 +169,12 @@ class EmulatedBoard:
     @property
     def console(self) -> str:
         """The serial console as pyserial's URL."""
-        return f"socket://127.0.0.1:{self._running().console_port}"
+        return f"socket://127.0.0.1:{self.console_port}"
+
+    @property
+    def console_port(self) -> int:
+        """The port of 127.0.0.1 that is the serial console."""
+        return self._running().console_port
 
     @property
     def ssh_port(self) -> int:

@@ -30,9 +30,10 @@ from typing import Any, BinaryIO
 
 Answer = dict[str, Any]
 AGAIN_S = 0.3
-IDLE_S = 20.0  # without a byte of the file: the cable was pulled
+IDLE_S = 20.0  # without a frame: the cable was pulled
 FRAME = b"\x02WO"
 HEAD = struct.Struct(">3sIHI")
+GOODBYE = FRAME + bytes(10)
 CHUNK_BYTES = 4096
 NEEDED = {"paho.mqtt": "paho-mqtt", "cbor2": "cbor2", "cryptography": "cryptography", "serial": "pyserial", "gpiod": "gpiod"}
 STANDARD = ("asyncio", "_ctypes", "multiprocessing", "_sqlite3", "_ssl", "tarfile")
@@ -178,22 +179,24 @@ class Receiver:
     def __init__(self, out: BinaryIO, size: int) -> None:
         self.out, self.size, self.at = out, size, out.tell()
         self.buffer = b""
-        self.ended = False
-        self.told = 0.0
+        self.heard = self.told = 0.0
 
     def run(self) -> bool:
         """True when the file has its size; False when the sender says goodbye or nothing comes."""
         say("ready", self.at)
-        while self.at < self.size and not self.ended:
-            if not select.select([0], [], [], IDLE_S)[0]:
+        self.heard = time.monotonic()
+        while self.at < self.size:
+            left = self.heard + IDLE_S - time.monotonic()
+            if left <= 0 or not select.select([0], [], [], left)[0]:
                 return False
             more = os.read(0, 65536)
-            if not more:
-                return False
             self.buffer += more
+            # Looked for everywhere: of the frame before it there may be only a part.
+            if not more or GOODBYE in self.buffer:
+                return False
             while self.frame():
                 pass
-        return not self.ended
+        return True
 
     def frame(self) -> bool:
         """Takes one frame off the buffer; False when there is none, or only a part."""
@@ -202,9 +205,6 @@ class Receiver:
         if start < 0 or len(self.buffer) < HEAD.size:
             return False
         _, offset, length, check = HEAD.unpack_from(self.buffer)
-        if (offset, length, check) == (0, 0, 0):
-            self.ended = True
-            return False
         if length <= CHUNK_BYTES and len(self.buffer) < HEAD.size + length:
             return False
         data = self.buffer[HEAD.size : HEAD.size + length]
@@ -216,6 +216,7 @@ class Receiver:
         if offset == self.at and offset + length <= self.size:
             self.out.write(data)
             self.at += length
+            self.heard = time.monotonic()
             say("have", self.at)
         else:
             self.again()

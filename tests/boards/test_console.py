@@ -151,6 +151,7 @@ def test_a_transfer_goes_on_where_it_ended(tmp_path):
 
     with pytest.raises(LineLost):
         send(console, content, stop_half_way)
+    line.write(b"\x02WO\0\0\0\0\x10\0the beginning of a frame")
     goodbye(console)
     assert line._process.wait(10) == 0
     line.close()

@@ -1,5 +1,6 @@
 """The board's key and the operator's certificate: each request that must not be signed is refused."""
 
+import re
 import stat
 
 import pytest
@@ -82,9 +83,8 @@ def test_the_authority_is_the_same_when_it_is_opened_again(workspace, authority)
     ],
 )
 def test_a_request_that_is_not_for_this_name_and_kind_of_key_is_refused(workspace, authority, data, message):
-    with pytest.raises(RequestRefused, match=".*") as refusal:
+    with pytest.raises(RequestRefused, match=re.escape(message)):
         authority.sign(data, "board-1")
-    assert message in str(refusal.value)
     assert enrolled(workspace.folder) == {}
 
 

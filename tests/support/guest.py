@@ -1,4 +1,8 @@
-"""An ordinary Debian with systemd and a login prompt, emulated, that has never seen the agent: what flashing is tested on."""
+"""Emulated Linux systems with a login prompt that have never seen the agent: what flashing is tested on.
+
+On AArch64 an ordinary Debian with systemd, whose Python lacks all that the agent imports; on the others a small system that is started
+from /etc/inittab, by busybox, and has Debian's packages.
+"""
 
 import functools
 import hashlib
@@ -50,12 +54,15 @@ class Guest(EmulatedBoard):
 @functools.cache
 def _built(name: str) -> dict[str, str]:
     board = EmulatedBoard(name, Path()).board
+    systemd = board.processor.target == "aarch64"
     lock = load_lock(board.debian)
-    packages = lock.select(["guest", "kernel"]) + tuple(
-        each
-        for each in lock.select(["agent"])
-        if not each.name.startswith(("python3-", "busybox")) or each.name == "python3-minimal"
-    )
+    agent, busybox = lock.select(["agent"]), [each for each in lock.packages if each.name == "busybox-static"]
+    if systemd:
+        theirs = ("python3-", "busybox")
+        packages = [each for each in agent if not each.name.startswith(theirs) or each.name == "python3-minimal"]
+        packages += lock.select(["guest"])
+    else:
+        packages = list(agent)
     digest = hashlib.sha256(Path(__file__).read_bytes() + "".join(each.sha256 for each in packages).encode()).hexdigest()[:16]
     folder = CACHE / "guests" / f"{board.debian}-{digest}"
     made = {
@@ -68,15 +75,14 @@ def _built(name: str) -> dict[str, str]:
         return made
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    system = unpacked([each for each in packages if each.kind != "kernel"], CACHE / "packages", folder / "root")
+    system = unpacked(packages, CACHE / "packages", folder / "root")
     linux = unpacked(lock.select(["kernel"]), CACHE / "packages", folder / "linux")
-    busybox = unpacked(
-        [each for each in lock.select(["agent"]) if each.name == "busybox-static"], CACHE / "packages", folder / "busybox"
-    )
-    _furnish(system)
-    drivers = modules(linux, board.image.modules)
+    tools = unpacked(busybox, CACHE / "packages", folder / "busybox") / "usr/bin/busybox"
+    _accounts(system)
+    (_with_systemd if systemd else _with_inittab)(system, board.serial.device)
     (folder / "kernel").write_bytes(kernel(linux).read_bytes())
-    (folder / "initramfs").write_bytes(initramfs((busybox / "usr/bin/busybox").read_bytes(), _INIT.encode(), "", drivers))
+    memory = initramfs(tools.read_bytes(), _INIT.encode(), "", modules(linux, board.image.modules))
+    (folder / "initramfs").write_bytes(memory)
     with (folder / "disk.img").open("wb") as disk:
         disk.truncate(512 << 20)
     (system / ".made-of").unlink()
@@ -88,18 +94,26 @@ def _built(name: str) -> dict[str, str]:
     return made
 
 
-def _furnish(root: Path) -> None:
-    """What the scripts of its packages would have made."""
+def _accounts(root: Path) -> None:
     etc = root / "etc"
-    for name in ("passwd", "group"):
-        (etc / name).write_bytes((root / f"usr/share/base-passwd/{name}.master").read_bytes())
-    (etc / "passwd").write_text((etc / "passwd").read_text().replace("root:*:", "root:x:"))
+    etc.mkdir(exist_ok=True)
+    (etc / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nmessagebus:x:100:100::/:/bin/false\n")
+    (etc / "group").write_text("root:x:0:\ntty:x:5:\nmessagebus:x:100:\n")
     (etc / "shadow").write_text(f"root:{_HASH}:20000:0:99999:7:::\n")
     (etc / "shadow").chmod(0o640)
-    for name, text in _PAM.items():
-        (etc / f"pam.d/common-{name}").write_text(text + "\n")
     (etc / "hostname").write_text("guest\n")
     (etc / "hosts").write_text("127.0.0.1 localhost guest\n")
+    for name in ("root", "tmp", "proc", "sys", "dev", "run", "var/tmp", "var/lib", "var/log", "mnt"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+
+
+def _with_systemd(root: Path, console: str) -> None:
+    """What the scripts of its packages would have made."""
+    etc = root / "etc"
+    for name, text in _PAM.items():
+        (etc / f"pam.d/common-{name}").write_text(text + "\n")
+    (etc / "passwd").write_text((etc / "passwd").read_text().replace("/root:/bin/sh", "/root:/bin/bash"))
     (etc / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     (etc / "fstab").touch()
     (etc / "systemd/network").mkdir(parents=True, exist_ok=True)
@@ -108,6 +122,27 @@ def _furnish(root: Path) -> None:
     wanted.mkdir(parents=True, exist_ok=True)
     (wanted / "systemd-networkd.service").symlink_to("/usr/lib/systemd/system/systemd-networkd.service")
     (etc / "systemd/system/default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
-    for name in ("root", "tmp", "proc", "sys", "dev", "run", "var/tmp", "var/lib", "var/log", "mnt"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    (root / "tmp").chmod(0o1777)
+    for name in ("ldconfig", "systemd-hwdb-update", "systemd-journal-catalog-update"):  # slow, and nothing here needs them
+        (etc / f"systemd/system/{name}.service").symlink_to("/dev/null")
+
+
+_RC = """#!/bin/sh
+mount -t proc proc /proc; mount -t sysfs sys /sys; mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run
+hostname guest; ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
+"""
+
+
+def _with_inittab(root: Path, console: str) -> None:
+    (root / "etc/inittab").write_text(f"::sysinit:/etc/rc\n{console}::respawn:/sbin/getty -L 115200 {console} vt100\n")
+    (root / "etc/rc").write_text(_RC)
+    (root / "etc/rc").chmod(0o755)
+    listed = (
+        "sh ash mount mkdir hostname ip cat printf id stty dmesg cut test rm tee base64 gzip sha256sum ls env tail sleep dirname"
+    )
+    for name in f"{listed} basename readlink kill sync touch expr sed grep chmod ps echo true cp mv awk uname".split():
+        if not (root / "usr/bin" / name).exists():
+            (root / "usr/bin" / name).symlink_to("busybox")
+    for name in ("init", "getty", "login", "poweroff", "reboot"):
+        (root / "usr/sbin" / name).symlink_to("../bin/busybox")
+    (root / "usr/bin/login").symlink_to("busybox")

@@ -36,7 +36,9 @@ class Cable:
         self._pulls.append((sent_bytes, away_s))
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join(5)
 
     def _serve(self) -> None:
         while True:

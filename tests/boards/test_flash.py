@@ -1,0 +1,192 @@
+"""Flashing an emulated Debian that has never seen the agent, over its serial console, with the cable pulled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ota.broker import Broker
+from ota.cli.main import main
+from ota.demo.broker import DemoBroker
+from ota.workspace import Workspace
+from tests.conftest import ROOT
+from tests.support.guest import ARCHITECTURES, PASSWORD, Guest
+from tests.support.serial import Cable
+
+pytestmark = pytest.mark.timeout(900)
+BOOT_S = 300
+
+
+class Desk:
+    """An operator with a broker, and a board on the other end of a cable."""
+
+    def __init__(self, folder, architecture):
+        subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        self.folder, self.architecture = folder, architecture
+        self.broker = DemoBroker(folder)
+        self.broker.start()
+        assert main(["-C", str(folder / "operator"), "init", "--broker", self.broker.url]) == 0
+        (folder / "password").write_text(PASSWORD + "\n")
+        self.guest = Guest(architecture, folder / "guest")
+        self.guest.make()
+        self.guest.start()
+        self.wait_for("login:")
+        self.cable = Cable(self.guest.console_port)
+
+    def wait_for(self, text, after=0):
+        end = time.monotonic() + BOOT_S
+        while text not in self.guest.console_log()[after:]:
+            assert time.monotonic() < end, self.guest.console_log()[-2000:]
+            time.sleep(0.2)
+
+    def command(self, *more, board=""):
+        port = f"socket://127.0.0.1:{self.cable.port}"
+        flash = ["-C", str(self.folder / "operator"), "flash", board or f"qemu-{self.architecture}", "--port", port]
+        flash += ["--broker", f"mqtt://10.0.2.2:{self.broker.port}", "--password-file", str(self.folder / "password")]
+        return [*flash, "--wheels", str(ROOT / "build/wheels"), "--cache", str(ROOT / "build/boards"), *more]
+
+    def flash(self, *more, **settings):
+        return main(self.command(*more, **settings))
+
+    def devices(self, capsys):
+        capsys.readouterr()
+        assert main(["-C", str(self.folder / "operator"), "devices", "--json"]) == 0
+        return {each["device"]: each for each in json.loads(capsys.readouterr().out)}
+
+    def reported(self, agent, timeout_s):
+        """Whether this agent reports as started within the last half minute."""
+        from ota import fleet
+
+        with Broker(Workspace.open(self.folder / "operator").settings) as broker:
+            for each in fleet.follow(broker, timeout_s):
+                if each.online and each.report.agent == agent and each.report.uptime_s < 30:
+                    return True
+        return False
+
+    def close(self):
+        self.cable.close()
+        if self.guest.running():
+            self.guest.cut()
+        self.broker.stop()
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def desk(request, tmp_path_factory):
+    opened = Desk(tmp_path_factory.mktemp(f"desk-{request.param}"), request.param)
+    yield opened
+    opened.close()
+
+
+def test_a_board_that_never_saw_the_agent_gets_it_and_its_identity_though_the_cable_is_pulled_twice(desk, capsys):
+    size = 1_600_000 if desk.architecture == "aarch64" else 240_000
+    desk.cable.pull_at(size // 3, 1.0)
+    desk.cable.pull_at(size // 3, 3.0)
+    assert desk.flash("--device", "guest-1", "--json") == 0, capsys.readouterr().err
+    said = capsys.readouterr()
+    outcome = json.loads(said.out)
+    assert desk.cable.pulled == 2, said.err
+    assert outcome["lost"] >= 2
+    assert outcome["provisioned"]
+    assert outcome["sent_bytes"] > size
+    device = desk.devices(capsys)["guest-1"]
+    assert device["agent"] == outcome["agent"]
+    assert device["online"]
+    assert device["certificate"]["device"] == "guest-1"
+
+
+def test_flashing_the_same_again_changes_nothing(desk, capsys):
+    assert desk.flash("--json") == 0
+    said = capsys.readouterr()
+    assert "runs there already" in said.err
+    assert json.loads(said.out)["sent_bytes"] == 0
+
+
+@pytest.fixture
+def flashed(desk):
+    """A desk with a flashed board. What is the same on all of them is tried on one."""
+    if desk.architecture != "armv7":
+        pytest.skip("tried on armv7")
+    return desk
+
+
+def broken_wheel(folder):
+    """The agent of a mistake: it can be imported and ends at once."""
+    import zipfile
+
+    (original,) = (ROOT / "build/wheels").glob("*armv7l.whl")
+    target = folder / original.name
+    with zipfile.ZipFile(original) as source, zipfile.ZipFile(target, "w") as wheel:
+        for name in source.namelist():
+            content = source.read(name)
+            wheel.writestr(name, b"raise SystemExit('broken on purpose')\n" if name == "device_agent/__main__.py" else content)
+    return folder
+
+
+def running(desk, capsys):
+    return desk.devices(capsys)["guest-1"]["agent"]
+
+
+def test_an_agent_that_does_not_come_up_is_taken_away_and_the_old_one_runs_on(flashed, tmp_path, capsys):
+    before = running(flashed, capsys)
+    assert flashed.flash("--wheels", str(broken_wheel(tmp_path))) == 1
+    error = capsys.readouterr().err
+    assert f"did not report: {before} runs again" in error
+    assert "broken on purpose" in error
+    assert flashed.reported(before, 60)
+
+
+def test_a_flasher_that_is_killed_at_any_moment_leaves_the_old_agent_running(flashed, tmp_path, capsys):
+    """Killed while it sends, and in the trial of a new agent: that one's try ends by itself."""
+    before = running(flashed, capsys)
+    (wheel,) = (ROOT / "build/wheels").glob("*armv7l.whl")
+    other = tmp_path / wheel.name
+    other.write_bytes(wheel.read_bytes())
+    import zipfile
+
+    with zipfile.ZipFile(other, "a") as archive:
+        archive.writestr("device_agent/another.py", "# another build\n")
+    command = [sys.executable, "-m", "ota.cli.main", *flashed.command("--wheels", str(tmp_path), "--wait", "40")]
+    for words in ("sending", "has its try"):
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as flasher:
+            for line in flasher.stderr:
+                if words in line:
+                    break
+            time.sleep(1.0)
+            os.kill(flasher.pid, signal.SIGKILL)
+    assert flashed.reported(before, 120)
+    # And another flasher finishes what was begun.
+    assert flashed.flash("--wheels", str(tmp_path), "--json") == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["agent"] != before
+    assert outcome["before"] == before
+
+
+def test_a_power_cut_after_flashing_boots_the_confirmed_agent(flashed, capsys):
+    before = running(flashed, capsys)
+    flashed.guest.cut()
+    flashed.guest.start()
+    assert flashed.reported(before, 180)
+    flashed.cable.close()
+    flashed.cable = Cable(flashed.guest.console_port)
+
+
+def test_what_does_not_fit_is_said_before_anything_is_changed(flashed, capsys, tmp_path):
+    flashed.wait_for("login:", len(flashed.guest.console_log()) - 300)
+    assert flashed.flash(board="raspberry-pi-4") == 1
+    assert "raspberry-pi-4 is a board with aarch64, this one is armv7l" in capsys.readouterr().err
+    (flashed.folder / "password").write_text("wrong\n")
+    try:
+        assert flashed.flash() == 1
+        assert "the board refused the login of 'root'" in capsys.readouterr().err
+    finally:
+        (flashed.folder / "password").write_text(PASSWORD + "\n")
+    assert flashed.flash("--dry-run") == 0
+    assert "could be flashed; nothing was changed" in capsys.readouterr().out
+    assert flashed.flash("--base", "/proc/nothing") == 1
+    assert "nothing can be written to /proc/nothing" in capsys.readouterr().err
+    assert flashed.flash("--base", "/x; reboot") == 1
+    assert "no folder that can be named on a command line" in capsys.readouterr().err
