@@ -6,6 +6,7 @@ A board lives in a folder: its disk (what it wrote, over the image), `console.lo
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from boards.errors import BoardError
 from boards.image import Built, build_image, settings_tar
 from boards.packages import LOCKS
 from boards.wheels import find
+from qemu.power import settle
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 __all__ = ["EmulatedBoard", "image_for"]
@@ -103,10 +105,16 @@ class EmulatedBoard:
         """Whether it has a card."""
         return (self.folder / "disk.qcow2").exists()
 
-    def start(self, snapshot: str = "") -> None:
-        """Power on; from a snapshot when one is named."""
+    def start(self, snapshot: str = "", *, cuttable: bool = False) -> None:
+        """Power on; from a snapshot when one is named.
+
+        `cuttable`: what the board has not flushed may be lost when its plug is pulled, as it is on a real card. Such a board has
+        no snapshots.
+        """
         if self.running():
             raise BoardError(f"{self.folder.name} is running")
+        if cuttable:
+            self._prepare_media()
         state = _State(0, _free_port(), _free_port())
         command = self._command(state) + (["-loadvm", snapshot] if snapshot else [])
         with (self.folder / "qemu.log").open("ab") as log:
@@ -132,17 +140,35 @@ class EmulatedBoard:
             *("-chardev", console, "-serial", "chardev:console"),
             *("-qmp", f"unix:{self._monitor()},server=on,wait=off"),
             *("-device", "virtio-rng-device"),
-            *(
-                "-drive",
-                f"file={self.folder / 'disk.qcow2'},if=none,id=disk,cache=writeback",
-                "-device",
-                "virtio-blk-device,drive=disk",
-            ),
+            *self._disk(),
             *("-drive", f"file={self.folder / 'config.tar'},format=raw,if=none,id=config,readonly=on"),
             *("-device", "virtio-blk-device,drive=config,serial=wamr-config"),
             *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{state.ssh_port}-:22", "-device", "virtio-net-device,netdev=net"),
             *("-kernel", built["kernel"], "-initrd", built["initramfs"], "-append", built["command_line"]),
         ]
+
+    @property
+    def _media(self) -> Path:
+        """What the card itself holds, once it can be cut: without what is on its way there."""
+        return self.folder / "media.img"
+
+    def _prepare_media(self) -> None:
+        if not self._media.exists():
+            part = self._media.with_suffix(".part")
+            _run(["qemu-img", "convert", "-O", "raw", str(self.folder / "disk.qcow2"), str(part)])
+            part.replace(self._media)
+        top, log = self.folder / "top.qcow2", self.folder / "writes.log"
+        top.unlink(missing_ok=True)
+        _run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(self._media), "-F", "raw", str(top)])
+        log.write_bytes(b"")
+
+    def _disk(self) -> list[str]:
+        device = ["-device", "virtio-blk-device,drive=disk"]
+        if not self._media.exists():
+            return ["-drive", f"file={self.folder / 'disk.qcow2'},if=none,id=disk,cache=writeback", *device]
+        top = f"driver=qcow2,node-name=top,file.driver=file,file.filename={self.folder / 'top.qcow2'}"
+        log = f"driver=blklogwrites,node-name=disk,file=top,log.driver=file,log.filename={self.folder / 'writes.log'}"
+        return ["-blockdev", top, "-blockdev", log, *device]
 
     def _monitor(self) -> Path:
         # Unix sockets have short names: 107 bytes.
@@ -191,11 +217,22 @@ class EmulatedBoard:
         """Everything that the console has shown."""
         return (self.folder / "console.log").read_text(errors="replace")
 
-    def cut(self) -> None:
-        """Pulls the plug: QEMU is killed as it stands."""
+    def cut(self, chance: random.Random | None = None) -> int:
+        """Pulls the plug: QEMU is killed as it stands. Of a board that is cuttable, `chance` loses pages that were not flushed;
+        returns how many.
+        """
         state = self._running()
         os.kill(state.pid, signal.SIGKILL)
         self._ended()
+        return self._settle(chance)
+
+    def _settle(self, chance: random.Random | None) -> int:
+        log = self.folder / "writes.log"
+        if not log.exists():
+            return 0
+        lost = settle(log, self._media, chance)
+        log.unlink()
+        return lost
 
     def reset(self) -> None:
         """Presses the reset button."""
@@ -206,6 +243,7 @@ class EmulatedBoard:
         if self.running():
             self.ask("quit")
         self._ended()
+        self._settle(None)
 
     def _ended(self) -> None:
         """Waits for the process, and forgets it."""

@@ -1,22 +1,28 @@
 """A lab whose board is emulated: the agent runs there, from the image, and power can be cut."""
 
+import random
 import shutil
+import subprocess
 from pathlib import Path
 
 from ota.demo.broker import DemoBroker
 from qemu.board import EmulatedBoard
+from tests.conftest import ROOT
 from tests.support.lab import Lab
 
 
 class BoardLab(Lab):
-    """One emulated board, one operator, one broker. `kill` pulls the plug."""
+    """One emulated board, one operator, one broker. `kill` pulls the plug, and what was not flushed is left to chance."""
 
-    patience_s = 90.0
+    patience_s = 120.0
 
     def __init__(self, folder: Path, name: str, **settings) -> None:
+        subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         broker = DemoBroker(folder)
         broker.start()
         super().__init__(folder, broker, **({"trial": 2, "fetch_timeout": 20, "proc": 0.5} | settings))
+        self.chance = random.Random()
+        self.lost_pages = 0
         self.board = EmulatedBoard(name, folder / "board")
         made = folder / "settings"
         made.mkdir()
@@ -27,14 +33,17 @@ class BoardLab(Lab):
 
     def start(self) -> None:
         self.observer.report = None
-        self.board.start()
+        self.board.start(cuttable=True)
         self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
 
     def kill(self) -> None:
-        self.board.cut()
+        self.lost_pages += self.board.cut(self.chance)
 
     def alive(self) -> bool:
         return self.board.running()
+
+    def log(self) -> str:
+        return self.board.console_log()
 
     def close(self) -> None:
         self.observer.close()

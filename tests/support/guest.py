@@ -1,7 +1,7 @@
 """Emulated Linux systems with a login prompt that have never seen the agent: what flashing is tested on.
 
-On AArch64 an ordinary Debian with systemd, whose Python lacks all that the agent imports; on the others a small system that is started
-from /etc/inittab, by busybox, and has Debian's packages.
+On AArch64 an ordinary Debian with systemd, whose Python lacks all that the agent imports; on the others a small system that is
+started from /etc/inittab, by busybox, and has Debian's packages.
 """
 
 import functools
