@@ -23,7 +23,7 @@ from boards.kernel import initramfs, kernel, modules
 from boards.packages import Package, fetch, load_lock
 from boards.rootfs import host_tools, tool, unpack
 
-__all__ = ["Built", "build_image", "settings_tar"]
+__all__ = ["Built", "build_image", "kernel_command_line", "settings_tar"]
 
 SYSTEM = Path(__file__).with_name("system")
 EPOCH_S = 1735689600  # of every file: 2025-01-01
@@ -142,6 +142,11 @@ def _precompile(tools: Path, root: Path) -> None:
     tool(tools, "python3.13", *flags, *map(str, sorted(folders)), environment=home)
 
 
+def kernel_command_line(board: Board) -> str:
+    """What an image's kernel is told."""
+    return f"console={board.serial.device},{board.serial.baud_rate} quiet panic=5"
+
+
 def settings_tar(folder: Path) -> bytes:
     """A board's settings as the first boot takes them: a tar file of a folder, the same bytes for the same files."""
     buffer = BytesIO()
@@ -178,7 +183,7 @@ def _assemble(
     digest = hashlib.sha256(squashfs.read_bytes() + init + b"".join(content for _, content in drivers)).digest()
     conf = f"SIGNATURE={digest[:4].hex()}\nROOT_START={root_start}\nROOT_SECTORS={root_sectors}\nDATA_START={data_start}\n"
     memory = initramfs((root / "usr/bin/busybox").read_bytes(), init, conf, drivers)
-    command_line = f"console={board.serial.device},{board.serial.baud_rate} quiet panic=5"
+    command_line = kernel_command_line(board)
     boot = _boot_partition(work, tools, linux.read_bytes(), memory, command_line, settings)
     unfinished = out.with_name(out.name + ".part")
     with unfinished.open("wb") as disk:

@@ -20,7 +20,8 @@ from typing import Any
 from boards.definition import Board, load_board
 from boards.errors import BoardError
 from boards.image import Built, build_image, settings_tar
-from boards.packages import LOCKS
+from boards.packages import LOCKS, load_lock
+from boards.rootfs import unpacked
 from boards.wheels import find
 from qemu.power import settle
 from qemu.qmp.legacy import QEMUMonitorProtocol
@@ -33,6 +34,7 @@ WHEELS = SOURCE / "build" / "wheels"
 # How long one may take on a busy machine.
 START_S, MONITOR_S = 30.0, 60.0
 CARD_MB = 1024
+U_BOOTS = {"aarch64": "qemu_arm64", "armv7": "qemu_arm", "riscv64": "qemu-riscv64_smode"}
 
 
 def image_for(board: Board, factory: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Built:
@@ -70,12 +72,13 @@ class _State:
 class EmulatedBoard:
     """One emulated board, running or not. Raises BoardError for what cannot be done."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        """A board `name` of boards/definitions, kept in `folder`."""
+    def __init__(self, name: str, folder: Path, *, with_u_boot: bool = False) -> None:
+        """A board `name` of boards/definitions, kept in `folder`; started by U-Boot, as real ones are, or by QEMU itself."""
         self.board = load_board(name)
         if self.board.qemu is None or self.board.image is None:
             raise BoardError(f"{name} cannot be emulated with an image of ours")
         self.folder = folder
+        self.with_u_boot = with_u_boot
         self._process: subprocess.Popen[bytes] | None = None  # where it is a child of ours
 
     def create(
@@ -144,8 +147,21 @@ class EmulatedBoard:
             *("-drive", f"file={self.folder / 'config.tar'},format=raw,if=none,id=config,readonly=on"),
             *("-device", "virtio-blk-device,drive=config,serial=wamr-config"),
             *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{state.ssh_port}-:22", "-device", "virtio-net-device,netdev=net"),
-            *("-kernel", built["kernel"], "-initrd", built["initramfs"], "-append", built["command_line"]),
+            *self._firmware(built),
         ]
+
+    def _firmware(self, built: dict[str, str]) -> list[str]:
+        if not self.with_u_boot:
+            return ["-kernel", built["kernel"], "-initrd", built["initramfs"], "-append", built["command_line"]]
+        lock = load_lock(self.board.debian)
+        package = [each for each in lock.select(["firmware"]) if each.name == "u-boot-qemu"]
+        file = (
+            unpacked(package, CACHE / "packages", CACHE / "u-boot")
+            / "usr/lib/u-boot"
+            / U_BOOTS[self.board.processor.target]
+            / "u-boot.bin"
+        )
+        return ["-kernel" if self.board.processor.target == "riscv64" else "-bios", str(file)]
 
     @property
     def _media(self) -> Path:

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from boards.console import Login
+from boards.console import Console, Login
 from boards.definition import Board, load_board
 from boards.errors import BoardError
 from boards.flash import Flasher
+from boards.image import kernel_command_line
 from boards.line import SerialLine
+from boards.uboot import UBoot
 from boards.wheels import find
 from ota import fleet
 from ota.broker import Broker
@@ -44,6 +46,13 @@ def add_commands(commands: Any) -> None:
     )
     flash.add_argument("--user", default="root", help="to log in as, where the console asks (default %(default)s)")
     flash.add_argument("--password-file", type=Path, help="its password; without this it is asked for when it is needed")
+    flash.add_argument(
+        "--via",
+        choices=("linux", "u-boot"),
+        default="linux",
+        help="u-boot: start the kernel of --image on a board that does not boot",
+    )
+    flash.add_argument("--image", type=Path, help="with --via u-boot: what `ota image build` made; the card holds the same")
     flash.add_argument("--base", default="", help="folder on the board (default /opt/wamr-ota)")
     flash.add_argument("--leave-clock", action="store_true", help="do not set the board's clock when it is wrong")
     flash.add_argument("--wait", type=float, default=120.0, metavar="SECONDS", help="for the agent's report (default %(default)s)")
@@ -130,7 +139,10 @@ def _login(arguments: argparse.Namespace) -> Login:
 
 
 def _flash(arguments: argparse.Namespace) -> int:
-    workspace, board = open_workspace(arguments), load_board(arguments.board)
+    board = load_board(arguments.board)
+    if arguments.via == "u-boot":
+        return _start_by_u_boot(board, arguments)
+    workspace = open_workspace(arguments)
     if arguments.device:
         _board_settings(workspace, board, arguments)  # what cannot be is said before the board is touched
     wheel = find(board.processor.target, arguments.wheels)
@@ -162,6 +174,26 @@ def _flash(arguments: argparse.Namespace) -> int:
     else:
         before = f", before it {outcome.before}" if outcome.before and outcome.before != outcome.agent else ""
         output.result(f"{board.name} on {arguments.port} runs {outcome.agent}{before}")
+    return 0
+
+
+def _start_by_u_boot(board: Board, arguments: argparse.Namespace) -> int:
+    if arguments.image is None:
+        raise BoardError("--via u-boot needs --image: what `ota image build` made, with .kernel and .initramfs beside it")
+    try:
+        kernel, initramfs = (Path(f"{arguments.image}{end}").read_bytes() for end in (".kernel", ".initramfs"))
+    except OSError as error:
+        raise BoardError(f"{error.filename}: {error.strerror}") from error
+    baud_rate = arguments.baud or board.serial.baud_rate
+    with SerialLine(arguments.port, baud_rate) as line, output.progress(f"{board.name} on {arguments.port}", 0) as bar:
+        boot = UBoot(board, Console(line), bar.at)
+        output.note("switch the board on, or press its reset button")
+        boot.interrupt()
+        boot.boot(kernel, initramfs, kernel_command_line(board))
+    if arguments.json:
+        output.result_json({"board": board.name, "port": arguments.port, "sent_bytes": len(kernel) + len(initramfs)})
+    else:
+        output.result(f"{board.name} on {arguments.port} starts the kernel of {arguments.image}")
     return 0
 
 
