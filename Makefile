@@ -1,6 +1,7 @@
 # make test   install what the tests need, check, and run them
 # make demo   the main job, from nothing, on this machine
 # make bench  measure; writes build/bench.json
+# make bench-boards  the same in emulated boards; writes build/bench-boards.json
 # make spec   the WebAssembly spec tests in both modes; writes build/spec.json
 # make aotc   the ahead-of-time compiler, an optional part; installs LLVM
 # make wheels for every kind of board, into build/wheels; installs cross-compilers
@@ -14,19 +15,22 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*)
 PACKAGES := $(wildcard wamr_bindings/pywamr/*.py device_agent/*.* ota/*.py ota/*/*.py boards/*.py boards/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
-.PHONY: test test-full demo bench check modules aotc spec wheels clean
+.PHONY: test test-full demo bench bench-boards check modules aotc spec wheels clean
 
 test: $(VENV)/.test modules wheels check
 	$(BIN)/python -m pytest -q
 
 test-full: $(VENV)/.test modules wheels check
-	WAMR_OTA_KILLS=1000 $(BIN)/python -m pytest -q
+	WAMR_OTA_KILLS=1000 WAMR_OTA_CUTS=100 $(BIN)/python -m pytest -q
 
 demo: $(VENV)/.demo modules
 	$(BIN)/ota demo
 
 bench: $(VENV)/.bench modules
 	$(BIN)/python -m bench --out build/bench.json
+
+bench-boards: $(VENV)/.test wheels
+	$(BIN)/python -m bench.boards --out build/bench-boards.json
 
 spec: $(VENV)/.test
 	$(BIN)/python -m tests.spec --out build/spec.json

@@ -11,7 +11,7 @@ from bench.measure import Row, median
 from device_agent.workers import ModuleSpec, Worker, warm_up
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
-from ota.formats.manifest import Limits, ModuleDescription
+from ota.formats.module import Limits, ModuleDescription
 from tests.support.lab import PUBLISH
 from tests.support.wat import contract_module
 

@@ -14,7 +14,7 @@ from device_agent.supervisor import Supervisor
 from device_agent.workers import ModuleSpec, Worker
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
-from ota.formats.manifest import Limits, ModuleDescription
+from ota.formats.module import Limits, ModuleDescription
 from pywamr import Function, Runtime, _abi
 from tests.support.lab import PUBLISH
 from tests.support.wat import contract_module, wat

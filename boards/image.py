@@ -92,11 +92,12 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
         for name in sorted(archive.namelist()):
             if name.split("/")[0] in OURS and not name.startswith(NOT_ON_BOARDS):
                 archive.extract(name, ours)
+    (ours / "version").write_text(f"{wheel.name.split('-')[1]}+image\n")
     if factory is not None:
         shutil.copytree(factory, root / "usr/lib/wamr-ota-factory")
     system = root / "usr/lib/wamr-ota-system"
     system.mkdir()
-    for name in ("boot", "agent", "console", "dhcp"):
+    for name in ("boot", "agent", "console", "shell", "dhcp"):
         (system / name).write_bytes((SYSTEM / name).read_bytes())
         (system / name).chmod(0o755)
     for name in ("dev", "proc", "sys", "run", "tmp", "data", "boot", "root", "etc"):
@@ -126,7 +127,7 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
 # What of busybox the scripts in boards/system and a person on the console need.
 _APPLETS = (
     "[ ash awk basename cat chmod chown clear cp cut date dd df dirname dmesg du echo env expr false find free grep "
-    "gunzip gzip head hexdump hostname id ifconfig ip kill killall ln logger ls md5sum mkdir mknod more mount mv nc "
+    "getty gunzip gzip head hexdump hostname id ifconfig ip kill killall ln logger ls md5sum mkdir mknod more mount mv nc "
     "nproc od ping poweroff printf ps pwd readlink realpath reboot rm rmdir sed seq setsid sh sha256sum sleep sort stat "
     "stty sync tail tar tee test time top touch tr true tty udhcpc umount uname uniq uptime vi wc which xargs yes zcat "
     "halt base64"

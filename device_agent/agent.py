@@ -14,13 +14,11 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
-from device_agent import enrolment, frames, slots, sources, states
+from device_agent import frames, slots, sources, states
 from device_agent.config import Config
 from device_agent.fetch import Fetcher
-from device_agent.identity import IdentityError
 from device_agent.link import Link
 from device_agent.orders import Orders
 from device_agent.outbox import Outbox
@@ -49,6 +47,8 @@ def agent_version() -> str:
     """The installed version; of a flashed agent, also which build of it."""
     if flashed := os.environ.get("WAMR_OTA_BUNDLE", "")[:64]:
         return flashed
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("wamr-ota")
     except PackageNotFoundError:
@@ -127,10 +127,12 @@ class Agent:
     async def _connect(self) -> None:
         """The connection to the broker; before the first one, a certificate if the board is to get one."""
         assert self._link is not None
-        if enrolment.wanted(self._config):
+        if self._config.wants_enrolment:
+            from device_agent import enrolment  # certificates take megabytes that no other board needs
+
             try:
                 await enrolment.enrol(self._config)
-            except IdentityError as error:
+            except enrolment.IdentityError as error:
                 logger.error("no certificate: %s; the module goes on, the broker is left alone", error)
                 return
         await self._link.run()

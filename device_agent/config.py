@@ -58,6 +58,13 @@ class Config:
     outbox_messages: int = 100_000
     free_bytes: int = 4 << 20
 
+    @property
+    def wants_enrolment(self) -> bool:
+        """Whether this board has a token and no certificate yet."""
+        if self.broker is None or self.broker.certificate_file is None or self.enrolment_token is None:
+            return False
+        return self.enrolment_token.exists() and not self.broker.certificate_file.exists()
+
 
 def load(path: Path) -> Config:
     """Raises ConfigError naming the file, the setting and what it must be. Paths are relative to the file."""

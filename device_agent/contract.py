@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from device_agent.devices import Devices
-from device_agent.frames import MESSAGE_BYTES_PER_EVENT, MESSAGES_PER_EVENT, PAYLOAD_LIMIT_BYTES, STATE_LIMIT_BYTES, TEXT_LIMIT
-from device_agent.store import KeyWrite
+from device_agent.frames import (
+    MESSAGE_BYTES_PER_EVENT,
+    MESSAGES_PER_EVENT,
+    PAYLOAD_LIMIT_BYTES,
+    STATE_LIMIT_BYTES,
+    TEXT_LIMIT,
+    KeyWrite,
+)
 from device_agent.wasi import Wasi
 from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.capabilities import check_exports, check_imports, export_name, import_module
-from ota.formats.manifest import ModuleDescription
+from ota.formats.module import ModuleDescription
 from ota.formats.report import LEVELS
 from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, NotExportedError, Runtime, ValueType
 

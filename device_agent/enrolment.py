@@ -14,17 +14,9 @@ from ota.formats import topics
 from ota.formats.enrolment import Answer, Request, Token
 from ota.formats.reasons import Refused
 
-__all__ = ["enrol", "wanted"]
+__all__ = ["IdentityError", "enrol"]
 
 logger = logging.getLogger(__name__)
-
-
-def wanted(config: Config) -> bool:
-    """Whether this board has a token and no certificate yet."""
-    broker = config.broker
-    if broker is None or broker.certificate_file is None or config.enrolment_token is None:
-        return False
-    return config.enrolment_token.exists() and not broker.certificate_file.exists()
 
 
 async def enrol(config: Config) -> None:

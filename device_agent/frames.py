@@ -9,7 +9,6 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from device_agent.store import KeyWrite
 from ota.formats import cbor
 from ota.formats.fields import malformed
 from ota.formats.report import LEVELS
@@ -21,6 +20,14 @@ TEXT_LIMIT = 1000
 MESSAGES_PER_EVENT = 256
 MESSAGE_BYTES_PER_EVENT = 256 * 1024
 SOCKET_BUFFER_BYTES = 2 * FRAME_LIMIT_BYTES
+
+
+@dataclass(frozen=True)
+class KeyWrite:
+    """A change of a module's keys; None deletes."""
+
+    key: str
+    value: bytes | None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from device_agent.frames import Done
-from device_agent.store import KeyWrite, Store
+from device_agent.frames import Done, KeyWrite
+from device_agent.store import Store
 from device_agent.workers import ModuleSpec
 from ota.formats.reasons import Refused
 from ota.formats.report import BATCH_LIMIT_BYTES, Message, encode_messages

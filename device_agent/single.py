@@ -13,7 +13,7 @@ from device_agent.devices import open_devices
 from device_agent.source_lines import SourceLines
 from ota.errors import OtaError
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted, import_module
-from ota.formats.manifest import Limits, ModuleDescription
+from ota.formats.module import Limits, ModuleDescription
 from ota.formats.wasm import read
 from pywamr import PywamrError, Trap
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from device_agent.frames import KeyWrite
 from device_agent.states import Phase
 from device_agent.updates import Update
 from ota.errors import OtaError
@@ -55,14 +56,6 @@ class Slot:
     sequence: int
     epoch: int
     failures: int = 0
-
-
-@dataclass(frozen=True)
-class KeyWrite:
-    """A change of a module's keys; None deletes."""
-
-    key: str
-    value: bytes | None
 
 
 class Store:

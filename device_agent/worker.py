@@ -16,7 +16,7 @@ from device_agent.contract import ContractError, ModuleError, ModuleHost
 from device_agent.devices import import_drivers, open_devices
 from ota.errors import OtaError
 from ota.formats.cbor import sha256
-from ota.formats.manifest import ModuleDescription
+from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
 from pywamr import LoadError, PywamrError, Trap, UnsupportedError, runtime_version
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from device_agent import frames, worker
 from device_agent.confinement import lacking
 from ota.errors import OtaError
-from ota.formats.manifest import ModuleDescription
+from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
 
 START_DEADLINE_S = 20.0

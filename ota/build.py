@@ -22,14 +22,13 @@ from ota.formats.fields import is_name
 from ota.formats.manifest import (
     ANY_BOARD,
     AotImage,
-    Limits,
     Manifest,
-    ModuleDescription,
     class_id,
     image_class_id,
     image_name,
     vendor_id,
 )
+from ota.formats.module import Limits, ModuleDescription
 from ota.keyring import SigningKey
 from ota.workspace import write_durably
 

@@ -24,6 +24,7 @@ from boards.packages import LOCKS, load_lock
 from boards.rootfs import unpacked
 from boards.wheels import find
 from qemu.power import settle
+from qemu.qmp import QMPError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 __all__ = ["EmulatedBoard", "image_for"]
@@ -257,7 +258,7 @@ class EmulatedBoard:
     def stop(self) -> None:
         """Ends the emulation; what the board has asked its disk to keep is kept."""
         if self.running():
-            self.ask("quit")
+            os.kill(self._running().pid, signal.SIGTERM)
         self._ended()
         self._settle(None)
 
@@ -282,8 +283,8 @@ class EmulatedBoard:
         try:
             monitor.settimeout(MONITOR_S)
             monitor.connect(negotiate=True)
-            return monitor.cmd(command, **(arguments or {})) if command != "quit" else monitor.cmd_raw("quit")
-        except (OSError, RuntimeError) as error:
+            return monitor.cmd(command, **(arguments or {}))
+        except (OSError, RuntimeError, EOFError, QMPError) as error:
             raise BoardError(f"QEMU's monitor: {error}") from error
         finally:
             monitor.close()

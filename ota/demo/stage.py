@@ -86,6 +86,9 @@ class Observer:
                 continue
             while not self._stopped and self._client.loop(0.2) == paho.MQTT_ERR_SUCCESS:
                 pass
+        for _ in range(10):  # the goodbye of `close`, and the end of the socket
+            if self._client.loop(0.1) != paho.MQTT_ERR_SUCCESS:
+                return
 
     def _subscribe(self, client: paho.Client, *_: Any) -> None:
         client.subscribe([(topic(DEVICE), SubscribeOptions(qos=1)) for topic in (topics.telemetry, topics.report)])

@@ -9,7 +9,7 @@ from device_agent.contract import ContractError, ModuleHost
 from device_agent.devices import Devices, open_devices
 from device_agent.wasi import FUNCTIONS as WASI_FUNCTIONS
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted
-from ota.formats.manifest import Limits, ModuleDescription
+from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason, Refused
 from tests.support.wat import contract_module
 

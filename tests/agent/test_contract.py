@@ -5,9 +5,9 @@ import json
 import pytest
 
 from device_agent.contract import ContractError, ModuleError, ModuleHost
-from device_agent.store import KeyWrite
+from device_agent.frames import KeyWrite
 from ota.formats.capabilities import Capabilities
-from ota.formats.manifest import Limits, ModuleDescription
+from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason, Refused
 from pywamr import Trap
 from tests.support.wat import ERROR, OK, contract_module

@@ -10,7 +10,7 @@ from device_agent.supervisor import Supervisor
 from device_agent.workers import ModuleSpec, Worker, WorkerFailed
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
-from ota.formats.manifest import Limits, ModuleDescription
+from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason
 from tests.agent.test_workers import PUBLISH, spec
 from tests.support.aot import aotc, compiled

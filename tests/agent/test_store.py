@@ -7,8 +7,9 @@ import sqlite3
 import pytest
 
 from device_agent import store as stores
+from device_agent.frames import KeyWrite
 from device_agent.states import Phase
-from device_agent.store import KeyWrite, Slot, Store, StoreError
+from device_agent.store import Slot, Store, StoreError
 from device_agent.updates import Update
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex

@@ -3,8 +3,11 @@
 import random
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
+from boards.console import Console
+from boards.line import SerialLine
 from ota.demo.broker import DemoBroker
 from qemu.board import EmulatedBoard
 from tests.conftest import ROOT
@@ -50,3 +53,52 @@ class BoardLab(Lab):
         if self.board.running():
             self.board.cut()
         self.broker.stop()
+
+
+class SnapshotLab(BoardLab):
+    """A lab whose board boots once; `wake` brings it back to what it was then, with an empty broker."""
+
+    NAME = "reported"
+
+    def start(self) -> None:
+        self.observer.report = None
+        self.board.start()
+        self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
+
+    def kill(self) -> None:
+        self.board.cut()
+
+    @property
+    def _sleeps(self) -> bool:
+        """Whether a snapshot goes on: QEMU 7.2 keeps no timers of RISC-V, so that board is booted from a copy of its disk."""
+        return self.board.board.processor.target != "riscv64"
+
+    def boot(self) -> None:
+        """The one first boot."""
+        self.start()
+        if self._sleeps:
+            self.board.save(self.NAME)
+        self.board.stop()
+        shutil.copyfile(self.board.folder / "disk.qcow2", self.folder / "disk.kept")
+
+    def wake(self) -> None:
+        """To what it was then, with an empty broker; a board that has slept is told the time."""
+        self.broker.stop()
+        self.broker.start()
+        self.observer.report = None
+        self.observer.messages.clear()
+        if not self._sleeps:
+            shutil.copyfile(self.folder / "disk.kept", self.board.folder / "disk.qcow2")
+            self.start()
+            return
+        self.board.start(self.NAME)
+        with SerialLine(self.board.console, self.board.board.serial.baud_rate) as line:
+            console = Console(line)
+            console.attach()
+            console.run(f"date -s @{int(time.time()) + 1}")
+        self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a report after waking")
+
+    def sleep(self) -> None:
+        """Ends it, whatever it was doing."""
+        if self.board.running():
+            self.board.cut()

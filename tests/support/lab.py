@@ -92,7 +92,15 @@ class Lab:
         self.broker = broker
         self.signer = Signer(now_s=int(time.time()))
         self.observer = Observer(broker.port)
-        self.settings = {"trial": 0.3, "fetch_timeout": 2, "retry": 60, "proc": 0.05, "free_bytes": 0, "extra": ""} | settings
+        self.settings = {
+            "trial": 0.3,
+            "fetch_timeout": 2,
+            "retry": 60,
+            "proc": 0.05,
+            "free_bytes": 0,
+            "report": 0.2,
+            "extra": "",
+        } | settings
         self.agent = None
         self.environment = dict(os.environ)
         (folder / "root.cbor").write_bytes(self.signer.root_document())
@@ -120,7 +128,7 @@ seconds = {settings["trial"]}
 timeout_s = {settings["fetch_timeout"]}
 retry_s = {settings["retry"]}
 [report]
-period_s = 0.2
+period_s = {settings["report"]}
 [sources]
 proc_period_s = {settings["proc"]}
 [limits]

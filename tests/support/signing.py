@@ -7,7 +7,8 @@ from ota.formats.capabilities import ABI, Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
 from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment
-from ota.formats.manifest import Acceptance, AotImage, Limits, Manifest, ModuleDescription, class_id, vendor_id
+from ota.formats.manifest import Acceptance, AotImage, Manifest, class_id, vendor_id
+from ota.formats.module import Limits, ModuleDescription
 from ota.formats.signed import Role
 from ota.formats.trust import ROLES, ROOT_TYPE, Root
 from ota.keyring import SigningKey, sign_document

@@ -14,7 +14,8 @@ from ota.build import sign
 from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.chunks import ChunkIndex
-from ota.formats.manifest import Limits, vendor_id
+from ota.formats.manifest import vendor_id
+from ota.formats.module import Limits
 from ota.formats.trust import ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
 from tests.support.lab import GROUP, Lab, Mosquitto, echo, open_lab

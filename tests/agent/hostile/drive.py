@@ -9,7 +9,7 @@ from pathlib import Path
 from device_agent import workers
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
-from ota.formats.manifest import ModuleDescription
+from ota.formats.module import ModuleDescription
 
 
 async def main(database: Path, attempts: list[str]) -> None:

@@ -1,0 +1,159 @@
+"""Emulated boards: what calls, swaps, memory and a boot cost there. `make bench-boards` writes build/bench-boards.json.
+
+Emulated processors are far slower than real ones, and not all work is slower alike: compare boards and versions with each other.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from boards.console import Console
+from boards.line import SerialLine
+from tests.support.board_lab import BoardLab
+from tests.support.wat import wat
+
+ARCHITECTURES = ("aarch64", "armv7", "riscv64")
+IDLE_S = 30
+MODULE = """(module (import "host" "f" (func $f (param i32) (result i32)))
+  (func (export "bare") (param i32) (result i32) (i32.add (local.get 0) (i32.const 1)))
+  (func (export "back") (param $n i32) (result i32) (local $i i32)
+    (loop $again
+      (drop (call $f (local.get $i)))
+      (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (local.get $n))))
+    (local.get $i)))"""
+# Runs on the board, where the agent's own packages are.
+ONBOARD = """
+import json, sys, time
+sys.path[:0] = ["/usr/lib/wamr-ota"]
+from pywamr import Runtime
+def best(f):
+    found = []
+    for _ in range(5):
+        start = time.perf_counter(); f(); found.append(time.perf_counter() - start)
+    return min(found)
+with Runtime() as runtime:
+    instance = runtime.load(open("/tmp/bench.wasm", "rb").read()).instantiate({"host": {"f": lambda value: value}})
+    call, N = instance.function("bare"), 2000
+    print(json.dumps({
+        "call_us": best(lambda: [call(1) for _ in range(N)]) / N * 1e6,
+        "callback_us": best(lambda: instance.call("back", N)) / N * 1e6,
+    }))
+"""
+MEMORY = r"""
+import json, pathlib
+found = []
+for each in pathlib.Path("/proc").iterdir():
+    try:
+        words = (each / "cmdline").read_bytes().split(b"\0")
+        rollup = dict(line.split(":") for line in (each / "smaps_rollup").read_text().splitlines()[1:])
+    except (OSError, ValueError):
+        continue
+    if each.name.isdigit() and b"python3" in words[0]:
+        size = lambda key: int(rollup[key].split()[0]) / 1024
+        ticks = sum(map(int, (each / "stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+        kind = "forkserver" if b"forkserver" in b" ".join(words) else "agent" if b"device_agent" in words else "worker"
+        found.append([kind, int(each.name), size("Pss"), size("Private_Dirty") + size("Private_Clean"), ticks])
+print(json.dumps(sorted(found)))
+"""
+
+FIRST = """
+import sqlite3, time
+booted = time.time() - float(open("/proc/uptime").read().split()[0])
+database = sqlite3.connect("/data/wamr-ota/agent.sqlite")
+print(database.execute("select min(time_s) from outbox where time_s > ?", (booted,)).fetchone()[0] - booted)
+"""
+
+
+def measure(architecture: str, folder: Path) -> dict[str, Any]:
+    """One board's figures. Memory in MB (Pss: shared pages divided among those who share them), times as named."""
+    lab = BoardLab(folder, f"qemu-{architecture}", proc=60.0, report=30)
+    try:
+        lab.start()
+        lab.install(1)
+        with SerialLine(lab.board.console, 115200) as line:
+            console = Console(line)
+            console.attach()
+            console.put("/tmp/bench.wasm", wat(MODULE))
+            console.put("/tmp/bench.py", ONBOARD.encode())
+            console.put("/tmp/memory.py", MEMORY.encode())
+            figures: dict[str, Any] = json.loads(console.run("python3 /tmp/bench.py", 120).splitlines()[-1])
+            before = json.loads(console.run("python3 /tmp/memory.py"))
+            time.sleep(IDLE_S)
+            after = json.loads(console.run("python3 /tmp/memory.py"))
+            console.detach()
+        figures |= _memory(before, after)
+        figures["swap_gap_ms"] = _swap_gap_ms(lab)
+        figures["boot_to_first_event_s"] = _boot_s(lab)
+    finally:
+        lab.close()
+    return figures
+
+
+def _memory(before: list[Any], after: list[Any]) -> dict[str, float]:
+    spent = {each[1]: each[4] for each in after}
+    ticks = sum(spent.get(pid, at) - at for _, pid, _, _, at in before)
+    figures = {f"{kind}_pss_mb": sum(each[2] for each in before if each[0] == kind) for kind in ("agent", "forkserver", "worker")}
+    figures["worker_private_mb"] = max((each[3] for each in before if each[0] == "worker"), default=0.0)
+    figures["total_mb"] = sum(each[2] for each in before)
+    figures["idle_cpu_percent"] = ticks / 100 / IDLE_S * 100  # a tick is 10 ms
+    return figures
+
+
+def _swap_gap_ms(lab: BoardLab) -> float:
+    gaps = []
+    for version in range(2, 7):
+        lab.install(version)
+        gaps.append(lab.report.counters["gap_us"] / 1000)
+    return sorted(gaps)[len(gaps) // 2]
+
+
+def _boot_s(lab: BoardLab) -> float:
+    """Power on with no broker, to the first event that the module answered, by the board's own clock."""
+    lab.kill()
+    lab.broker.stop()
+    lab.board.start(cuttable=True)
+    time.sleep(20)
+    with SerialLine(lab.board.console, 115200) as line:
+        console = Console(line)
+        console.attach()
+        console.put("/tmp/first.py", FIRST.encode())
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            status, output = console.try_run("python3 /tmp/first.py 2>/dev/null")
+            if status == 0:
+                return float(output.split()[-1])
+            time.sleep(2)
+    raise SystemExit("no event was handled without a network")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.boards", epilog="example: python -m bench.boards --out build/bench-boards.json"
+    )
+    parser.add_argument("architectures", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("--out", type=Path, default=Path("build/bench-boards.json"))
+    arguments = parser.parse_args(argv)
+    found = {}
+    for architecture in arguments.architectures:
+        with tempfile.TemporaryDirectory() as folder:
+            found[architecture] = measure(architecture, Path(folder))
+    names = list(next(iter(found.values())))
+    sys.stdout.write("what".ljust(24) + "".join(each.rjust(12) for each in found) + "\n")
+    for name in names:
+        sys.stdout.write(name.ljust(24) + "".join(f"{each[name]:12.2f}" for each in found.values()) + "\n")
+    version = subprocess.run(["qemu-system-aarch64", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[
+        0
+    ]
+    arguments.out.write_text(json.dumps({"qemu": version, "boards": found}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
