@@ -21,7 +21,7 @@ test: $(VENV)/.test modules wheels check
 	$(BIN)/python -m pytest -q
 
 test-full: $(VENV)/.test modules wheels check
-	WAMR_OTA_KILLS=1000 WAMR_OTA_CUTS=100 $(BIN)/python -m pytest -q
+	WAMR_OTA_FULL=1 WAMR_OTA_KILLS=1000 WAMR_OTA_CUTS=100 $(BIN)/python -m pytest -q
 
 demo: $(VENV)/.demo modules
 	$(BIN)/ota demo

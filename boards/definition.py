@@ -19,6 +19,7 @@ FOLDER = Path(__file__).with_name("definitions")
 DEBIAN = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf", "riscv64": "riscv64"}
 BAUD_RATES = (9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600, 1500000)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_FILE = re.compile(r"usr/lib/[a-z0-9_-]+(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,4}")
 _WORD = re.compile(r"[A-Za-z0-9._+,@=/-]{1,64}")
 
 
@@ -93,12 +94,22 @@ class Image:
     modules: tuple[str, ...]
     source: str
     device_tree: str = ""
+    boot_loader: str = ""  # a file of the locked packages, such as usr/lib/u-boot/orangepi_pc_plus/u-boot-sunxi-with-spl.bin
+    boot_loader_at: int = 0  # where on the card the processor looks for it, in bytes
 
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
         if any(not re.fullmatch(r"[a-z0-9_]{1,40}", each) for each in self.modules):
             return "modules must be names of kernel modules"
-        return "" if not self.device_tree or _WORD.fullmatch(self.device_tree) else "device_tree must be a file's name"
+        if self.device_tree and not _WORD.fullmatch(self.device_tree):
+            return "device_tree must be a file's name"
+        if (
+            bool(self.boot_loader) != bool(self.boot_loader_at)
+            or not 0 <= self.boot_loader_at < 1 << 20
+            or self.boot_loader_at % 512
+        ):
+            return "boot_loader must be a file, and boot_loader_at where it begins: whole sectors in the first megabyte"
+        return "" if not self.boot_loader or _FILE.fullmatch(self.boot_loader) else "boot_loader must be a file of a package"
 
 
 @dataclass(frozen=True)
@@ -109,9 +120,12 @@ class Qemu:
     machine: str
     cpu: str
     source: str
+    card: str = "virtio"  # how the card is there: as a disk of virtio, or in the machine's own slot ("sd")
 
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
+        if self.card not in ("virtio", "sd"):
+            return "card must be virtio or sd"
         if self.system not in ("aarch64", "arm", "riscv64", "x86_64"):
             return "system must be aarch64, arm, riscv64 or x86_64"
         return "" if _WORD.fullmatch(self.machine) and _WORD.fullmatch(self.cpu) else "machine and cpu must be words"

@@ -20,7 +20,7 @@ from pathlib import Path
 from boards.definition import Board
 from boards.errors import BoardError
 from boards.kernel import initramfs, kernel, modules
-from boards.packages import Package, fetch, load_lock
+from boards.packages import Lock, Package, fetch, load_lock
 from boards.rootfs import host_tools, tool, unpack
 
 __all__ = ["Built", "build_image", "kernel_command_line", "settings_tar"]
@@ -64,14 +64,14 @@ def build_image(
         raise BoardError(f"no image can be built for {board.name}: flash the agent onto the Linux that it has (`ota flash`)")
     lock = load_lock(board.debian)
     tools = host_tools(cache)
-    packages = lock.select(["agent", "system", "kernel"])
+    packages = lock.select(["agent", "system", "kernel"]) + _boot_loader_packages(board, lock)
     progress(f"{len(packages)} packages of Debian {lock.release.split(',')[0]}")
     debs = fetch(packages, cache / "packages", lambda name, at, of: progress(f"downloading {name} ({at} of {of})"))
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         work = Path(temporary)
         progress("unpacking")
         (work / "kernel").mkdir()
-        is_kernel = {each.name for each in packages if each.kind == "kernel"}
+        is_kernel = {each.name for each in packages if each.kind in ("kernel", "firmware")}
         unpack([debs[name] for name in is_kernel], work / "kernel" / "tree")
         root = work / "root"
         unpack([file for name, file in debs.items() if name not in is_kernel], root)
@@ -83,6 +83,32 @@ def build_image(
         when = ("-mkfs-time", str(EPOCH_S), "-all-time", str(EPOCH_S))
         tool(tools, "mksquashfs", root, squashfs, "-comp", "zstd", "-all-root", "-quiet", "-no-progress", "-no-xattrs", *when)
         return _assemble(board, work, root, squashfs, out, tools, settings, packages)
+
+
+def _boot_loader_packages(board: Board, lock: Lock) -> tuple[Package, ...]:
+    """The packages that may hold a board's boot loader."""
+    assert board.image is not None  # build_image refused it
+    return tuple(each for each in lock.select(["firmware"]) if board.image.boot_loader and each.name.startswith("u-boot-"))
+
+
+def _boot_loader(board: Board, tree: Path) -> bytes:
+    assert board.image is not None
+    if not board.image.boot_loader:
+        return b""
+    path = tree / board.image.boot_loader
+    if not path.is_file() or path.stat().st_size + board.image.boot_loader_at > BOOT_START * SECTOR:
+        raise BoardError(f"{board.image.boot_loader} is in no locked package, or too long for the room before the first partition")
+    return path.read_bytes()
+
+
+def _device_tree(board: Board, tree: Path) -> bytes:
+    assert board.image is not None
+    if not board.image.device_tree:
+        return b""
+    found = sorted(tree.glob(f"usr/lib/linux-image-*/**/{board.image.device_tree}"))
+    if len(found) != 1:
+        raise BoardError(f"the kernel's package holds {len(found)} files {board.image.device_tree} instead of one")
+    return found[0].read_bytes()
 
 
 def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
@@ -185,10 +211,15 @@ def _assemble(
     conf = f"SIGNATURE={digest[:4].hex()}\nROOT_START={root_start}\nROOT_SECTORS={root_sectors}\nDATA_START={data_start}\n"
     memory = initramfs((root / "usr/bin/busybox").read_bytes(), init, conf, drivers)
     command_line = kernel_command_line(board)
-    boot = _boot_partition(work, tools, linux.read_bytes(), memory, command_line, settings)
+    tree = work / "kernel" / "tree"
+    boot = _boot_partition(work, tools, linux.read_bytes(), memory, command_line, settings, _device_tree(board, tree))
+    loader = _boot_loader(board, tree)
     unfinished = out.with_name(out.name + ".part")
     with unfinished.open("wb") as disk:
         disk.write(_partition_table(digest[:4], ((BOOT_START, BOOT_SECTORS, 0x0C), (root_start, root_sectors, 0x83))))
+        if loader:
+            disk.seek(board.image.boot_loader_at)
+            disk.write(loader)
         disk.seek(BOOT_START * SECTOR)
         disk.write(boot)
         disk.seek(root_start * SECTOR)
@@ -213,12 +244,17 @@ def _partition_table(signature: bytes, partitions: Sequence[tuple[int, int, int]
     return bytes(440) + signature + bytes(2) + entries.ljust(64, b"\0") + b"\x55\xaa"
 
 
-def _boot_partition(work: Path, tools: Path, linux: bytes, memory: bytes, command_line: str, settings: Path | None) -> bytes:
+def _boot_partition(
+    work: Path, tools: Path, linux: bytes, memory: bytes, command_line: str, settings: Path | None, device_tree: bytes
+) -> bytes:
     folder, fat = work / "boot", work / "boot.fat"
     (folder / "extlinux").mkdir(parents=True)
     (folder / "vmlinuz").write_bytes(linux)
     (folder / "initrd.gz").write_bytes(memory)
     entry = f"default linux\nlabel linux\n  kernel /vmlinuz\n  initrd /initrd.gz\n  append {command_line}\n"
+    if device_tree:
+        (folder / "board.dtb").write_bytes(device_tree)
+        entry += "  fdt /board.dtb\n"
     (folder / "extlinux/extlinux.conf").write_text(entry)
     if settings is not None:
         (folder / "config.tar").write_bytes(settings_tar(settings))

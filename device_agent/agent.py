@@ -89,6 +89,7 @@ class Agent:
         self._starting = asyncio.Lock()
         self._proof: asyncio.TimerHandle | None = None
         self._logs: collections.deque[LogRecord] = collections.deque(maxlen=LOG_LINES_KEPT)
+        self._logged = asyncio.Event()  # there is something to send, or somebody to send it to
         self._supervisor = Supervisor(
             self._outcome, self._worker_failed, self._keys_of, self._follow_topics, config.event_queue, self._counters
         )
@@ -144,6 +145,7 @@ class Agent:
     def log(self, record: LogRecord) -> None:
         """Keeps a log record for the operator: the last thousand, sent when online."""
         self._logs.append(record)
+        self._logged.set()
 
     # -- what the runner needs (device_agent.runner.Board)
 
@@ -370,6 +372,7 @@ class Agent:
         logger.info("online")
         self._link.publish(topics.online(self._config.device), topics.ONLINE, retain=True)
         self.report()
+        self._logged.set()
         self._outbox.poke()
 
     def _offline(self) -> None:
@@ -393,11 +396,15 @@ class Agent:
 
     async def _send_logs(self) -> None:
         while True:
-            await asyncio.sleep(LOG_PERIOD_S)
+            await self._logged.wait()
+            await asyncio.sleep(LOG_PERIOD_S)  # what comes together is sent together
+            self._logged.clear()
             if self._logs and self._link is not None and self._link.online:
                 batch = [self._logs.popleft() for _ in range(min(len(self._logs), 200))]
                 if not await self._link.publish(topics.log(self._config.device), encode_logs(batch)):
                     self._logs.extendleft(reversed(batch))
+                elif self._logs:
+                    self._logged.set()
 
     def _report(self) -> Report:
         update, refusal = self._runner.update, self._orders.refusal

@@ -23,7 +23,7 @@ from device_agent.config import BrokerConfig
 
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.5, 60.0
 CONNECT_TIMEOUT_S = 10.0
-MISC_PERIOD_S = 0.5
+MISC_MAX_S = 5.0  # between looks at the clock for the keep-alive; an idle board should sleep
 GOODBYE_S = 2.0
 MAX_PACKET_BYTES = 4 << 20
 logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Link:
                 if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                     break
                 try:
-                    await asyncio.wait_for(self._lost.wait(), MISC_PERIOD_S)
+                    await asyncio.wait_for(self._lost.wait(), min(self._config.keepalive_s / 6, MISC_MAX_S))
                 except TimeoutError:
                     continue
         finally:

@@ -86,8 +86,13 @@ class EmulatedBoard:
         self, settings: Path, *, factory: Path | None = None, size_mb: int = 1024, progress: Callable[[str], None] = lambda _: None
     ) -> None:
         """A new card for it: the image, nothing written yet, and a board's settings (a folder)."""
-        built = image_for(self.board, factory, progress)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.board.qemu is not None and self.board.qemu.card == "sd":
+            wheel = find(self.board.processor.target, WHEELS)
+            card = self.folder / "sd.img"
+            built = build_image(self.board, wheel, card, CACHE, settings=settings, factory=factory, progress=progress)
+        else:
+            built = image_for(self.board, factory, progress)
         (self.folder / "image.json").write_text(json.dumps(asdict(built), default=str))
         (self.folder / "config.tar").write_bytes(settings_tar(settings))
         command = [
@@ -143,15 +148,29 @@ class EmulatedBoard:
             *("-m", str(self.board.processor.memory_mb), "-display", "none", "-nodefaults"),
             *("-chardev", console, "-serial", "chardev:console"),
             *("-qmp", f"unix:{self._monitor()},server=on,wait=off"),
+            *(self._on_virtio(state) if machine.card == "virtio" else self._on_board(state)),
+            *self._firmware(built),
+        ]
+
+    def _on_virtio(self, state: _State) -> list[str]:
+        return [
             *("-device", "virtio-rng-device"),
             *self._disk(),
             *("-drive", f"file={self.folder / 'config.tar'},format=raw,if=none,id=config,readonly=on"),
             *("-device", "virtio-blk-device,drive=config,serial=wamr-config"),
             *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{state.ssh_port}-:22", "-device", "virtio-net-device,netdev=net"),
-            *self._firmware(built),
+        ]
+
+    def _on_board(self, state: _State) -> list[str]:
+        """The machine's own slot and network; the settings are on the card."""
+        return [
+            *("-drive", f"file={self.folder / 'disk.qcow2'},if=sd"),
+            *("-nic", f"user,hostfwd=tcp:127.0.0.1:{state.ssh_port}-:22"),
         ]
 
     def _firmware(self, built: dict[str, str]) -> list[str]:
+        if self.board.image is not None and self.board.image.boot_loader:
+            return []  # the machine finds it on the card
         if not self.with_u_boot:
             return ["-kernel", built["kernel"], "-initrd", built["initramfs"], "-append", built["command_line"]]
         lock = load_lock(self.board.debian)

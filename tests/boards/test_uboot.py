@@ -2,6 +2,7 @@
 
 import binascii
 import json
+import os
 import time
 
 import pytest
@@ -32,6 +33,21 @@ def test_a_card_boots_by_the_boot_loader_and_its_agent_reports(tmp_path, archite
     try:
         lab.start()
         assert "Retrieving file: /vmlinuz" in lab.log()
+        lab.install(1)
+        lab.still_answers(1)
+    finally:
+        lab.close()
+
+
+@pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="takes two minutes: make test-full")
+def test_the_card_of_an_orange_pi_boots_from_its_first_sector_on(tmp_path):
+    """Its processor's own loader, SPL, U-Boot, kernel and device tree, all from the card, which has the settings too."""
+    lab = BoardLab(tmp_path, "orangepi-pc")
+    lab.patience_s = 400
+    try:
+        lab.board.start()
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
+        assert "Retrieving file: /board.dtb" in lab.log()
         lab.install(1)
         lab.still_answers(1)
     finally:
