@@ -1,16 +1,18 @@
 """A root file system made of locked packages, in a folder, without root: files only, no script of any package runs."""
 
+import contextlib
+import fcntl
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from boards.errors import BoardError
 from boards.packages import Package, fetch, load_lock
 
-__all__ = ["host_tools", "tool", "unpack", "unpacked"]
+__all__ = ["alone", "host_tools", "tool", "unpack", "unpacked"]
 
 _LEFT_OUT = (
     "./usr/share/doc",
@@ -52,11 +54,21 @@ def unpacked(packages: Sequence[Package], cache: Path, folder: Path) -> Path:
     """A folder with these packages, made if it is not there; `cache` keeps the packages. Raises BoardError."""
     mark = folder / ".made-of"
     wanted = "".join(f"{each.sha256}\n" for each in packages)
-    if not mark.exists() or mark.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        unpack(fetch(packages, cache).values(), folder)
-        mark.write_text(wanted)
+    with alone(folder):
+        if not mark.exists() or mark.read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            unpack(fetch(packages, cache).values(), folder)
+            mark.write_text(wanted)
     return folder
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """For one process at a time: others that make the same folder wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def host_tools(cache: Path, kind: str = "tools") -> Path:

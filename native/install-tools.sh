@@ -41,6 +41,8 @@ if [ "${1:-}" = boards ]; then
     need qemu-system-riscv64 "$riscv"
     need qemu-img qemu-utils
     need ssh-keygen openssh-client
+    PATH="$PATH:/usr/sbin:/sbin" need mkfs.ext4 e2fsprogs
+    need dpkg-deb dpkg
 fi
 [ -n "$wanted" ] || exit 0
 

@@ -21,7 +21,7 @@ from boards.definition import Board, load_board
 from boards.errors import BoardError
 from boards.image import Built, build_image, settings_tar
 from boards.packages import LOCKS, load_lock
-from boards.rootfs import unpacked
+from boards.rootfs import alone, unpacked
 from boards.wheels import find
 from qemu.power import settle
 from qemu.qmp import QMPError
@@ -53,11 +53,12 @@ def image_for(board: Board, factory: Path | None = None, progress: Callable[[str
         digest.update(hashlib.sha256(each.read_bytes()).digest())
     folder = CACHE / "images" / f"{board.name}-{digest.hexdigest()[:16]}"
     note = folder / "built.json"
-    if not note.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        built = build_image(board, wheel, folder / "sd.img", CACHE, factory=factory, progress=progress)
-        note.write_text(json.dumps(asdict(built), default=str))
+    with alone(folder):
+        if not note.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            built = build_image(board, wheel, folder / "sd.img", CACHE, factory=factory, progress=progress)
+            note.write_text(json.dumps(asdict(built), default=str))
     value = json.loads(note.read_text())
     paths = {key: Path(value[key]) for key in ("image", "kernel", "initramfs", "spdx")}
     return Built(**paths, command_line=value["command_line"], size_bytes=value["size_bytes"])
