@@ -13,31 +13,14 @@ from boards.errors import BoardError
 from ota.cli.output import note, result
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
+from ota.provision import DEFAULT_POLICY, LOCAL, BoardSettings
 from ota.workspace import Workspace
 from qemu.board import SOURCE, EmulatedBoard
 
 KEPT = SOURCE / "build" / "qemu"
 # This machine, as a board behind QEMU's user network sees it.
 HOST = "10.0.2.2"
-_CONFIG = """# Written by `python -m qemu up`.
-[device]
-id = "{device}"
-group = "{group}"
-board = "{board}"
-{cpus}[broker]
-url = "{broker}"
-[storage]
-folder = "/data/wamr-ota"
-[trust]
-root = "root.cbor"
-[sources]
-proc_period_s = 1.0
-[grants.logging]
-[grants.clock]
-[grants.messaging]
-subscribe = ["sys/#"]
-publish = ["readings/#", "alerts/#"]
-"""
+POLICY = DEFAULT_POLICY.replace("proc_period_s = 10.0", "proc_period_s = 1.0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,19 +90,13 @@ def _settings(board: EmulatedBoard, folder: Path) -> Path:
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     url = settings.broker
-    local = url.host in ("localhost", "127.0.0.1", "::1")
-    broker = BrokerUrl(HOST if local else url.host, url.port, url.tls)
+    broker = BrokerUrl(HOST if url.host in LOCAL else url.host, url.port, url.tls)
     cpu = board.board.processor.cpu
-    (made / "agent.toml").write_text(
-        _CONFIG.format(
-            device=board.folder.name,
-            group=settings.group,
-            board="generic",
-            cpus=f'cpus = ["{cpu}"]\n' if cpu else "",
-            broker=str(broker),
-        )
+    about = BoardSettings(
+        board.folder.name, settings.group, board.board.name, broker, (cpu,) if cpu else (), POLICY, "/data/wamr-ota"
     )
-    (made / "root.cbor").write_bytes(workspace.root_documents()[1])
+    for name, content in about.files(workspace).items():
+        (made / name).write_bytes(content)
     (made / "console-login").touch()
     key = board.folder / "ssh"
     key.unlink(missing_ok=True)
