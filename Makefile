@@ -11,7 +11,7 @@
 PYTHON ?= python3
 VENV := build/venv
 BIN := $(VENV)/bin
-NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*)
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*) $(wildcard sdk/templates/*/*)
 PACKAGES := $(wildcard wamr_bindings/pywamr/*.py device_agent/*.* ota/*.py ota/*/*.py boards/*.py boards/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
@@ -65,6 +65,7 @@ $(VENV)/.test: $(VENV)/.demo
 	sh native/install-tools.sh aotc
 	sh native/install-tools.sh boards
 	$(BIN)/python -m pip install -q -e '.[test]' -C cmake.define.PW_AOTC=ON
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix build/npm assemblyscript@0.28.20; fi
 	@touch $@
 
 wheels: build/wheels/.built

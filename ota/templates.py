@@ -6,7 +6,7 @@ import ota
 from ota.errors import OtaError
 from ota.formats.fields import is_name
 
-LANGUAGES = ("c", "rust", "wat", "zig")
+LANGUAGES = ("assemblyscript", "c", "rust", "wat", "zig")
 
 
 class TemplateError(OtaError):

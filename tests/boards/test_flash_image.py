@@ -1,4 +1,4 @@
-"""Flashing a board that was made by `ota image build`: the flashed agent runs in the place of the image's, which stays behind it."""
+"""Flashing a board that `ota image build` made: the flashed agent runs in the place of the image's, which stays behind it."""
 
 import json
 
