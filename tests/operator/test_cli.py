@@ -159,19 +159,22 @@ def test_wrong_usage_is_exit_code_2():
 def test_every_command_shows_an_example():
     actions = next(action for action in parser()._actions if hasattr(action, "choices") and action.choices)
     expected = {
-        "init",
-        "new",
-        "build",
-        "publish",
-        "status",
-        "devices",
-        "logs",
-        "inspect",
-        "verify",
-        "run",
-        "demo",
         "boards",
+        "build",
+        "demo",
+        "devices",
+        "enrol",
+        "flash",
         "image",
+        "init",
+        "inspect",
+        "logs",
+        "new",
+        "publish",
+        "run",
+        "settings",
+        "status",
+        "verify",
     }
     assert set(actions.choices) == expected
     for name, command in actions.choices.items():
