@@ -50,12 +50,13 @@ class Login:
 class Console:
     """A console on an open line. Every method raises LineLost when the line is gone or silent."""
 
-    def __init__(self, line: Line, login: Login | None = None) -> None:
+    def __init__(self, line: Line, login: Login | None = None, before: "Console | None" = None) -> None:
+        """`before` is the same console, on a line that was lost: what is to be put right at the end."""
         self._line = line
         self._login = login or Login()
         self._buffer = b""
-        self._logged_in = False
-        self._printk = ""
+        self._logged_in: bool = before is not None and before._logged_in
+        self._printk: str = before._printk if before is not None else ""
         self.sudo = ""
 
     # -- bytes
@@ -99,9 +100,10 @@ class Console:
     def attach(self, timeout_s: float = 60.0) -> None:
         """Comes to a shell, logging in where it is asked to. Raises BoardError when the login is refused."""
         end = time.monotonic() + timeout_s
-        passwords, seen = 0, b""
+        passwords, strange, seen = 0, 0, b""
         while time.monotonic() < end:
-            self.write(b"\r")
+            # A command that was cut off may have left a quotation open: after a while, away with it.
+            self.write(b"\x15\r" if strange < 2 else b"\x03\r")
             seen = self.screen() or seen
             tail = seen[-200:].rstrip(b"\0")
             if _WRONG.search(seen) and passwords:
@@ -115,6 +117,8 @@ class Console:
             elif self._is_shell():
                 self._settle()
                 return
+            else:
+                strange += 1
         raise LineSilent(f"no prompt in {timeout_s:.0f} s; the console said: {_tail(seen)}")
 
     def _log_in(self) -> int:
@@ -149,10 +153,10 @@ class Console:
 
     def _settle(self) -> None:
         """A shell that is easy to talk to: no messages of the kernel, no echo, no history, root if that can be had."""
-        self.run("stty -echo 2>/dev/null; unset HISTFILE PROMPT_COMMAND; PS1='# '; export LC_ALL=C TERM=dumb")
+        self.run("stty -echo 2>/dev/null; unset HISTFILE PROMPT_COMMAND; TMOUT=600; PS1='# '; export LC_ALL=C TERM=dumb")
         if self.run("id -u").strip() != "0":
             self._become_root()
-        self._printk = self.run("cut -f1 /proc/sys/kernel/printk").strip()
+        self._printk = self._printk or self.run("cut -f1 /proc/sys/kernel/printk").strip()
         self.run(f"{self.sudo}dmesg -n 1 2>/dev/null; true")
 
     def _become_root(self) -> None:

@@ -42,8 +42,8 @@ class Operator(Protocol):
     def settings(self, device: str, signing_request: bytes) -> Mapping[str, bytes]:
         """A board's settings by file name, its certificate among them."""
 
-    def reported(self, device: str, agent: str, timeout_s: float) -> bool:
-        """Whether this version of the agent reports over the broker in time."""
+    def reported(self, device: str, agent: str, up_s: float, timeout_s: float) -> bool:
+        """Whether this version of the agent, up for no longer than `up_s`, reports over the broker in time."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ class Flasher:
     progress: Callable[[int, int], None] = lambda _done, _of: None
     config: str = field(default="", init=False)
     _console: Console | None = field(default=None, init=False)
+    _before: Console | None = field(default=None, init=False)  # what it knew of the console's state
     _line: Line | None = field(default=None, init=False)
     _lost: int = field(default=0, init=False)
     _sent: int = field(default=0, init=False)
@@ -161,11 +162,14 @@ class Flasher:
             self._again(lambda: self._verb("unpack", f"{self._work}/bundle", self.base, bundle.name))
             self._check(bundle)
             provision = bool(self.device) and (self.provision_again or not facts.provisioned)
+            device = self.device if provision else self._again(self._device) if facts.provisioned else ""
+            if self.device and self.device != device:
+                raise BoardError(f"this board is {device}: --provision-again makes it {self.device}")
             if provision:
                 self._provision(bundle)
             elif not facts.provisioned:
                 raise BoardError("the board has no settings yet: name it with --device")
-            self._switch(bundle)
+            self._switch(bundle, device)
             return Outcome(bundle.name, facts.confirmed, provision, self._sent, self._lost)
         finally:
             self._close()
@@ -176,6 +180,7 @@ class Flasher:
 
     def look(self) -> Facts:
         """Only what `run` would find out first. Raises as it does."""
+        self.set_clock = False
         try:
             return self._again(self._look)
         finally:
@@ -187,16 +192,16 @@ class Flasher:
         """Does a step, and once more when the line was lost and has come back."""
         lost_s, tries = 0.0, 0
         while True:
-            before = self._sent
+            before, attached = self._sent, False
             try:
                 self._attach()
-                lost_s = 0.0
+                lost_s, attached = 0.0, True
                 return step()
             except LineLost as error:
                 self._lost += 1
                 self._close()
                 lost_s = lost_s or time.monotonic()
-                tries = 0 if self._sent > before else tries + 1
+                tries = 0 if self._sent > before else tries + attached
                 if time.monotonic() - lost_s > self.patience_s or tries > TRIES:
                     raise
                 self.note(f"{error}; trying again")
@@ -206,10 +211,11 @@ class Flasher:
         if self._console is not None:
             return
         self._line = self.open_line()
-        console = Console(self._line, self.login)
+        console = self._console = Console(self._line, self.login, self._before)
+        self._before = console
+        console.write(b"\x15")  # away with a line that somebody has begun
         goodbye(console)
         console.attach()
-        self._console = console
         if not self.base:
             image = console.try_run("test -d /usr/lib/wamr-ota-system")[0] == 0
             self.base, self.config = ("/data/agent", "/data/etc") if image else ("/opt/wamr-ota", "/etc/wamr-ota")
@@ -315,12 +321,12 @@ class Flasher:
         self._again(lambda: self._verb("settings", f"{self._work}/settings", self.config, key))
         self.note(f"{self.device}: has its identity and its settings")
 
-    def _switch(self, bundle: Bundle) -> None:
+    def _switch(self, bundle: Bundle, device: str) -> None:
         self._again(lambda: self._verb("begin", self.base, self.config, bundle.name, f"{self.trial_s:.0f}"))
         self.note(f"{bundle.name} has its try; waiting for its report")
-        device = self.device or self._again(self._device)
-        end = time.monotonic() + self.trial_s - CONFIRM_S
-        while not self.operator.reported(device, bundle.name, LOOK_S):
+        began = time.monotonic()
+        end = began + self.trial_s - CONFIRM_S
+        while not self.operator.reported(device, bundle.name, time.monotonic() - began + LOOK_S, LOOK_S):
             state = self._again(lambda: self._verb("state", self.base))
             if time.monotonic() > end or state["trial"] != bundle.name:
                 before = self._again(lambda: self._verb("revert", self.base))["confirmed"]

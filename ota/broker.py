@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -21,6 +22,7 @@ from ota.workspace import Settings
 CONNECT_TIMEOUT_S = 10.0
 PUBLISH_TIMEOUT_S = 60.0
 WINDOW = 20
+MAX_PACKET_BYTES = 4 << 20
 
 
 class BrokerError(OtaError):
@@ -32,6 +34,7 @@ class Broker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._filters: set[str] = set()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._incoming: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
         self._connected: queue.Queue[str | None] = queue.Queue()
@@ -47,8 +50,10 @@ class Broker:
 
     def __enter__(self) -> Self:
         url = self._settings.broker
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = MAX_PACKET_BYTES
         try:
-            self._client.connect(url.host, url.port, keepalive=30, clean_start=True)
+            self._client.connect(url.host, url.port, keepalive=30, clean_start=True, properties=properties)
         except (OSError, ValueError) as error:
             raise BrokerError(f"the broker at {url} can't be reached: {error}") from error
         self._client.loop_start()
@@ -87,6 +92,7 @@ class Broker:
 
     def subscribe(self, *filters: str) -> None:
         """Asks for messages; retained ones come first."""
+        self._filters.update(filters)
         self._client.subscribe([(each, SubscribeOptions(qos=1)) for each in filters])
 
     def messages(self, timeout_s: float, quiet_s: float | None = None) -> Iterator[tuple[str, bytes]]:
@@ -108,12 +114,15 @@ class Broker:
             if name == topic:
                 found = payload
                 break
+        self._filters.discard(topic)
         self._client.unsubscribe(topic)
         return found
 
     def _on_connect(
         self, client: paho.Client, data: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
+        if self._filters and not code.is_failure:  # connected once more: the broker has forgotten what was asked for
+            client.subscribe([(each, SubscribeOptions(qos=1)) for each in sorted(self._filters)])
         self._connected.put(str(code) if code.is_failure else None)
 
     def _on_socket_open(self, client: paho.Client, data: Any, connection: Any) -> None:

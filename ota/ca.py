@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ota.errors import OtaError
 from ota.formats.fields import is_name
-from ota.keyring import SigningKey
+from ota.keyring import KeyFileError, SigningKey
 from ota.workspace import Workspace, write_durably
 
 __all__ = ["CertificateAuthority", "Enrolled", "RequestRefused", "enrolled"]
@@ -50,12 +50,14 @@ class CertificateAuthority:
         self._folder = workspace.folder
         self.certificate_file = self._folder / "trust" / "ca.pem"
         key_file = self._folder / "keys" / "ca.pem"
-        if not key_file.exists():
+        if not key_file.exists() and not self.certificate_file.exists():
             SigningKey.generate("es256").save(key_file, workspace.passphrase)
         self._key = SigningKey.load(key_file, workspace.passphrase).private
         if not self.certificate_file.exists():
             write_durably(self.certificate_file, self._own(workspace.settings.vendor).public_bytes(Encoding.PEM))
         self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
+        if self._certificate.public_key() != self._key.public_key():
+            raise KeyFileError(f"{key_file} is not the key of {self.certificate_file}")
 
     def _own(self, vendor: str) -> x509.Certificate:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"devices of {vendor}"[:64])])

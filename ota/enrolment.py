@@ -17,6 +17,7 @@ from ota.workspace import Workspace
 __all__ = ["Outcome", "answer", "new_token", "serve"]
 
 FILE, MODE = "tokens.json", 0o600
+REPEAT_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Outcome:
     device: str
     reason: str
     detail: str = ""
+    repeated: bool = False  # the certificate that it was given before
 
 
 def new_token(workspace: Workspace, device: str, now_s: int, valid_s: int) -> Token:
@@ -59,20 +61,26 @@ def answer(workspace: Workspace, authority: CertificateAuthority, data: bytes, n
             about["used"] = mark
     if reason:
         return name, Answer.make(token, request, reason=reason.value), Outcome(request.device, reason.value)
+    if kept := str(about.get("certificate", "")):
+        return name, Answer.make(token, request, kept.encode()), Outcome(request.device, "", repeated=True)
     try:
         certificate = authority.sign(request.signing_request, request.device)
     except RequestRefused as error:
         why = Reason.REQUEST_INVALID.value
         return name, Answer.make(token, request, reason=why), Outcome(request.device, why, str(error))
+    with workspace.record(FILE, MODE) as tokens:
+        tokens[name]["certificate"] = certificate.decode()
     return name, Answer.make(token, request, certificate), Outcome(request.device, "")
 
 
 def _refusal(about: dict[str, object], request: Request, mark: str, now_s: int) -> Reason | None:
     if about["device"] != request.device:
         return Reason.REQUEST_INVALID
-    if about["used"]:
-        return None if about["used"] == mark else Reason.TOKEN_USED  # the same request once more: its answer was lost
-    return Reason.TOKEN_EXPIRED if now_s > int(str(about["expires_s"])) else None
+    late_s = now_s - int(str(about["expires_s"]))
+    if about["used"] and about["used"] != mark:
+        return Reason.TOKEN_USED
+    # The same request once more, its answer was lost: it gets the same certificate, for a day longer.
+    return Reason.TOKEN_EXPIRED if late_s > (REPEAT_S if about["used"] else 0) else None
 
 
 def serve(workspace: Workspace, broker: Broker, timeout_s: float, clock: Callable[[], float]) -> Iterator[Outcome]:

@@ -90,12 +90,13 @@ class BoardSettings:
 
     def _toml(self, *, authority: bool, identity: bool, token: bool, enrolment: BrokerUrl | None) -> str:
         cpus = ", ".join(f'"{each}"' for each in self.cpus)
-        lines = ["[device]", f'id = "{self.device}"', f'group = "{self.group}"', f'board = "{self.board}"']
+        # The policy first: what stands outside its tables must not fall into ours.
+        lines = [self.policy, "", "[device]", f'id = "{self.device}"', f'group = "{self.group}"', f'board = "{self.board}"']
         lines += [f"cpus = [{cpus}]"] if cpus else []
         lines += ["", "[broker]", f'url = "{self.broker}"']
         lines += ['ca_file = "broker-ca.pem"'] if authority else []
         lines += ['certificate_file = "device.pem"', 'key_file = "device.key"'] if identity else []
         if token:
             lines += ["", "[enrolment]", 'token_file = "enrolment.token"', *([f'url = "{enrolment}"'] if enrolment else [])]
-        lines += ["", "[storage]", f'folder = "{self.storage}"', "", "[trust]", 'root = "root.cbor"', "", self.policy]
+        lines += ["", "[storage]", f'folder = "{self.storage}"', "", "[trust]", 'root = "root.cbor"', ""]
         return "\n".join(lines)

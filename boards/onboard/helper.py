@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 
 Answer = dict[str, Any]
 AGAIN_S = 0.3
+CONFIRM_S = 60.0
 IDLE_S = 20.0  # without a frame: the cable was pulled
 FRAME = b"\x02WO"
 HEAD = struct.Struct(">3sIHI")
@@ -243,12 +244,20 @@ def unpack(file: str, folder: str, name: str) -> Answer:
         os.sync()
         new.replace(target)
         sync(target.parent)
-    launch = base / "launch.new"
-    launch.write_bytes((target / "launch").read_bytes())
-    launch.chmod(0o755)
-    launch.replace(base / "launch")
-    sync(base)
+    write(base / "launch", (target / "launch").read_bytes(), 0o755)
     return {"installed": name}
+
+
+def write(file: pathlib.Path, content: bytes, mode: int = 0o644) -> None:
+    """Replaces a file, so that after a power cut it is the old or the new one, whole."""
+    new = file.with_name(f".{file.name}.new")
+    with new.open("wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    new.chmod(mode)
+    new.replace(file)
+    sync(file.parent)
 
 
 def extract(file: str, folder: pathlib.Path) -> None:
@@ -270,27 +279,22 @@ def extract(file: str, folder: pathlib.Path) -> None:
 
 
 def settings(file: str, folder: str, key: str) -> Answer:
-    """A board's settings, with the key that it made before, in one step."""
+    """A board's settings, with the key that it made before, beside those that it has: the trial tries them, and takes them over."""
     config = pathlib.Path(folder)
-    new, old = config.with_name(config.name + ".new"), config.with_name(config.name + ".old")
-    if not config.exists() and old.exists():
-        old.replace(config)
+    trial, new = config.with_name(config.name + ".trial"), config.with_name(config.name + ".new")
+    made = pathlib.Path(key).read_bytes() if pathlib.Path(key).exists() else (trial / "device.key").read_bytes()
     shutil.rmtree(new, ignore_errors=True)
     if config.exists():
         shutil.copytree(config, new, symlinks=True)
     new.mkdir(parents=True, exist_ok=True)
     new.chmod(0o700)
     extract(file, new)
-    if pathlib.Path(key).exists():
-        (new / "device.key").write_bytes(pathlib.Path(key).read_bytes())
-        (new / "device.key").chmod(0o600)
+    (new / "device.key").write_bytes(made)
+    (new / "device.key").chmod(0o600)
     os.sync()
-    shutil.rmtree(old, ignore_errors=True)
-    if config.exists():
-        config.replace(old)
-    new.replace(config)
+    shutil.rmtree(trial, ignore_errors=True)
+    new.replace(trial)
     sync(config.parent)
-    shutil.rmtree(old, ignore_errors=True)
     pathlib.Path(key).unlink(missing_ok=True)
     return {"provisioned": True}
 
@@ -298,8 +302,9 @@ def settings(file: str, folder: str, key: str) -> Answer:
 def begin(folder: str, config: str, name: str, trial_s: str) -> Answer:
     """Puts an agent on trial: what runs until now ends, the new one begins."""
     base = pathlib.Path(folder)
-    (base / "trial.tried").unlink(missing_ok=True)
-    (base / "trial-seconds").write_text(f"{int(trial_s)}\n")
+    for old in ("trial.tried", "trial.passed"):
+        (base / old).unlink(missing_ok=True)
+    write(base / "trial-seconds", f"{int(trial_s)}\n".encode())
     service(base, config)
     point(base / "trial", name)
     restart()
@@ -314,21 +319,15 @@ def service(base: pathlib.Path, config: str) -> None:
         unit = pathlib.Path("/etc/systemd/system/wamr-ota.service")
         text = UNIT.format(command=command)
         if not unit.exists() or unit.read_text() != text:
-            new = unit.with_name(".wamr-ota.service.new")
-            new.write_text(text)
-            new.replace(unit)
-            sync(unit.parent)
+            write(unit, text.encode())
         run("systemctl", "daemon-reload")
         run("systemctl", "enable", "wamr-ota.service")
     elif kind == "inittab":
         table = pathlib.Path("/etc/inittab")
         busybox = "busybox" in os.path.realpath("/proc/1/exe")
         line = f"{':' if busybox else 'wo:2345'}:respawn:{command} >>/run/agent.log 2>&1\n"
-        lines = [each for each in table.read_text().splitlines(True) if "/launch " not in each]
-        new = table.with_name("inittab.new")
-        new.write_text("".join(lines) + line)
-        new.replace(table)
-        sync(table.parent)
+        lines = [each for each in table.read_text().splitlines() if f"{base}/launch " not in each]
+        write(table, ("\n".join(lines) + "\n" + line).encode())
         os.kill(1, signal.SIGHUP)
     elif kind != "image":
         raise SystemExit("this system is started neither by systemd nor from /etc/inittab")
@@ -355,10 +354,14 @@ def restart() -> None:
     if manager() == "systemd":
         run("systemctl", "restart", "--no-block", "wamr-ota.service")
         return
+    if not PID.exists():
+        return  # nothing was started yet
     try:
         os.kill(int(PID.read_text()), signal.SIGTERM)
-    except (OSError, ValueError):
+    except ProcessLookupError:
         return
+    except ValueError:
+        raise SystemExit(f"{PID} names no process: /run is full") from None
 
 
 def run(*command: str) -> None:
@@ -369,25 +372,26 @@ def run(*command: str) -> None:
 
 
 def confirm(folder: str, name: str) -> Answer:
-    """The agent on trial has proved itself."""
+    """The agent on trial has proved itself: `launch` is told, and makes it the confirmed one, with its settings."""
     base = pathlib.Path(folder)
     if pointer(base / "confirmed") == name and not pointer(base / "trial"):
         return {"confirmed": name}
     if pointer(base / "trial") != name:
         raise SystemExit(f"{name} is not on trial any more")
-    point(base / "confirmed", name)
-    (base / "trial").unlink()
-    sync(base)
-    (base / "trial.tried").unlink(missing_ok=True)
+    write(base / "trial.passed", b"")
+    end = time.monotonic() + CONFIRM_S
+    while pointer(base / "trial") and time.monotonic() < end:
+        time.sleep(0.2)
+    if pointer(base / "confirmed") != name:
+        raise SystemExit(f"{base}/launch did not confirm {name}")
     return {"confirmed": name}
 
 
 def revert(folder: str) -> Answer:
-    """Ends a trial: what ran before runs again."""
+    """Ends a trial: `launch` begins anew, with what ran before."""
     base = pathlib.Path(folder)
     if pointer(base / "trial"):
-        (base / "trial").unlink()
-        sync(base)
+        write(base / "trial.tried", b"")
         restart()
     return {"confirmed": pointer(base / "confirmed")}
 

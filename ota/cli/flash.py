@@ -118,10 +118,11 @@ class _Operator:
         certificate = CertificateAuthority(self._workspace).sign(signing_request, device)
         return _board_settings(self._workspace, self._board, self._arguments).files(self._workspace, certificate=certificate)
 
-    def reported(self, device: str, agent: str, timeout_s: float) -> bool:
+    def reported(self, device: str, agent: str, up_s: float, timeout_s: float) -> bool:
         with Broker(self._workspace.settings) as broker:
             for found in fleet.follow(broker, timeout_s):
-                if found.online and found.report.device == device and found.report.agent == agent:
+                report = found.report
+                if found.online and (report.device, report.agent) == (device, agent) and report.uptime_s <= up_s:
                     return True
         return False
 
@@ -178,6 +179,8 @@ def _flash(arguments: argparse.Namespace) -> int:
 
 
 def _start_by_u_boot(board: Board, arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        raise BoardError("--dry-run does not go with --via u-boot: there is nothing to look at before the board is switched on")
     if arguments.image is None:
         raise BoardError("--via u-boot needs --image: what `ota image build` made, with .kernel and .initramfs beside it")
     try:
@@ -225,7 +228,7 @@ def _enrol(arguments: argparse.Namespace) -> int:
     with Broker(workspace.settings) as broker:
         output.note(f"answering boards at {workspace.settings.broker}; Ctrl-C ends it")
         for outcome in serve(workspace, broker, arguments.seconds, time.time):
-            done += not outcome.reason
+            done += not outcome.reason and not outcome.repeated
             if arguments.json:
                 output.result_json(asdict(outcome))
             else:

@@ -10,6 +10,7 @@ from tests.support.board_lab import SnapshotLab
 TARGETS = ("aarch64", "armv7", "riscv64")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (`-n`), each architecture's tests stay in one: its boards are booted there."""
     for item in items:

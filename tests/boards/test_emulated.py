@@ -52,6 +52,7 @@ def test_what_must_not_be_installed_is_refused_for_its_reason(lab):
     make = lab.signer.update
     tampered, swapped = make(echo(51)), make(echo(52))
     chunk = topics.blob_chunk(tampered.index.digest, 0)
+    lab.install(4)
     attacks = [
         ("signer-unknown", make(echo(5)), {"keys": [SigningKey.generate()]}),
         ("chunk-digest-mismatch", tampered, {"change": {chunk: bytes(len(tampered.blob[:1024]))}}),
@@ -65,8 +66,8 @@ def test_what_must_not_be_installed_is_refused_for_its_reason(lab):
         lab.observer.wait(lambda reason=reason: lab.report.attempt.reason == reason, lab.patience_s, reason)
     lab.put([(topics.desired("lab"), b"garbage")])
     lab.observer.wait(lambda: lab.report.attempt.reason == "malformed", lab.patience_s, "malformed")
-    lab.running("2.0.0")
-    lab.still_answers(2)
+    lab.running("4.0.0")
+    lab.still_answers(4)
 
 
 def test_an_image_compiled_for_the_board_runs_there(lab):
@@ -83,6 +84,8 @@ def test_an_image_compiled_for_the_board_runs_there(lab):
 
 
 def test_with_the_broker_gone_it_works_on_and_what_it_said_arrives_later(lab):
+    lab.install(7)
+    lab.still_answers(7)
     last = max(lab.observer.messages)
     lab.broker.stop()
     time.sleep(5)

@@ -2,6 +2,7 @@
 
 import re
 import stat
+import tomllib
 
 import pytest
 from cryptography import x509
@@ -19,6 +20,7 @@ from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.enrolment import Answer, Request, Token
 from ota.formats.reasons import Reason, Refused
+from ota.keyring import KeyFileError, SigningKey
 from ota.provision import BoardSettings, ProvisionError, read_policy
 from ota.workspace import Settings, Workspace
 
@@ -68,6 +70,16 @@ def test_the_authority_is_the_same_when_it_is_opened_again(workspace, authority)
     again = CertificateAuthority(workspace)
     assert again.certificate_file.read_bytes() == authority.certificate_file.read_bytes()
     assert stat.S_IMODE((workspace.folder / "keys/ca.pem").stat().st_mode) == 0o600
+
+
+def test_an_authority_without_its_key_or_with_another_is_not_made_anew(workspace, authority):
+    key = workspace.folder / "keys/ca.pem"
+    key.rename(key.with_name("offline.pem"))
+    with pytest.raises(KeyFileError, match="No such file"):
+        CertificateAuthority(workspace)
+    SigningKey.generate("es256").save(key)
+    with pytest.raises(KeyFileError, match="is not the key of"):
+        CertificateAuthority(workspace)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +136,10 @@ def test_a_token_enrols_one_board_once(workspace, authority):
     _, first, outcome = answer(workspace, authority, data, NOW_S + 10)
     first.check(token, request)
     assert (outcome.device, outcome.reason) == ("board-1", "")
-    # The same request once more, its answer was lost: it is answered again, even late.
-    assert answer(workspace, authority, data, NOW_S + 10_000)[2].reason == ""
+    # The same request once more, its answer was lost: the same certificate, a little late too, and not for ever.
+    _, again, outcome = answer(workspace, authority, data, NOW_S + 10_000)
+    assert (again.certificate, outcome.repeated) == (first.certificate, True)
+    assert answer(workspace, authority, data, NOW_S + 200_000)[1].reason == "token-expired"
     # Another key with the same token: somebody copied it.
     _, second, outcome = answer(workspace, authority, asked(token)[1], NOW_S + 20)
     assert (second.reason, second.certificate, outcome.reason) == ("token-used", b"", "token-used")
@@ -195,6 +209,14 @@ def test_settings_say_what_a_board_needs_and_no_more(workspace, tmp_path):
     assert 'certificate_file = "device.pem"' in text
     assert "[enrolment]" not in text
     assert sorted(made.files(workspace, token="t")) == ["agent.toml", "enrolment.token", "root.cbor"]
+
+
+def test_a_policy_outside_of_tables_stays_a_policy(workspace, tmp_path):
+    (tmp_path / "policy.toml").write_text("grants.logging = {}\nconfig.site = 'roof'\n")
+    made = BoardSettings("board-1", "lab", "x", BrokerUrl.parse("mqtt://broker"), policy=read_policy(tmp_path / "policy.toml"))
+    value = tomllib.loads(made.files(workspace)["agent.toml"].decode())
+    assert (value["grants"], value["config"]) == ({"logging": {}}, {"site": "roof"})
+    assert sorted(value["trust"]) == ["root"]
 
 
 def test_a_broker_that_boards_cannot_reach_is_refused(workspace):
