@@ -10,13 +10,11 @@ from tests.support.board_lab import SnapshotLab
 TARGETS = ("aarch64", "armv7", "riscv64")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """With several processes (`-n`), each architecture's tests stay in one: its boards are booted there."""
-    for item in items:
-        words = item.name.replace("[", "-").replace("]", "-").split("-")
-        target = next((each for each in TARGETS if each in words), item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(target))
+    words = item.name.replace("[", "-").replace("]", "-").split("-")
+    target = next((each for each in TARGETS if each in words), item.path.stem)
+    item.add_marker(pytest.mark.xdist_group(target))
 
 
 @pytest.fixture(scope="session")
