@@ -20,11 +20,11 @@ SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 # Emulated boards mostly wait: three at a time, an architecture each. What counts milliseconds runs before them, alone.
 test: $(VENV)/.test modules wheels check
 	$(BIN)/python -m pytest -q --ignore=tests/boards
-	$(BIN)/python -m pytest -q -n 3 --dist loadgroup tests/boards
+	$(BIN)/python -m pytest -q -n 3 tests/boards
 
 test-full: $(VENV)/.test modules wheels check
 	WAMR_OTA_KILLS=1000 $(BIN)/python -m pytest -q --ignore=tests/boards
-	WAMR_OTA_FULL=1 WAMR_OTA_CUTS=100 $(BIN)/python -m pytest -q -n 3 --dist loadgroup tests/boards
+	WAMR_OTA_FULL=1 WAMR_OTA_CUTS=100 $(BIN)/python -m pytest -q -n 3 tests/boards
 
 demo: $(VENV)/.demo modules
 	$(BIN)/ota demo
