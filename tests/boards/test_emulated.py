@@ -49,10 +49,10 @@ def test_an_update_is_swapped_in_and_a_faulty_one_rolled_back(lab):
 
 
 def test_what_must_not_be_installed_is_refused_for_its_reason(lab):
+    lab.install(4)
     make = lab.signer.update
     tampered, swapped = make(echo(51)), make(echo(52))
     chunk = topics.blob_chunk(tampered.index.digest, 0)
-    lab.install(4)
     attacks = [
         ("signer-unknown", make(echo(5)), {"keys": [SigningKey.generate()]}),
         ("chunk-digest-mismatch", tampered, {"change": {chunk: bytes(len(tampered.blob[:1024]))}}),
