@@ -143,6 +143,7 @@ class Flasher:
     _console: Console | None = field(default=None, init=False)
     _before: Console | None = field(default=None, init=False)  # what it knew of the console's state
     _line: Line | None = field(default=None, init=False)
+    _looking: bool = field(default=False, init=False)
     _lost: int = field(default=0, init=False)
     _sent: int = field(default=0, init=False)
 
@@ -152,8 +153,14 @@ class Flasher:
             raise BoardError(f"{self.base!r} is no folder that can be named on a command line")
         try:
             facts = self._again(self._look)
+            provision = bool(self.device) and (self.provision_again or not facts.provisioned)
+            device = self.device if provision else self._again(self._device) if facts.provisioned else ""
+            if self.device and self.device != device:
+                raise BoardError(f"this board is {device}: --provision-again makes it {self.device}")
+            if not device:
+                raise BoardError("the board has no settings yet: name it with --device")
             bundle = make_bundle(self.wheel, self.board.debian, facts.lacking(), self.cache)
-            same = facts.confirmed == bundle.name and facts.provisioned and not self.provision_again
+            same = facts.confirmed == bundle.name and not provision
             if same and self._again(lambda: self._verb("alive", bundle.name))["alive"]:
                 self.note(f"{bundle.name} runs there already")
                 return Outcome(bundle.name, bundle.name, False, 0, self._lost)
@@ -161,14 +168,8 @@ class Flasher:
             self._again(lambda: self._send(f"{self._work}/bundle", bundle.content, bundle.sha256))
             self._again(lambda: self._verb("unpack", f"{self._work}/bundle", self.base, bundle.name))
             self._check(bundle)
-            provision = bool(self.device) and (self.provision_again or not facts.provisioned)
-            device = self.device if provision else self._again(self._device) if facts.provisioned else ""
-            if self.device and self.device != device:
-                raise BoardError(f"this board is {device}: --provision-again makes it {self.device}")
             if provision:
                 self._provision(bundle)
-            elif not facts.provisioned:
-                raise BoardError("the board has no settings yet: name it with --device")
             self._switch(bundle, device)
             return Outcome(bundle.name, facts.confirmed, provision, self._sent, self._lost)
         finally:
@@ -180,7 +181,7 @@ class Flasher:
 
     def look(self) -> Facts:
         """Only what `run` would find out first. Raises as it does."""
-        self.set_clock = False
+        self._looking = True
         try:
             return self._again(self._look)
         finally:
@@ -270,13 +271,15 @@ class Flasher:
         off_s = facts.time_s - time.time()
         if abs(off_s) < CLOCK_OFF_S:
             return
-        if not self.set_clock:
+        if self._looking:
+            self.note(f"the board's clock is {off_s:+.0f} s off")
+        elif not self.set_clock:
             if facts.time_s < FIRST_YEAR_S:
                 raise BoardError("the board's clock was never set, and --leave-clock says to leave it so")
             self.note(f"the board's clock is {off_s:+.0f} s off")
-            return
-        self._verb("set-clock", f"{time.time():.3f}")
-        self.note(f"the board's clock was {off_s:+.0f} s off: set")
+        else:
+            self._verb("set-clock", f"{time.time():.3f}")
+            self.note(f"the board's clock was {off_s:+.0f} s off: set")
 
     def _send(self, path: str, content: bytes, digest: str) -> None:
         console = self.console

@@ -34,7 +34,6 @@ CACHE = SOURCE / "build" / "boards"
 WHEELS = SOURCE / "build" / "wheels"
 # How long one may take on a busy machine.
 START_S, MONITOR_S = 30.0, 60.0
-CARD_MB = 1024
 U_BOOTS = {"aarch64": "qemu_arm64", "armv7": "qemu_arm", "riscv64": "qemu-riscv64_smode"}
 
 

@@ -139,6 +139,19 @@ def test_an_agent_that_does_not_come_up_is_taken_away_and_the_old_one_runs_on(fl
     assert flashed.reported(before, 60)
 
 
+def test_settings_that_lead_nowhere_are_taken_away_with_the_trial(flashed, capsys):
+    before = running(flashed, capsys)
+    wrong = ("--device", "guest-1", "--provision-again", "--broker", "mqtt://10.0.2.2:1", "--wait", "45")
+    assert flashed.flash(*wrong) == 1
+    assert f"did not report: {before} runs again" in capsys.readouterr().err
+    assert flashed.reported(before, 90)
+
+
+def test_another_name_than_the_boards_is_asked_about(flashed, capsys):
+    assert flashed.flash("--device", "guest-2") == 1
+    assert "this board is guest-1: --provision-again makes it guest-2" in capsys.readouterr().err
+
+
 def test_a_flasher_that_is_killed_at_any_moment_leaves_the_old_agent_running(flashed, tmp_path, capsys):
     """Killed while it sends, and in the trial of a new agent: that one's try ends by itself."""
     before = running(flashed, capsys)
