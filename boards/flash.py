@@ -170,7 +170,7 @@ class Flasher:
             self._check(bundle)
             if provision:
                 self._provision(bundle)
-            self._switch(bundle, device)
+            self._switch(bundle, device, provisioned=provision)
             return Outcome(bundle.name, facts.confirmed, provision, self._sent, self._lost)
         finally:
             self._close()
@@ -324,7 +324,7 @@ class Flasher:
         self._again(lambda: self._verb("settings", f"{self._work}/settings", self.config, key))
         self.note(f"{self.device}: has its identity and its settings")
 
-    def _switch(self, bundle: Bundle, device: str) -> None:
+    def _switch(self, bundle: Bundle, device: str, *, provisioned: bool) -> None:
         self._again(lambda: self._verb("begin", self.base, self.config, bundle.name, f"{self.trial_s:.0f}"))
         self.note(f"{bundle.name} has its try; waiting for its report")
         began = time.monotonic()
@@ -336,6 +336,11 @@ class Flasher:
                 now = f"{before} runs again" if before else "it was taken away again"
                 raise BoardError(f"{bundle.name} did not report: {now}. The board's log ends:\n{state['said'].strip()}")
         self._again(lambda: self._verb("confirm", self.base, bundle.name))
+        if provisioned:  # it begins anew, its settings being where they belong
+            began = time.monotonic()
+            while not self.operator.reported(device, bundle.name, time.monotonic() - began + LOOK_S, LOOK_S):
+                if time.monotonic() - began > self.trial_s:
+                    raise BoardError(f"{bundle.name} is confirmed, but does not report any more: see the board's log")
 
     def _device(self) -> str:
         found = re.search(

@@ -9,6 +9,7 @@ from pathlib import Path
 from boards.console import Console
 from boards.line import SerialLine
 from ota.demo.broker import DemoBroker
+from ota.formats.module import Limits
 from qemu.board import EmulatedBoard
 from tests.conftest import ROOT
 from tests.support.lab import Lab
@@ -17,13 +18,15 @@ from tests.support.lab import Lab
 class BoardLab(Lab):
     """One emulated board, one operator, one broker. `kill` pulls the plug, and what was not flushed is left to chance."""
 
-    patience_s = 120.0
+    patience_s = 240.0
 
     def __init__(self, folder: Path, name: str, **settings) -> None:
         subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         broker = DemoBroker(folder)
         broker.start()
-        super().__init__(folder, broker, **({"trial": 2, "fetch_timeout": 20, "proc": 0.5} | settings))
+        super().__init__(folder, broker, **({"trial": 2, "fetch_timeout": 20, "retry": 2, "proc": 0.5} | settings))
+        # Several emulated boards may share a busy machine: a module of theirs is given time.
+        self.signer.limits = Limits(memory_pages=4, deadline_ms=30_000)
         self.chance = random.Random()
         self.lost_pages = 0
         self.board = EmulatedBoard(name, folder / "board")

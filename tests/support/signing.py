@@ -25,6 +25,7 @@ class Signer:
     sequence: int = 0
     epoch: int = 0
     now_s: int = NOW_S
+    limits: Limits = field(default_factory=lambda: Limits(memory_pages=4, deadline_ms=2000))
 
     def root(self, number: int = 1, **changes) -> Root:
         roles = {role: Role({key.public.key_id: key.public}, 1) for role, key in self.keys.items()}
@@ -40,7 +41,7 @@ class Signer:
         capabilities = changes.pop(
             "capabilities", {"logging": {}, "messaging": {"subscribe": ["in/#", "sys/#"], "publish": ["out/#"]}}
         )
-        limits = changes.pop("limits", Limits(memory_pages=4, deadline_ms=2000))
+        limits = changes.pop("limits", self.limits)
         module = ModuleDescription(name, version, Capabilities.parse(capabilities, "test"), limits, changes.pop("epoch", 0))
         manifest = Manifest(
             sequence=changes.pop("sequence", self.sequence),
