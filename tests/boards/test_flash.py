@@ -19,6 +19,7 @@ from tests.support.serial import Cable
 
 pytestmark = pytest.mark.timeout(900)
 BOOT_S = 300
+only_full = pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="takes minutes: make test-full")
 
 
 class Desk:
@@ -139,6 +140,7 @@ def test_an_agent_that_does_not_come_up_is_taken_away_and_the_old_one_runs_on(fl
     assert flashed.reported(before, 60)
 
 
+@only_full
 def test_settings_that_lead_nowhere_are_taken_away_with_the_trial(flashed, capsys):
     before = running(flashed, capsys)
     wrong = ("--device", "guest-1", "--provision-again", "--broker", "mqtt://10.0.2.2:1", "--wait", "45")
@@ -147,11 +149,13 @@ def test_settings_that_lead_nowhere_are_taken_away_with_the_trial(flashed, capsy
     assert flashed.reported(before, 90)
 
 
+@only_full
 def test_another_name_than_the_boards_is_asked_about(flashed, capsys):
     assert flashed.flash("--device", "guest-2") == 1
     assert "this board is guest-1: --provision-again makes it guest-2" in capsys.readouterr().err
 
 
+@only_full
 def test_a_flasher_that_is_killed_at_any_moment_leaves_the_old_agent_running(flashed, tmp_path, capsys):
     """Killed while it sends, and in the trial of a new agent: that one's try ends by itself."""
     before = running(flashed, capsys)

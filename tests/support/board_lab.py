@@ -14,6 +14,8 @@ from qemu.board import EmulatedBoard
 from tests.conftest import ROOT
 from tests.support.lab import Lab
 
+HANG_S = 75.0
+
 
 class BoardLab(Lab):
     """One emulated board, one operator, one broker. `kill` pulls the plug, and what was not flushed is left to chance."""
@@ -38,8 +40,19 @@ class BoardLab(Lab):
         self.board.create(made)
 
     def start(self) -> None:
+        self.switch_on(cuttable=True)
+
+    def switch_on(self, *, cuttable: bool) -> None:
+        """Waits for a report; an emulator that hangs before Linux has come to a console is reset, once."""
         self.observer.report = None
-        self.board.start(cuttable=True)
+        before = len(self.board.console_log()) if (self.board.folder / "console.log").exists() else 0
+        self.board.start(cuttable=cuttable)
+        end = time.monotonic() + HANG_S
+        while self.observer.report is None and time.monotonic() < end:
+            time.sleep(0.1)
+        if self.observer.report is None and "built-in shell" not in self.board.console_log()[before:]:
+            print(f"{self.board.board.name}: the emulator hangs in the boot: reset")
+            self.board.reset()
         self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
 
     def kill(self) -> None:
@@ -64,9 +77,7 @@ class SnapshotLab(BoardLab):
     NAME = "reported"
 
     def start(self) -> None:
-        self.observer.report = None
-        self.board.start()
-        self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
+        self.switch_on(cuttable=False)
 
     def kill(self) -> None:
         self.board.cut()
