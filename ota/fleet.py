@@ -27,7 +27,7 @@ def devices(broker: Broker, quiet_s: float = 0.5, timeout_s: float = 10.0) -> di
 
 def follow(broker: Broker, timeout_s: float, quiet_s: float | None = None) -> Iterator[Device]:
     """Devices as they report, connect and disconnect, what is retained first."""
-    broker.subscribe(topics.report("+"), topics.online("+"))
+    broker.subscribe(topics.online("+"), topics.report("+"))  # in this order: who reports is known to be online by then
     reports: dict[str, Report] = {}
     online: set[str] = set()
     for topic, payload in broker.messages(timeout_s, quiet_s):
