@@ -87,7 +87,7 @@ class Facts:
             or (target == "armv7" and self.bits != 32)
             or (target != "armv7" and self.bits != 64)
         ):
-            raise BoardError(f"{board.name} is a board with {target}, this one says {self.machine} a Python of {self.bits} bits")
+            raise BoardError(f"{board.name} is a board with {target}, this one is {self.machine} ({self.bits} bits)")
         if self.standard_missing:
             raise BoardError(f"the board's Python is not whole (no {', '.join(self.standard_missing)}): apt-get install python3")
         if not self.writable:
