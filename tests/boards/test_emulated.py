@@ -116,7 +116,7 @@ def test_power_cuts_in_the_middle_of_updates_are_healed_by_the_next_boot(lab):
             if report.attempt.state == "confirmed":
                 runs = version
             else:
-                assert report.attempt.reason in ("trial-interrupted", "start-failed", "crashed"), report.attempt
+                assert report.attempt.reason == "trial-interrupted", report.attempt
             lab.running(f"{runs}.0.0")
         lab.still_answers(runs)
     except BaseException as error:
@@ -124,4 +124,4 @@ def test_power_cuts_in_the_middle_of_updates_are_healed_by_the_next_boot(lab):
         raise
     print(f"{ends}, {lab.lost_pages} pages lost")
     assert ends["confirmed"] > 0
-    assert (lab.board.folder / "media.img").exists()  # pages could be lost; whether some were is chance (test_power.py)
+    assert lab.lost_pages > 0 or CUTS < 20, "none of the cuts lost a page: is the log of writes read?"

@@ -43,14 +43,15 @@ class BoardLab(Lab):
         self.switch_on(cuttable=True)
 
     def switch_on(self, *, cuttable: bool) -> None:
-        """Waits for a report; an emulator that hangs before Linux has come to a console is reset, once."""
+        """Waits for a report. QEMU 7.2 was seen to hang in the boot of RISC-V, never of others: that one is reset, once."""
         self.observer.report = None
         before = len(self.board.console_log()) if (self.board.folder / "console.log").exists() else 0
         self.board.start(cuttable=cuttable)
-        end = time.monotonic() + HANG_S
+        end = time.monotonic() + (HANG_S if self.board.board.processor.target == "riscv64" else 0)
         while self.observer.report is None and time.monotonic() < end:
             time.sleep(0.1)
-        if self.observer.report is None and "built-in shell" not in self.board.console_log()[before:]:
+        hangs = self.board.board.processor.target == "riscv64" and self.observer.report is None
+        if hangs and "built-in shell" not in self.board.console_log()[before:]:
             print(f"{self.board.board.name}: the emulator hangs in the boot: reset")
             self.board.reset()
         self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
