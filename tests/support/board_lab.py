@@ -4,6 +4,8 @@ import random
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from boards.console import Console
@@ -59,6 +61,15 @@ class BoardLab(Lab):
     def kill(self) -> None:
         self.lost_pages += self.board.cut(self.chance)
 
+    @contextmanager
+    def console(self) -> Iterator[Console]:
+        """A shell on the board's serial line."""
+        with SerialLine(self.board.console, self.board.board.serial.baud_rate) as line:
+            console = Console(line)
+            console.attach()
+            yield console
+            console.detach()
+
     def alive(self) -> bool:
         return self.board.running()
 
@@ -107,9 +118,7 @@ class SnapshotLab(BoardLab):
             self.start()
             return
         self.board.start(self.NAME)
-        with SerialLine(self.board.console, self.board.board.serial.baud_rate) as line:
-            console = Console(line)
-            console.attach()
+        with self.console() as console:
             console.run(f"date -s @{int(time.time()) + 1}")
         self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a report after waking")
 
