@@ -27,6 +27,7 @@ QUIET_S = 0.4
 LINE_CHARACTERS = 480
 _LOGIN, _PASSWORD = re.compile(rb"(?i)login: *$"), re.compile(rb"(?i)password( for [^:]*)?: *$")
 _LOGGED_IN = re.compile(rb"[#$%>~] *(\x1b\[[0-9;?]*[a-zA-Z])* *$|(?i:login incorrect|authentication failure)")
+_TERMINAL = re.compile(r"[0-9a-f:]{8,200}")
 _WRONG = re.compile(rb"(?i)login incorrect|authentication failure")
 
 
@@ -57,6 +58,7 @@ class Console:
         self._buffer = b""
         self._logged_in: bool = before is not None and before._logged_in
         self._printk: str = before._printk if before is not None else ""
+        self._terminal: str = before._terminal if before is not None else ""
         self.sudo = ""
 
     # -- bytes
@@ -102,7 +104,7 @@ class Console:
         end = time.monotonic() + timeout_s
         passwords, strange, seen = 0, 0, b""
         while time.monotonic() < end:
-            # A command that was cut off may have left a quotation open: after a while, away with it.
+            # What was cut off may have left a quotation open, or stopped the output: after a while, away with it.
             self.write(b"\x15\r" if strange < 2 else b"\x03\r")
             seen = self.screen() or seen
             tail = seen[-200:].rstrip(b"\0")
@@ -152,8 +154,10 @@ class Console:
         return True
 
     def _settle(self) -> None:
-        """A shell that is easy to talk to: no messages of the kernel, no echo, no history, root if that can be had."""
-        self.run("stty -echo 2>/dev/null; unset HISTFILE PROMPT_COMMAND; TMOUT=600; PS1='# '; export LC_ALL=C TERM=dumb")
+        """A shell that is easy to talk to: no messages of the kernel, no echo, no XOFF, no history, root if that can be had."""
+        if not self._terminal and _TERMINAL.fullmatch(found := self.try_run("stty -g 2>/dev/null")[1].strip()):
+            self._terminal = found
+        self.run("stty -echo -ixon 2>/dev/null; unset HISTFILE PROMPT_COMMAND; TMOUT=600; PS1='# '; export LC_ALL=C TERM=dumb")
         if self.run("id -u").strip() != "0":
             self._become_root()
         self._printk = self._printk or self.run("cut -f1 /proc/sys/kernel/printk").strip()
@@ -178,7 +182,7 @@ class Console:
         """Leaves the console as it was found. Never raises for a line that is gone."""
         try:
             if self._printk:
-                self.run(f"{self.sudo}dmesg -n {self._printk} 2>/dev/null; stty echo 2>/dev/null; true")
+                self.run(f"{self.sudo}dmesg -n {self._printk} 2>/dev/null; stty {self._terminal or 'echo'} 2>/dev/null; true")
             if self._logged_in:
                 self.write(b"\x15 exit\r")
         except (LineLost, CommandFailed):
@@ -199,7 +203,11 @@ class Console:
             raise BoardError(f"a command of {len(line)} characters is too long for a console")
         self.write(line.encode() + b"\r")
         pattern = re.compile(rf"b{mark}\r?\n(.*?)\r?\ne{mark} ([0-9]+)\.\r?\n".encode(), re.DOTALL)
-        found = self.expect(pattern, timeout_s, f"the end of: {command[:60]}")
+        try:
+            found = self.expect(pattern, timeout_s, f"the end of: {command[:60]}")
+        except KeyboardInterrupt:
+            self.write(b"\x03")  # there too
+            raise
         return int(found[2]), found[1].decode(errors="replace").replace("\r\n", "\n")
 
     def put(self, path: str, content: bytes) -> None:

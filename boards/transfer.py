@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 
 from boards.console import Console, parse_answer
-from boards.line import LineSilent
+from boards.line import LineLost, LineSilent
 
 __all__ = ["CHUNK_BYTES", "goodbye", "send"]
 
@@ -23,8 +23,18 @@ _ANSWER = re.compile(rb"\n:[A-Za-z0-9+/=]+:\r*\n")
 def send(console: Console, content: bytes, progress: Callable[[int], None] = lambda _: None) -> bool:
     """Sends what the receiver does not have yet; `progress` is told how many more bytes it has. True when it has them all, right.
 
-    Raises LineLost when the line goes or stays silent: the receiver keeps what it has.
+    Raises LineLost when the line goes or stays silent: the receiver keeps what it has. When it is interrupted, the receiver ends.
     """
+    try:
+        return _send(console, content, progress)
+    except LineLost:
+        raise
+    except BaseException:
+        goodbye(console)
+        raise
+
+
+def _send(console: Console, content: bytes, progress: Callable[[int], None]) -> bool:
     at = have = _ready(console)
     progress(have)
     heard = time.monotonic()

@@ -1,12 +1,16 @@
 """Running the agent as a process: logging, signals, and the exit code that tells systemd to start it again."""
 
 import asyncio
+import fcntl
 import json
 import logging
+import os
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from device_agent.agent import Agent
 from device_agent.config import ConfigError, load
@@ -29,6 +33,39 @@ class _JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+class _Bounded(logging.StreamHandler[TextIO]):
+    """To standard error. Where that is a file of ours alone to keep in bounds, its end is kept when it has grown long."""
+
+    LIMIT_BYTES, KEPT_BYTES, EVERY = 1_000_000, 200_000, 100
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if self._count % self.EVERY == 0:
+            self._shorten()
+        self._count += 1
+
+    def _shorten(self) -> None:
+        """Whoever else writes to the same file goes on at its new end, as files opened for appending do."""
+        try:
+            number = self.stream.fileno()
+            found = os.fstat(number)
+            appends = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_APPEND
+            if not stat.S_ISREG(found.st_mode) or not appends or found.st_size <= self.LIMIT_BYTES:
+                return
+            with Path(f"/proc/self/fd/{number}").open("rb") as file:
+                file.seek(-self.KEPT_BYTES, os.SEEK_END)
+                file.readline()
+                kept = file.read()
+            os.ftruncate(number, 0)
+            os.write(number, kept)
+        except (OSError, ValueError):  # not to be had: a log is no reason to end
+            return
 
 
 class _ToOperator(logging.Handler):
@@ -55,7 +92,7 @@ def check_configuration(path: Path) -> None:
 
 def serve(path: Path, log_format: str | None, *, debug: bool) -> int:
     """Runs the agent until SIGTERM or SIGINT; returns the exit code."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Bounded()
     as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
     handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])

@@ -66,12 +66,22 @@ class SigningKey:
         """Into a new file with mode 0600, locked with the passphrase if there is one. Raises KeyFileError; never overwrites."""
         lock = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
         pem = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(pem)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(temporary, path)  # whole or not there, and never in the place of another
+            finally:
+                temporary.unlink()
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             raise KeyFileError(f"{path}: {error.strerror}") from error
 

@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import re
 import shutil
+import signal
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -59,6 +62,39 @@ def test_a_command_that_does_not_end_is_given_up(console):
         console.run("sleep 30", 1.0)
     console.write(b"\x03")
     assert console.run("echo on").strip() == "on"
+
+
+def test_output_that_was_stopped_goes_on():
+    line = Program("sh", "-i", PS1="$ ")
+    console = Console(line)
+    console.expect(re.compile(rb"\$ "), 5.0, "a prompt")
+    console.write(b"\x13")
+    console.attach(20)
+    console.write(b"\x13\x15")
+    assert console.run("echo on").strip() == "on"
+    line.close()
+
+
+def test_a_terminal_is_left_as_it_was_found(tmp_path):
+    said = tmp_path / "said"
+    line = Program("sh", "-c", f"stty -a > {said}; sh -i; stty -a >> {said}; echo over; sleep 9", PS1="$ ")
+    console = Console(line)
+    console.attach(20)
+    assert "-ixon" in console.run("stty -a")
+    console.detach()
+    console.write(b"\x15 exit\r")
+    console.expect(re.compile(b"over"), 5.0, "its end")
+    before, after = said.read_text()[: len(said.read_text()) // 2], said.read_text()[len(said.read_text()) // 2 :]
+    assert before == after
+    line.close()
+
+
+def test_an_interrupted_command_ends_on_the_board_too(console, monkeypatch):
+    monkeypatch.setattr(console, "expect", lambda *_: time.sleep(0.5) or signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        console.run("sleep 60")
+    monkeypatch.undo()
+    assert console.run("echo on", 5.0).strip() == "on"
 
 
 def test_a_login_is_answered_and_the_password_asked_for_only_then():
@@ -160,6 +196,20 @@ def test_a_transfer_goes_on_where_it_ended(tmp_path):
     assert send(console, content, again.append)
     assert again[0] >= 50_000
     assert (tmp_path / "file").read_bytes() == content
+    line.close()
+
+
+def test_an_interrupted_transfer_ends_on_the_board_too(tmp_path):
+    content = os.urandom(100_000)
+    line, console = receive(tmp_path / "file", content)
+
+    def interrupt(more: int) -> None:
+        if more > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        send(console, content, interrupt)
+    assert line._process.wait(5) == 0
     line.close()
 
 

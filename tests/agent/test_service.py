@@ -1,0 +1,35 @@
+"""What the agent's process writes to standard error."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import logging, os
+from device_agent.service import _Bounded
+logging.basicConfig(level=logging.INFO, handlers=[_Bounded()], format="%(message)s")
+for number in range(30_000):
+    logging.info("record %06d %s", number, "x" * 80)
+    if number % 10_000 == 0:
+        os.write(2, b"somebody else\\n")
+"""
+
+
+def test_a_log_that_is_a_file_keeps_its_end_within_bounds(tmp_path):
+    """On small systems it lies in memory, and a board runs for years."""
+    log = tmp_path / "agent.log"
+    with log.open("ab") as file:
+        subprocess.run([sys.executable, "-c", SCRIPT], stderr=file, check=True)
+    lines = log.read_text().splitlines()
+    assert log.stat().st_size < 1_100_000
+    assert lines[-1].startswith("record 029999 ")
+    numbers = [int(line.split()[1]) for line in lines if line.startswith("record")]
+    assert numbers == list(range(numbers[0], 30_000))
+    assert len(numbers) > 1000
+
+
+def test_a_log_that_is_no_file_for_appending_is_left_alone(tmp_path):
+    with (tmp_path / "log").open("wb") as file:
+        subprocess.run([sys.executable, "-c", SCRIPT], stderr=file, check=True)
+    assert (tmp_path / "log").stat().st_size > 2_000_000
+    piped = subprocess.run([sys.executable, "-c", SCRIPT], stderr=subprocess.PIPE, check=True)
+    assert len(piped.stderr) > 2_000_000
