@@ -46,19 +46,24 @@ with Runtime() as runtime:
     }))
 """
 MEMORY = r"""
-import json, pathlib
-found = []
+import json, os, pathlib
+found, preloaded = [], 0
 for each in pathlib.Path("/proc").iterdir():
     try:
         words = (each / "cmdline").read_bytes().split(b"\0")
         rollup = dict(line.split(":") for line in (each / "smaps_rollup").read_text().splitlines()[1:])
     except (OSError, ValueError):
         continue
-    if each.name.isdigit() and b"python3" in words[0]:
+    if each.name.isdigit() and b"python3" in words[0] and int(each.name) != os.getpid():
         size = lambda key: int(rollup[key].split()[0]) / 1024
-        ticks = sum(map(int, (each / "stat").read_text().rsplit(")", 1)[1].split()[11:13]))
-        kind = "forkserver" if b"forkserver" in b" ".join(words) else "agent" if b"device_agent" in words else "worker"
-        found.append([kind, int(each.name), size("Pss"), size("Private_Dirty") + size("Private_Clean"), ticks])
+        stat = (each / "stat").read_text().rsplit(")", 1)[1].split()
+        kind = "agent" if b"device_agent" in words else "forked" if b"forkserver" in b" ".join(words) else "other"
+        private = size("Private_Dirty") + size("Private_Clean")
+        found.append([kind, int(each.name), size("Pss"), private, int(stat[11]) + int(stat[12]), int(stat[1])])
+forked = {each[1] for each in found if each[0] == "forked"}
+for each in found:
+    if each[0] == "forked":
+        each[0] = "worker" if each[5] in forked else "forkserver"
 print(json.dumps(sorted(found)))
 """
 
@@ -97,7 +102,7 @@ def measure(architecture: str, folder: Path) -> dict[str, Any]:
 
 def _memory(before: list[Any], after: list[Any]) -> dict[str, float]:
     spent = {each[1]: each[4] for each in after}
-    ticks = sum(spent.get(pid, at) - at for _, pid, _, _, at in before)
+    ticks = sum(spent.get(pid, at) - at for _, pid, _, _, at, _ in before)
     figures = {f"{kind}_pss_mb": sum(each[2] for each in before if each[0] == kind) for kind in ("agent", "forkserver", "worker")}
     figures["worker_private_mb"] = max((each[3] for each in before if each[0] == "worker"), default=0.0)
     figures["total_mb"] = sum(each[2] for each in before)

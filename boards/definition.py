@@ -20,6 +20,7 @@ DEBIAN = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf", "riscv64": "r
 BAUD_RATES = (9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600, 1500000)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _FILE = re.compile(r"usr/lib/[a-z0-9_-]+(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,4}")
+_CONSOLE = re.compile(r"(tty|hvc)[A-Za-z0-9]{1,12}")
 _WORD = re.compile(r"[A-Za-z0-9._+,@=/-]{1,64}")
 
 
@@ -46,7 +47,7 @@ class Processor:
 
 @dataclass(frozen=True)
 class Serial:
-    """The serial console as Linux names it, such as "ttyAMA0", and its baud rate (8 bits, no parity)."""
+    """The serial console as Debian's Linux names it, such as "ttyAMA0", and its baud rate (8 bits, no parity)."""
 
     device: str
     baud_rate: int
@@ -54,7 +55,7 @@ class Serial:
 
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
-        if not re.fullmatch(r"(tty|hvc)[A-Za-z0-9]{1,12}", self.device):
+        if not _CONSOLE.fullmatch(self.device):
             return "device must be a console such as ttyS0"
         return "" if self.baud_rate in BAUD_RATES else f"baud_rate must be one of {', '.join(map(str, BAUD_RATES))}"
 
@@ -89,20 +90,26 @@ class Gpio:
 
 @dataclass(frozen=True)
 class Image:
-    """What an image needs: kernel modules to find its disk and its network, and the device tree where the firmware has none."""
+    """What an image needs: kernel modules to find its disk and its network, and device trees where the firmware has none."""
 
     modules: tuple[str, ...]
     source: str
-    device_tree: str = ""
+    kernel: str = "kernel"  # the set of the lock that it is in
+    device_trees: tuple[str, ...] = ()  # one, or those among which the firmware chooses
     boot_loader: str = ""  # a file of the locked packages, such as usr/lib/u-boot/orangepi_pc_plus/u-boot-sunxi-with-spl.bin
     boot_loader_at: int = 0  # where on the card the processor looks for it, in bytes
+    boot_files: tuple[str, ...] = ()  # files of the locked packages for the boot partition, where the processor looks for them
 
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
         if any(not re.fullmatch(r"[a-z0-9_]{1,40}", each) for each in self.modules):
             return "modules must be names of kernel modules"
-        if self.device_tree and not _WORD.fullmatch(self.device_tree):
-            return "device_tree must be a file's name"
+        if self.kernel not in ("kernel", "kernel-full"):
+            return "kernel must be kernel or kernel-full"
+        if any(not _WORD.fullmatch(each) or "/" in each for each in self.device_trees):
+            return "device_trees must be names of files"
+        if any(not _FILE.fullmatch(each) for each in self.boot_files):
+            return "boot_files must be files of packages"
         if (
             bool(self.boot_loader) != bool(self.boot_loader_at)
             or not 0 <= self.boot_loader_at < 1 << 20
@@ -121,11 +128,17 @@ class Qemu:
     cpu: str
     source: str
     card: str = "virtio"  # how the card is there: as a disk of virtio, or in the machine's own slot ("sd")
+    network: str = "own"  # of a machine with its own slot: its own adapter, or one on its USB ("usb")
+    uart: int = 0  # which of its serial ports is the console
 
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
         if self.card not in ("virtio", "sd"):
             return "card must be virtio or sd"
+        if self.network not in ("own", "usb"):
+            return "network must be own or usb"
+        if not 0 <= self.uart < 4:
+            return "uart must be 0 to 3"
         if self.system not in ("aarch64", "arm", "riscv64", "x86_64"):
             return "system must be aarch64, arm, riscv64 or x86_64"
         return "" if _WORD.fullmatch(self.machine) and _WORD.fullmatch(self.cpu) else "machine and cpu must be words"

@@ -12,7 +12,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -35,11 +35,12 @@ NOT_ON_BOARDS = ("ota/cli", "ota/demo")
 
 @dataclass(frozen=True)
 class Built:
-    """An image, and what goes with it: kernel and initramfs for an emulator, the list of what is inside (SPDX 2.3, JSON)."""
+    """An image, and what goes with it: kernel, initramfs and device tree for an emulator, what is inside (SPDX 2.3, JSON)."""
 
     image: Path
     kernel: Path
     initramfs: Path
+    device_tree: Path | None  # where the firmware has none
     command_line: str
     spdx: Path
     size_bytes: int
@@ -55,7 +56,7 @@ def build_image(
     factory: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Built:
-    """Writes `out`, and beside it `.kernel`, `.initramfs` and `.spdx.json`.
+    """Writes `out`, and beside it `.kernel`, `.initramfs`, `.spdx.json`, and `.dtb` where there is a device tree.
 
     `settings` is a folder (agent.toml, the root of trust, …) for the boot partition; `factory` what `ota build` made, which goes
     to /usr/lib/wamr-ota-factory. Raises BoardError.
@@ -64,14 +65,14 @@ def build_image(
         raise BoardError(f"no image can be built for {board.name}: flash the agent onto the Linux that it has (`ota flash`)")
     lock = load_lock(board.debian)
     tools = host_tools(cache)
-    packages = lock.select(["agent", "system", "kernel"]) + _boot_loader_packages(board, lock)
+    packages = lock.select(["agent", "system", board.image.kernel]) + _firmware_packages(board, lock)
     progress(f"{len(packages)} packages of Debian {lock.release.split(',')[0]}")
     debs = fetch(packages, cache / "packages", lambda name, at, of: progress(f"downloading {name} ({at} of {of})"))
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         work = Path(temporary)
         progress("unpacking")
         (work / "kernel").mkdir()
-        is_kernel = {each.name for each in packages if each.kind in ("kernel", "firmware")}
+        is_kernel = {each.name for each in packages if each.kind in (board.image.kernel, "firmware")}
         unpack([debs[name] for name in is_kernel], work / "kernel" / "tree")
         root = work / "root"
         unpack([file for name, file in debs.items() if name not in is_kernel], root)
@@ -85,10 +86,10 @@ def build_image(
         return _assemble(board, work, root, squashfs, out, tools, settings, packages)
 
 
-def _boot_loader_packages(board: Board, lock: Lock) -> tuple[Package, ...]:
-    """The packages that may hold a board's boot loader."""
+def _firmware_packages(board: Board, lock: Lock) -> tuple[Package, ...]:
+    """The packages that may hold what a board's processor loads before Linux."""
     assert board.image is not None  # build_image refused it
-    return tuple(each for each in lock.select(["firmware"]) if board.image.boot_loader and each.name.startswith("u-boot-"))
+    return lock.select(["firmware"]) if board.image.boot_loader or board.image.boot_files else ()
 
 
 def _boot_loader(board: Board, tree: Path) -> bytes:
@@ -101,14 +102,38 @@ def _boot_loader(board: Board, tree: Path) -> bytes:
     return path.read_bytes()
 
 
-def _device_tree(board: Board, tree: Path) -> bytes:
+def _device_trees(board: Board, tree: Path) -> dict[str, bytes]:
     assert board.image is not None
-    if not board.image.device_tree:
-        return b""
-    found = sorted(tree.glob(f"usr/lib/linux-image-*/**/{board.image.device_tree}"))
-    if len(found) != 1:
-        raise BoardError(f"the kernel's package holds {len(found)} files {board.image.device_tree} instead of one")
-    return found[0].read_bytes()
+    trees = {}
+    for name in board.image.device_trees:
+        found = sorted(tree.glob(f"usr/lib/linux-image-*/**/{name}"))
+        if len(found) != 1:
+            raise BoardError(f"the kernel's package holds {len(found)} files {name} instead of one")
+        trees[name] = found[0].read_bytes()
+    return trees
+
+
+def _boot_files(board: Board, tree: Path) -> dict[str, bytes]:
+    """What the processor looks for in the boot partition, and what its firmware wants to be told."""
+    assert board.image is not None
+    files = {}
+    for name in board.image.boot_files:
+        if not (tree / name).is_file():
+            raise BoardError(f"{name} is in no locked package")
+        files[name.rpartition("/")[2]] = (tree / name).read_bytes()
+    if board.boot.loader == "raspberry-pi":
+        files["config.txt"] = RASPBERRY_PI.encode()
+        files["cmdline.txt"] = kernel_command_line(board).encode() + b"\n"
+    return files
+
+
+# https://www.raspberrypi.com/documentation/computers/config_txt.html
+RASPBERRY_PI = """arm_64bit=1
+enable_uart=1
+upstream_kernel=1
+kernel=vmlinuz
+initramfs initrd.gz followkernel
+"""
 
 
 def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
@@ -123,7 +148,7 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
         shutil.copytree(factory, root / "usr/lib/wamr-ota-factory")
     system = root / "usr/lib/wamr-ota-system"
     system.mkdir()
-    for name in ("boot", "agent", "console", "shell", "dhcp"):
+    for name in ("boot", "agent", "console", "shell", "network", "dhcp", "clock"):
         (system / name).write_bytes((SYSTEM / name).read_bytes())
         (system / name).chmod(0o755)
     for name in ("dev", "proc", "sys", "run", "tmp", "data", "boot", "root", "etc"):
@@ -156,7 +181,7 @@ _APPLETS = (
     "getty gunzip gzip head hexdump hostname id ifconfig ip kill killall ln logger ls md5sum mkdir mknod more mount mv nc "
     "nproc od ping poweroff printf ps pwd readlink realpath reboot rm rmdir sed seq setsid sh sha256sum sleep sort stat "
     "stty sync tail tar tee test time top touch tr true tty udhcpc umount uname uniq uptime vi wc which xargs yes zcat "
-    "halt base64"
+    "halt base64 uevent"
 )
 
 
@@ -212,7 +237,13 @@ def _assemble(
     memory = initramfs((root / "usr/bin/busybox").read_bytes(), init, conf, drivers)
     command_line = kernel_command_line(board)
     tree = work / "kernel" / "tree"
-    boot = _boot_partition(work, tools, linux.read_bytes(), memory, command_line, settings, _device_tree(board, tree))
+    trees = _device_trees(board, tree)
+    files = {"vmlinuz": linux.read_bytes(), "initrd.gz": memory, **trees, **_boot_files(board, tree)}
+    if board.boot.loader != "raspberry-pi":
+        files["extlinux/extlinux.conf"] = _extlinux(command_line, list(trees))
+    if settings is not None:
+        files["config.tar"] = settings_tar(settings)
+    boot = _boot_partition(work, tools, files)
     loader = _boot_loader(board, tree)
     unfinished = out.with_name(out.name + ".part")
     with unfinished.open("wb") as disk:
@@ -228,10 +259,14 @@ def _assemble(
         disk.flush()
         os.fsync(disk.fileno())
     unfinished.replace(out)
-    for suffix, content in ((".kernel", linux.read_bytes()), (".initramfs", memory), (".spdx.json", _spdx(board, packages))):
-        Path(f"{out}{suffix}").write_bytes(content)
-    beside = {suffix: Path(f"{out}.{suffix}") for suffix in ("kernel", "initramfs", "spdx.json")}
-    return Built(out, beside["kernel"], beside["initramfs"], command_line, beside["spdx.json"], out.stat().st_size)
+    contents = {"kernel": linux.read_bytes(), "initramfs": memory, "spdx.json": _spdx(board, packages)}
+    if trees:
+        contents["dtb"] = next(iter(trees.values()))
+    beside = {suffix: Path(f"{out}.{suffix}") for suffix in contents}
+    for suffix, content in contents.items():
+        beside[suffix].write_bytes(content)
+    size = out.stat().st_size
+    return Built(out, beside["kernel"], beside["initramfs"], beside.get("dtb"), command_line, beside["spdx.json"], size)
 
 
 def _partition_table(signature: bytes, partitions: Sequence[tuple[int, int, int]]) -> bytes:
@@ -244,26 +279,23 @@ def _partition_table(signature: bytes, partitions: Sequence[tuple[int, int, int]
     return bytes(440) + signature + bytes(2) + entries.ljust(64, b"\0") + b"\x55\xaa"
 
 
-def _boot_partition(
-    work: Path, tools: Path, linux: bytes, memory: bytes, command_line: str, settings: Path | None, device_tree: bytes
-) -> bytes:
-    folder, fat = work / "boot", work / "boot.fat"
-    (folder / "extlinux").mkdir(parents=True)
-    (folder / "vmlinuz").write_bytes(linux)
-    (folder / "initrd.gz").write_bytes(memory)
+def _extlinux(command_line: str, trees: Sequence[str]) -> bytes:
+    """What U-Boot reads."""
     entry = f"default linux\nlabel linux\n  kernel /vmlinuz\n  initrd /initrd.gz\n  append {command_line}\n"
-    if device_tree:
-        (folder / "board.dtb").write_bytes(device_tree)
-        entry += "  fdt /board.dtb\n"
-    (folder / "extlinux/extlinux.conf").write_text(entry)
-    if settings is not None:
-        (folder / "config.tar").write_bytes(settings_tar(settings))
+    return (entry + "".join(f"  fdt /{each}\n" for each in trees[:1])).encode()
+
+
+def _boot_partition(work: Path, tools: Path, files: Mapping[str, bytes]) -> bytes:
+    folder, fat = work / "boot", work / "boot.fat"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     for path in (*folder.rglob("*"), folder):
         os.utime(path, (EPOCH_S, EPOCH_S))
     with fat.open("wb") as file:
         file.truncate(BOOT_SECTORS * SECTOR)
     environment = {"MTOOLS_SKIP_CHECK": "1", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(EPOCH_S), "MTOOLSRC": "/dev/null"}
-    serial = hashlib.sha256(linux).hexdigest()[:8]
+    serial = hashlib.sha256(files["vmlinuz"]).hexdigest()[:8]
     tool(tools, "mformat", "-i", fat, "-F", "-N", serial, "-v", "WAMR-BOOT", "-T", str(BOOT_SECTORS), "::", environment=environment)
     for path in sorted(folder.iterdir()):
         tool(tools, "mcopy", "-i", fat, "-s", "-m", path, "::", environment=environment)

@@ -35,7 +35,7 @@ AGENT = (
     "libatomic1",
     "busybox-static",
 )
-SYSTEM = ("dropbear-bin", "e2fsprogs", "fdisk", "kmod")
+SYSTEM = ("dropbear-bin", "e2fsprogs", "fdisk", "kmod", "rdate")
 TESTS = ("python3-pytest", "python3-pytest-timeout", "python3-hypothesis")
 # What makes images runs on the operator's machine, from the same release as what it makes: so the same bytes come out everywhere.
 TOOLS = ("python3", "squashfs-tools", "mtools")
@@ -62,7 +62,9 @@ FIRMWARE = {
 }
 HOSTS = ("amd64", "arm64")
 KERNELS = {"arm64": ("linux-image-cloud-arm64",), "armhf": ("linux-image-armmp",), "riscv64": ("linux-image-riscv64",)}
-SETS = ("agent", "system", "tests", "guest", "kernel", "firmware", "tools", "emulators")
+# With the drivers of real boards, where the one above has those of virtual machines alone.
+FULL_KERNELS = {"arm64": ("linux-image-arm64",)}
+SETS = ("agent", "system", "tests", "guest", "kernel", "kernel-full", "firmware", "tools", "emulators")
 TIMEOUT_S = 60
 PACKAGE_LIMIT_BYTES = 256 << 20
 _Entry = tuple[str, str, int, str]  # name, version, size, digest
@@ -185,6 +187,8 @@ def resolve(architecture: str) -> Lock:
             found["guest"] = apt.install(GUEST)
             found["firmware"] = apt.download(FIRMWARE[architecture])
             found["kernel"] = apt.download([apt.image_of(each) for each in KERNELS[architecture]])
+            if architecture in FULL_KERNELS:
+                found["kernel-full"] = apt.download([apt.image_of(each) for each in FULL_KERNELS[architecture]])
         if architecture in HOSTS:
             found["tools"] = apt.install(TOOLS)
             found["emulators"] = apt.download(EMULATORS)

@@ -1,5 +1,6 @@
 """What makes a board one of ours: settings, the root of trust, the broker's authority, a certificate or a token."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ proc_period_s = 10.0
 subscribe = ["sys/#"]
 publish = ["readings/#", "alerts/#"]
 """
+
+
+_SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?")
 
 
 class ProvisionError(OtaError):
@@ -62,12 +66,16 @@ class BoardSettings:
     cpus: tuple[str, ...] = ()
     policy: str = DEFAULT_POLICY
     storage: str = "/var/lib/wamr-ota"
+    ntp: tuple[str, ...] = ()  # servers, HOST or HOST:PORT, for a system that `ota image build` made
 
     def check(self) -> None:
         """Raises ProvisionError."""
         for what, name in (("device", self.device), ("group", self.group), ("board", self.board)):
             if not is_name(name):
                 raise ProvisionError(f"{name!r} is not a name for a {what}")
+        for server in self.ntp:
+            if not _SERVER.fullmatch(server):
+                raise ProvisionError(f"{server!r} is no time server: HOST or HOST:PORT")
         if self.broker.host in LOCAL:
             raise ProvisionError(f"boards can't reach the broker at {self.broker.host}: name it as they see it with --broker")
 
@@ -81,6 +89,8 @@ class BoardSettings:
             files["broker-ca.pem"] = workspace.settings.ca_file.read_bytes()
         if certificate:
             files["device.pem"] = certificate
+        if self.ntp:
+            files["ntp-servers"] = "".join(f"{each}\n" for each in self.ntp).encode()
         if token:
             files["enrolment.token"] = token.encode() + b"\n"
         files["agent.toml"] = self._toml(

@@ -60,7 +60,8 @@ def image_for(board: Board, factory: Path | None = None, progress: Callable[[str
             note.write_text(json.dumps(asdict(built), default=str))
     value = json.loads(note.read_text())
     paths = {key: Path(value[key]) for key in ("image", "kernel", "initramfs", "spdx")}
-    return Built(**paths, command_line=value["command_line"], size_bytes=value["size_bytes"])
+    tree = value["device_tree"] and Path(value["device_tree"])
+    return Built(**paths, device_tree=tree, command_line=value["command_line"], size_bytes=value["size_bytes"])
 
 
 @dataclass
@@ -146,7 +147,7 @@ class EmulatedBoard:
             f"qemu-system-{machine.system}",
             *("-M", machine.machine, "-cpu", machine.cpu, "-smp", str(self.board.processor.cores)),
             *("-m", str(self.board.processor.memory_mb), "-display", "none", "-nodefaults"),
-            *("-chardev", console, "-serial", "chardev:console"),
+            *("-chardev", console, *("-serial", "null") * machine.uart, "-serial", "chardev:console"),
             *("-qmp", f"unix:{self._monitor()},server=on,wait=off"),
             *(self._on_virtio(state) if machine.card == "virtio" else self._on_board(state)),
             *self._firmware(built),
@@ -165,14 +166,20 @@ class EmulatedBoard:
         """The machine's own slot and network; the settings are on the card."""
         return [
             *("-drive", f"file={self.folder / 'disk.qcow2'},if=sd"),
-            *("-nic", f"user,hostfwd=tcp:127.0.0.1:{state.ssh_port}-:22"),
+            *self._network(f"user,id=net,hostfwd=tcp:127.0.0.1:{state.ssh_port}-:22"),
         ]
+
+    def _network(self, backend: str) -> list[str]:
+        if self.board.qemu is not None and self.board.qemu.network == "usb":
+            return ["-netdev", backend, "-device", "usb-net,netdev=net"]
+        return ["-nic", backend]
 
     def _firmware(self, built: dict[str, str]) -> list[str]:
         if self.board.image is not None and self.board.image.boot_loader:
             return []  # the machine finds it on the card
         if not self.with_u_boot:
-            return ["-kernel", built["kernel"], "-initrd", built["initramfs"], "-append", built["command_line"]]
+            tree = ["-dtb", built["device_tree"]] if built.get("device_tree") else []
+            return ["-kernel", built["kernel"], "-initrd", built["initramfs"], "-append", built["command_line"], *tree]
         lock = load_lock(self.board.debian)
         package = [each for each in lock.select(["firmware"]) if each.name == "u-boot-qemu"]
         file = (

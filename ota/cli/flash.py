@@ -92,6 +92,13 @@ def add_commands(commands: Any) -> None:
 def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--group", help="default: the workspace's")
     command.add_argument("--broker", type=BrokerUrl.parse, metavar="URL", help="as boards see it (default: the workspace's)")
+    command.add_argument(
+        "--ntp",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="time server of an image of ours; may be repeated (default: what DHCP names, else Debian's)",
+    )
     command.add_argument("--policy", type=Path, help="TOML: what modules may do there ([grants.…], [config], …)")
 
 
@@ -103,6 +110,7 @@ def _board_settings(workspace: Workspace, board: Board, arguments: argparse.Name
         broker=arguments.broker or workspace.settings.broker,
         cpus=(board.processor.cpu,) if board.processor.cpu else (),
         policy=read_policy(arguments.policy) if arguments.policy else DEFAULT_POLICY,
+        ntp=tuple(arguments.ntp),
     )
     made.check()
     return made

@@ -14,6 +14,7 @@ from ota.keyring import SigningKey
 from tests.support.aot import aotc, compiled
 from tests.support.board_lab import BoardLab
 from tests.support.lab import echo
+from tests.support.ntp import TimeServer
 from tests.support.signing import VENDOR
 
 CUTS = int(os.environ.get("WAMR_OTA_CUTS", "20"))
@@ -24,7 +25,9 @@ FLAGS = {"aarch64": "hardware", "riscv64": "hardware", "armv7": "software"}
 @pytest.fixture(scope="module", params=["aarch64", "armv7", "riscv64"])
 def lab(request, tmp_path_factory):
     """A board that has booted for the first time and reported."""
-    opened = BoardLab(tmp_path_factory.mktemp(request.param), f"qemu-{request.param}")
+    clock = TimeServer()
+    opened = BoardLab(tmp_path_factory.mktemp(request.param), f"qemu-{request.param}", ntp=f"10.0.2.2:{clock.port}\n")
+    opened.clock = clock
     try:
         opened.start()
     except Exception:
@@ -33,6 +36,15 @@ def lab(request, tmp_path_factory):
         raise
     yield opened
     opened.close()
+
+
+def test_a_board_asks_for_the_time_and_never_goes_back_behind_what_it_knows(lab):
+    lab.observer.wait(lambda: lab.clock.asked > 0, lab.patience_s, "a question for the time")
+    with lab.console() as console:
+        console.run("touch -d '2035-01-01 00:00' /data/clock && /usr/lib/wamr-ota-system/clock start")
+        assert int(console.run("date +%s")) >= 2051222400
+        console.run(f"date -s @{int(time.time())} && touch /data/clock")
+        assert abs(int(console.run("/usr/lib/wamr-ota-system/clock start; date +%s")) - time.time()) < 30
 
 
 def test_an_update_is_swapped_in_and_a_faulty_one_rolled_back(lab):

@@ -16,6 +16,7 @@ from boards.ymodem import send_ymodem
 from ota.cli.main import main
 from qemu.board import EmulatedBoard
 from tests.support.board_lab import BoardLab
+from tests.support.ntp import TimeServer
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -47,11 +48,29 @@ def test_the_card_of_an_orange_pi_boots_from_its_first_sector_on(tmp_path):
     try:
         lab.board.start()
         lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
-        assert "Retrieving file: /board.dtb" in lab.log()
+        assert "Retrieving file: /sun8i-h3-orangepi-pc.dtb" in lab.log()
         lab.install(1)
         lab.still_answers(1)
     finally:
         lab.close()
+
+
+@pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="takes a minute: make test-full")
+def test_the_system_of_a_raspberry_pi_comes_up_from_its_card_with_a_network_adapter_on_usb(tmp_path):
+    """QEMU loads kernel and device tree, as the firmware would; the rest is on the card. It has no clock: that comes by NTP."""
+    clock = TimeServer()
+    lab = BoardLab(tmp_path, "raspi3b", ntp=f"10.0.2.2:{clock.port}\n")
+    lab.patience_s = 300
+    try:
+        lab.board.start()
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
+        lab.install(1)
+        lab.still_answers(1)
+        assert clock.asked > 0
+    finally:
+        print(lab.log()[-3000:])
+        lab.close()
+        clock.close()
 
 
 def test_a_kernel_is_started_over_the_console(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import re
 import stat
 import tomllib
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -209,6 +210,10 @@ def test_settings_say_what_a_board_needs_and_no_more(workspace, tmp_path):
     assert 'certificate_file = "device.pem"' in text
     assert "[enrolment]" not in text
     assert sorted(made.files(workspace, token="t")) == ["agent.toml", "enrolment.token", "root.cbor"]
+    timed = replace(made, ntp=("time.example", "192.0.2.1:1123"))
+    assert timed.files(workspace)["ntp-servers"] == b"time.example\n192.0.2.1:1123\n"
+    with pytest.raises(ProvisionError, match="is no time server"):
+        replace(made, ntp=("$(reboot)",)).check()
 
 
 def test_a_policy_outside_of_tables_stays_a_policy(workspace, tmp_path):

@@ -24,7 +24,7 @@ class BoardLab(Lab):
 
     patience_s = 240.0
 
-    def __init__(self, folder: Path, name: str, **settings) -> None:
+    def __init__(self, folder: Path, name: str, ntp: str = "", **settings) -> None:
         subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         broker = DemoBroker(folder)
         broker.start()
@@ -39,6 +39,7 @@ class BoardLab(Lab):
         (made / "agent.toml").write_text(self.config(f"mqtt://10.0.2.2:{broker.port}", "/data/wamr-ota"))
         shutil.copy(folder / "root.cbor", made)
         (made / "console-login").touch()
+        (made / "ntp-servers").write_text(ntp)  # none: tests ask nobody outside
         self.board.create(made)
 
     def start(self) -> None:
