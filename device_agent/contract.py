@@ -28,6 +28,7 @@ from ota.formats.report import LEVELS
 from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, NotExportedError, Runtime, ValueType
 
 KEY_LIMIT_BYTES = 256
+TOPICS_REMEMBERED = 256
 _I32, _I64 = ValueType.I32, ValueType.I64
 _DEVICE_DENIED, _DEVICE_FAILED = 0, 1
 _PUBLISH_DENIED, _PUBLISH_TOO_LARGE, _PUBLISH_QUEUE_FULL = 0, 1, 2
@@ -110,6 +111,8 @@ class ModuleHost:
         self._observe = observe
         self._devices = devices or Devices()
         self._instance: Instance | None = None
+        self._known: dict[tuple[str, str], tuple[Function, Function | None]] = {}
+        self._allowed: dict[str, bool] = {}
         self.host_calls = 0  # since the start
         self._runtime = Runtime()
         try:
@@ -164,16 +167,19 @@ class ModuleHost:
         """The module's state, None where it has none. Raises ContractError for one of more than 64 KiB."""
         if "state" not in self.interfaces:
             return None
-        area = self._function("state", "save")()
+        save, post = self._functions("state", "save")
+        area = save()
         state = self._read_list(area, STATE_LIMIT_BYTES, "the state")
-        self._post("state", "save", area)
+        if post is not None:
+            post(area)
         return state
 
     # -- into the module
 
     def _call(self, interface: str, function: str, *values: int) -> Outcome:
         self._drop()
-        area = self._function(interface, function)(*values)
+        export, post = self._functions(interface, function)
+        area = export(*values)
         try:
             failed = self._read(area, 1)[0]
             if failed > 1:
@@ -182,7 +188,8 @@ class ModuleHost:
         except ContractError:
             self._drop()
             raise
-        self._post(interface, function, area)
+        if post is not None:
+            post(area)
         if failed:
             self._drop()
             raise ModuleError(text)
@@ -206,15 +213,17 @@ class ModuleHost:
             raise ContractError("the module's start function calls a capability: only its exports may")
         return self._instance
 
-    def _function(self, interface: str, function: str) -> Function:
-        return self._live().function(export_name(interface, function))
-
-    def _post(self, interface: str, function: str, area: int) -> None:
-        try:
-            post = self._live().function(f"cabi_post_{export_name(interface, function)}")
-        except NotExportedError:
-            return
-        post(area)
+    def _functions(self, interface: str, function: str) -> tuple[Function, Function | None]:
+        """An export, and what is to be called once its result was read, where the module has that."""
+        known = self._known.get((interface, function))
+        if known is None:
+            name = export_name(interface, function)
+            try:
+                post: Function | None = self._live().function(f"cabi_post_{name}")
+            except NotExportedError:
+                post = None
+            known = self._known[interface, function] = self._live().function(name), post
+        return known
 
     def _lower(self, content: bytes) -> tuple[int, int]:
         """Copies bytes into the module's memory, where its own allocator says."""
@@ -315,7 +324,7 @@ class ModuleHost:
 
     def _publish(self, topic_at: int, topic_size: int, payload_at: int, payload_size: int, out: int) -> None:
         topic, size = self._text(topic_at, topic_size), payload_size & 0xFFFFFFFF
-        if not topics.is_topic(topic) or not any(topics.covers(each, topic) for each in self._capabilities.filters("publish")):
+        if not self._may_publish(topic):
             error = _PUBLISH_DENIED
         elif size > PAYLOAD_LIMIT_BYTES:
             error = _PUBLISH_TOO_LARGE
@@ -327,6 +336,16 @@ class ModuleHost:
             self._write(out, b"\0\0")
             return
         self._write(out, bytes((1, error)))
+
+    def _may_publish(self, topic: str) -> bool:
+        known = self._allowed.get(topic)
+        if known is None:
+            if len(self._allowed) >= TOPICS_REMEMBERED:
+                self._allowed.clear()
+            filters = self._capabilities.filters("publish")
+            known = topics.is_topic(topic) and any(topics.covers(each, topic) for each in filters)
+            self._allowed[topic] = known
+        return known
 
     def _has_room(self, size: int) -> bool:
         return len(self._messages) < MESSAGES_PER_EVENT and self._message_bytes + size <= MESSAGE_BYTES_PER_EVENT

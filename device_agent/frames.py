@@ -1,11 +1,19 @@
-"""What agent and worker say to each other: one CBOR list a packet on a SEQPACKET socket pair.
+"""What agent and worker say to each other, a packet at a time on a SEQPACKET socket pair.
 
 A worker is trusted less than the agent: what comes from it is decoded strictly, size first, and a packet that does not fit ends
-the worker.
+the worker. A packet is a CBOR list, but for the two that go with every event: those are records behind a letter that begins none.
+
+  event  "E", length of the topic (u16), topic, payload
+  done   "D", counts of messages and writes (u16 each); calls, microseconds and bytes of memory (u64 each); then
+         each message: lengths of topic and payload (u16, u32), topic, payload
+         each write: length of the key (u16), 1 and the length of the value or 0 and 0 (u8, u32), key, value
 """
 
 import mmap
+import os
 import socket
+import struct
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +27,13 @@ STATE_LIMIT_BYTES = 64 * 1024
 TEXT_LIMIT = 1000
 MESSAGES_PER_EVENT = 256
 MESSAGE_BYTES_PER_EVENT = 256 * 1024
+# To go to sleep and to be woken takes longer than most answers do: look for them first, where another processor can work on them.
+LOOK_NS = 100_000
+PROCESSORS = len(os.sched_getaffinity(0))
 SOCKET_BUFFER_BYTES = 2 * FRAME_LIMIT_BYTES
+_EVENT, _DONE = ord("E"), ord("D")
+_EVENT_HEAD, _DONE_HEAD = struct.Struct("<BH"), struct.Struct("<BHHQQQ")
+_MESSAGE_HEAD, _WRITE_HEAD = struct.Struct("<HI"), struct.Struct("<HBI")
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,16 @@ class Receiver:
         """The next packet, cut behind the limit; empty at the end. Raises what `socket.recv_into` raises."""
         return bytes(self._view[: channel.recv_into(self._buffer)])
 
+    def take_soon(self, channel: socket.socket) -> bytes:
+        """`take`, looking for the next packet for a moment before going to sleep: events often come in rows."""
+        end = time.perf_counter_ns() + LOOK_NS if PROCESSORS > 1 else 0
+        while time.perf_counter_ns() < end:
+            try:
+                return bytes(self._view[: channel.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)])
+            except BlockingIOError:
+                continue
+        return self.take(channel)
+
 
 def encode_request(request: Request) -> bytes:
     """A packet to a worker."""
@@ -158,7 +182,8 @@ def encode_request(request: Request) -> bytes:
         case Begin(state, keys):
             value = ["begin", state, keys]
         case Event(topic, payload):
-            value = ["event", topic, payload]
+            name = topic.encode()
+            return _EVENT_HEAD.pack(_EVENT, len(name)) + name + payload
         case Tick(now_ns):
             value = ["tick", now_ns]
         case Check():
@@ -170,9 +195,9 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(data: bytes) -> Request:
     """In the worker. Raises Refused MALFORMED."""
+    if data[:1] == b"E":
+        return _unpack_event(data)
     match cbor.decode(data, "request", FRAME_LIMIT_BYTES):
-        case ["event", str() as topic, bytes() as payload]:
-            return Event(topic, payload)
         case ["tick", int() as now_ns]:
             return Tick(now_ns)
         case ["check"]:
@@ -197,11 +222,10 @@ def decode_request(data: bytes) -> Request:
 def encode_answer(answer: Answer) -> bytes:
     """A packet to the agent."""
     match answer:
-        case Done(messages, writes, usage):
-            value: list[Any] = ["done", [list(each) for each in messages], [[each.key, each.value] for each in writes]]
-            value += [usage.host_calls, usage.took_us, usage.memory_bytes]
+        case Done():
+            return _pack_done(answer)
         case Log(level, message):
-            value = ["log", level, message[:TEXT_LIMIT]]
+            value: list[Any] = ["log", level, message[:TEXT_LIMIT]]
         case Refused(text):
             value = ["refused", text[:TEXT_LIMIT]]
         case Ready(interfaces, mode, measures):
@@ -215,13 +239,9 @@ def encode_answer(answer: Answer) -> bytes:
 
 def decode_answer(data: bytes) -> Answer:
     """In the agent. Raises Refused TOO_LARGE, MALFORMED."""
+    if data[:1] == b"D" and len(data) <= FRAME_LIMIT_BYTES:
+        return _unpack_done(data)
     match cbor.decode(data, "answer of a worker", FRAME_LIMIT_BYTES):
-        case ["done", list() as messages, list() as writes, int() as calls, int() as took_us, int() as memory_bytes] if (
-            len(messages) <= MESSAGES_PER_EVENT
-            and 0 <= min(calls, took_us, memory_bytes) <= max(calls, took_us, memory_bytes) < 1 << 53
-        ):
-            usage = Usage(calls, took_us, memory_bytes)
-            return Done(tuple(_message(each) for each in messages), tuple(_write(each) for each in writes), usage)
         case ["log", str() as level, str() as message] if level in LEVELS and len(message) <= TEXT_LIMIT:
             return Log(level, message)
         case ["refused", str() as text] if len(text) <= TEXT_LIMIT:
@@ -237,15 +257,53 @@ def decode_answer(data: bytes) -> Answer:
     raise malformed("answer of a worker", "not one that is known")
 
 
-def _message(value: Any) -> tuple[str, bytes]:
-    match value:
-        case [str() as topic, bytes() as payload] if len(payload) <= PAYLOAD_LIMIT_BYTES:
-            return topic, payload
-    raise malformed("answer of a worker", "a message is not [topic, payload]")
+def _unpack_event(data: bytes) -> Event:
+    try:
+        _, size = _EVENT_HEAD.unpack_from(data)
+        start = _EVENT_HEAD.size + size
+        if start <= len(data):
+            return Event(str(data[_EVENT_HEAD.size : start], "utf-8"), data[start:])
+    except (struct.error, UnicodeDecodeError) as error:
+        raise malformed("event", str(error)) from None
+    raise malformed("event", "it ends too early")
 
 
-def _write(value: Any) -> KeyWrite:
-    match value:
-        case [str() as key, (bytes() | None) as content]:
-            return KeyWrite(key, content)
-    raise malformed("answer of a worker", "a write is not [key, value]")
+def _pack_done(done: Done) -> bytes:
+    usage = done.usage
+    parts = [
+        _DONE_HEAD.pack(_DONE, len(done.messages), len(done.writes), usage.host_calls, usage.took_us, usage.memory_bytes),
+    ]
+    for topic, payload in done.messages:
+        name = topic.encode()
+        parts += (_MESSAGE_HEAD.pack(len(name), len(payload)), name, payload)
+    for each in done.writes:
+        name, value = each.key.encode(), each.value
+        parts += (_WRITE_HEAD.pack(len(name), value is not None, len(value or b"")), name, value or b"")
+    return b"".join(parts)
+
+
+def _unpack_done(data: bytes) -> Done:
+    try:
+        _, messages, writes, calls, took_us, memory_bytes = _DONE_HEAD.unpack_from(data)
+        if messages > MESSAGES_PER_EVENT or max(calls, took_us, memory_bytes) >= 1 << 53:
+            raise malformed("answer of a worker", "a number is beyond its limit")
+        at, sent, kept = _DONE_HEAD.size, [], []
+        for _ in range(messages):
+            name_size, size = _MESSAGE_HEAD.unpack_from(data, at)
+            if size > PAYLOAD_LIMIT_BYTES:
+                raise malformed("answer of a worker", "a message is longer than may be")
+            name_at = at + _MESSAGE_HEAD.size
+            at = name_at + name_size + size
+            sent.append((str(data[name_at : at - size], "utf-8"), data[at - size : at]))
+        for _ in range(writes):
+            name_size, there, size = _WRITE_HEAD.unpack_from(data, at)
+            if there > 1 or (size and not there):
+                raise malformed("answer of a worker", "a write neither keeps nor deletes")
+            name_at = at + _WRITE_HEAD.size
+            at = name_at + name_size + size
+            kept.append(KeyWrite(str(data[name_at : at - size], "utf-8"), data[at - size : at] if there else None))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise malformed("answer of a worker", str(error)) from None
+    if at != len(data):
+        raise malformed("answer of a worker", "its parts are not as long as it is")
+    return Done(tuple(sent), tuple(kept), Usage(calls, took_us, memory_bytes))

@@ -62,7 +62,7 @@ class _Worker:
 
     def run(self) -> None:
         receiver = frames.Receiver()
-        while data := receiver.take(self._channel):
+        while data := receiver.take_soon(self._channel):
             signal.setitimer(signal.ITIMER_REAL, self._deadline_s + GRACE_S)
             answer = self._answer(frames.decode_request(data))
             signal.setitimer(signal.ITIMER_REAL, 0)

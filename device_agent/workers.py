@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -19,9 +18,7 @@ from ota.formats.reasons import Reason, Refused
 START_DEADLINE_S = 20.0
 BEGIN_DEADLINE_S = 10.0
 LOGS_PER_REQUEST = 200
-LOOK_NS = 100_000
 _receiver = frames.Receiver()  # for one packet at a time, of whichever worker
-_PROCESSORS = len(os.sched_getaffinity(0))
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["device_agent.worker"])
@@ -167,9 +164,9 @@ class Worker:
 
     def _look_briefly(self) -> None:
         """Most answers come within the time that going to sleep and waking up would take: look for them first."""
-        if _PROCESSORS < 2:
+        if frames.PROCESSORS < 2:
             return
-        end = time.perf_counter_ns() + LOOK_NS
+        end = time.perf_counter_ns() + frames.LOOK_NS
         while self._failure is None and self._answer is not None and not self._answer.done():
             self._readable()
             if time.perf_counter_ns() > end:

@@ -1,0 +1,76 @@
+"""Packets between agent and worker: what goes in comes out, and nothing else is taken."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_agent import frames
+from device_agent.frames import Done, Event, KeyWrite, Usage
+from ota.formats.reasons import Reason, Refused
+
+topics = st.text(max_size=60)
+numbers = st.integers(0, (1 << 53) - 1)
+writes = st.builds(KeyWrite, topics, st.none() | st.binary(max_size=300))
+dones = st.builds(
+    Done,
+    st.lists(st.tuples(topics, st.binary(max_size=300)), max_size=8).map(tuple),
+    st.lists(writes, max_size=8).map(tuple),
+    st.builds(Usage, numbers, numbers, numbers),
+)
+
+
+@given(topics, st.binary(max_size=1000))
+def test_an_event_arrives_as_it_was(topic, payload):
+    event = Event(topic, payload)
+    assert frames.decode_request(frames.encode_request(event)) == event
+
+
+@given(dones)
+def test_an_answer_arrives_as_it_was(done):
+    assert frames.decode_answer(frames.encode_answer(done)) == done
+
+
+@given(st.sampled_from([b"", b"D", b"E"]), st.binary(max_size=400))
+def test_whatever_comes_is_a_packet_or_refused(head, data):
+    for decode in (frames.decode_answer, frames.decode_request):
+        try:
+            decode(head + data)
+        except Refused as error:
+            assert error.reason is Reason.MALFORMED
+
+
+@given(dones, st.data())
+def test_an_answer_that_was_cut_or_lengthened_is_refused(done, data):
+    packet = frames.encode_answer(done)
+    for wrong in (packet[: data.draw(st.integers(0, len(packet) - 1))], packet + b"\0"):
+        with pytest.raises(Refused):
+            frames.decode_answer(wrong)
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        Done((("t", b""),) * (frames.MESSAGES_PER_EVENT + 1), ()),
+        Done((("t", bytes(frames.PAYLOAD_LIMIT_BYTES + 1)),), ()),
+        Done((), (), Usage(host_calls=1 << 53)),
+        Done((("t", bytes(frames.PAYLOAD_LIMIT_BYTES)),) * 20, ()),
+    ],
+    ids=["messages", "payload", "number", "packet"],
+)
+def test_an_answer_beyond_a_limit_is_refused(done):
+    with pytest.raises(Refused):
+        frames.decode_answer(frames.encode_answer(done))
+
+
+def test_a_write_that_deletes_and_keeps_at_once_is_refused():
+    packet = bytearray(frames.encode_answer(Done((), (KeyWrite("key", b"value"),))))
+    at = packet.index(b"\1\5\0\0\0")
+    packet[at] = 0
+    with pytest.raises(Refused, match="neither keeps nor deletes"):
+        frames.decode_answer(bytes(packet))
+
+
+def test_a_packet_beyond_the_limit_is_refused_by_its_size():
+    with pytest.raises(Refused) as caught:
+        frames.decode_answer(b"\x81" + bytes(frames.FRAME_LIMIT_BYTES))
+    assert caught.value.reason is Reason.TOO_LARGE
