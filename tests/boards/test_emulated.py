@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import time
 
 import pytest
@@ -13,9 +14,10 @@ from ota.formats.manifest import image_class_id, vendor_id
 from ota.keyring import SigningKey
 from tests.support.aot import aotc, compiled
 from tests.support.board_lab import BoardLab
-from tests.support.lab import echo
+from tests.support.lab import PUBLISH, echo
 from tests.support.ntp import TimeServer
 from tests.support.signing import VENDOR
+from tests.support.wat import contract_module
 
 CUTS = int(os.environ.get("WAMR_OTA_CUTS", "20"))
 pytestmark = pytest.mark.timeout(max(900, 90 * CUTS))
@@ -26,7 +28,9 @@ FLAGS = {"aarch64": "hardware", "riscv64": "hardware", "armv7": "software"}
 def lab(request, tmp_path_factory):
     """A board that has booted for the first time and reported."""
     clock = TimeServer()
-    opened = BoardLab(tmp_path_factory.mktemp(request.param), f"qemu-{request.param}", ntp=f"10.0.2.2:{clock.port}\n")
+    granted = '[grants.gpio]\noutputs = ["gpiochip0:0"]\n'
+    folder = tmp_path_factory.mktemp(request.param)
+    opened = BoardLab(folder, f"qemu-{request.param}", ntp=f"10.0.2.2:{clock.port}\n", extra=granted)
     opened.clock = clock
     try:
         opened.start()
@@ -96,9 +100,35 @@ def test_an_image_compiled_for_the_board_runs_there(lab):
     assert lab.report.running.mode == "aot"
 
 
+GPIO = """(import "device:module/gpio@0.1.0" "read" (func $read (param i32 i32 i32)))
+  (import "device:module/gpio@0.1.0" "write" (func $write (param i32 i32 i32 i32)))"""
+DRIVE = """(call $write (i32.const 320) (i32.const 11) (i32.const 1) (i32.const 200))
+  (call $read (i32.const 320) (i32.const 11) (i32.const 202))
+  (call $publish (i32.const 100) (i32.const 8) (i32.const 200) (i32.const 4) (i32.const 80)) (i32.const 0)"""
+
+
+def test_a_module_drives_a_line_of_the_boards_own_gpio_chip(lab):
+    if not lab.board.board.gpio:
+        pytest.skip("this machine of QEMU's has no GPIO")
+    wasm = contract_module(DRIVE, PUBLISH + GPIO, '(data (i32.const 100) "out/echo") (data (i32.const 320) "gpiochip0:0")')
+    capabilities = {"gpio": {"outputs": ["gpiochip0:0"]}, "messaging": {"subscribe": ["sys/#"], "publish": ["out/#"]}}
+    update = lab.signer.update(wasm, name="echo", version="8.0.0", capabilities=capabilities)
+    lab.wait_state("confirmed", deployment=lab.deploy(update))
+    answered = (0, 0, 0, 1)  # written; read, and high
+    lab.observer.wait(
+        lambda: any(each.payload == bytes(answered) for each in list(lab.observer.messages.values())),
+        lab.patience_s,
+        "the line's level",
+    )
+    with lab.console() as console:
+        console.run("mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug")
+        assert re.search(r"\|wamr-ota *\) out hi", console.run("cat /sys/kernel/debug/gpio"))
+    lab.install(9)
+
+
 def test_with_the_broker_gone_it_works_on_and_what_it_said_arrives_later(lab):
-    lab.install(7)
-    lab.still_answers(7)
+    lab.install(10)
+    lab.still_answers(10)
     last = max(lab.observer.messages)
     lab.broker.stop()
     time.sleep(5)
