@@ -47,7 +47,7 @@ with Runtime() as runtime:
 """
 MEMORY = r"""
 import json, os, pathlib
-found, preloaded = [], 0
+found = []
 for each in pathlib.Path("/proc").iterdir():
     try:
         words = (each / "cmdline").read_bytes().split(b"\0")
@@ -57,13 +57,13 @@ for each in pathlib.Path("/proc").iterdir():
     if each.name.isdigit() and b"python3" in words[0] and int(each.name) != os.getpid():
         size = lambda key: int(rollup[key].split()[0]) / 1024
         stat = (each / "stat").read_text().rsplit(")", 1)[1].split()
-        kind = "agent" if b"device_agent" in words else "forked" if b"forkserver" in b" ".join(words) else "other"
+        kind = "agent" if b"device_agent" in words else "forked" if b"device_agent.zygote" in words else "other"
         private = size("Private_Dirty") + size("Private_Clean")
         found.append([kind, int(each.name), size("Pss"), private, int(stat[11]) + int(stat[12]), int(stat[1])])
 forked = {each[1] for each in found if each[0] == "forked"}
 for each in found:
     if each[0] == "forked":
-        each[0] = "worker" if each[5] in forked else "forkserver"
+        each[0] = "worker" if each[5] in forked else "zygote"
 print(json.dumps(sorted(found)))
 """
 
@@ -103,7 +103,7 @@ def measure(architecture: str, folder: Path) -> dict[str, Any]:
 def _memory(before: list[Any], after: list[Any]) -> dict[str, float]:
     spent = {each[1]: each[4] for each in after}
     ticks = sum(spent.get(pid, at) - at for _, pid, _, _, at, _ in before)
-    figures = {f"{kind}_pss_mb": sum(each[2] for each in before if each[0] == kind) for kind in ("agent", "forkserver", "worker")}
+    figures = {f"{kind}_pss_mb": sum(each[2] for each in before if each[0] == kind) for kind in ("agent", "zygote", "worker")}
     figures["worker_private_mb"] = max((each[3] for each in before if each[0] == "worker"), default=0.0)
     figures["total_mb"] = sum(each[2] for each in before)
     figures["idle_cpu_percent"] = ticks / 100 / IDLE_S * 100  # a tick is 10 ms

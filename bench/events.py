@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bench.measure import Row, median
-from device_agent.workers import ModuleSpec, Worker, warm_up
+from device_agent.workers import ModuleSpec, Worker, zygote
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import Limits, ModuleDescription
@@ -40,7 +40,7 @@ async def _started(spec: ModuleSpec) -> Worker:
 
 
 async def _measure(rounds: int) -> list[Row]:
-    warm_up()
+    zygote.start()
     with tempfile.TemporaryDirectory() as folder:
         spec = _spec(Path(folder))
         worker = await _started(spec)

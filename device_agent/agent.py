@@ -27,7 +27,7 @@ from device_agent.states import Phase
 from device_agent.store import Store
 from device_agent.supervisor import Supervisor
 from device_agent.updates import RETRYABLE
-from device_agent.workers import ModuleSpec, Worker, WorkerFailed, warm_up
+from device_agent.workers import ModuleSpec, Worker, WorkerFailed, zygote
 from ota.formats import manifest as manifests
 from ota.formats import topics, trust
 from ota.formats.capabilities import ABI, check_granted
@@ -107,7 +107,7 @@ class Agent:
 
     async def run(self) -> None:
         """Runs until `stop`, then saves the module's state and ends the workers."""
-        await self._loop.run_in_executor(None, warm_up)
+        await self._loop.run_in_executor(None, zygote.start)
         for work in (self._supervisor.pump(), self._outbox.write(), self._outbox.deliver(), self._runner.run()):
             self._keep(work)
         await self.run_best()

@@ -4,7 +4,6 @@ It answers one request at a time on the socket that it was given. A timer of the
 than the module's deadline, even in code that nobody can interrupt and with the agent gone; the agent itself kills at the deadline.
 """
 
-import gc
 import signal
 import socket
 import sys
@@ -20,11 +19,9 @@ from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
 from pywamr import LoadError, PywamrError, Trap, UnsupportedError, runtime_version
 
-# Workers are forked from a process that has imported this: what it holds stays shared as long as nobody touches it.
+# Workers are forked from a process that has imported this (device_agent.zygote).
 runtime_version()  # loads the library, starts nothing
 import_drivers()
-gc.collect()
-gc.freeze()
 
 GRACE_S = 1.0
 

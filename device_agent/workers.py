@@ -1,16 +1,15 @@
 """A worker process as the agent sees it: requests out, answers in, a deadline on each, and no trust in it."""
 
 import asyncio
-import multiprocessing
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from device_agent import frames, worker
+from device_agent import frames
 from device_agent.confinement import lacking
+from device_agent.zygote import Zygote
 from ota.errors import OtaError
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
@@ -19,9 +18,7 @@ START_DEADLINE_S = 20.0
 BEGIN_DEADLINE_S = 10.0
 LOGS_PER_REQUEST = 200
 _receiver = frames.Receiver()  # for one packet at a time, of whichever worker
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["device_agent.worker"])
+zygote = Zygote()
 
 
 class WorkerFailed(OtaError):
@@ -76,11 +73,10 @@ class Worker:
         self._failure: WorkerFailed | None = None
         self._deadline_s = spec.description.limits.deadline_ms / 1000
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._process: BaseProcess = _context.Process(target=worker.main, args=(other,), daemon=True)
         with other:
             for end in (self._channel, other):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BUFFER_BYTES)
-            self._process.start()
+            self._process = zygote.fork(other)
         self._channel.setblocking(False)
         self._loop.add_reader(self._channel.fileno(), self._readable)
 
@@ -92,7 +88,7 @@ class Worker:
     @property
     def pid(self) -> int:
         """The process's number."""
-        return self._process.pid or 0
+        return self._process.pid
 
     async def start(self) -> None:
         """Loads the module. Raises WorkerFailed with the reason that the worker or the clock gives."""
@@ -226,10 +222,3 @@ def _reason(code: str) -> Reason:
         return Reason(code)
     except ValueError:
         return Reason.CRASHED
-
-
-def warm_up() -> None:
-    """Starts the clean process that workers are forked from, so that the first of them starts as fast as the others."""
-    process = _context.Process(target=int, daemon=True)
-    process.start()
-    process.join()

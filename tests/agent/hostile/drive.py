@@ -6,14 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-from device_agent import workers
+from device_agent import workers, zygote
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import ModuleDescription
 
 
 async def main(database: Path, attempts: list[str]) -> None:
-    workers._context.set_forkserver_preload(["tests.agent.hostile.taken_over"])
+    workers.zygote = zygote.Zygote("tests.agent.hostile.taken_over")
     blob = database.with_name("blob")
     blob.write_bytes(b"module")
     spec = workers.ModuleSpec(ModuleDescription("m", "1", Capabilities({})), blob, sha256(b"module"), {})

@@ -1,4 +1,4 @@
-"""What the forkserver preloads instead of the worker: the same worker, with a host that hands over to attempts.c."""
+"""What the zygote loads instead of the worker: the same worker, with a host that hands over to attempts.c."""
 
 import ctypes
 import os
@@ -31,3 +31,4 @@ class HostileHost:
 
 
 worker.ModuleHost = HostileHost
+main = worker.main

@@ -1,0 +1,97 @@
+"""The process that workers are forked from."""
+
+import os
+import socket
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from device_agent.zygote import Zygote
+
+
+@contextmanager
+def opened(preload="tests.support.lives"):
+    zygote = Zygote(preload)
+    try:
+        yield zygote
+    finally:
+        zygote.close()
+
+
+def child(zygote):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(10)
+    with theirs:
+        return zygote.fork(theirs), ours
+
+
+def ask(channel, what):
+    channel.send(what)
+    return channel.recv(1000)
+
+
+def test_children_have_their_channel_and_end_with_it():
+    with opened() as zygote:
+        first, channel = child(zygote)
+        second, other = child(zygote)
+        assert ask(channel, b"pid") == str(first.pid).encode()
+        assert ask(other, b"pid") == str(second.pid).encode()
+        assert first.pid != second.pid
+        channel.close()
+        gone_by(first.pid)
+        assert ask(other, b"pid") == str(second.pid).encode()
+        other.close()
+
+
+def gone_by(pid):
+    end = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end, "the process is still there"
+        time.sleep(0.01)
+
+
+def test_a_child_is_killed_whatever_it_does_and_again_without_effect():
+    with opened() as zygote:
+        process, channel = child(zygote)
+        channel.send(b"loop")
+        process.kill()
+        process.kill()
+        gone_by(process.pid)
+        channel.close()
+
+
+def test_a_kill_never_meets_a_process_that_has_taken_the_number():
+    """It goes to the descriptor, whose process has long ended."""
+    with opened() as zygote:
+        process, channel = child(zygote)
+        channel.close()
+        gone_by(process.pid)
+        process.pid = os.getpid()
+        process.kill()
+        assert os.getpid() > 0
+
+
+def test_a_zygote_that_died_is_started_again():
+    with opened() as zygote:
+        process, channel = child(zygote)
+        zygote._process.kill()
+        zygote._process.wait()
+        assert ask(channel, b"pid") == str(process.pid).encode()  # its children go on
+        again, other = child(zygote)
+        assert ask(other, b"pid") == str(again.pid).encode()
+        channel.close()
+        other.close()
+
+
+def test_it_ends_when_the_agent_does():
+    zygote = Zygote("tests.support.lives")
+    zygote.start()
+    zygote._socket.close()
+    assert zygote._process.wait(10) == 0
+
+
+def test_what_cannot_be_loaded_is_an_error():
+    with opened("tests.support.nothing_such") as zygote, pytest.raises(OSError, match="does not start"):
+        zygote.start()
