@@ -180,7 +180,7 @@ os.fsync(kept)
 folder = os.open(".", os.O_RDONLY)
 os.fsync(folder)
 page = mmap.mmap(-1, 65_536)
-boot = os.open("/dev/vda1", os.O_RDWR | os.O_DIRECT)
+boot = os.open("/dev/" + open("/run/disk").read().strip() + "1", os.O_RDWR | os.O_DIRECT)
 for turn in range(10_000):
     page[:] = bytes((turn % 255 + 1,)) * len(page)
     os.pwrite(boot, page, 90 << 20)
