@@ -57,6 +57,7 @@ class Console:
         self._login = login or Login()
         self._buffer = b""
         self._logged_in: bool = before is not None and before._logged_in
+        self.prompted: bool = before is not None and before.prompted  # whether a login or a shell was ever met
         self._printk: str = before._printk if before is not None else ""
         self._terminal: str = before._terminal if before is not None else ""
         self.sudo = ""
@@ -111,12 +112,14 @@ class Console:
             if _WRONG.search(seen) and passwords:
                 raise BoardError(f"the board refused the login of {self._login.user!r}")
             if _LOGIN.search(tail):
+                self.prompted = True
                 passwords += self._log_in()
                 self._logged_in = True
             elif _PASSWORD.search(tail):
                 self.write(b"\r")  # left over from somebody: an empty one is refused, and the login prompt comes again
                 self.screen(3.0)
             elif self._is_shell():
+                self.prompted = True
                 self._settle()
                 return
             else:

@@ -136,7 +136,7 @@ class Flasher:
     provision_again: bool = False
     set_clock: bool = True
     trial_s: float = 120.0
-    patience_s: float = 60.0  # for a line that was lost
+    patience_s: float = 60.0  # for a line that was lost; three times as long where the board has answered before
     note: Callable[[str], None] = lambda _: None
     progress: Callable[[int, int], None] = lambda _done, _of: None
     config: str = field(default="", init=False)
@@ -203,7 +203,8 @@ class Flasher:
                 self._close()
                 lost_s = lost_s or time.monotonic()
                 tries = 0 if self._sent > before else tries + attached
-                if time.monotonic() - lost_s > self.patience_s or tries > TRIES:
+                known = self._before is not None and self._before.prompted
+                if time.monotonic() - lost_s > self.patience_s * (3 if known else 1) or tries > TRIES:
                     raise
                 self.note(f"{error}; trying again")
                 time.sleep(1.0)

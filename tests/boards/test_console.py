@@ -114,6 +114,42 @@ def test_a_wrong_password_is_one_clear_error():
     line.close()
 
 
+SUDO = """#!/bin/sh
+case "$1" in
+    -n) exit 1 ;;
+    -p) printf %s "$2"; stty -echo; read -r word; stty echo; echo; [ "$word" = right ]; exit ;;
+esac
+exec "$@"
+"""
+
+
+@pytest.fixture
+def of_a_user(tmp_path):
+    """A shell of somebody who is not root and may become it by sudo, which asks for a password."""
+    for name, text in (("sudo", SUDO), ("id", "#!/bin/sh\necho 1000\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    line = Program("sh", "-i", PS1="$ ", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    yield line
+    line.close()
+
+
+def test_a_user_becomes_root_by_sudo_and_the_password_is_not_shown(of_a_user):
+    shown = []
+    read = of_a_user.read
+    of_a_user.read = lambda timeout_s: shown.append(read(timeout_s)) or shown[-1]
+    console = Console(of_a_user, Login("someone", lambda: "right"))
+    console.attach(20)
+    assert console.sudo == "sudo "
+    assert console.run(f"{console.sudo}echo root").strip() == "root"
+    assert b"right" not in b"".join(shown)
+
+
+def test_a_user_who_may_not_become_root_is_told(of_a_user):
+    with pytest.raises(BoardError, match="'someone' is not root on the board, and may not become it by sudo"):
+        Console(of_a_user, Login("someone", lambda: "wrong")).attach(20)
+
+
 def test_a_silent_line_says_what_was_seen():
     line = Program("sh", "-c", "stty -echo; echo booting; sleep 60")
     with pytest.raises(LineSilent, match="no prompt in 2 s; the console said: 'booting'"):
