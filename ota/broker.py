@@ -67,8 +67,11 @@ class Broker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        client = self._client
+        client.disconnect()
+        client.loop_stop()
+        # Nothing of ours in it any more: so paho closes the rest as soon as we are gone, not at some collection of cycles.
+        client.on_connect = client.on_connect_fail = client.on_message = client.on_socket_open = None
 
     def publish_all(self, messages: list[tuple[str, bytes]], progress: Callable[[int], None] = lambda _: None) -> None:
         """Publishes retained messages, in order, and waits until the broker has them all; `progress` gets bytes done."""

@@ -70,6 +70,7 @@ class Observer:
         self._stopped = True
         self._client.disconnect()
         self._thread.join(5)
+        self._client.on_connect = self._client.on_message = None  # so paho closes the rest as soon as we are gone
 
     def wait(self, holds: Any, timeout_s: float, what: str) -> None:
         """Waits until `holds()`; raises OtaError naming `what` when it does not come."""
