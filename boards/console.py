@@ -51,8 +51,11 @@ class Login:
 class Console:
     """A console on an open line. Every method raises LineLost when the line is gone or silent."""
 
-    def __init__(self, line: Line, login: Login | None = None, before: "Console | None" = None) -> None:
-        """`before` is the same console, on a line that was lost: what is to be put right at the end."""
+    def __init__(self, line: Line, login: Login | None = None, before: "Console | None" = None, interrupt: bytes = b"\x03") -> None:
+        """`before` is the same console, on a line that was lost: what is to be put right at the end. `interrupt` ends whatever may
+        still run there from before.
+        """
+        self._interrupt = interrupt
         self._line = line
         self._login = login or Login()
         self._buffer = b""
@@ -106,7 +109,7 @@ class Console:
         passwords, strange, seen = 0, 0, b""
         while time.monotonic() < end:
             # What was cut off may have left a quotation open, or stopped the output: after a while, away with it.
-            self.write(b"\x15\r" if strange < 2 else b"\x03\r")
+            self.write(b"\x15\r" if strange < 2 else self._interrupt + b"\x15\r")
             seen = self.screen() or seen
             tail = seen[-200:].rstrip(b"\0")
             if _WRONG.search(seen) and passwords:

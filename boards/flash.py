@@ -19,7 +19,7 @@ from boards.console import CommandFailed, Console, Login
 from boards.definition import Board
 from boards.errors import BoardError
 from boards.line import Line, LineLost
-from boards.transfer import goodbye, send
+from boards.transfer import GOODBYE, send
 
 __all__ = ["Facts", "Flasher", "Operator", "Outcome"]
 
@@ -213,10 +213,9 @@ class Flasher:
         if self._console is not None:
             return
         self._line = self.open_line()
-        console = self._console = Console(self._line, self.login, self._before)
+        console = self._console = Console(self._line, self.login, self._before, b"\x03" + GOODBYE)
         self._before = console
-        console.write(b"\x15")  # away with a line that somebody has begun
-        goodbye(console)
+        console.write(b"\x15" + GOODBYE)  # away with a line that somebody has begun
         console.attach()
         if not self.base:
             image = console.try_run("test -d /usr/lib/wamr-ota-system")[0] == 0

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from boards.console import Console, parse_answer
 from boards.line import LineLost, LineSilent
 
-__all__ = ["CHUNK_BYTES", "goodbye", "send"]
+__all__ = ["CHUNK_BYTES", "GOODBYE", "send"]
 
 CHUNK_BYTES = 4096
 # In flight: less than the buffers of a tty, more than the time of a round trip.
 WINDOW_BYTES = 4 * CHUNK_BYTES
 AGAIN_S, SILENCE_S = 3.0, 20.0
 _FRAME = b"\x02WO"
+# Ends a receiver that may still be waiting, from before the line was lost. To a shell it is an unknown word.
+GOODBYE = _FRAME + bytes(10)
 _REPLY = re.compile(rb"@((ready|have|again) (\d+)) ([0-9a-f]{8})\r*\n")
 _ANSWER = re.compile(rb"\n:[A-Za-z0-9+/=]+:\r*\n")
 
@@ -30,7 +32,7 @@ def send(console: Console, content: bytes, progress: Callable[[int], None] = lam
     except LineLost:
         raise
     except BaseException:
-        goodbye(console)
+        console.write(GOODBYE)
         raise
 
 
@@ -68,11 +70,6 @@ def _send(console: Console, content: bytes, progress: Callable[[int], None]) -> 
     console.push_back(seen)
     found = console.expect(_ANSWER, SILENCE_S, "what the board makes of the file")
     return bool(parse_answer(found[0].decode(), "receive")["whole"])
-
-
-def goodbye(console: Console) -> None:
-    """Ends a receiver that may still be waiting, from before the line was lost. To a shell it is an unknown word."""
-    console.write(_FRAME + bytes(10))
 
 
 def _ready(console: Console) -> int:

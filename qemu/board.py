@@ -141,7 +141,7 @@ class EmulatedBoard:
         machine = self.board.qemu
         assert machine is not None  # checked when it was made
         built = json.loads((self.folder / "image.json").read_text())
-        console = f"socket,id=console,host=127.0.0.1,port={state.console_port},server=on,wait=off"
+        console = f"socket,id=console,host=127.0.0.1,port={state.console_port},server=on,wait=off,nodelay=on"
         console += f",logfile={self.folder / 'console.log'},logappend=on"
         return [
             f"qemu-system-{machine.system}",

@@ -17,7 +17,7 @@ from boards.console import CommandFailed, Console, Login, parse_answer
 from boards.errors import BoardError
 from boards.flash import HELPER
 from boards.line import LineLost, LineSilent, SerialLine
-from boards.transfer import goodbye, send
+from boards.transfer import GOODBYE, send
 from tests.support.serial import Noisy, Program
 
 SHELLS = [("bash", "--norc", "-i"), ("dash", "-i"), ("sh", "-i")]
@@ -224,7 +224,7 @@ def test_a_transfer_goes_on_where_it_ended(tmp_path):
     with pytest.raises(LineLost):
         send(console, content, stop_half_way)
     line.write(b"\x02WO\0\0\0\0\x10\0the beginning of a frame")
-    goodbye(console)
+    console.write(GOODBYE)
     assert line._process.wait(10) == 0
     line.close()
     line, console = receive(tmp_path / "file", content)
@@ -246,6 +246,20 @@ def test_an_interrupted_transfer_ends_on_the_board_too(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         send(console, content, interrupt)
     assert line._process.wait(5) == 0
+    line.close()
+
+
+def test_a_receiver_that_starts_after_the_goodbye_is_ended_too(tmp_path):
+    """Of a flasher that was killed: it had just asked for one, and Python takes its time on a board."""
+    line = Program("sh", "-i", PS1="$ ")
+    Console(line).attach(20)
+    line.write(f"sleep 1; {sys.executable} {HELPER} receive {tmp_path}/file 1000 {'0' * 64}\r".encode())
+    console = Console(line, interrupt=b"\x03" + GOODBYE)
+    console.write(b"\x15" + GOODBYE)
+    began = time.monotonic()
+    console.attach(30)
+    assert console.run("echo on").strip() == "on"
+    assert time.monotonic() - began < 15
     line.close()
 
 
