@@ -22,6 +22,10 @@ if [ "${1:-}" = test ]; then
     PATH="$PATH:/usr/sbin:/sbin" need mosquitto mosquitto
     # The fuzzer: any clang from 14 on, with the runtime of its sanitizers.
     ls /usr/bin/clang-1[4-9] >/dev/null 2>&1 || wanted="$wanted clang-19 libclang-rt-19-dev"
+    # Rust for WebAssembly, where Debian 12's newer Rust, which has none, is not in its place.
+    if [ ! -d /usr/lib/rustlib/wasm32-unknown-unknown ] && ! dpkg -s rustc-web >/dev/null 2>&1; then
+        case $wanted in *cargo-web*) ;; *) wanted="$wanted rustc libstd-rust-dev-wasm32 lld" ;; esac
+    fi
 fi
 if [ "${1:-}" = aotc ]; then
     need g++ g++
