@@ -6,6 +6,7 @@ does not do: full-screen programs, and shells that are no POSIX shell.
 
 import base64
 import binascii
+import contextlib
 import gzip
 import hashlib
 import json
@@ -188,7 +189,7 @@ class Console:
         """Leaves the console as it was found. Never raises for a line that is gone."""
         try:
             if self._printk:
-                self.run(f"{self.sudo}dmesg -n {self._printk} 2>/dev/null; stty {self._terminal or 'echo'} 2>/dev/null; true")
+                self.run(f"{self.sudo}dmesg -n {self._printk} 2>/dev/null; stty {self._terminal} echo 2>/dev/null; true")
             if self._logged_in:
                 self.write(b"\x15 exit\r")
         except (LineLost, CommandFailed):
@@ -212,7 +213,8 @@ class Console:
         try:
             found = self.expect(pattern, timeout_s, f"the end of: {command[:60]}")
         except KeyboardInterrupt:
-            self.write(b"\x03")  # there too
+            with contextlib.suppress(LineLost):
+                self.write(b"\x03")  # there too
             raise
         return int(found[2]), found[1].decode(errors="replace").replace("\r\n", "\n")
 

@@ -122,7 +122,8 @@ def _boot_files(board: Board, tree: Path) -> dict[str, bytes]:
             raise BoardError(f"{name} is in no locked package")
         files[name.rpartition("/")[2]] = (tree / name).read_bytes()
     if board.boot.loader == "raspberry-pi":
-        files["config.txt"] = RASPBERRY_PI.encode()
+        one = f"device_tree={board.image.device_trees[0]}\n" if len(board.image.device_trees) == 1 else ""
+        files["config.txt"] = (RASPBERRY_PI + one).encode()
         files["cmdline.txt"] = kernel_command_line(board).encode() + b"\n"
     return files
 

@@ -1,5 +1,6 @@
 """Sending a file to `boards/onboard/helper.py receive` over a console: frames with a CRC, a window, and resumption by offset."""
 
+import contextlib
 import re
 import struct
 import time
@@ -32,7 +33,8 @@ def send(console: Console, content: bytes, progress: Callable[[int], None] = lam
     except LineLost:
         raise
     except BaseException:
-        console.write(GOODBYE)
+        with contextlib.suppress(LineLost):
+            console.write(GOODBYE)
         raise
 
 

@@ -12,23 +12,22 @@ from typing import Any
 
 from device_agent.devices import Devices
 from device_agent.frames import (
+    KEY_LIMIT_BYTES,
     MESSAGE_BYTES_PER_EVENT,
     MESSAGES_PER_EVENT,
     PAYLOAD_LIMIT_BYTES,
     STATE_LIMIT_BYTES,
     TEXT_LIMIT,
+    WRITES_PER_EVENT,
     KeyWrite,
 )
 from device_agent.wasi import Wasi
 from ota.errors import OtaError
-from ota.formats import topics
-from ota.formats.capabilities import check_exports, check_imports, export_name, import_module
+from ota.formats.capabilities import TopicGrants, check_exports, check_imports, export_name, import_module
 from ota.formats.module import ModuleDescription
 from ota.formats.report import LEVELS
 from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, NotExportedError, Runtime, ValueType
 
-KEY_LIMIT_BYTES = 256
-TOPICS_REMEMBERED = 256
 _I32, _I64 = ValueType.I32, ValueType.I64
 _DEVICE_DENIED, _DEVICE_FAILED = 0, 1
 _PUBLISH_DENIED, _PUBLISH_TOO_LARGE, _PUBLISH_QUEUE_FULL = 0, 1, 2
@@ -99,6 +98,7 @@ class ModuleHost:
         has returned: name, arguments, result, nanoseconds.
         """
         self._capabilities, limits = description.capabilities, description.limits
+        self._publish_grants = TopicGrants(self._capabilities.filters("publish"))
         self._message_rate = Rate(limits.messages_per_s)
         self._log_rate = Rate(limits.log_lines_per_s)
         self._keys: dict[str, bytes] = {}
@@ -112,7 +112,6 @@ class ModuleHost:
         self._devices = devices or Devices()
         self._instance: Instance | None = None
         self._known: dict[tuple[str, str], tuple[Function, Function | None]] = {}
-        self._allowed: dict[str, bool] = {}
         self.host_calls = 0  # since the start
         self._runtime = Runtime()
         try:
@@ -324,7 +323,7 @@ class ModuleHost:
 
     def _publish(self, topic_at: int, topic_size: int, payload_at: int, payload_size: int, out: int) -> None:
         topic, size = self._text(topic_at, topic_size), payload_size & 0xFFFFFFFF
-        if not self._may_publish(topic):
+        if not self._publish_grants.allow(topic):
             error = _PUBLISH_DENIED
         elif size > PAYLOAD_LIMIT_BYTES:
             error = _PUBLISH_TOO_LARGE
@@ -336,16 +335,6 @@ class ModuleHost:
             self._write(out, b"\0\0")
             return
         self._write(out, bytes((1, error)))
-
-    def _may_publish(self, topic: str) -> bool:
-        known = self._allowed.get(topic)
-        if known is None:
-            if len(self._allowed) >= TOPICS_REMEMBERED:
-                self._allowed.clear()
-            filters = self._capabilities.filters("publish")
-            known = topics.is_topic(topic) and any(topics.covers(each, topic) for each in filters)
-            self._allowed[topic] = known
-        return known
 
     def _has_room(self, size: int) -> bool:
         return len(self._messages) < MESSAGES_PER_EVENT and self._message_bytes + size <= MESSAGE_BYTES_PER_EVENT
@@ -359,8 +348,8 @@ class ModuleHost:
         size = value_size & 0xFFFFFFFF
         others = {k: v for k, v in (self._keys | self._writes).items() if k != key and v is not None}
         used = sum(len(k.encode()) + len(v) for k, v in others.items())
-        if not key or len(key.encode()) > KEY_LIMIT_BYTES:
-            self._return_result(out, f"a key has 1 to {KEY_LIMIT_BYTES} bytes")
+        if wrong := self._wrong_write(key):
+            self._return_result(out, wrong)
         elif used + len(key.encode()) + size > self._capabilities.quota_bytes:
             self._return_result(out, f"the quota of {self._capabilities.quota_bytes} bytes is used up")
         else:
@@ -368,8 +357,18 @@ class ModuleHost:
             self._return_result(out, "")
 
     def _key_delete(self, key_at: int, key_size: int, out: int) -> None:
-        self._writes[self._text(key_at, key_size)] = None
-        self._return_result(out, "")
+        key = self._text(key_at, key_size)
+        wrong = self._wrong_write(key)
+        if not wrong:
+            self._writes[key] = None
+        self._return_result(out, wrong)
+
+    def _wrong_write(self, key: str) -> str:
+        if not 0 < len(key.encode()) <= KEY_LIMIT_BYTES:
+            return f"a key has 1 to {KEY_LIMIT_BYTES} bytes"
+        if len(self._writes) >= WRITES_PER_EVENT and key not in self._writes:
+            return f"an event changes at most {WRITES_PER_EVENT} keys"
+        return ""
 
     def _config_get(self, key_at: int, key_size: int, out: int) -> None:
         value = self._config.get(self._text(key_at, key_size))

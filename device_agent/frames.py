@@ -26,6 +26,8 @@ PAYLOAD_LIMIT_BYTES = 64 * 1024
 STATE_LIMIT_BYTES = 64 * 1024
 TEXT_LIMIT = 1000
 MESSAGES_PER_EVENT = 256
+WRITES_PER_EVENT = 1024
+KEY_LIMIT_BYTES = 256
 MESSAGE_BYTES_PER_EVENT = 256 * 1024
 # To go to sleep and to be woken takes longer than most answers do: look for them first, where another processor can work on them.
 LOOK_NS = 100_000
@@ -285,21 +287,21 @@ def _pack_done(done: Done) -> bytes:
 def _unpack_done(data: bytes) -> Done:
     try:
         _, messages, writes, calls, took_us, memory_bytes = _DONE_HEAD.unpack_from(data)
-        if messages > MESSAGES_PER_EVENT or max(calls, took_us, memory_bytes) >= 1 << 53:
+        if messages > MESSAGES_PER_EVENT or writes > WRITES_PER_EVENT or max(calls, took_us, memory_bytes) >= 1 << 53:
             raise malformed("answer of a worker", "a number is beyond its limit")
         at, sent, kept = _DONE_HEAD.size, [], []
         for _ in range(messages):
             name_size, size = _MESSAGE_HEAD.unpack_from(data, at)
-            if size > PAYLOAD_LIMIT_BYTES:
-                raise malformed("answer of a worker", "a message is longer than may be")
             name_at = at + _MESSAGE_HEAD.size
+            if size > PAYLOAD_LIMIT_BYTES or name_size + size > len(data) - name_at:
+                raise malformed("answer of a worker", "a message is longer than may be")
             at = name_at + name_size + size
             sent.append((str(data[name_at : at - size], "utf-8"), data[at - size : at]))
         for _ in range(writes):
             name_size, there, size = _WRITE_HEAD.unpack_from(data, at)
-            if there > 1 or (size and not there):
-                raise malformed("answer of a worker", "a write neither keeps nor deletes")
             name_at = at + _WRITE_HEAD.size
+            if there > 1 or (size and not there) or name_size + size > len(data) - name_at:
+                raise malformed("answer of a worker", "a write is longer than may be, or neither keeps nor deletes")
             at = name_at + name_size + size
             kept.append(KeyWrite(str(data[name_at : at - size], "utf-8"), data[at - size : at] if there else None))
     except (struct.error, UnicodeDecodeError) as error:

@@ -203,8 +203,8 @@ class Runner:
         self.post(states.Fetched())
 
     async def _start_worker(self) -> None:
-        worker = self._candidate = self.board.spawn(self._known())
         try:
+            worker = self._candidate = self.board.spawn(self._known())
             await worker.start()
         except WorkerFailed as failure:
             self.post(states.StartFailed(failure.reason, failure.detail))

@@ -11,12 +11,15 @@ from device_agent import frames
 from device_agent.confinement import lacking
 from device_agent.zygote import Zygote
 from ota.errors import OtaError
+from ota.formats.capabilities import TopicGrants
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
 
 START_DEADLINE_S = 20.0
 BEGIN_DEADLINE_S = 10.0
-LOGS_PER_REQUEST = 200
+LOGS_PER_REQUEST, LOGS_ENDURED = 200, 2000
+PACKETS_AT_ONCE = 64
+_SNDBUFFORCE = 32  # socket(7); beyond what the system allows everybody
 _receiver = frames.Receiver()  # for one packet at a time, of whichever worker
 zygote = Zygote()
 
@@ -60,8 +63,13 @@ class Worker:
         log: Callable[[ModuleSpec, str, str], None],
         died: Callable[["Worker", WorkerFailed], None] = lambda worker, failure: None,
     ) -> None:
-        """Starts the process. `log` gets the module's log records; `died` is called when it dies with nothing asked of it."""
+        """Starts the process. `log` gets the module's log records; `died` is called when it dies with nothing asked of it.
+
+        Raises WorkerFailed when it can't be started.
+        """
         self.spec = spec
+        self._publish_grants = TopicGrants(spec.description.capabilities.filters("publish"))
+        self._key_bytes: dict[str, int] = {}
         self.interfaces: frozenset[str] = frozenset()
         self.mode = ""  # "interpreter" or "aot", once it has started
         self.lacking: tuple[str, ...] = ()  # measures of confinement that it has not
@@ -75,8 +83,12 @@ class Worker:
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
             for end in (self._channel, other):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BUFFER_BYTES)
-            self._process = zygote.fork(other)
+                _widen(end)
+            try:
+                self._process = zygote.fork(other)
+            except OSError as error:
+                self._channel.close()
+                raise WorkerFailed(Reason.START_FAILED, f"no process for it: {error}") from error
         self._channel.setblocking(False)
         self._loop.add_reader(self._channel.fileno(), self._readable)
 
@@ -103,6 +115,7 @@ class Worker:
 
     async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
         """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""
+        self._key_bytes = {key: len(key.encode()) + len(value) for key, value in keys.items()}
         return await self._effects(frames.Begin(state, keys), BEGIN_DEADLINE_S)
 
     async def handle(self, topic: str, payload: bytes) -> frames.Done:
@@ -131,10 +144,33 @@ class Worker:
     async def _effects(self, request: frames.Request, deadline_s: float) -> frames.Done:
         answer = await self._ask(request, deadline_s)
         if isinstance(answer, frames.Done):
+            if wrong := self._beyond_its_grants(answer):
+                raise self._fail(Reason.CRASHED, f"the worker answered with {wrong}, which it should have kept its module from")
             return answer
         if isinstance(answer, frames.Refused):
             raise EventRefused(answer.text)
         raise self._fail(Reason.CRASHED, f"answered {type(answer).__name__} to {type(request).__name__}")
+
+    def _beyond_its_grants(self, done: frames.Done) -> str:
+        """What the module may not do and its worker let pass, "" when there is nothing: a worker is not trusted with that alone."""
+        for topic, _ in done.messages:
+            if not self._publish_grants.allow(topic):
+                return f"a message on {topic[:100]!r}"
+        if sum(len(payload) for _, payload in done.messages) > frames.MESSAGE_BYTES_PER_EVENT:
+            return f"messages of more than {frames.MESSAGE_BYTES_PER_EVENT} bytes"
+        if not done.writes:
+            return ""
+        before = sum(self._key_bytes.values())
+        for each in done.writes:
+            size = len(each.key.encode())
+            if not 0 < size <= frames.KEY_LIMIT_BYTES:
+                return f"a key of {size} bytes"
+            self._key_bytes.pop(each.key, None)
+            if each.value is not None:
+                self._key_bytes[each.key] = size + len(each.value)
+        if sum(self._key_bytes.values()) > max(before, self.spec.description.capabilities.quota_bytes):
+            return "more keys and values than its quota"
+        return ""
 
     async def _ask(self, request: frames.Request, deadline_s: float) -> frames.Answer:
         if self._failure is not None:
@@ -147,10 +183,13 @@ class Worker:
         except OSError as error:
             self._fail(Reason.CRASHED, f"the worker is gone: {error.strerror}")
         self._look_briefly()
-        late = f"no answer to {type(request).__name__} in {deadline_s} s"
-        timer = None
-        if not waiting.done():
-            timer = self._loop.call_later(deadline_s, lambda: self._fail(Reason.DEADLINE_EXCEEDED, late))
+
+        def late() -> None:
+            self._readable()  # the loop itself may have been late, with the answer there in time
+            if not waiting.done():
+                self._fail(Reason.DEADLINE_EXCEEDED, f"no answer to {type(request).__name__} in {deadline_s} s")
+
+        timer = None if waiting.done() else self._loop.call_later(deadline_s, late)
         try:
             return await waiting
         finally:
@@ -169,7 +208,9 @@ class Worker:
                 return
 
     def _readable(self) -> None:
-        while self._failure is None:
+        for _ in range(PACKETS_AT_ONCE):
+            if self._failure is not None:
+                return
             try:
                 data = _receiver.take(self._channel)
             except BlockingIOError:
@@ -189,7 +230,9 @@ class Worker:
             return
         if isinstance(answer, frames.Log):
             self._logged += 1
-            if self._logged <= LOGS_PER_REQUEST:
+            if self._logged > LOGS_ENDURED:
+                self._lost("the worker wrote log records without end")
+            elif self._logged <= LOGS_PER_REQUEST:
                 self._log(self.spec, answer.level, answer.message)
         elif isinstance(answer, frames.Failed):
             self._lost(answer.detail, _reason(answer.reason))
@@ -215,6 +258,14 @@ class Worker:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(self._failure)
         return self._failure
+
+
+def _widen(end: socket.socket) -> None:
+    """Room for the largest packet, as far as may be."""
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, frames.SOCKET_BUFFER_BYTES)
+    except OSError:  # only root may
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BUFFER_BYTES)
 
 
 def _reason(code: str) -> Reason:

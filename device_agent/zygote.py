@@ -69,24 +69,35 @@ class Zygote:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
         ours.settimeout(ANSWER_S)
         self._socket = ours
-        if ours.recv(_LIMIT_BYTES) != b"ready":
+        try:
+            ready = ours.recv(_LIMIT_BYTES) == b"ready"
+        except OSError:
+            ready = False
+        if not ready:
+            self.close()
             raise OSError("the process that workers are forked from does not start")
 
     def fork(self, channel: socket.socket) -> Child:
         """A new child that has this channel and nothing else. Raises OSError."""
-        try:
-            return self._fork(channel)
-        except (BrokenPipeError, ConnectionResetError, EOFError):  # it has died: once more
-            return self._fork(channel)
+        for last in (False, True):
+            self.start()
+            try:
+                return self._fork(channel)
+            except (BrokenPipeError, ConnectionResetError):  # it has died: once more
+                if last:
+                    raise
+        raise AssertionError
 
     def _fork(self, channel: socket.socket) -> Child:
-        self.start()
         assert self._socket is not None
-        socket.send_fds(self._socket, [b"fork"], [channel.fileno()])
-        answer, descriptors, _, _ = socket.recv_fds(self._socket, _LIMIT_BYTES, 1)
-        if not answer:
-            self.close()
-            raise EOFError
+        try:
+            socket.send_fds(self._socket, [b"fork"], [channel.fileno()])
+            answer, descriptors, _, _ = socket.recv_fds(self._socket, _LIMIT_BYTES, 1)
+            if not answer:
+                raise ConnectionResetError("the process that workers are forked from has ended")
+        except OSError:
+            self.close()  # an answer that comes late must not pass for the next one
+            raise
         if not descriptors:
             raise OSError(f"no worker can be forked: {answer.decode()}")
         return Child(int(answer), descriptors[0])
@@ -104,7 +115,8 @@ class Zygote:
 
 def _serve(control: socket.socket, life: Any) -> None:
     """The zygote's end: forks until the agent's end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent
+    for each in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and `killall` are for the agent, which ends us, children included
+        signal.signal(each, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets children by itself
     control.send(b"ready")
     while True:

@@ -1,6 +1,7 @@
 """Private keys: making, keeping and using them. No code that runs on a board can import this module."""
 
 import os
+import secrets
 from pathlib import Path
 
 from cbor2 import CBORTag
@@ -66,15 +67,15 @@ class SigningKey:
         """Into a new file with mode 0600, locked with the passphrase if there is one. Raises KeyFileError; never overwrites."""
         lock = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
         pem = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            _write_new(temporary, pem)
             try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(pem)
-                    file.flush()
-                    os.fsync(file.fileno())
                 os.link(temporary, path)  # whole or not there, and never in the place of another
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links, as on many sticks
+                _write_new(path, pem)
             finally:
                 temporary.unlink()
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -105,6 +106,14 @@ class SigningKey:
             return self._key.sign(message)
         r, s = decode_dss_signature(self._key.sign(message, ec.ECDSA(SHA256())))
         return r.to_bytes(32) + s.to_bytes(32)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sign_document(payload: bytes, kind: str, keys: list[SigningKey]) -> bytes:

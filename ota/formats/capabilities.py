@@ -39,6 +39,8 @@ WASI_MODULE = "wasi_snapshot_preview1"
 EXPORTS = {"events": ("handle",), "startup": ("init",), "timer": ("tick",), "health": ("check",), "state": ("save", "restore")}
 _NUMBERS = {"keyvalue": ("quota_bytes",)}
 DEFAULT_QUOTA_BYTES = 16 * 1024
+QUOTA_LIMIT_BYTES = 256 * 1024  # all of it travels in one packet when a module begins
+TOPICS_REMEMBERED, TOPIC_LIMIT = 256, 256
 MAX_FILTERS = 32
 
 
@@ -165,13 +167,32 @@ def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
             if not all(isinstance(each, str) and is_one(each) for each in argument):
                 raise malformed(what, f"{name}.{key} has something that is not {words}")
             parsed[key] = tuple(argument)
-        elif key in numbers and isinstance(argument, int) and not isinstance(argument, bool) and 0 <= argument <= 1 << 30:
+        elif key in numbers and isinstance(argument, int) and not isinstance(argument, bool) and 0 <= argument <= QUOTA_LIMIT_BYTES:
             parsed[key] = argument
         else:
             raise malformed(what, f"{name} has no argument {key!r} of that form")
     if name == "keyvalue":
         parsed.setdefault("quota_bytes", DEFAULT_QUOTA_BYTES)
     return parsed
+
+
+class TopicGrants:
+    """Whether filters allow a topic; what was asked of late is remembered."""
+
+    def __init__(self, filters: Iterable[str]) -> None:
+        self._filters = tuple(filters)
+        self._known: dict[str, bool] = {}
+
+    def allow(self, topic: str) -> bool:
+        """Whether it is a topic, and one of the filters covers it."""
+        known = self._known.get(topic)
+        if known is None:
+            if len(topic) > TOPIC_LIMIT:
+                return False
+            if len(self._known) >= TOPICS_REMEMBERED:
+                self._known.clear()
+            known = self._known[topic] = topics.is_topic(topic) and any(topics.covers(each, topic) for each in self._filters)
+        return known
 
 
 def check_imports(imports: Iterable[tuple[str, str]], declared: Capabilities) -> None:

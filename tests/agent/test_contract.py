@@ -211,3 +211,25 @@ def test_a_capability_in_a_start_function_is_refused():
     wasm = contract_module(imports=LOG, more="(func $s (call $log (i32.const 2) (i32.const 32) (i32.const 2))) (start $s)")
     with pytest.raises(ContractError, match="start function"):
         host(wasm)
+
+
+DELETE = '(import "device:module/keyvalue@0.1.0" "delete" (func $delete (param i32 i32 i32)))'
+
+
+def test_keys_that_are_deleted_have_limits_too():
+    """A long one, or very many, once ended the worker without a reason."""
+    one = host(
+        contract_module("(call $delete (i32.const 0) (i32.const 60000) (i32.const 80)) (i32.const 80)", DELETE), {"keyvalue": {}}
+    )
+    with pytest.raises(ModuleError, match="a key has 1 to 256 bytes"):
+        one.handle("t", b"")
+    many = """(local $n i32)
+      (loop $next
+        (i32.store (i32.const 200) (i32.add (i32.const 0x20202020) (i32.or (i32.and (local.get $n) (i32.const 63))
+          (i32.shl (i32.shr_u (local.get $n) (i32.const 6)) (i32.const 8)))))
+        (call $delete (i32.const 200) (i32.const 4) (i32.const 80))
+        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        (br_if $next (i32.and (i32.lt_u (local.get $n) (i32.const 5000)) (i32.eqz (i32.load8_u (i32.const 80))))))
+      (i32.const 80)"""
+    with pytest.raises(ModuleError, match="an event changes at most 1024 keys"):
+        host(contract_module(many, DELETE), {"keyvalue": {}}).handle("t", b"")

@@ -70,6 +70,14 @@ def test_a_write_that_deletes_and_keeps_at_once_is_refused():
         frames.decode_answer(bytes(packet))
 
 
+def test_lengths_beyond_the_packet_are_refused_before_they_are_added_up():
+    """On 32 bits their sum is no offset any more."""
+    for head in (frames._WRITE_HEAD.pack(1, 1, 0xFFFFFFFF), frames._WRITE_HEAD.pack(0xFFFF, 0, 0)):
+        packet = frames._DONE_HEAD.pack(ord("D"), 0, 2, 0, 0, 0) + head + b"k"
+        with pytest.raises(Refused, match="longer than may be"):
+            frames.decode_answer(packet)
+
+
 def test_a_packet_beyond_the_limit_is_refused_by_its_size():
     with pytest.raises(Refused) as caught:
         frames.decode_answer(b"\x81" + bytes(frames.FRAME_LIMIT_BYTES))

@@ -3,14 +3,16 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from device_agent import frames
+from device_agent import frames, workers
 from device_agent.supervisor import Supervisor
 from device_agent.workers import ModuleSpec, Worker, WorkerFailed
+from device_agent.zygote import Zygote
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import Limits, ModuleDescription
@@ -246,6 +248,87 @@ def test_a_worker_that_speaks_nonsense_is_ended(tmp_path, packet):
         return alive
 
     assert asyncio.run(inside()) is False
+
+
+def rogue(tmp_path, monkeypatch):
+    """What a worker that was taken over is asked, with the least of grants."""
+    monkeypatch.setattr(workers, "zygote", zygote := Zygote("tests.support.rogue"))
+    blob = tmp_path / "blob"
+    blob.write_bytes(b"module")
+    capabilities = Capabilities.parse({"messaging": {"publish": ["out/#"]}, "keyvalue": {"quota_bytes": 100}}, "test")
+    description = ModuleDescription("m", "1", capabilities, Limits(memory_pages=2, deadline_ms=1000))
+    return ModuleSpec(description, blob, sha256(b"module"), {}), zygote
+
+
+@pytest.mark.parametrize("what", ["topic", "no-topic", "bytes", "quota", "key", "no-key"])
+def test_a_worker_that_lets_its_module_have_more_than_was_granted_is_ended(tmp_path, monkeypatch, what):
+    spec, zygote = rogue(tmp_path, monkeypatch)
+
+    async def inside():
+        worker = Worker(spec, lambda *_: None)
+        await worker.start()
+        await worker.begin(b"", {})
+        assert (await worker.handle("good", b"")).messages == (("out/x", b"x"),)
+        with pytest.raises(WorkerFailed, match="kept its module from"):
+            await worker.handle(what, b"")
+        assert not worker.alive
+
+    asyncio.run(inside())
+    zygote.close()
+
+
+def test_a_worker_that_floods_the_log_is_ended_and_the_agent_goes_on(tmp_path, monkeypatch):
+    spec, zygote = rogue(tmp_path, monkeypatch)
+    logged, turns = [], []
+
+    async def count():
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0.001)
+
+    async def inside():
+        counting = asyncio.create_task(count())
+        worker = Worker(spec, lambda *each: logged.append(each))
+        await worker.start()
+        await worker.begin(b"", {})
+        async with asyncio.timeout(10):
+            with pytest.raises(WorkerFailed, match="without end"):
+                await worker.handle("flood", b"")
+        counting.cancel()
+
+    asyncio.run(inside())
+    assert len(logged) == workers.LOGS_PER_REQUEST
+    zygote.close()
+
+
+def test_a_worker_that_answered_in_time_lives_though_the_agent_was_late(tmp_path):
+    async def inside():
+        rig = Rig()
+        worker = await rig.worker(spec(tmp_path, counting(1)))
+        await worker.begin(b"", {})
+        monkey = worker._look_briefly
+        worker._look_briefly = lambda: None  # as on one processor
+        waiting = asyncio.create_task(worker.handle("t", b""))
+        await asyncio.sleep(0)
+        time.sleep(1.3)
+        assert (await waiting).messages
+        worker._look_briefly = monkey
+        assert worker.alive
+        worker.kill()
+        await rig.close()
+
+    asyncio.run(inside())
+
+
+def test_no_process_for_a_worker_is_a_failure_of_that_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.zygote, "fork", lambda channel: (_ for _ in ()).throw(OSError("no more processes")))
+
+    async def inside():
+        with pytest.raises(WorkerFailed, match="no process for it: no more processes") as caught:
+            Worker(spec(tmp_path, counting(1)), lambda *_: None)
+        return caught.value.reason
+
+    assert asyncio.run(inside()) is Reason.START_FAILED
 
 
 @with_rig

@@ -1,6 +1,7 @@
 """The process that workers are forked from."""
 
 import os
+import signal
 import socket
 import time
 from contextlib import contextmanager
@@ -95,3 +96,35 @@ def test_it_ends_when_the_agent_does():
 def test_what_cannot_be_loaded_is_an_error():
     with opened("tests.support.nothing_such") as zygote, pytest.raises(OSError, match="does not start"):
         zygote.start()
+
+
+def test_an_answer_that_comes_too_late_does_not_pass_for_the_next_one(monkeypatch):
+    with opened("tests.support.slow") as zygote:
+        monkeypatch.setattr("device_agent.zygote.ANSWER_S", 0.2)
+        with pytest.raises(OSError, match="does not start"):
+            zygote.start()
+        monkeypatch.undo()
+        process, channel = child(zygote)
+        assert ask(channel, b"pid") == str(process.pid).encode()
+        channel.close()
+
+
+def test_a_zygote_killed_at_any_moment_is_replaced():
+    with opened() as zygote:
+        for _ in range(20):
+            zygote.start()
+            zygote._process.kill()
+            process, channel = child(zygote)
+            assert ask(channel, b"pid") == str(process.pid).encode()
+            channel.close()
+
+
+def test_a_signal_for_all_of_python_ends_neither_zygote_nor_children():
+    with opened() as zygote:
+        process, channel = child(zygote)
+        for pid in (process.pid, zygote._process.pid):
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.1)
+        assert ask(channel, b"pid") == str(process.pid).encode()
+        assert zygote._process.poll() is None
+        channel.close()

@@ -200,6 +200,34 @@ def test_no_bytes_crash_the_readers_of_enrolment(data):
             kind.from_bytes(data)
 
 
+def test_a_key_is_never_written_through_what_lies_in_its_way(tmp_path, monkeypatch):
+    """A link planted under the name of the temporary file, and of the key itself."""
+    stolen = tmp_path / "stolen"
+    monkeypatch.setattr("secrets.token_hex", lambda size: "known")
+    for name in ("key.pem", ".key.pem.known"):
+        (tmp_path / name).symlink_to(stolen)
+        with pytest.raises(KeyFileError):
+            SigningKey.generate().save(tmp_path / "key.pem")
+        (tmp_path / name).unlink()
+    assert not stolen.exists()
+    SigningKey.generate().save(tmp_path / "key.pem")
+    assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["key.pem"]
+
+
+def test_a_key_is_saved_where_the_file_system_has_no_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    key = SigningKey.generate()
+    key.save(tmp_path / "key.pem")
+    assert SigningKey.load(tmp_path / "key.pem").public.key_id == key.public.key_id
+    with pytest.raises(KeyFileError):
+        SigningKey.generate().save(tmp_path / "key.pem")
+    assert [each.name for each in tmp_path.iterdir()] == ["key.pem"]
+
+
 def test_settings_say_what_a_board_needs_and_no_more(workspace, tmp_path):
     made = BoardSettings("board-1", "lab", "qemu-armv7", BrokerUrl.parse("mqtts://broker.example"), ("cortex-a15",))
     files = made.files(workspace, certificate=b"pem")

@@ -14,9 +14,10 @@ from ota.formats.module import ModuleDescription
 
 async def main(database: Path, attempts: list[str]) -> None:
     workers.zygote = zygote.Zygote("tests.agent.hostile.taken_over")
+    granted = Capabilities.parse({"messaging": {"publish": ["#"]}}, "hostile")
     blob = database.with_name("blob")
     blob.write_bytes(b"module")
-    spec = workers.ModuleSpec(ModuleDescription("m", "1", Capabilities({})), blob, sha256(b"module"), {})
+    spec = workers.ModuleSpec(ModuleDescription("m", "1", granted), blob, sha256(b"module"), {})
     worker = workers.Worker(spec, lambda *_: None)
     await worker.start()
     found = {}

@@ -1,0 +1,26 @@
+"""A worker that was taken over: it does whatever the topic of an event says."""
+
+from device_agent import frames
+from device_agent.frames import Done, KeyWrite, Log, Ready
+
+ANSWERS = {
+    "topic": Done((("else/where", b""),), ()),
+    "no-topic": Done((("out/#", b""),), ()),
+    "bytes": Done((("out/x", bytes(60_000)),) * 5, ()),
+    "quota": Done((), (KeyWrite("a", bytes(60)), KeyWrite("b", bytes(60)))),
+    "key": Done((), (KeyWrite("k" * 300, b""),)),
+    "no-key": Done((), (KeyWrite("", None),)),
+    "good": Done((("out/x", b"x"),), (KeyWrite("a", bytes(50)),)),
+}
+
+
+def main(channel):
+    receiver = frames.Receiver()
+    while data := receiver.take(channel):
+        request = frames.decode_request(data)
+        answer = Ready(frozenset({"events"}), "interpreter", frozenset()) if isinstance(request, frames.Start) else Done((), ())
+        if isinstance(request, frames.Event):
+            while request.topic == "flood":
+                channel.send(frames.encode_answer(Log("info", "")))
+            answer = ANSWERS[request.topic]
+        channel.send(frames.encode_answer(answer))
