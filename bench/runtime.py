@@ -52,7 +52,7 @@ def _calls(rounds: int) -> list[Row]:
         nop, add, back, alone = (instance.function(name) for name in ("nop", "add", "back", "alone"))
         rows = memoryview(array("q", [1, 2] * COUNT))
         batched = [_batch_ns(instance.function("add"), rows) for _ in range(rounds)]
-        bare, handle, address = nop._call, nop._handle, nop._address
+        bare, handle, (_slots, address) = nop._call, nop._handle, nop.make_slots()
         version = _abi.library().pw_abi_version
         libc_abs = ctypes.CDLL(None).labs
 

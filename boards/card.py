@@ -14,7 +14,7 @@ from pathlib import Path
 
 from boards.errors import BoardError
 
-__all__ = ["OBJECTIONS", "Disk", "find_disk", "write_image"]
+__all__ = ["OBJECTIONS", "Disk", "check_image", "find_disk", "write_image"]
 
 # What speaks against a disk, and may be overruled.
 OBJECTIONS = ("mounted", "system", "fixed")
@@ -104,6 +104,17 @@ def _removable(entry: Path) -> bool:
     if _text(entry / "removable") == "1" or "/usb" in real or entry.name.startswith("loop"):
         return True
     return _text(entry / "device/type") == "SD"  # a card in a built-in reader; eMMC says MMC
+
+
+def check_image(image: Path) -> None:
+    """Raises BoardError for a file that is no image of a disk: without a partition table nothing would boot from it."""
+    try:
+        with image.open("rb") as file:
+            first = file.read(SECTOR)
+    except OSError as error:
+        raise BoardError(f"{image}: {error.strerror}") from error
+    if len(first) < SECTOR or first[510:] != b"\x55\xaa":
+        raise BoardError(f"{image} is no image of a disk: it has no partition table")
 
 
 def write_image(image: Path, disk: Disk, progress: Callable[[str, int], None] = lambda *_: None) -> str:

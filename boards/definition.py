@@ -9,7 +9,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from boards.errors import BoardError
 
@@ -17,6 +17,7 @@ __all__ = ["Board", "Boot", "Gpio", "Image", "Processor", "Qemu", "Serial", "loa
 
 FOLDER = Path(__file__).with_name("definitions")
 DEBIAN = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf", "riscv64": "riscv64"}
+QEMU_SYSTEMS = {"x86_64": ("x86_64",), "aarch64": ("aarch64",), "armv7": ("arm", "aarch64"), "riscv64": ("riscv64",)}
 BAUD_RATES = (9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600, 1500000)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _FILE = re.compile(r"usr/lib/[a-z0-9_-]+(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,4}")
@@ -157,6 +158,17 @@ class Board:
     image: Image | None = None
     qemu: Qemu | None = None
 
+    def check(self) -> str:
+        """What does not fit together, "" when all does."""
+        chips = [each.chip for each in self.gpio]
+        if len(set(chips)) < len(chips):
+            return "gpio names a chip twice"
+        if self.qemu is not None and self.qemu.system not in QEMU_SYSTEMS[self.processor.target]:
+            return f"qemu.system must be {' or '.join(QEMU_SYSTEMS[self.processor.target])} for {self.processor.target}"
+        if self.processor.target == "armv7" and self.processor.memory_mb > 8192:
+            return "processor.memory_mb must be at most 8192 for armv7"
+        return ""
+
     @property
     def debian(self) -> str:
         """Debian's name of the architecture."""
@@ -170,8 +182,10 @@ def load_board(name: str, folder: Path = FOLDER) -> Board:
         raise BoardError(f"there is no board {name!r}: {', '.join(sorted(each.stem for each in folder.glob('*.toml')))}")
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BoardError(f"{path.name}: {error}") from error
+    if "name" in value:
+        raise BoardError(f"{path.name}: there is no key name: a board's name is its file's")
     board: Board = _read(Board, {**value, "name": name}, path.name, "")
     return board
 
@@ -199,14 +213,14 @@ def _read(kind: Any, value: Any, file: str, where: str) -> Any:
     made = kind(**found)
     if hasattr(made, "check") and (wrong := made.check()):
         raise BoardError(f"{file}: {where}{wrong}")
-    if found.get("source") == "":
-        raise BoardError(f"{file}: {where}source must say where this is from")
+    if "source" in known and not str(found.get("source", "")).startswith(("https://", "http://")):
+        raise BoardError(f"{file}: {where}source must say where this is from: an address")
     return made
 
 
 def _value(kind: Any, value: Any, file: str, where: str) -> Any:
     inner = [each for each in get_args(kind) if each is not NoneType and each is not Ellipsis]
-    if isinstance(value, list) and inner:
+    if isinstance(value, list) and get_origin(kind) is tuple:
         return tuple(_value(inner[0], each, file, where) for each in value)
     if inner and NoneType in get_args(kind):
         return _value(inner[0], value, file, where)

@@ -29,6 +29,7 @@ SYSTEM = Path(__file__).with_name("system")
 EPOCH_S = 1735689600  # of every file: 2025-01-01
 SECTOR = 512
 BOOT_START, BOOT_SECTORS = 2048, 96 << 11
+FORGET_BYTES = 64 << 10  # of what a card held before: without the beginning of its data nothing of that is taken up again
 OURS = ("pywamr", "ota", "device_agent")
 NOT_ON_BOARDS = ("ota/cli", "ota/demo")
 
@@ -63,6 +64,24 @@ def build_image(
     """
     if board.image is None:
         raise BoardError(f"no image can be built for {board.name}: flash the agent onto the Linux that it has (`ota flash`)")
+    before = os.umask(0o022)  # modes are a part of the image
+    try:
+        return _build(board, wheel, out, cache, settings=settings, factory=factory, progress=progress)
+    finally:
+        os.umask(before)
+
+
+def _build(
+    board: Board,
+    wheel: Path,
+    out: Path,
+    cache: Path,
+    *,
+    settings: Path | None,
+    factory: Path | None,
+    progress: Callable[[str], None],
+) -> Built:
+    assert board.image is not None  # build_image refused it
     lock = load_lock(board.debian)
     tools = host_tools(cache)
     packages = lock.select(["agent", "system", board.image.kernel]) + _firmware_packages(board, lock)
@@ -256,7 +275,7 @@ def _assemble(
         disk.write(boot)
         disk.seek(root_start * SECTOR)
         disk.write(squashfs.read_bytes())
-        disk.truncate(data_start * SECTOR)
+        disk.truncate(data_start * SECTOR + FORGET_BYTES)
         disk.flush()
         os.fsync(disk.fileno())
     unfinished.replace(out)

@@ -39,6 +39,7 @@ T = TypeVar("T")
 LOG_LINES_KEPT = 1000
 LOG_PERIOD_S = 0.5
 RESTART_MIN_S, RESTART_MAX_S = 0.05, 30.0
+FAILURES_ENDURED, FAILURES_WITHIN_S = 20, 3600.0
 LOCAL_TOPICS = ("sys/", topics.PREFIX + "/", "$")
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class Agent:
         self._supervisor = Supervisor(
             self._outcome, self._worker_failed, self._keys_of, self._follow_topics, config.event_queue, self._counters
         )
+        self._failed_at: collections.deque[float] = collections.deque(maxlen=FAILURES_ENDURED)
+        self._failing = b""  # the manifest of what failed then
         self._topics: frozenset[str] = frozenset()  # of the broker, for the module that is fed
         self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
         if self._link is not None:
@@ -263,8 +266,6 @@ class Agent:
         worker = Worker(found.spec, self._module_log, self._supervisor.worker_died)
         try:
             await worker.start()
-            if worker.lacking:
-                logger.warning("this kernel can't confine modules by: %s", ", ".join(worker.lacking))
             module = found.spec.description.name
             self._keys.setdefault(module, await self._on_writer(self._store.keys, module))
             if not await self._supervisor.run(worker, await self._on_writer(self._store.state, module)):
@@ -295,6 +296,22 @@ class Agent:
         if self._proof is not None:
             self._proof.cancel()
         self._counters["restarts"] += 1
+        if self._failing != self._running.manifest:
+            self._failing = self._running.manifest
+            self._failed_at.clear()
+        self._failed_at.append(time.monotonic())
+        if len(self._failed_at) == FAILURES_ENDURED and self._failed_at[-1] - self._failed_at[0] < FAILURES_WITHIN_S:
+            # It comes up each time, and goes down again and again: as bad as one that does not come up.
+            self._failed_at.clear()
+            name = self._running.slot
+            if name != "factory":
+                self._keep(self._step_down(name))
+                return
+        self._run_best_later()
+
+    async def _step_down(self, name: str) -> None:
+        with contextlib.suppress(Refused):  # a full disk: then once more later
+            await self._on_writer(self._store.set_failures, name, slots.START_TRIES)
         self._run_best_later()
 
     def _run_best_later(self) -> None:

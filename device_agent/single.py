@@ -64,6 +64,9 @@ def run_module(module: Path, options: Options) -> int:
 
     try:
         description = _describe(module, wasm)
+        for name in options.deny:
+            if name not in FUNCTIONS:
+                raise RunError(f"there is no capability {name!r}: {', '.join(FUNCTIONS)}")
         kept = {name: each for name, each in description.capabilities.items.items() if name not in options.deny}
         check_granted(description.capabilities, Capabilities(kept))
         devices = open_devices(description.capabilities)

@@ -90,12 +90,11 @@ class Supervisor:
                 return False
             done = await self._begin(worker, state)
             self._use(worker)
-        await self.on_outcome(worker.spec, done)
         self._account(done.usage)
+        await self.on_outcome(worker.spec, done)
         return True
 
     def _account(self, usage: frames.Usage) -> None:
-        self.module_counters["events"] += 1
         self.module_counters["host_calls"] += usage.host_calls
         self.module_counters["time_us"] += usage.took_us
         self.module_counters["memory_bytes"] = max(self.module_counters["memory_bytes"], usage.memory_bytes)
@@ -119,6 +118,7 @@ class Supervisor:
             self._use(new)
             self.last_gap_us = (time.monotonic_ns() - started) // 1000
             self.counters["swaps"] += 1
+        self._account(done.usage)
         await self.on_outcome(new.spec, done)
 
     async def roll_back(self) -> bool:
@@ -200,6 +200,7 @@ class Supervisor:
             elif self._queue:
                 event = self._queue[0]
                 event.tries += 1
+                self.module_counters["events"] += 1
                 handled = await self._deliver(worker, worker.handle(event.topic, event.payload))
                 self._queue.popleft()
                 self.counters["events_handled" if handled else "events_refused"] += 1
@@ -215,6 +216,7 @@ class Supervisor:
         except EventRefused as error:
             logger.info("%s refused an event: %s", worker.spec.label, error)
             return False
+        self._account(done.usage)
         await self.on_outcome(worker.spec, done)
         return True
 

@@ -1,6 +1,7 @@
 """A worker process as the agent sees it: requests out, answers in, a deadline on each, and no trust in it."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ BEGIN_DEADLINE_S = 10.0
 LOGS_PER_REQUEST, LOGS_ENDURED = 200, 2000
 PACKETS_AT_ONCE = 64
 _SNDBUFFORCE = 32  # socket(7); beyond what the system allows everybody
+logger = logging.getLogger(__name__)
 _receiver = frames.Receiver()  # for one packet at a time, of whichever worker
 zygote = Zygote()
 
@@ -112,6 +114,8 @@ class Worker:
             raise self._fail(Reason.START_FAILED, f"answered {type(answer).__name__} to start")
         self.interfaces, self.mode = answer.interfaces, answer.mode
         self.lacking = lacking(answer.measures)
+        if self.lacking:
+            logger.warning("this kernel can't confine modules by: %s", ", ".join(self.lacking))
 
     async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
         """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""

@@ -88,4 +88,6 @@ class Compiler:
                 raise AotError(f"{wasm}: compiling for {target} took more than {COMPILE_LIMIT_S} s") from None
             if done.returncode:
                 raise AotError(f"{wasm}: for {target}: {done.stderr.strip()[-500:]}")
+            if "is not a recognized" in done.stderr:  # LLVM goes on without
+                raise AotError(f"for {target}: {done.stderr.strip().splitlines()[0]}")
             return Compiled(out.read_bytes(), self.flags[target])

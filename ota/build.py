@@ -161,6 +161,11 @@ def build(
         description = replace(description, version=version)
     check_imports(shape.imports, description.capabilities)
     check_exports(shape.exports)
+    if shape.memory_pages > description.limits.memory_pages:
+        raise BuildError(
+            f"{module} begins with {shape.memory_pages} pages of memory, its limit is {description.limits.memory_pages}:"
+            " raise memory_pages in [limits], or link it with a smaller stack"
+        )
     try:
         index = ChunkIndex.of(blob, chunk_bytes)
     except ValueError as error:

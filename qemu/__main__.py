@@ -20,6 +20,7 @@ from qemu.board import SOURCE, EmulatedBoard
 KEPT = SOURCE / "build" / "qemu"
 # This machine, as a board behind QEMU's user network sees it.
 HOST = "10.0.2.2"
+UP_S = 180.0  # for an agent to come up, on a busy machine
 POLICY = DEFAULT_POLICY.replace("proc_period_s = 10.0", "proc_period_s = 1.0")
 
 
@@ -75,10 +76,13 @@ def _up(board: EmulatedBoard, arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     board.start()
     note(f"{board.folder.name}: on; console {board.console}, ssh port {board.ssh_port}")
-    while "device_agent" not in board.console_log() and time.monotonic() - started < 90 and board.running():
+    while time.monotonic() - started < UP_S and board.running():
         if _ssh_command(board, "test -s /run/agent.log").returncode == 0:
             break
         time.sleep(0.5)
+    else:
+        what = "QEMU has ended" if not board.running() else "no agent came up"
+        raise BoardError(f"{board.folder.name}: {what}; the console ends:\n{board.console_log()[-500:]}")
     result(f"{board.folder.name}: the agent runs after {time.monotonic() - started:.0f} s")
 
 

@@ -22,7 +22,7 @@
  * keeps equal constants once; here all are counted, so that nothing depends on how it compares them. */
 #define CONSTANT_CELLS_LIMIT 32765
 
-enum { SECTION_IMPORT = 2, SECTION_START = 8, SECTION_ELEMENT = 9, SECTION_CODE = 10, SECTION_DATA = 11 };
+enum { SECTION_IMPORT = 2, SECTION_MEMORY = 5, SECTION_START = 8, SECTION_ELEMENT = 9, SECTION_CODE = 10, SECTION_DATA = 11 };
 
 /* As other engines have it: a few bytes can ask for room for billions. */
 #define LOCALS_LIMIT 50000
@@ -266,6 +266,10 @@ check_wasm(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, ui
             imported = count_functions(section);
         else if (kind == SECTION_START)
             facts->start = read_number(&section);
+        else if (kind == SECTION_MEMORY && read_number(&section) > 0) {
+            read_number(&section); /* flags */
+            facts->memory_pages = read_number(&section);
+        }
         else if (kind == SECTION_CODE && !file.bad && !check_code(&section, error, error_size))
             return PW_BAD_MODULE;
     }
@@ -324,6 +328,7 @@ int32_t
 pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size)
 {
     facts->start = PW_NO_START;
+    facts->memory_pages = 0;
     if (size >= 8 && memcmp(bytes, "\0aot", 4) == 0)
         return check_image(bytes, size, error, error_size);
     if (size >= 8 && memcmp(bytes, "\0asm", 4) == 0)

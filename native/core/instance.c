@@ -274,6 +274,17 @@ instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, cha
     return instance->env ? call_imported_start(instance) : PW_NO_MEMORY;
 }
 
+/* WAMR only keeps a memory from growing beyond the limit. Of an image it can be told no sooner than when it is there. */
+static int32_t
+check_pages(uint64_t pages, uint32_t max_pages, char *error, uint32_t error_size)
+{
+    if (!max_pages || pages <= max_pages)
+        return PW_OK;
+    pw_error_set(error, error_size, "the module begins with %llu pages of memory, the limit is %u", (unsigned long long)pages,
+                 max_pages);
+    return PW_BAD_MODULE;
+}
+
 int32_t
 pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
                  uint32_t max_pages, pw_instance **out, char *error, uint32_t error_size)
@@ -282,7 +293,9 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     if (!module || !out || stack_bytes == 0)
         return PW_BAD_ARGUMENT;
     *out = NULL;
-    int32_t status = check_hosts(module, hosts, host_count, error, error_size);
+    int32_t status = check_pages(module->facts.memory_pages, max_pages, error, error_size);
+    if (status == PW_OK)
+        status = check_hosts(module, hosts, host_count, error, error_size);
     if (status != PW_OK)
         return status;
     pw_instance *instance = calloc(1, sizeof *instance);
@@ -301,6 +314,8 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
         memcpy(instance->hosts, hosts, host_count * sizeof *hosts);
     *out = instance; /* already valid for pw_instance_fail and pw_memory_at, should the start function call out */
     status = instantiate(instance, stack_bytes, max_pages, error, error_size);
+    if (status == PW_OK)
+        status = check_pages(pw_memory_size(instance) / 65536, max_pages, error, error_size);
     if (status != PW_OK) {
         *out = NULL;
         shut(instance);

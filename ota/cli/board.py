@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from boards.card import OBJECTIONS, find_disk, write_image
+from boards.card import OBJECTIONS, check_image, find_disk, write_image
 from boards.definition import Board, load_board, load_boards
 from boards.errors import BoardError
 from boards.image import build_image
@@ -64,6 +64,7 @@ def _write(arguments: argparse.Namespace) -> int:
         size = arguments.image.stat().st_size
     except OSError as error:
         raise BoardError(f"{arguments.image}: {error.strerror}") from error
+    check_image(arguments.image)
     disk = find_disk(arguments.disk)
     disk.check(size, arguments.even_if)
     if arguments.dry_run:

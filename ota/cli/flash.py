@@ -213,6 +213,8 @@ def _settings(arguments: argparse.Namespace) -> int:
     made = _board_settings(workspace, board, arguments)
     if arguments.out.exists():
         raise OtaError(f"{arguments.out} is there already")
+    if not 0 < arguments.hours <= 24 * 366:
+        raise OtaError(f"a token is good for more than 0 and at most {24 * 366} hours, not {arguments.hours:g}")
     valid_s = int(arguments.hours * HOUR_S)
     token = "" if arguments.no_token else new_token(workspace, arguments.device, int(time.time()), valid_s).to_text()
     files = made.files(workspace, token=token, enrolment=arguments.enrol_at)

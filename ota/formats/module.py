@@ -17,7 +17,7 @@ CONFIG_LIMIT_BYTES = 4096
 class Limits:
     """What a module may use at most. Sizes are pages of 64 KiB or bytes, times milliseconds."""
 
-    memory_pages: int = 16
+    memory_pages: int = 32
     deadline_ms: int = 1000  # for one event
     tick_ms: int = 0  # period of timer.tick; 0: never
     stack_bytes: int = 64 * 1024  # for operands and calls of interpreted code

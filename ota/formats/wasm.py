@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ota.formats.fields import malformed
 from ota.formats.reasons import Refused
 
-_IMPORT, _EXPORT = 2, 7
+_IMPORT, _MEMORIES, _EXPORT = 2, 5, 7
 _FUNCTION, _TABLE, _MEMORY, _GLOBAL = range(4)
 MAX_ITEMS = 100_000
 
@@ -20,6 +20,7 @@ class ModuleShape:
 
     imports: tuple[tuple[str, str], ...]  # functions: (module, name)
     exports: tuple[str, ...]
+    memory_pages: int = 0  # what its memory has from the beginning, in pages of 64 KiB
 
 
 def read(data: bytes) -> ModuleShape:
@@ -28,13 +29,17 @@ def read(data: bytes) -> ModuleShape:
         raise malformed("module", "not a WebAssembly core module")
     imports: tuple[tuple[str, str], ...] = ()
     exports: tuple[str, ...] = ()
+    pages = 0
     for kind, _, start, _ in sections(data):
         reader = _Reader(data, start)
         if kind == _IMPORT:
             imports = tuple(reader.function_import() for _ in range(reader.count()))
+        elif kind == _MEMORIES and reader.count() > 0:
+            reader.byte()  # flags
+            pages = reader.number()
         elif kind == _EXPORT:
             exports = tuple(reader.export() for _ in range(reader.count()))
-    return ModuleShape(imports, exports)
+    return ModuleShape(imports, exports, pages)
 
 
 def sections(data: bytes) -> Iterator[tuple[int, str, int, bytes]]:

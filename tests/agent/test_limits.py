@@ -14,7 +14,7 @@ from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason
 from tests.agent.test_workers import PUBLISH, spec
 from tests.support.aot import aotc, compiled
-from tests.support.wat import contract_module
+from tests.support.wat import CONTRACT, OK, contract_module, wat
 
 LOG = '(import "device:module/logging@0.1.0" "log" (func $log (param i32 i32 i32)))'
 KEYS = '(import "device:module/keyvalue@0.1.0" "set" (func $set (param i32 i32 i32 i32 i32)))'
@@ -36,6 +36,19 @@ def prepared(folder, mode: str, wasm: bytes, **limits) -> ModuleSpec:
         path.write_bytes(image)
         wanted = replace(wanted, image=path, image_digest=sha256(image))
     return wanted
+
+
+def test_a_module_that_begins_with_more_memory_than_it_asks_for_does_not_start(tmp_path, mode):
+    text = CONTRACT.replace('(memory (export "memory") 1)', '(memory (export "memory") 900)')
+    wanted = prepared(tmp_path, mode, wat(text.format(body=OK, imports="", data="", more="")))
+
+    async def start():
+        worker = Worker(wanted, lambda *_: None)
+        with pytest.raises(WorkerFailed, match="begins with 900 pages of memory, the limit is 2") as failed:
+            await worker.start()
+        return failed.value.reason
+
+    assert asyncio.run(start()) is Reason.MODULE_INVALID
 
 
 async def fails(wanted, mode: str) -> WorkerFailed:

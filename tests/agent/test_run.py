@@ -87,3 +87,8 @@ def test_broken_dwarf_has_no_lines_and_no_consequences(built, cut):
     whole = built.read_bytes()
     broken = SourceLines(whole[:cut] + bytes(byte ^ 0x5A for byte in whole[cut:]))
     assert isinstance(broken._lines, list)
+
+
+def test_a_capability_that_there_is_not_can_not_be_denied(built, capsys):
+    assert main(["run", str(built), "--deny", "nonsense"]) == 1
+    assert "there is no capability 'nonsense': " in capsys.readouterr().err

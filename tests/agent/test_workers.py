@@ -250,6 +250,21 @@ def test_a_worker_that_speaks_nonsense_is_ended(tmp_path, packet):
     assert asyncio.run(inside()) is False
 
 
+@with_rig
+async def test_what_each_event_took_is_counted_for_its_module(rig, tmp_path):
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"")
+    for _ in range(50):
+        rig.supervisor.offer("t", b"")
+    await rig.until(lambda: len(rig.outcomes) == 50)
+    counters = rig.supervisor.module_counters
+    assert (counters["events"], counters["host_calls"], counters["memory_bytes"]) == (50, 50, 65536)
+    assert counters["time_us"] > 0
+    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")))
+    rig.supervisor.offer("t", b"")
+    await rig.until(lambda: len(rig.outcomes) == 51)
+    assert (counters["events"], counters["host_calls"]) == (1, 1)
+
+
 def rogue(tmp_path, monkeypatch):
     """What a worker that was taken over is asked, with the least of grants."""
     monkeypatch.setattr(workers, "zygote", zygote := Zygote("tests.support.rogue"))

@@ -32,7 +32,9 @@ def loop(tmp_path):
 def image(tmp_path):
     path = tmp_path / "sd.img"
     path.write_bytes(os.urandom(9 << 20) + b"the end")
-    path.write_bytes(path.read_bytes().ljust((9 << 20) + 512, b"\0"))
+    content = bytearray(path.read_bytes().ljust((9 << 20) + 512, b"\0"))
+    content[510:512] = b"\x55\xaa"
+    path.write_bytes(content)
     return path
 
 
@@ -89,6 +91,15 @@ def test_what_is_no_disk_is_refused(image, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert main(["image", "write", str(tmp_path / "no.img"), "/dev/null", "--yes"]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_what_is_no_image_is_refused(loop, tmp_path, capsys):
+    before = loop.read_bytes()
+    for content in (b"", b"# README\n" * 100):
+        (tmp_path / "file").write_bytes(content)
+        assert main(["image", "write", str(tmp_path / "file"), str(loop), "--yes"]) == 1
+        assert "is no image of a disk: it has no partition table" in capsys.readouterr().err
+    assert loop.read_bytes() == before
 
 
 def test_nothing_is_written_without_a_yes(loop, image, capsys):

@@ -83,6 +83,13 @@ def test_a_board_that_is_not_there_is_an_error_that_names_those_that_are():
         ('system = "arm"', 'system = "arm"\nnetwork = "avian"', "qemu.network must be"),
         ('system = "arm"', 'system = "arm"\nuart = 9', "qemu.uart must be"),
         ("[boot]", "[boot", "Expected"),
+        ("[image]", "[[image]]", "image. must be a table"),
+        ('title = "', 'name = "another"\ntitle = "', "there is no key name"),
+        ('system = "arm"', 'system = "riscv64"', "qemu.system must be arm or aarch64 for armv7"),
+        ("[image]", '[[gpio]]\nchip = "gpiochip0"\nlines = 8\nsource = "https://x"\n[image]', "gpio names a chip twice"),
+        ("memory_mb = 256", "memory_mb = 1048576", "processor.memory_mb must be at most 8192"),
+        ("cores = 2", "cores = " + "9" * 5000, "integer string conversion"),
+        ("cores = 2", "cores = " + "[" * 5000 + "]" * 5000, "recursion"),
         ('system = "arm"', 'system = "vax"', "qemu.system must be"),
     ],
 )

@@ -53,8 +53,8 @@ def _looks_like_a_card(image: bytes) -> None:
 
 
 def test_a_board_without_an_image_says_what_to_do_instead(tmp_path, wheel):
-    with pytest.raises(BoardError, match="no image can be built for raspberry-pi-4: flash the agent"):
-        build_image(load_board("raspberry-pi-4"), wheel, tmp_path / "x.img", CACHE)
+    with pytest.raises(BoardError, match="no image can be built for raspberry-pi-5: flash the agent"):
+        build_image(load_board("raspberry-pi-5"), wheel, tmp_path / "x.img", CACHE)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """Calls in both directions, and every value type of core WebAssembly 2.0 without vectors."""
 
 import math
+import sys
 import threading
 import time
 
@@ -296,3 +297,28 @@ def test_closing_while_another_thread_is_about_to_call_is_an_error_and_never_a_c
                 continue
         thread.join(10)
         assert isinstance(ended[0], ClosedError)
+
+
+def test_two_threads_at_once_get_their_own_results_or_are_told(runtime):
+    add = runtime.load(wat('(module (func (export "add") (param i64 i64) (result i64) (i64.add (local.get 0) (local.get 1))))'))
+    function = add.instantiate().function("add")
+    wrong, before = [], sys.getswitchinterval()
+
+    def call(value):
+        for _ in range(20_000):
+            try:
+                if (found := function(value, value)) != 2 * value:
+                    wrong.append((value, found))
+            except BusyError:
+                continue
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=call, args=(value,)) for value in (1, 1000)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []

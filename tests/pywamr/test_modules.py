@@ -104,6 +104,15 @@ def test_max_pages_lowers_the_limit(runtime):
     assert instance.call("grow") == -1
 
 
+@pytest.mark.parametrize("export", ['(export "memory")', ""])
+def test_a_memory_that_begins_beyond_the_limit_is_refused(runtime, export):
+    """WAMR itself only keeps it from growing."""
+    module = runtime.load(wat(f"(module (memory {export} 3))"))
+    with pytest.raises(LoadError, match="begins with 3 pages of memory, the limit is 2"):
+        module.instantiate(max_pages=2)
+    module.instantiate(max_pages=3).close()
+
+
 def test_globals_are_read_and_written(instance):
     assert (instance.get_global("counter"), instance.get_global("pi")) == (-5, 3.25)
     instance.set_global("counter", 2**40)

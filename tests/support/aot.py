@@ -19,5 +19,7 @@ def compiled(wasm: bytes, target: str = "", cpu: str = "") -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, image = Path(folder) / "module.wasm", Path(folder) / "module.aot"
         source.write_bytes(wasm)
-        subprocess.run([str(aotc()), target or host_target(), cpu, "", str(source), str(image)], check=True)
+        command = [str(aotc()), target or host_target(), cpu, "", str(source), str(image)]
+        done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
+        assert "is not a recognized" not in done.stderr, done.stderr
         return image.read_bytes()

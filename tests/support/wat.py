@@ -21,7 +21,7 @@ def wat(text: str) -> bytes:
 
 
 # A module of the contract whose `handle` is the given body: params topic, topic_size, payload, payload_size; result i32.
-_CONTRACT = """
+CONTRACT = """
 (module
   {imports}
   (memory (export "memory") 1)
@@ -47,4 +47,4 @@ OK, ERROR = "(i32.const 0)", "(i32.const 16)"
 
 def contract_module(body: str = OK, imports: str = "", data: str = "", more: str = "") -> bytes:
     """A module of the contract; the result at 0 is ok, the one at 16 is the error "no"."""
-    return wat(_CONTRACT.format(body=body, imports=imports, data=data, more=more))
+    return wat(CONTRACT.format(body=body, imports=imports, data=data, more=more))

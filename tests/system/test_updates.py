@@ -391,6 +391,20 @@ def test_a_module_that_fails_three_times_steps_down_without_a_network(lab):
     lab.still_answers(1)
 
 
+def test_a_module_that_fails_again_and_again_steps_down_though_it_comes_up_each_time(lab):
+    lab.settings["trial"] = 0.2
+    lab.start()
+    lab.install(1)
+    lab.install(2, before="(if (i32.eq (i32.load8_u (local.get $topic)) (i32.const 105)) (then unreachable))")
+    end = time.monotonic() + 60
+    while lab.report.running.slot != "previous":
+        assert time.monotonic() < end
+        lab.put([("in/poison", b"x")])
+        time.sleep(0.6)  # longer than the trial: each start has proved itself
+    lab.still_answers(1)
+    assert lab.report.counters["restarts"] >= 20
+
+
 def test_a_rotated_root_is_followed_and_the_old_key_refused(board):
     signer = board.signer
     old_deploy, old_root = signer.keys["deploy"], signer.keys["root"]

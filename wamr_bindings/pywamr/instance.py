@@ -13,6 +13,7 @@ from pywamr.errors import (
     ArgumentError,
     BusyError,
     ClosedError,
+    LoadError,
     MissingImportError,
     NotExportedError,
     PywamrError,
@@ -154,6 +155,8 @@ class Instance:
             raise BusyError("the instance is running on another thread")
         if status == _abi.MISSING_IMPORT:
             raise MissingImportError(())
+        if status == _abi.BAD_MODULE:
+            raise LoadError(message)
         raise PywamrError(f"the runtime refused (status {status}): {message}")
 
     def _global(self, name: str) -> GlobalType:
@@ -167,14 +170,13 @@ class Function:
     """An exported function of one instance; `type` says what it takes and returns."""
 
     __slots__ = (
-        "_address",
         "_call",
+        "_free",
         "_handle",
         "_instance",
         "_lift_results",
         "_pack",
         "_pack_checked",
-        "_slots",
         "_unpack",
         "name",
         "type",
@@ -185,8 +187,7 @@ class Function:
         self.type = kind
         self._instance = instance
         self._handle: int | None = handle
-        self._slots = ctypes.create_string_buffer(_SLOT_BYTES * self.width)
-        self._address = ctypes.addressof(self._slots)
+        self._free: list[tuple[Any, int]] = []  # buffers of slots; each call has one of its own
         self._call = _abi.library().pw_function_call
         self._pack_checked = packer(kind.params, instance._references)
         self._pack: Callable[..., None] = _never if has_references(kind.params) else slots_struct(kind.params).pack_into
@@ -200,16 +201,26 @@ class Function:
         function raised meanwhile.
         """
         try:
-            self._pack(self._slots, 0, *values)
+            slots, address = taken = self._free.pop()
+        except IndexError:
+            slots, address = taken = self.make_slots()
+        try:
+            self._pack(slots, 0, *values)
         except (struct.error, OverflowError):  # references, unsigned integers, or a mistake: the careful way tells
-            self._pack_carefully(values)
-        status = self._call(self._handle, self._address)
+            self._pack_carefully(slots, values)
+        status = self._call(self._handle, address)
         if status:
             self._instance.raise_status(status)
-        results = self._unpack(self._slots)
+        results = self._unpack(slots)
+        self._free.append(taken)
         if self._lift_results:
             return self._lift(results)
         return results[0] if results else None
+
+    def make_slots(self) -> tuple[Any, int]:
+        """A buffer for one call and its address; for this package's own use."""
+        slots = ctypes.create_string_buffer(_SLOT_BYTES * self.width)
+        return slots, ctypes.addressof(slots)
 
     @property
     def width(self) -> int:
@@ -240,9 +251,9 @@ class Function:
         """The instance is closed; for this package's own use."""
         self._handle = None
 
-    def _pack_carefully(self, values: tuple[Any, ...]) -> None:
+    def _pack_carefully(self, slots: Any, values: tuple[Any, ...]) -> None:
         try:
-            self._pack_checked(self._slots, values)
+            self._pack_checked(slots, values)
         except ArgumentError as error:
             raise ArgumentError(f"{self.name}: {error}") from None
 
