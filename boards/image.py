@@ -102,7 +102,7 @@ def _build(
         squashfs = work / "root.squashfs"
         when = ("-mkfs-time", str(EPOCH_S), "-all-time", str(EPOCH_S))
         tool(tools, "mksquashfs", root, squashfs, "-comp", "zstd", "-all-root", "-quiet", "-no-progress", "-no-xattrs", *when)
-        return _assemble(board, work, root, squashfs, out, tools, settings, packages)
+        return _assemble(board, work, root, squashfs, out, tools, settings, _spdx(board, packages, wheel))
 
 
 def _firmware_packages(board: Board, lock: Lock) -> tuple[Package, ...]:
@@ -243,7 +243,7 @@ def _assemble(
     out: Path,
     tools: Path,
     settings: Path | None,
-    packages: Sequence[Package],
+    inside: bytes,
 ) -> Built:
     assert board.image is not None  # build_image refused it
     root_start = BOOT_START + BOOT_SECTORS
@@ -279,7 +279,7 @@ def _assemble(
         disk.flush()
         os.fsync(disk.fileno())
     unfinished.replace(out)
-    contents = {"kernel": linux.read_bytes(), "initramfs": memory, "spdx.json": _spdx(board, packages)}
+    contents = {"kernel": linux.read_bytes(), "initramfs": memory, "spdx.json": inside}
     if trees:
         contents["dtb"] = next(iter(trees.values()))
     beside = {suffix: Path(f"{out}.{suffix}") for suffix in contents}
@@ -322,9 +322,20 @@ def _boot_partition(work: Path, tools: Path, files: Mapping[str, bytes]) -> byte
     return fat.read_bytes()
 
 
-def _spdx(board: Board, packages: Sequence[Package]) -> bytes:
-    """What is inside, as SPDX 2.3."""
-    listed = [
+def _spdx(board: Board, packages: Sequence[Package], wheel: Path) -> bytes:
+    """What is inside, as SPDX 2.3: Debian's packages, and ours, which has WAMR in it."""
+    version, digest = wheel.name.split("-")[1], hashlib.sha256(wheel.read_bytes()).hexdigest()
+    ours = {
+        "SPDXID": "SPDXRef-0",
+        "name": "wamr-ota",
+        "versionInfo": version,
+        "downloadLocation": "NOASSERTION",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": digest}],
+        "externalRefs": [
+            {"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": f"pkg:pypi/wamr-ota@{version}"}
+        ],
+    }
+    listed = [ours] + [
         {
             "SPDXID": f"SPDXRef-{index}",
             "name": each.name,
@@ -341,7 +352,7 @@ def _spdx(board: Board, packages: Sequence[Package]) -> bytes:
         }
         for index, each in enumerate(packages, 1)
     ]
-    content = "".join(each.sha256 for each in packages)
+    content = digest + "".join(each.sha256 for each in packages)
     value = {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",

@@ -1,6 +1,7 @@
 """Images: the same bytes each time, what is said to be inside is inside, and what cannot be built says so."""
 
 import json
+import os
 import struct
 import subprocess
 
@@ -8,7 +9,7 @@ import pytest
 
 from boards.definition import load_board
 from boards.errors import BoardError
-from boards.image import build_image, settings_tar
+from boards.image import FORGET_BYTES, build_image, settings_tar
 from boards.kernel import cpio, modules
 from boards.packages import load_lock
 from boards.wheels import find
@@ -30,13 +31,16 @@ def test_two_builds_are_the_same_bytes(tmp_path, wheel):
     settings.mkdir()
     (settings / "agent.toml").write_text("x")
     board = load_board("qemu-armv7")
-    first, second = (build_image(board, wheel, tmp_path / name, CACHE, settings=settings) for name in ("a.img", "b.img"))
+    first = build_image(board, wheel, tmp_path / "a.img", CACHE, settings=settings)
+    before = os.umask(0o077)  # whatever the builder's is
+    second = build_image(board, wheel, tmp_path / "b.img", CACHE, settings=settings)
+    assert os.umask(before) == 0o077
     assert first.image.read_bytes() == second.image.read_bytes()
     assert first.initramfs.read_bytes() == second.initramfs.read_bytes()
     assert first.spdx.read_bytes() == second.spdx.read_bytes()
     _looks_like_a_card(first.image.read_bytes())
     listed = {each["name"] for each in json.loads(first.spdx.read_text())["packages"]}
-    assert listed == {each.name for each in load_lock("armhf").select(["agent", "system", "kernel"])}
+    assert listed == {each.name for each in load_lock("armhf").select(["agent", "system", "kernel"])} | {"wamr-ota"}
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -50,6 +54,7 @@ def _looks_like_a_card(image: bytes) -> None:
     assert kinds == [0x0C, 0x83, 0, 0]
     assert image[starts[0] * 512 + 82 :][:5] == b"FAT32"
     assert image[starts[1] * 512 :][:4] == b"hsqs"
+    assert image[-FORGET_BYTES:] == bytes(FORGET_BYTES)  # where data begins: a card does not go on with its old life
 
 
 def test_a_board_without_an_image_says_what_to_do_instead(tmp_path, wheel):
