@@ -59,7 +59,7 @@ for each in pathlib.Path("/proc").iterdir():
         stat = (each / "stat").read_text().rsplit(")", 1)[1].split()
         kind = "agent" if b"device_agent" in words else "forked" if b"device_agent.zygote" in words else "other"
         private = size("Private_Dirty") + size("Private_Clean")
-        found.append([kind, int(each.name), size("Pss"), private, int(stat[11]) + int(stat[12]), int(stat[1])])
+        found.append([kind, int(each.name), size("Pss"), private, int(stat[11]) + int(stat[12]), int(stat[1]), size("Rss")])
 forked = {each[1] for each in found if each[0] == "forked"}
 for each in found:
     if each[0] == "forked":
@@ -102,10 +102,11 @@ def measure(architecture: str, folder: Path) -> dict[str, Any]:
 
 def _memory(before: list[Any], after: list[Any]) -> dict[str, float]:
     spent = {each[1]: each[4] for each in after}
-    ticks = sum(spent.get(pid, at) - at for _, pid, _, _, at, _ in before)
+    ticks = sum(spent.get(pid, at) - at for _, pid, _, _, at, _, _ in before)
     figures = {f"{kind}_pss_mb": sum(each[2] for each in before if each[0] == kind) for kind in ("agent", "zygote", "worker")}
     figures["worker_private_mb"] = max((each[3] for each in before if each[0] == "worker"), default=0.0)
     figures["total_mb"] = sum(each[2] for each in before)
+    figures["total_rss_mb"] = sum(each[6] for each in before)  # what is shared is counted for each who shares it
     figures["idle_cpu_percent"] = ticks / 100 / IDLE_S * 100  # a tick is 10 ms
     return figures
 

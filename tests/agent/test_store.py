@@ -104,7 +104,7 @@ def test_chunks_that_do_not_make_the_blob_are_refused_and_dropped(store):
 
 def test_a_blob_damaged_on_disk_is_refused(store):
     store.add_blob(BLOB)
-    store.blob_path(INDEX.digest).write_bytes(BLOB[:-1] + b"x")
+    store.blob_path(INDEX.digest).write_bytes(BLOB[:-1] + bytes((BLOB[-1] ^ 1,)))
     with pytest.raises(Refused) as caught:
         store.blob(INDEX.digest)
     assert caught.value.reason is Reason.BLOB_DIGEST_MISMATCH

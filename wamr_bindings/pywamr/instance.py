@@ -4,25 +4,17 @@ import ctypes
 import struct
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pywamr import _abi
-from pywamr._hosts import HostCalls
-from pywamr._values import References, Value, has_references, lift, lower, packer, slots_struct
-from pywamr.errors import (
-    ArgumentError,
-    BusyError,
-    ClosedError,
-    LoadError,
-    MissingImportError,
-    NotExportedError,
-    PywamrError,
-    TerminatedError,
-    Trap,
-    UnsupportedError,
-)
+from pywamr._live import Live
+from pywamr._values import Value, has_references, lift, lower, packer, slots_struct
+from pywamr.errors import ArgumentError, NotExportedError, UnsupportedError
 from pywamr.memory import Memory
-from pywamr.types import Export, FunctionType, GlobalType, Import
+from pywamr.types import FunctionType, GlobalType, Import
+
+if TYPE_CHECKING:
+    from pywamr.module import Module
 
 _SLOT_BYTES = 8
 
@@ -32,31 +24,30 @@ class Instance:
 
     def __init__(
         self,
-        module: int,
-        exports: tuple[Export, ...],
+        module: "Module",
+        handle: int,
         bound: tuple[tuple[Import, Callable[..., Value]], ...],
         stack_bytes: int,
         max_pages: int,
     ) -> None:
         self._library = _abi.library()
-        self._exports = {export.name: export.type for export in exports}
-        self._references = References()
+        self._exports = {export.name: export.type for export in module.exports}
         self._functions: dict[str, Function] = {}
-        self._raw = ctypes.c_void_p()
-        self._hosts = HostCalls(self._references, self._raw)
-        self.memory = Memory(self)
+        self.live = live = Live(module)
+        self._references = live.references
+        self.memory = Memory(live)
         error = _abi.error_buffer()
         status = self._library.pw_instance_open(
-            module, self._hosts.table(bound), len(bound), stack_bytes, max_pages, self._raw, error, len(error)
+            handle, live.hosts.table(bound), len(bound), stack_bytes, max_pages, live.raw, error, len(error)
         )
         if status != _abi.OK:
-            self._raw.value = None
-            self._refuse(status, _abi.text(error.value))
+            live.raw.value = None
+            live.refuse(status, _abi.text(error.value))
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._raw.value is None
+        return self.live.raw.value is None
 
     def function(self, name: str) -> "Function":
         """An exported function, ready to be called many times. Raises NotExportedError."""
@@ -66,10 +57,10 @@ class Instance:
             if not isinstance(kind, FunctionType):
                 raise NotExportedError(f"the module exports no function {name!r}")
             handle = ctypes.c_void_p()
-            if self._library.pw_instance_function(self.live_handle(), name.encode(), handle) != _abi.OK:
+            if self._library.pw_instance_function(self.live.handle(), name.encode(), handle) != _abi.OK:
                 raise NotExportedError(f"the function {name!r} can't be called")
             assert handle.value is not None
-            known = self._functions[name] = Function(self, name, kind, handle.value)
+            known = self._functions[name] = Function(self.live, name, kind, handle.value)
         return known
 
     def call(self, name: str, *values: Value) -> Value:
@@ -79,7 +70,7 @@ class Instance:
     def get_global(self, name: str) -> Value:
         """The value of an exported global. Raises NotExportedError, UnsupportedError for an externref."""
         kind, slot = self._global(name), ctypes.c_uint64()
-        status = self._library.pw_global_get(self.live_handle(), name.encode(), slot)
+        status = self._library.pw_global_get(self.live.handle(), name.encode(), slot)
         if status != _abi.OK:
             raise UnsupportedError(f"a global of type {kind.value!r} can't be read from outside: {name!r}")
         (raw,) = slots_struct([kind.value]).unpack(bytes(slot))
@@ -90,7 +81,7 @@ class Instance:
         kind = self._global(name)
         lowered = lower(kind.value, value, self._references, f"the global {name!r}")
         slot = int.from_bytes(slots_struct([kind.value]).pack(lowered), "little")
-        if self._library.pw_global_set(self.live_handle(), name.encode(), slot) != _abi.OK:
+        if self._library.pw_global_set(self.live.handle(), name.encode(), slot) != _abi.OK:
             raise UnsupportedError(f"the global {name!r} can't be written from outside")
 
     def limit_fuel(self, fuel: int | None) -> None:
@@ -100,64 +91,27 @@ class Instance:
         """
         if fuel is not None and not 0 < fuel < 1 << 31:
             raise ValueError(f"fuel must be between 1 and 2147483647, not {fuel}")
-        self._library.pw_instance_fuel_set(self.live_handle(), -1 if fuel is None else fuel)
+        self._library.pw_instance_fuel_set(self.live.handle(), -1 if fuel is None else fuel)
 
     def terminate(self) -> None:
         """From any thread: ends the call in progress, which raises TerminatedError; the instance can then only be closed.
 
         Works on interpreted code only: WAMR does not check for it in ahead-of-time code.
         """
-        self._library.pw_instance_terminate(self.live_handle())
+        self._library.pw_instance_terminate(self.live.handle())
 
     def close(self) -> None:
-        """Frees the instance. Again: no effect. Raises BusyError while it runs."""
-        if self.closed:
-            return
-        if self._library.pw_instance_close(self._raw.value) == _abi.BUSY:
-            raise BusyError("the instance is running")
-        self._raw.value = None
-        for function in self._functions.values():
-            function.retire()
+        """Frees the instance, as its end does when nothing refers to it, its functions or its memory any more.
+
+        Again: no effect. Raises BusyError while it runs.
+        """
+        self.live.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def live_handle(self) -> int:
-        """The shim's handle, for this package's own use. Raises ClosedError."""
-        handle = self._raw.value
-        if handle is None:
-            raise ClosedError("the instance is closed")
-        return handle
-
-    def raise_status(self, status: int) -> NoReturn:
-        """Raises what a call's status stands for; for this package's own use."""
-        self.live_handle()
-        message = stack = ""
-        if status == _abi.TRAP:
-            raw_message, raw_stack = ctypes.create_string_buffer(256), ctypes.create_string_buffer(8192)
-            self._library.pw_instance_trap_get(self._raw.value, raw_message, len(raw_message), raw_stack, len(raw_stack))
-            message, stack = _abi.text(raw_message.value), _abi.text(raw_stack.value)
-        self._refuse(status, message, stack)
-
-    def _refuse(self, status: int, message: str, stack: str = "") -> NoReturn:
-        if status == _abi.HOST_ERROR:
-            raise self._hosts.take_pending()
-        if status == _abi.TRAP:
-            raise Trap.from_text(message, stack)
-        if status == _abi.TERMINATED:
-            raise TerminatedError("the instance was terminated")
-        if status == _abi.CLOSED:
-            raise ClosedError("the instance is closed")
-        if status == _abi.BUSY:
-            raise BusyError("the instance is running on another thread")
-        if status == _abi.MISSING_IMPORT:
-            raise MissingImportError(())
-        if status == _abi.BAD_MODULE:
-            raise LoadError(message)
-        raise PywamrError(f"the runtime refused (status {status}): {message}")
 
     def _global(self, name: str) -> GlobalType:
         kind = self._exports.get(name)
@@ -170,11 +124,12 @@ class Function:
     """An exported function of one instance; `type` says what it takes and returns."""
 
     __slots__ = (
+        "__weakref__",
         "_call",
         "_free",
         "_handle",
-        "_instance",
         "_lift_results",
+        "_live",
         "_pack",
         "_pack_checked",
         "_unpack",
@@ -182,14 +137,15 @@ class Function:
         "type",
     )
 
-    def __init__(self, instance: Instance, name: str, kind: FunctionType, handle: int) -> None:
+    def __init__(self, live: Live, name: str, kind: FunctionType, handle: int) -> None:
         self.name = name
         self.type = kind
-        self._instance = instance
+        self._live = live
+        live.functions.add(self)
         self._handle: int | None = handle
         self._free: list[tuple[Any, int]] = []  # buffers of slots; each call has one of its own
         self._call = _abi.library().pw_function_call
-        self._pack_checked = packer(kind.params, instance._references)
+        self._pack_checked = packer(kind.params, live.references)
         self._pack: Callable[..., None] = _never if has_references(kind.params) else slots_struct(kind.params).pack_into
         self._unpack = slots_struct(kind.results).unpack_from
         self._lift_results = len(kind.results) > 1 or has_references(kind.results)
@@ -210,7 +166,7 @@ class Function:
             self._pack_carefully(slots, values)
         status = self._call(self._handle, address)
         if status:
-            self._instance.raise_status(status)
+            self._live.raise_status(status)
         results = self._unpack(slots)
         self._free.append(taken)
         if self._lift_results:
@@ -245,7 +201,7 @@ class Function:
         slots = (ctypes.c_char * rows.nbytes).from_buffer(rows)
         status = _abi.library().pw_function_call_each(self._handle, slots, count, done)
         if status:
-            self._instance.raise_status(status)
+            self._live.raise_status(status)
 
     def retire(self) -> None:
         """The instance is closed; for this package's own use."""
@@ -258,7 +214,7 @@ class Function:
             raise ArgumentError(f"{self.name}: {error}") from None
 
     def _lift(self, raw: tuple[Any, ...]) -> Value:
-        references = self._instance._references
+        references = self._live.references
         values = tuple(lift(kind, value, references) for kind, value in zip(self.type.results, raw, strict=True))
         return values[0] if len(values) == 1 else values
 

@@ -7,19 +7,19 @@ from pywamr import _abi
 from pywamr.errors import PywamrError
 
 if TYPE_CHECKING:
-    from pywamr.instance import Instance
+    from pywamr._live import Live
 
 
 class Memory:
     """The default memory of an instance. Offsets and sizes are in bytes, without sign; guest code may grow it at any call."""
 
-    def __init__(self, instance: "Instance") -> None:
-        self._instance = instance
+    def __init__(self, live: "Live") -> None:
+        self._live = live
         self._at = _abi.library().pw_memory_at
 
     def __len__(self) -> int:
         """Its present size, a multiple of 64 KiB; 0 for a module without a memory."""
-        return int(_abi.library().pw_memory_size(self._instance.live_handle()))
+        return int(_abi.library().pw_memory_size(self._live.handle()))
 
     def read(self, offset: int, size: int) -> bytes:
         """A copy of `size` bytes at `offset`. Raises MemoryRangeError when they are not all inside."""
@@ -31,7 +31,7 @@ class Memory:
 
     def _check(self, offset: int, size: int) -> int:
         if offset >= 0 and size >= 0 and offset + size < 1 << 64:
-            address: int | None = self._at(self._instance.live_handle(), offset, size)
+            address: int | None = self._at(self._live.handle(), offset, size)
             if address is not None:
                 return address
         raise MemoryRangeError(f"bytes {offset} to {offset + size} are outside the memory of {len(self)} bytes")

@@ -1,14 +1,20 @@
 """A loaded module: what it imports, exports and carries."""
 
 import ctypes
+import sys
+import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pywamr import _abi
 from pywamr.errors import BusyError, ClosedError, LoadError, MissingImportError, PywamrError, UnsupportedError
 from pywamr.instance import Instance
 from pywamr.types import Export, ExternType, FunctionType, GlobalType, Import, MemoryType, TableType, ValueType
+
+if TYPE_CHECKING:
+    from pywamr._live import Live
+    from pywamr.runtime import Runtime
 
 HostFunctions = Mapping[str, Mapping[str, Callable[..., Any]]]
 """Host functions by import module and name."""
@@ -19,10 +25,12 @@ _CUSTOM_SECTION_LIMIT = 1000
 class Module:
     """Code that was loaded and can be instantiated many times. Made by `Runtime.load`."""
 
-    def __init__(self, handle: int) -> None:
+    def __init__(self, runtime: "Runtime", handle: int) -> None:
         self._library = _abi.library()
+        self._runtime = runtime
         self._handle: int | None = handle
-        self._instances: list[Instance] = []
+        self._dropped = False
+        self._lives: weakref.WeakSet[Live] = weakref.WeakSet()
         self.imports: tuple[Import, ...] = self._read_imports()
         self.exports: tuple[Export, ...] = self._read_exports()
 
@@ -65,20 +73,34 @@ class Module:
                 bound.append((wanted, function))
         if missing:
             raise MissingImportError(tuple(missing))
-        self._instances = [instance for instance in self._instances if not instance.closed]
-        instance = Instance(self._live(), self.exports, tuple(bound), stack_bytes, max_pages or 0)
-        self._instances.append(instance)
+        instance = Instance(self, self._live(), tuple(bound), stack_bytes, max_pages or 0)
+        self._lives.add(instance.live)
         return instance
 
     def close(self) -> None:
-        """Closes every instance and frees the module. Again: no effect. Raises BusyError while one of them runs."""
+        """Closes every instance and frees the module. Again: no effect. Raises BusyError while one of them runs.
+
+        What nothing refers to any more, neither itself nor by an instance, is closed as well.
+        """
         if self._handle is None:
             return
-        for instance in self._instances:
-            instance.close()
+        for live in list(self._lives):
+            live.close()
         if self._library.pw_module_close(self._handle) != _abi.OK:
             raise BusyError("an instance of the module is running")
         self._handle = None
+        self._runtime.unloaded()
+
+    def let_go(self) -> None:
+        """An instance has ended that was the last to need this; for this package's own use."""
+        if self._dropped and self._handle is not None and self._library.pw_module_close(self._handle) == _abi.OK:
+            self._handle = None
+            self._runtime.unloaded()
+
+    def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
+        if not finalizing():
+            self._dropped = True  # in a cycle of garbage its instances may end after it
+            self.let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +143,7 @@ def _letters(raw: bytes | None) -> tuple[ValueType, ...]:
     return tuple(ValueType(letter) for letter in _abi.text(raw))
 
 
-def load(wasm: bytes, limit_bytes: int) -> Module:
+def load(runtime: "Runtime", wasm: bytes, limit_bytes: int) -> Module:
     """See `Runtime.load`."""
     if len(wasm) > limit_bytes:
         raise LoadError(f"the module is {len(wasm)} bytes, more than the limit of {limit_bytes}")
@@ -129,7 +151,7 @@ def load(wasm: bytes, limit_bytes: int) -> Module:
     status = _abi.library().pw_module_load(wasm, len(wasm), handle, error, len(error))
     if status == _abi.OK:
         assert handle.value is not None
-        return Module(handle.value)
+        return Module(runtime, handle.value)
     message = _abi.text(error.value)
     if status == _abi.BAD_MODULE:
         raise LoadError(message)

@@ -1,6 +1,8 @@
 """The process-wide runtime."""
 
 import ctypes
+import sys
+import weakref
 from types import TracebackType
 from typing import Self
 
@@ -29,10 +31,12 @@ class Runtime:
     Several may be open at once; they share the one WAMR of the process. Raises LibraryError when it can't start.
     """
 
+    _open = _dropped = False
+
     def __init__(self) -> None:
         self._library = _abi.library()
-        self._modules: list[Module] = []
-        self._open = False
+        self._modules: weakref.WeakSet[Module] = weakref.WeakSet()
+        self._loaded = 0
         if self._library.pw_runtime_open() != _abi.OK:
             raise LibraryError("WAMR could not start: not enough memory")
         self._open = True
@@ -45,9 +49,9 @@ class Runtime:
         """
         if not self._open:
             raise ClosedError("the runtime is closed")
-        self._modules = [module for module in self._modules if not module.closed]
-        module = load(bytes(wasm), limit_bytes)
-        self._modules.append(module)
+        module = load(self, bytes(wasm), limit_bytes)
+        self._loaded += 1
+        self._modules.add(module)
         return module
 
     def take_log(self) -> str:
@@ -57,13 +61,31 @@ class Runtime:
         return _abi.text(buffer.value)
 
     def close(self) -> None:
-        """Closes every module and the runtime. Again: no effect. Raises BusyError while guest code runs."""
+        """Closes every module and the runtime. Again: no effect. Raises BusyError while guest code runs.
+
+        One that nothing refers to any more, neither itself nor by a module, is closed as well.
+        """
         if not self._open:
             return
-        for module in self._modules:
+        for module in list(self._modules):
             module.close()
         self._open = False
         self._library.pw_runtime_close()
+
+    def unloaded(self) -> None:
+        """One of its modules has ended; for this package's own use."""
+        self._loaded -= 1
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._dropped and self._open and self._loaded == 0:
+            self._open = False
+            self._library.pw_runtime_close()
+
+    def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
+        if not finalizing():
+            self._dropped = True  # in a cycle of garbage its modules may end after it
+            self._let_go()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,130 @@
+"""What is dropped without being closed ends by itself: in any order, in cycles of garbage, at the end of the interpreter."""
+
+import gc
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pywamr import ClosedError, Runtime
+from tests.support.wat import wat
+
+CODE = wat("""(module (import "host" "f" (func $f (param i32) (result i32))) (memory (export "memory") 1)
+  (func (export "call") (param i32) (result i32) (call $f (local.get 0))))""")
+HOSTS = {"host": {"f": lambda value: value + 1}}
+CYCLES = 2000
+
+
+def size_kb(what: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
+
+
+def everything(_):
+    Runtime().load(CODE).instantiate(HOSTS).call("call", 1)
+
+
+def modules_of(runtime):
+    runtime.load(CODE).instantiate(HOSTS).call("call", 1)
+
+
+def instances_of(runtime):
+    runtime.kept.instantiate(HOSTS).call("call", 1)
+
+
+def cycles_of_garbage(runtime):
+    box = []
+    box.append(runtime.load(CODE).instantiate({"host": {"f": lambda value: len(box)}}))
+    assert box[0].call("call", 1) == 1
+
+
+@pytest.mark.parametrize("dropped", [everything, modules_of, instances_of, cycles_of_garbage])
+def test_thousands_that_are_dropped_take_no_more_than_one(dropped):
+    with Runtime() as runtime:
+        runtime.kept = runtime.load(CODE)
+        for _ in range(50):
+            dropped(runtime)
+        gc.collect()
+        before = size_kb("VmRSS"), size_kb("VmSize")
+        for _ in range(CYCLES):
+            dropped(runtime)
+        gc.collect()
+        grown = size_kb("VmRSS") - before[0], size_kb("VmSize") - before[1]
+    assert grown[0] < 4_000
+    assert grown[1] < 64_000_000  # one memory of a 64-bit machine is 8 GiB of addresses
+
+
+def test_others_may_end_while_guest_code_is_on_the_stack():
+    with Runtime() as runtime:
+
+        def host(value):
+            for each in (everything, modules_of, cycles_of_garbage):
+                each(runtime)
+            gc.collect()
+            return value + 1
+
+        instance = runtime.load(CODE).instantiate({"host": {"f": host}})
+        assert [instance.call("call", number) for number in range(50)] == list(range(1, 51))
+
+
+def test_threads_may_drop_what_others_run_beside():
+    def work():
+        for number in range(300):
+            instance = Runtime().load(CODE).instantiate(HOSTS)
+            assert instance.call("call", number) == number + 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
+def test_a_function_and_a_memory_keep_their_instance():
+    function = Runtime().load(CODE).instantiate(HOSTS).function("call")
+    memory = Runtime().load(CODE).instantiate(HOSTS).memory
+    gc.collect()
+    assert function(1) == 2
+    assert len(memory) == 65536
+
+
+def test_what_is_closed_by_hand_is_closed_for_those_who_still_hold_it():
+    runtime = Runtime()
+    module = runtime.load(CODE)
+    instance = module.instantiate(HOSTS)
+    function, memory = instance.function("call"), instance.memory
+    del instance
+    module.close()
+    with pytest.raises(ClosedError):
+        function(1)
+    with pytest.raises(ClosedError):
+        memory.read(0, 1)
+    runtime.close()
+
+
+SCRIPT = """
+import itertools, sys
+sys.path[:0] = {path!r}
+from pywamr import Runtime
+code = bytes.fromhex({code!r})
+kept = {{}}
+for order in itertools.permutations("rmif"):
+    things = {{"r": Runtime()}}
+    things["m"] = things["r"].load(code)
+    things["i"] = things["m"].instantiate({{"host": {{"f": lambda value, things=things: len(things)}}}})
+    things["f"] = things["i"].function("call")
+    assert things["f"](1) == 4
+    for each in order[:{count}]:
+        del things[each]
+    kept[order] = things
+print("over")
+"""
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_the_interpreter_ends_in_any_order_of_deletion(count):
+    script = SCRIPT.format(path=sys.path, code=CODE.hex(), count=count)
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")

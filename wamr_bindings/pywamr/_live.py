@@ -1,0 +1,86 @@
+"""What instances, their functions and memories have in common: the shim's instance, its end, and what its statuses stand for."""
+
+import ctypes
+import sys
+import weakref
+from typing import TYPE_CHECKING, NoReturn
+
+from pywamr import _abi
+from pywamr._hosts import HostCalls
+from pywamr._values import References
+from pywamr.errors import (
+    BusyError,
+    ClosedError,
+    LoadError,
+    MissingImportError,
+    PywamrError,
+    TerminatedError,
+    Trap,
+)
+
+if TYPE_CHECKING:
+    from pywamr.instance import Function
+    from pywamr.module import Module
+
+
+class Live:
+    """One instance of the shim's. All that speak to it hold this, and it holds none of them: so it ends with the last of them."""
+
+    def __init__(self, module: "Module") -> None:
+        self.library = _abi.library()
+        self.module = module
+        self.raw = ctypes.c_void_p()
+        self.references = References()
+        self.hosts = HostCalls(self.references, self.raw)
+        self.functions: weakref.WeakSet[Function] = weakref.WeakSet()
+
+    def handle(self) -> int:
+        """The shim's handle. Raises ClosedError."""
+        handle = self.raw.value
+        if handle is None:
+            raise ClosedError("the instance is closed")
+        return handle
+
+    def close(self) -> None:
+        """Frees the instance. Again: no effect. Raises BusyError while it runs."""
+        if self.raw.value is None:
+            return
+        if self.library.pw_instance_close(self.raw.value) == _abi.BUSY:
+            raise BusyError("the instance is running")
+        self.raw.value = None
+        for function in list(self.functions):
+            function.retire()
+
+    def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
+        if self.raw.value is not None and not finalizing():
+            self.library.pw_instance_close(self.raw.value)
+            self.raw.value = None
+            self.module.let_go()
+
+    def raise_status(self, status: int) -> NoReturn:
+        """Raises what a call's status stands for."""
+        self.handle()
+        message = stack = ""
+        if status == _abi.TRAP:
+            raw_message, raw_stack = ctypes.create_string_buffer(256), ctypes.create_string_buffer(8192)
+            self.library.pw_instance_trap_get(self.raw.value, raw_message, len(raw_message), raw_stack, len(raw_stack))
+            message, stack = _abi.text(raw_message.value), _abi.text(raw_stack.value)
+        self.refuse(status, message, stack)
+
+    def refuse(self, status: int, message: str, stack: str = "") -> NoReturn:
+        """Raises what a status stands for, with these words."""
+        if status == _abi.HOST_ERROR:
+            raise self.hosts.take_pending()
+        if status == _abi.TRAP:
+            raise Trap.from_text(message, stack)
+        if status == _abi.TERMINATED:
+            raise TerminatedError("the instance was terminated")
+        if status == _abi.CLOSED:
+            raise ClosedError("the instance is closed")
+        if status == _abi.BUSY:
+            raise BusyError("the instance is running on another thread")
+        if status == _abi.MISSING_IMPORT:
+            raise MissingImportError(())
+        if status == _abi.BAD_MODULE:
+            raise LoadError(message)
+        raise PywamrError(f"the runtime refused (status {status}): {message}")
