@@ -73,14 +73,19 @@ def test_the_system_of_a_raspberry_pi_comes_up_from_its_card_with_a_network_adap
         clock.close()
 
 
-def test_a_kernel_is_started_over_the_console(tmp_path, capsys):
-    lab = by_u_boot(tmp_path, "armv7")
+def others_in_test_full(architecture):
+    return pytest.param(architecture, marks=pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="minutes: make test-full"))
+
+
+@pytest.mark.parametrize("architecture", ["armv7", others_in_test_full("aarch64"), others_in_test_full("riscv64")])
+def test_a_kernel_is_started_over_the_console(tmp_path, capsys, architecture):
+    lab = by_u_boot(tmp_path, architecture)
     try:
         image = json.loads((lab.board.folder / "image.json").read_text())["image"]
         lab.board.start()
-        command = ["flash", "qemu-armv7", "--via", "u-boot", "--port", lab.board.console, "--image", image, "--json"]
+        command = ["flash", f"qemu-{architecture}", "--via", "u-boot", "--port", lab.board.console, "--image", image, "--json"]
         assert main(command) == 0
-        assert json.loads(capsys.readouterr().out)["board"] == "qemu-armv7"
+        assert json.loads(capsys.readouterr().out)["board"] == f"qemu-{architecture}"
         lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
         assert "Retrieving file" not in lab.log()
     finally:
