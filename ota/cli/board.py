@@ -1,17 +1,19 @@
 """boards, image: what is known about models of hardware, and cards for them."""
 
 import argparse
+import difflib
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from boards.card import OBJECTIONS, check_image, find_disk, write_image
-from boards.definition import Board, load_board, load_boards
+from boards.definition import FOLDER, Board, load_board, load_boards
 from boards.errors import BoardError
 from boards.image import build_image
 from boards.wheels import find
 from ota.cli import output
+from ota.formats.manifest import ANY_BOARD
 
 
 def add_commands(commands: Any) -> None:
@@ -136,6 +138,15 @@ def _pairs(content: Any) -> list[tuple[str, Any]]:
     if isinstance(content, tuple) and content and isinstance(content[0], dict):
         return [(f"{each['chip']}.{key}", value) for each in content for key, value in each.items()]
     return [("value", content)] if content else []
+
+
+def note_unknown(board: str) -> None:
+    """A class of boards may have any name; one that is nearly a board's is likely a slip."""
+    names = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    if board not in (ANY_BOARD, *names):
+        near = difflib.get_close_matches(board, names, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        output.note(f"{board!r} is none of `ota boards`{hint}: only boards whose settings say so will take this")
 
 
 def targets_of(board: str, targets: tuple[str, ...]) -> tuple[str, ...]:

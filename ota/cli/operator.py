@@ -10,7 +10,7 @@ from typing import Any
 from ota.broker import Broker
 from ota.build import Update, build
 from ota.cli import output
-from ota.cli.board import targets_of
+from ota.cli.board import note_unknown, targets_of
 from ota.errors import OtaError
 from ota.fleet import wait_for
 from ota.formats.broker_url import BrokerUrl
@@ -120,6 +120,7 @@ def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
     """From a .wasm, signed now, or from a folder that was built before."""
     if arguments.module.is_dir():
         return Update.load(arguments.module)
+    note_unknown(arguments.board)
     return build(
         arguments.module,
         workspace.key("release"),

@@ -145,6 +145,15 @@ def test_no_broker_is_one_line(workspace, modules, capsys):
         assert capsys.readouterr().err.startswith("ota: the broker at mqtt://localhost:1 can't be reached: ")
 
 
+def test_a_board_that_is_nearly_one_is_asked_about(workspace, modules, capsys):
+    tally = modules / "tally.wasm"
+    assert ota(workspace, "publish", tally, "--board", "raspbery-pi-4", "--dry-run") == 0
+    assert "'raspbery-pi-4' is none of `ota boards` (did you mean raspberry-pi-4?): only boards" in capsys.readouterr().err
+    for known in ("raspberry-pi-4", "generic"):
+        assert ota(workspace, "publish", tally, "--board", known, "--dry-run") == 0
+        assert capsys.readouterr().err == ""
+
+
 def test_a_dry_run_sends_nothing(workspace, modules, capsys):
     assert ota(workspace, "publish", modules / "tally.wasm", "--dry-run") == 0
     assert "nothing was sent" in capsys.readouterr().out
