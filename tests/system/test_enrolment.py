@@ -141,7 +141,7 @@ def test_a_board_with_a_token_enrols_by_itself_and_shows_its_certificate_from_th
 
 
 def test_a_board_with_an_expired_token_is_refused_and_runs_on_alone(site, capsys):
-    site.settings(more=["--hours", "0"])
+    site.settings(more=["--hours", "0.0001"])
     time.sleep(1.1)
     site.start()
     assert main(["-C", str(site.folder / "operator"), "enrol", "--seconds", "8"]) == 1
