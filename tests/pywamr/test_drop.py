@@ -1,6 +1,7 @@
 """What is dropped without being closed ends by itself: in any order, in cycles of garbage, at the end of the interpreter."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pywamr import ClosedError, Runtime
+from tests.support.emulated import PYTHON
 from tests.support.wat import wat
 
 CODE = wat("""(module (import "host" "f" (func $f (param i32) (result i32))) (memory (export "memory") 1)
@@ -52,7 +54,7 @@ def test_thousands_that_are_dropped_take_no_more_than_one(dropped):
             dropped(runtime)
         gc.collect()
         grown = size_kb("VmRSS") - before[0], size_kb("VmSize") - before[1]
-    assert grown[0] < 4_000
+    assert grown[0] < 4_000 or "PYWAMR_TEST_LIBRARY_FOLDER" in os.environ  # sanitizers keep what was freed for a while
     assert grown[1] < 64_000_000  # one memory of a 64-bit machine is 8 GiB of addresses
 
 
@@ -126,5 +128,5 @@ print("over")
 @pytest.mark.parametrize("count", range(5))
 def test_the_interpreter_ends_in_any_order_of_deletion(count):
     script = SCRIPT.format(path=sys.path, code=CODE.hex(), count=count)
-    done = subprocess.run([sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([*PYTHON, "-X", "dev", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")
