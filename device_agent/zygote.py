@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["ANSWER_S", "Child", "Zygote"]
+__all__ = ["Child", "Zygote"]
 
 PRELOAD = "device_agent.worker"
 ANSWER_S = 20.0  # starting Python on a slow board included

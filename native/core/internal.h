@@ -26,7 +26,7 @@ typedef struct pw_import {
 /* What the check of the bytes found out on its way. */
 typedef struct pw_facts {
     uint64_t start; /* the import that is the start function; PW_NO_START: none is */
-    uint64_t memory_pages; /* what its memory has from the beginning; of an image only the exports tell */
+    uint64_t memory_pages; /* what its memory has from the beginning; 0 for an image, which does not tell */
 } pw_facts;
 #define PW_NO_START UINT64_MAX
 

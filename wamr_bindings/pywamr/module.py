@@ -14,7 +14,6 @@ from pywamr.types import Export, ExternType, FunctionType, GlobalType, Import, M
 
 if TYPE_CHECKING:
     from pywamr._live import Live
-    from pywamr.runtime import Runtime
 
 HostFunctions = Mapping[str, Mapping[str, Callable[..., Any]]]
 """Host functions by import module and name."""
@@ -25,9 +24,9 @@ _CUSTOM_SECTION_LIMIT = 1000
 class Module:
     """Code that was loaded and can be instantiated many times. Made by `Runtime.load`."""
 
-    def __init__(self, runtime: "Runtime", handle: int) -> None:
+    def __init__(self, handle: int) -> None:
         self._library = _abi.library()
-        self._runtime = runtime
+        self._library.pw_runtime_open()  # once more: WAMR stays for as long as the module does
         self._handle: int | None = handle
         self._dropped = False
         self._lives: weakref.WeakSet[Live] = weakref.WeakSet()
@@ -88,14 +87,16 @@ class Module:
             live.close()
         if self._library.pw_module_close(self._handle) != _abi.OK:
             raise BusyError("an instance of the module is running")
-        self._handle = None
-        self._runtime.unloaded()
+        self._ended()
 
     def let_go(self) -> None:
         """An instance has ended that was the last to need this; for this package's own use."""
         if self._dropped and self._handle is not None and self._library.pw_module_close(self._handle) == _abi.OK:
-            self._handle = None
-            self._runtime.unloaded()
+            self._ended()
+
+    def _ended(self) -> None:
+        self._handle = None
+        self._library.pw_runtime_close()
 
     def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
         if not finalizing():
@@ -143,7 +144,7 @@ def _letters(raw: bytes | None) -> tuple[ValueType, ...]:
     return tuple(ValueType(letter) for letter in _abi.text(raw))
 
 
-def load(runtime: "Runtime", wasm: bytes, limit_bytes: int) -> Module:
+def load(wasm: bytes, limit_bytes: int) -> Module:
     """See `Runtime.load`."""
     if len(wasm) > limit_bytes:
         raise LoadError(f"the module is {len(wasm)} bytes, more than the limit of {limit_bytes}")
@@ -151,7 +152,7 @@ def load(runtime: "Runtime", wasm: bytes, limit_bytes: int) -> Module:
     status = _abi.library().pw_module_load(wasm, len(wasm), handle, error, len(error))
     if status == _abi.OK:
         assert handle.value is not None
-        return Module(runtime, handle.value)
+        return Module(handle.value)
     message = _abi.text(error.value)
     if status == _abi.BAD_MODULE:
         raise LoadError(message)

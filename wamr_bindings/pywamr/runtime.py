@@ -31,12 +31,11 @@ class Runtime:
     Several may be open at once; they share the one WAMR of the process. Raises LibraryError when it can't start.
     """
 
-    _open = _dropped = False
+    _open = False
 
     def __init__(self) -> None:
         self._library = _abi.library()
         self._modules: weakref.WeakSet[Module] = weakref.WeakSet()
-        self._loaded = 0
         if self._library.pw_runtime_open() != _abi.OK:
             raise LibraryError("WAMR could not start: not enough memory")
         self._open = True
@@ -49,8 +48,7 @@ class Runtime:
         """
         if not self._open:
             raise ClosedError("the runtime is closed")
-        module = load(self, bytes(wasm), limit_bytes)
-        self._loaded += 1
+        module = load(bytes(wasm), limit_bytes)
         self._modules.add(module)
         return module
 
@@ -63,7 +61,7 @@ class Runtime:
     def close(self) -> None:
         """Closes every module and the runtime. Again: no effect. Raises BusyError while guest code runs.
 
-        One that nothing refers to any more, neither itself nor by a module, is closed as well.
+        One that is dropped ends too; modules that are still referred to go on.
         """
         if not self._open:
             return
@@ -72,20 +70,10 @@ class Runtime:
         self._open = False
         self._library.pw_runtime_close()
 
-    def unloaded(self) -> None:
-        """One of its modules has ended; for this package's own use."""
-        self._loaded -= 1
-        self._let_go()
-
-    def _let_go(self) -> None:
-        if self._dropped and self._open and self._loaded == 0:
+    def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
+        if self._open and not finalizing():
             self._open = False
             self._library.pw_runtime_close()
-
-    def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
-        if not finalizing():
-            self._dropped = True  # in a cycle of garbage its modules may end after it
-            self._let_go()
 
     def __enter__(self) -> Self:
         return self
