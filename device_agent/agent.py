@@ -22,6 +22,7 @@ from device_agent.fetch import Fetcher
 from device_agent.link import Link
 from device_agent.orders import Orders
 from device_agent.outbox import Outbox
+from device_agent.relapses import Relapses
 from device_agent.runner import Runner
 from device_agent.states import Phase
 from device_agent.store import Store
@@ -39,7 +40,6 @@ T = TypeVar("T")
 LOG_LINES_KEPT = 1000
 LOG_PERIOD_S = 0.5
 RESTART_MIN_S, RESTART_MAX_S = 0.05, 30.0
-FAILURES_ENDURED, FAILURES_WITHIN_S = 20, 3600.0
 LOCAL_TOPICS = ("sys/", topics.PREFIX + "/", "$")
 logger = logging.getLogger(__name__)
 
@@ -94,8 +94,7 @@ class Agent:
         self._supervisor = Supervisor(
             self._outcome, self._worker_failed, self._keys_of, self._follow_topics, config.event_queue, self._counters
         )
-        self._failed_at: collections.deque[float] = collections.deque(maxlen=FAILURES_ENDURED)
-        self._failing = b""  # the manifest of what failed then
+        self._relapses = Relapses()
         self._topics: frozenset[str] = frozenset()  # of the broker, for the module that is fed
         self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
         if self._link is not None:
@@ -296,18 +295,11 @@ class Agent:
         if self._proof is not None:
             self._proof.cancel()
         self._counters["restarts"] += 1
-        if self._failing != self._running.manifest:
-            self._failing = self._running.manifest
-            self._failed_at.clear()
-        self._failed_at.append(time.monotonic())
-        if len(self._failed_at) == FAILURES_ENDURED and self._failed_at[-1] - self._failed_at[0] < FAILURES_WITHIN_S:
-            # It comes up each time, and goes down again and again: as bad as one that does not come up.
-            self._failed_at.clear()
-            name = self._running.slot
-            if name != "factory":
-                self._keep(self._step_down(name))
-                return
-        self._run_best_later()
+        slot = self._running.slot
+        if self._relapses.too_many(self._running.manifest, time.monotonic()) and slot != "factory":
+            self._keep(self._step_down(slot))
+        else:
+            self._run_best_later()
 
     async def _step_down(self, name: str) -> None:
         with contextlib.suppress(Refused):  # a full disk: then once more later
