@@ -1,7 +1,8 @@
 """Facts about boards, one TOML file each in boards/definitions: what is read here, and nothing else, is what a file may say.
 
 A board's name is the name of its file. It is the class that manifests are made for (`ota publish --board NAME`), and its
-target and cpu are what ahead-of-time images are compiled for.
+target and cpu are what ahead-of-time images are compiled for. Where a command wants a board, a path that ends in .toml names a
+definition of one's own.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from boards.errors import BoardError
 
-__all__ = ["Board", "Boot", "Gpio", "Image", "Processor", "Qemu", "Serial", "load_board", "load_boards"]
+__all__ = ["Board", "Boot", "Gpio", "Image", "Processor", "Qemu", "Serial", "board_names", "load_board"]
 
 FOLDER = Path(__file__).with_name("definitions")
 DEBIAN = {"x86_64": "amd64", "aarch64": "arm64", "armv7": "armhf", "riscv64": "riscv64"}
@@ -23,6 +24,15 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _FILE = re.compile(r"usr/lib/[a-z0-9_-]+(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,4}")
 _CONSOLE = re.compile(r"(tty|hvc)[A-Za-z0-9]{1,12}")
 _WORD = re.compile(r"[A-Za-z0-9._+,@=/-]{1,64}")
+_SOURCE = re.compile(r"https?://[a-z0-9-]+(\.[a-z0-9-]+)+(/[^\s\x00-\x1f]*)?")
+MAX_FILE_BYTES = 64 << 10
+# The processors of single-board computers, as LLVM calls them. Any other one runs what the least of its target does ("").
+CPUS = {
+    "x86_64": re.compile(r"x86-64(-v[234])?|(silver|gold|tre|grace)mont|alderlake|skylake|znver[1-5]"),
+    "aarch64": re.compile(r"cortex-a(3[45]|5[357]|7[235678]|5[12]0|7[12]0)|cortex-x[1-4]|neoverse-[nv][12]"),
+    "armv7": re.compile(r"cortex-a([5789]|1[257]|3[25]|5[37]|7[235678])"),
+    "riscv64": re.compile(r"rv64|sifive-(u54|u74|x280|p450|p670)|spacemit-x60|xiangshan-nanhu"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,8 @@ class Processor:
         """What is wrong with it, "" when nothing is."""
         if self.target not in DEBIAN:
             return f"target must be one of {', '.join(DEBIAN)}"
-        if self.cpu and not _WORD.fullmatch(self.cpu):
-            return "cpu must be the name of a processor"
+        if self.cpu and not CPUS[self.target].fullmatch(self.cpu):
+            return f"cpu is no processor for {self.target}: {CPUS[self.target].pattern}"
         if not 1 <= self.cores <= 256:
             return "cores must be 1 to 256"
         return "" if 64 <= self.memory_mb <= 1 << 20 else "memory_mb must be 64 to 1048576"
@@ -71,7 +81,11 @@ class Boot:
 
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
-        return "" if self.loader in ("u-boot", "raspberry-pi", "none") else "loader must be u-boot, raspberry-pi or none"
+        if self.loader not in ("u-boot", "raspberry-pi", "none"):
+            return "loader must be u-boot, raspberry-pi or none"
+        if bool(self.prompt.strip()) != (self.loader == "u-boot") or len(self.prompt) > 32:
+            return "prompt must be there with u-boot, of at most 32 characters, and with nothing else"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,10 @@ class Image:
 
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
-        if any(not re.fullmatch(r"[a-z0-9_]{1,40}", each) for each in self.modules):
+        for key in ("modules", "device_trees", "boot_files"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                return f"{key} names one twice"
+        if not self.modules or any(not re.fullmatch(r"[a-z0-9_]{1,40}", each) for each in self.modules):
             return "modules must be names of kernel modules"
         if self.kernel not in ("kernel", "kernel-full"):
             return "kernel must be kernel or kernel-full"
@@ -160,6 +177,8 @@ class Board:
 
     def check(self) -> str:
         """What does not fit together, "" when all does."""
+        if not 1 <= len(self.title.strip()) <= 80:
+            return "title must be 1 to 80 characters"
         chips = [each.chip for each in self.gpio]
         if len(set(chips)) < len(chips):
             return "gpio names a chip twice"
@@ -176,23 +195,32 @@ class Board:
 
 
 def load_board(name: str, folder: Path = FOLDER) -> Board:
-    """Raises BoardError naming the file, the key, and what is wrong."""
-    path = folder / f"{name}.toml"
-    if not _NAME.fullmatch(name) or not path.is_file():
-        raise BoardError(f"there is no board {name!r}: {', '.join(sorted(each.stem for each in folder.glob('*.toml')))}")
+    """A board of `folder` by name, or of any file by its path. Raises BoardError naming the file, the key, and what is wrong."""
+    own = name.endswith(".toml")
+    path = Path(name) if own else folder / f"{name}.toml"
+    if not own and (not _NAME.fullmatch(name) or not path.is_file()):
+        raise BoardError(f"there is no board {name!r}: {', '.join(board_names(folder))}, or a path that ends in .toml")
+    if not _NAME.fullmatch(path.stem):
+        raise BoardError(f"{path.name}: a board is named by its file, in small letters, digits and hyphens")
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise BoardError(f"{path.name}: larger than {MAX_FILE_BYTES} bytes")
+        value = tomllib.loads(content.decode())
+    except OSError as error:
+        raise BoardError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise BoardError(f"{path.name}: {error}") from error
     if "name" in value:
         raise BoardError(f"{path.name}: there is no key name: a board's name is its file's")
-    board: Board = _read(Board, {**value, "name": name}, path.name, "")
+    board: Board = _read(Board, {**value, "name": path.stem}, path.name, "")
     return board
 
 
-def load_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
-    """Every board that is defined, by name. Raises BoardError."""
-    return tuple(load_board(path.stem, folder) for path in sorted(folder.glob("*.toml")))
+def board_names(folder: Path = FOLDER) -> tuple[str, ...]:
+    """The names of what is defined there, in their order."""
+    return tuple(sorted(path.stem for path in folder.glob("*.toml")))
 
 
 def _read(kind: Any, value: Any, file: str, where: str) -> Any:
@@ -213,7 +241,7 @@ def _read(kind: Any, value: Any, file: str, where: str) -> Any:
     made = kind(**found)
     if hasattr(made, "check") and (wrong := made.check()):
         raise BoardError(f"{file}: {where}{wrong}")
-    if "source" in known and not str(found.get("source", "")).startswith(("https://", "http://")):
+    if "source" in known and not _SOURCE.fullmatch(str(found.get("source", ""))):
         raise BoardError(f"{file}: {where}source must say where this is from: an address")
     return made
 
@@ -228,4 +256,6 @@ def _value(kind: Any, value: Any, file: str, where: str) -> Any:
         return _read(kind, value, file, where + ".")
     if not isinstance(kind, type) or not isinstance(value, kind) or isinstance(value, bool):
         raise BoardError(f"{file}: {where} must be {'text' if kind is str else 'a whole number' if kind is int else 'a list'}")
+    if isinstance(value, str) and not value.isprintable():
+        raise BoardError(f"{file}: {where} has characters that cannot be printed")
     return value

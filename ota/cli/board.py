@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boards.card import OBJECTIONS, check_image, find_disk, write_image
-from boards.definition import FOLDER, Board, load_board, load_boards
+from boards.definition import Board, board_names, load_board
 from boards.errors import BoardError
 from boards.image import build_image
 from boards.wheels import find
@@ -23,7 +23,7 @@ def add_commands(commands: Any) -> None:
     boards.set_defaults(handler=_list)
     verbs = boards.add_subparsers(metavar="verb")
     show = verbs.add_parser("show", help="everything about one board", epilog="example: ota boards show qemu-riscv64 --json")
-    show.add_argument("name")
+    show.add_argument("name", help="one of `ota boards`, or a path that ends in .toml: tells what is wrong in it")
     show.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="machine-readable result")
     show.set_defaults(handler=_show)
 
@@ -36,7 +36,9 @@ def add_commands(commands: Any) -> None:
         help="a bootable image with the agent in it, out of locked Debian packages; the same bytes each time",
         epilog="example: ota image build qemu-aarch64 -o sd.img --settings board-1 --factory build/blink",
     )
-    build.add_argument("board", help="a board of `ota boards` that has an image")
+    build.add_argument(
+        "board", help="a board of `ota boards` that has an image, or a definition of your own (a path that ends in .toml)"
+    )
     build.add_argument("-o", "--out", type=Path, required=True, help="beside it: .kernel, .initramfs, .spdx.json")
     build.add_argument("--settings", type=Path, help="folder with agent.toml and the root of trust, for the boot partition")
     build.add_argument("--factory", type=Path, help="what `ota build` made, to run when nothing else does")
@@ -103,16 +105,23 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    found = load_boards()
+    found, wrong = [], []
+    for name in board_names():
+        try:
+            found.append(load_board(name))
+        except BoardError as error:
+            wrong.append(str(error))
+    for each in wrong:
+        output.note(f"error: {each}")
     if arguments.json:
         output.result_json([_plain(each) for each in found])
-        return 0
+        return 1 if wrong else 0
     rows = [
         (b.name, b.processor.target, b.processor.cpu or "least", f"{b.processor.memory_mb}", "yes" if b.image else "no", b.title)
         for b in found
     ]
     output.result(output.table(("BOARD", "TARGET", "CPU", "MEMORY MB", "IMAGE", "WHAT"), rows))
-    return 0
+    return 1 if wrong else 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -142,7 +151,7 @@ def _pairs(content: Any) -> list[tuple[str, Any]]:
 
 def note_unknown(board: str) -> None:
     """A class of boards may have any name; one that is nearly a board's is likely a slip."""
-    names = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    names = board_names()
     if board not in (ANY_BOARD, *names):
         near = difflib.get_close_matches(board, names, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""

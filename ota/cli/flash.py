@@ -37,7 +37,7 @@ def add_commands(commands: Any) -> None:
         help="install the agent on a board's Linux over its serial console",
         epilog="example: ota flash raspberry-pi-4 --port /dev/ttyUSB0 --device roof-1 --broker mqtts://broker.example.com",
     )
-    flash.add_argument("board", help="one of `ota boards`")
+    flash.add_argument("board", help="one of `ota boards`, or a definition of your own (a path that ends in .toml)")
     flash.add_argument("--port", required=True, help="/dev/ttyUSB0, a pty, socket://host:port, rfc2217://host:port")
     flash.add_argument("--baud", type=int, help="default: what the board's definition says")
     flash.add_argument("--device", default="", help="the board's name; needed the first time, when it gets its identity")
@@ -70,7 +70,9 @@ def add_commands(commands: Any) -> None:
         epilog="example: ota settings roof-1 --board qemu-riscv64 -o roof-1",
     )
     settings.add_argument("device", help="the board's name")
-    settings.add_argument("--board", required=True, help="one of `ota boards`")
+    settings.add_argument(
+        "--board", required=True, help="one of `ota boards`, or a definition of your own (a path that ends in .toml)"
+    )
     settings.add_argument("-o", "--out", type=Path, required=True, help="a folder that is not there yet")
     settings.add_argument("--hours", type=float, default=24.0, help="how long the token is good (default %(default)s)")
     settings.add_argument("--no-token", action="store_true", help="for a broker that asks for no certificate")
