@@ -57,7 +57,7 @@ $(VENV)/.venv:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.venv $(NATIVE)
-	$(BIN)/python -m pip install -q -e '.[demo,guests]'
+	$(BIN)/python -m pip install -q -e '.[demo,guests]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo

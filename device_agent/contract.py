@@ -128,6 +128,14 @@ class ModuleHost:
             self._runtime.close()
             raise
 
+    def terminate_on(self, signal_number: int) -> None:
+        """Lets a signal end the call in progress, which raises TerminatedError, if the module is interpreted."""
+        self._live().terminate_on(signal_number)
+
+    def terminate(self) -> None:
+        """From any thread: the same."""
+        self._live().terminate()
+
     def close(self) -> None:
         """Frees module and runtime."""
         self._runtime.close()

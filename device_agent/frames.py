@@ -11,6 +11,7 @@ the worker. A packet is a CBOR list, but for the two that go with every event: t
 
 import mmap
 import os
+import signal
 import socket
 import struct
 import time
@@ -32,6 +33,9 @@ MESSAGE_BYTES_PER_EVENT = 256 * 1024
 # To go to sleep and to be woken takes longer than most answers do: look for them first, where another processor can work on them.
 LOOK_NS = 100_000
 PROCESSORS = len(os.sched_getaffinity(0))
+# At its deadline a worker gets this signal, and so much longer to tell where its module was. Without a module it ends of it.
+TERMINATE = signal.SIGUSR2
+TERMINATE_S = 0.25
 SOCKET_BUFFER_BYTES = 2 * FRAME_LIMIT_BYTES
 _EVENT, _DONE = ord("E"), ord("D")
 _EVENT_HEAD, _DONE_HEAD = struct.Struct("<BH"), struct.Struct("<BHHQQQ")

@@ -1,7 +1,10 @@
 """Runs one module in this process, for its author: no agent, no broker, no signature. What `ota run` calls."""
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
 import tomllib
 from dataclasses import dataclass
@@ -14,8 +17,9 @@ from device_agent.source_lines import SourceLines
 from ota.errors import OtaError
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted, import_module
 from ota.formats.module import Limits, ModuleDescription
+from ota.formats.reasons import Reason
 from ota.formats.wasm import read
-from pywamr import PywamrError, Trap
+from pywamr import PywamrError, TerminatedError, Trap
 
 
 class RunError(OtaError):
@@ -73,21 +77,56 @@ def run_module(module: Path, options: Options) -> int:
         host = ModuleHost(code, description, {}, log, observe=observe if options.trace else None, devices=devices)
     except (PywamrError, ContractError) as error:
         raise RunError(f"{module}: {error}") from error
+    aot = options.image is not None
+    if aot:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing ends it but the process's end
+    else:
+        signal.signal(signal.SIGINT, lambda *_: None)  # what ends the call is below Python
+        host.terminate_on(signal.SIGINT)
+    deadline = _Deadline(host, description.limits.deadline_ms / 1000, show, aot=aot)
     try:
-        _show_outcome(show, "started", host.begin(b"", {}))
-        handled = [_deliver(host, show, topic, payload.encode()) for topic, _, payload in pairs]
+        with deadline:
+            begun = host.begin(b"", {})
+        _show_outcome(show, "started", begun)
+        handled = [_deliver(host, deadline, show, topic, payload.encode()) for topic, _, payload in pairs]
         return 0 if all(handled) else 1
-    except (Trap, ContractError) as error:
-        _show_trap(show, error, SourceLines(wasm), exact=options.image is not None)
+    except (Trap, ContractError, TerminatedError) as error:
+        if isinstance(error, TerminatedError) and not deadline.passed:
+            raise KeyboardInterrupt from error
+        _show_trap(show, error, SourceLines(wasm), exact=aot)
         return 1
     finally:
         host.close()
 
 
-def _deliver(host: ModuleHost, show: "_Printer", topic: str, payload: bytes) -> bool:
+class _Deadline:
+    """What a board does with a call that takes too long."""
+
+    def __init__(self, host: ModuleHost, limit_s: float, show: "_Printer", *, aot: bool) -> None:
+        self.passed = False
+        self._host, self._limit_s, self._show, self._aot = host, limit_s, show, aot
+
+    def __enter__(self) -> None:
+        self._timer = threading.Timer(self._limit_s, self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.passed = True
+        if self._aot:
+            self._show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=f"no answer in {self._limit_s} s", stack=[])
+            os._exit(1)
+        self._host.terminate()
+
+
+def _deliver(host: ModuleHost, deadline: _Deadline, show: "_Printer", topic: str, payload: bytes) -> bool:
     started = time.perf_counter()
     try:
-        outcome = host.handle(topic, payload)
+        with deadline:
+            outcome = host.handle(topic, payload)
     except ModuleError as error:
         show("refused", topic=topic, error=str(error))
         return False
@@ -105,8 +144,11 @@ def _show_outcome(show: "_Printer", what: str, outcome: Any, **about: Any) -> No
 
 
 def _show_trap(show: "_Printer", error: Exception, lines: SourceLines, *, exact: bool) -> None:
-    if isinstance(error, Trap):
-        show("trap", code=error.code.value, message=str(error), stack=lines.stack(error, exact=exact))
+    if isinstance(error, TerminatedError):
+        why = "no answer within the module's deadline_ms"
+        show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=why, stack=lines.stack(error.stack, exact=exact))
+    elif isinstance(error, Trap):
+        show("trap", code=error.code.value, message=str(error), stack=lines.stack(error.stack, exact=exact))
     else:
         show("trap", code="contract", message=str(error), stack=[])
 

@@ -6,11 +6,11 @@ of DWARF is pyelftools, an extra; without it there are names and no lines.
 
 import importlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ota.formats.wasm import sections
-from pywamr import Trap, WasmFrame
+from pywamr import WasmFrame
 
 _CODE = 10
 _SECTIONS = ("info", "aranges", "abbrev", "str", "line", "frame", "loc", "ranges", "pubtypes", "pubnames", "addr", "str_offsets",
@@ -37,9 +37,9 @@ class SourceLines:
             return next((text for start, text in reversed(self._lines) if start <= place), "") if place >= 0 else ""
         return self._functions.get(frame.function, "")
 
-    def stack(self, trap: Trap, *, exact: bool) -> list[str]:
-        """The trap's stack, innermost first: function, and line where it is known."""
-        texts = ((frame.function, self.of(frame, exact=exact)) for frame in trap.stack)
+    def stack(self, frames: Sequence[WasmFrame], *, exact: bool) -> list[str]:
+        """A stack, innermost first: function, and line where it is known."""
+        texts = ((frame.function, self.of(frame, exact=exact)) for frame in frames)
         return [f"{function} ({line})" if line else function for function, line in texts]
 
     def _read(self, wasm: bytes) -> None:

@@ -1,7 +1,7 @@
 """The worker process: one module, and nothing else of the board's.
 
-It answers one request at a time on the socket that it was given. A timer of the kernel ends it when a request takes much longer
-than the module's deadline, even in code that nobody can interrupt and with the agent gone; the agent itself kills at the deadline.
+It answers one request at a time on the socket that it was given. At the module's deadline the agent sends a signal that ends
+interpreted code and lets it tell where it was; a moment later the agent kills. With the agent gone a timer of the kernel does.
 """
 
 import signal
@@ -17,7 +17,7 @@ from ota.errors import OtaError
 from ota.formats.cbor import sha256
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
-from pywamr import LoadError, PywamrError, Trap, UnsupportedError, runtime_version
+from pywamr import LoadError, PywamrError, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
 
 # Workers are forked from a process that has imported this (device_agent.zygote).
 runtime_version()  # loads the library, starts nothing
@@ -49,6 +49,10 @@ def _try_read(path: str, digest: bytes) -> bytes:
         return _read(path, digest) if path else b""
     except (OSError, Refused):
         return b""
+
+
+def _where(stack: tuple[WasmFrame, ...]) -> str:
+    return f" in {' < '.join(frame.function for frame in stack[:8])}" if stack else ""
 
 
 class _Worker:
@@ -83,8 +87,9 @@ class _Worker:
         except (LoadError, UnsupportedError) as error:
             return frames.Failed(Reason.MODULE_INVALID.value, str(error))
         except Trap as trap:
-            stack = " < ".join(frame.function for frame in trap.stack[:8])
-            return frames.Failed(Reason.TRAPPED.value, f"{trap}{f' in {stack}' if stack else ''}")
+            return frames.Failed(Reason.TRAPPED.value, f"{trap}{_where(trap.stack)}")
+        except TerminatedError as error:
+            return frames.Failed(Reason.DEADLINE_EXCEEDED.value, f"it was{_where(error.stack) or ' not in its own code'}")
         except (ContractError, PywamrError, OtaError, MemoryError) as error:
             return frames.Failed(Reason.TRAPPED.value, f"{type(error).__name__}: {error}")
 
@@ -101,10 +106,12 @@ class _Worker:
         if image:
             try:
                 self._host = ModuleHost(image, description, start.config, self._log, devices=devices)
+                self._host.terminate_on(frames.TERMINATE)  # it obeys when it comes back from a capability
                 return frames.Ready(self._host.interfaces, "aot", measures)
             except (LoadError, UnsupportedError) as error:
                 self._log("warn", f"the ahead-of-time image can't be used, the module is interpreted: {error}")
         self._host = ModuleHost(wasm, description, start.config, self._log, devices=devices)
+        self._host.terminate_on(frames.TERMINATE)
         return frames.Ready(self._host.interfaces, "interpreter", measures)
 
     def _serve(self, host: ModuleHost, request: frames.Request) -> frames.Answer:

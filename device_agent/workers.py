@@ -81,6 +81,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[frames.Answer] | None = None
         self._failure: WorkerFailed | None = None
+        self._late = ""  # why it was told to end what it does
         self._deadline_s = spec.description.limits.deadline_ms / 1000
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
@@ -188,12 +189,20 @@ class Worker:
             self._fail(Reason.CRASHED, f"the worker is gone: {error.strerror}")
         self._look_briefly()
 
-        def late() -> None:
-            self._readable()  # the loop itself may have been late, with the answer there in time
-            if not waiting.done():
-                self._fail(Reason.DEADLINE_EXCEEDED, f"no answer to {type(request).__name__} in {deadline_s} s")
+        timer: asyncio.TimerHandle | None = None
 
-        timer = None if waiting.done() else self._loop.call_later(deadline_s, late)
+        def late() -> None:
+            nonlocal timer
+            self._readable()  # the loop itself may have been late, with the answer there in time
+            if self._late:
+                self._lost("")
+            elif not waiting.done():
+                self._late = f"no answer to {type(request).__name__} in {deadline_s} s"
+                self._process.send(frames.TERMINATE)
+                timer = self._loop.call_later(frames.TERMINATE_S, late)
+
+        if not waiting.done():
+            timer = self._loop.call_later(deadline_s, late)
         try:
             return await waiting
         finally:
@@ -240,14 +249,19 @@ class Worker:
                 self._log(self.spec, answer.level, answer.message)
         elif isinstance(answer, frames.Failed):
             self._lost(answer.detail, _reason(answer.reason))
+        elif self._late:
+            self._lost("")  # its module was told to end, and can't be called again
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
         else:
             self._lost("the worker spoke without being asked")
 
     def _lost(self, why: str, reason: Reason = Reason.CRASHED) -> None:
-        """It ended by itself: whoever waits for an answer hears of it; when nobody does, `died` does."""
+        """It ended by itself, or at its deadline: whoever waits for an answer hears of it; when nobody does, `died` does."""
         idle = self._answer is None
+        if self._late:
+            why = f"{self._late}; {why}" if reason is Reason.DEADLINE_EXCEEDED else self._late
+            reason = Reason.DEADLINE_EXCEEDED
         failure = self._fail(reason, why)
         if idle:
             self._died(self, failure)

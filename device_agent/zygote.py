@@ -32,12 +32,17 @@ class Child:
     pid: int
     _descriptor: int
 
+    def send(self, number: int) -> None:
+        """Sends it a signal, if it is still there."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, number)
+
     def kill(self) -> None:
         """Ends it. Again: no effect."""
         if self._descriptor < 0:
             return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+        self.send(signal.SIGKILL)
         os.close(self._descriptor)
         self._descriptor = -1
 

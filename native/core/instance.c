@@ -237,6 +237,7 @@ pw_instance_free(pw_instance *instance)
 static void
 shut(pw_instance *instance)
 {
+    pw_stop_listening(instance);
     pthread_mutex_lock(&instance->lock);
     wasm_exec_env_t env = instance->env;
     wasm_module_inst_t wamr = instance->wamr;
@@ -466,9 +467,7 @@ pw_instance_terminate(pw_instance *instance)
     if (!instance)
         return;
     pthread_mutex_lock(&instance->lock);
-    atomic_store(&instance->terminated, true);
-    if (instance->wamr)
-        wasm_runtime_terminate(instance->wamr);
+    pw_stop(instance);
     pthread_mutex_unlock(&instance->lock);
 }
 

@@ -1,4 +1,4 @@
-/* Shared by the three files of wamr_core; no part of its interface. */
+/* Shared by the files of wamr_core; no part of its interface. */
 #ifndef PW_INTERNAL_H
 #define PW_INTERNAL_H
 
@@ -94,6 +94,9 @@ void pw_error_set(char *error, uint32_t error_size, const char *format, ...) __a
 char pw_type_letter(wasm_valkind_t kind);
 /* The letters of a function type's parameters or results, malloc'd; NULL when out of memory. */
 char *pw_type_letters(wasm_func_type_t type, bool results);
+/* Ends the call that an instance is in; may be called by a signal's handler. */
+void pw_stop(pw_instance *instance);
+void pw_stop_listening(pw_instance *instance);
 /* Frees an instance's own memory, its WAMR side being gone. */
 void pw_instance_free(pw_instance *instance);
 /* Whether WAMR may be given these bytes: PW_OK, PW_BAD_MODULE or PW_UNSUPPORTED with the reason in `error`. */

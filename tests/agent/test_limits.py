@@ -80,7 +80,20 @@ def test_memory_does_not_grow_beyond_its_pages(tmp_path, mode):
 
 
 def test_an_endless_loop_ends_at_the_deadline(tmp_path, mode):
-    assert failure(tmp_path, mode, "(loop br 0) (i32.const 0)", limits={"deadline_ms": 200}).reason is Reason.DEADLINE_EXCEEDED
+    more = "(func $turn (loop br 0))"
+    found = failure(tmp_path, mode, "(call $turn) (i32.const 0)", more=more, limits={"deadline_ms": 200})
+    assert found.reason is Reason.DEADLINE_EXCEEDED
+    assert found.detail.startswith("no answer to Event in 0.2 s")
+    # Interpreted code is told to end, and tells where it was; the other is killed.
+    assert ("; it was in turn < handle" in found.detail) == (mode == "interpreter")
+
+
+def test_a_loop_around_a_capability_ends_where_it_calls_out(tmp_path, mode):
+    """In both modes: code that was compiled ahead of time looks when it comes back."""
+    body = "(loop (call $log (i32.const 2) (i32.const 300) (i32.const 3)) br 0) (i32.const 0)"
+    found = failure(tmp_path, mode, body, imports=LOG, data='(data (i32.const 300) "out")', limits={"deadline_ms": 200})
+    assert found.reason is Reason.DEADLINE_EXCEEDED
+    assert found.detail.endswith("handle")
 
 
 def test_deep_recursion_is_a_trap(tmp_path, mode):

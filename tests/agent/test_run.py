@@ -1,14 +1,18 @@
 """`device-agent run`, what `ota run` hands over to: trace, denial, images, traps with lines."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from device_agent.__main__ import main
 from device_agent.source_lines import SourceLines
 from tests.support.aot import aotc, compiled
+from tests.support.wat import wat
 
 SOURCE = """#include "device_module.h"
 static int inner(int a) { if (a > 3) __builtin_trap(); return a; }
@@ -92,3 +96,45 @@ def test_broken_dwarf_has_no_lines_and_no_consequences(built, cut):
 def test_a_capability_that_there_is_not_can_not_be_denied(built, capsys):
     assert main(["run", str(built), "--deny", "nonsense"]) == 1
     assert "there is no capability 'nonsense': " in capsys.readouterr().err
+
+
+LOOPS = """(module (memory (export "memory") 1)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func $turn (loop br 0))
+  (func (export "device:module/events@0.1.0#handle") (param i32 i32 i32 i32) (result i32) (call $turn) (i32.const 0)))"""
+
+
+@pytest.fixture
+def looping(tmp_path):
+    (tmp_path / "looping.wasm").write_bytes(wat(LOOPS))
+    (tmp_path / "looping.toml").write_text("[limits]\ndeadline_ms = 300\n")
+    return tmp_path / "looping.wasm"
+
+
+def test_a_call_that_takes_longer_than_its_deadline_is_ended_as_on_a_board(looping, capsys):
+    code, lines = run(capsys, looping, "--event", "in/x=a")
+    assert code == 1
+    assert (lines[-1]["code"], lines[-1]["stack"][0]) == ("deadline-exceeded", "turn")
+
+
+@pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+def test_compiled_code_that_takes_longer_than_its_deadline_ends_with_the_process(looping):
+    image = looping.with_suffix(".aot")
+    image.write_bytes(compiled(looping.read_bytes()))
+    command = [sys.executable, "-m", "device_agent", "run", str(looping), "--event", "in/x=a", "--image", str(image), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1])["code"] == "deadline-exceeded"
+
+
+@pytest.mark.parametrize("aot", [False, pytest.param(True, marks=pytest.mark.skipif(aotc() is None, reason="no wamr_aotc"))])
+def test_one_ctrl_c_ends_it(looping, aot):
+    looping.with_suffix(".toml").unlink()
+    command = [sys.executable, "-m", "ota.cli.main", "run", str(looping), "--event", "in/x=a", *(["--aot"] if aot else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as process:
+        assert process.stdout.readline().startswith("started")
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in said

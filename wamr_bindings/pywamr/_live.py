@@ -16,6 +16,7 @@ from pywamr.errors import (
     PywamrError,
     TerminatedError,
     Trap,
+    frames_of,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Live:
         """Raises what a call's status stands for."""
         self.handle()
         message = stack = ""
-        if status == _abi.TRAP:
+        if status in (_abi.TRAP, _abi.TERMINATED):
             raw_message, raw_stack = ctypes.create_string_buffer(256), ctypes.create_string_buffer(8192)
             self.library.pw_instance_trap_get(self.raw.value, raw_message, len(raw_message), raw_stack, len(raw_stack))
             message, stack = _abi.text(raw_message.value), _abi.text(raw_stack.value)
@@ -74,7 +75,7 @@ class Live:
         if status == _abi.TRAP:
             raise Trap.from_text(message, stack)
         if status == _abi.TERMINATED:
-            raise TerminatedError("the instance was terminated")
+            raise TerminatedError(frames_of(stack))
         if status == _abi.CLOSED:
             raise ClosedError("the instance is closed")
         if status == _abi.BUSY:

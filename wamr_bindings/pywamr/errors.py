@@ -50,10 +50,6 @@ class ClosedError(PywamrError):
     """The object was used after it was closed."""
 
 
-class TerminatedError(PywamrError):
-    """The call was ended by `Instance.terminate`; the instance can only be closed."""
-
-
 class TrapCode(Enum):
     """Why guest code trapped; the value is stable. Texts: WAMR core/iwasm/common/wasm_runtime_common.c, exception_msgs."""
 
@@ -100,6 +96,19 @@ class WasmFrame:
     function: str
 
 
+def frames_of(stack_text: str) -> tuple[WasmFrame, ...]:
+    """The frames in the text of a stack, as WAMR writes it."""
+    return tuple(WasmFrame(int(n), int(offset, 16), name) for n, offset, name in _FRAME.findall(stack_text))
+
+
+class TerminatedError(PywamrError):
+    """The call was ended by `Instance.terminate` or its signal, where `stack` says; the instance can only be closed."""
+
+    def __init__(self, stack: tuple[WasmFrame, ...] = ()) -> None:
+        super().__init__("the instance was terminated")
+        self.stack = stack
+
+
 class Trap(PywamrError):
     """Guest code trapped. The instance stays usable; whether its state still makes sense is the guest's affair."""
 
@@ -111,5 +120,4 @@ class Trap(PywamrError):
     @classmethod
     def from_text(cls, message: str, stack_text: str) -> "Trap":
         """A trap out of the texts that the shim kept."""
-        frames = (WasmFrame(int(n), int(offset, 16), name) for n, offset, name in _FRAME.findall(stack_text))
-        return cls(message, tuple(frames))
+        return cls(message, frames_of(stack_text))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pywamr import _abi
 from pywamr._live import Live
 from pywamr._values import Value, has_references, lift, lower, packer, slots_struct
-from pywamr.errors import ArgumentError, NotExportedError, UnsupportedError
+from pywamr.errors import ArgumentError, BusyError, NotExportedError, UnsupportedError
 from pywamr.memory import Memory
 from pywamr.types import FunctionType, GlobalType, Import
 
@@ -99,6 +99,21 @@ class Instance:
         Works on interpreted code only: WAMR does not check for it in ahead-of-time code.
         """
         self._library.pw_instance_terminate(self.live.handle())
+
+    def terminate_on(self, signal_number: int) -> None:
+        """Until the instance is closed this signal does what `terminate` does, in the middle of a call too, and then what it did
+        before. So SIGINT ends a guest that computes: KeyboardInterrupt follows, or TerminatedError if Python was just entering a
+        host function.
+
+        Raises BusyError when another instance of this process has one, ValueError for a signal that can't be handled.
+        """
+        status = self._library.pw_instance_terminate_on(self.live.handle(), signal_number)
+        if status == _abi.BUSY:
+            raise BusyError("another instance of this process is ended by a signal")
+        if status == _abi.BAD_ARGUMENT:
+            raise ValueError(f"signal {signal_number} can't be handled")
+        if status:
+            self.live.raise_status(status)
 
     def close(self) -> None:
         """Frees the instance, as its end does when nothing refers to it, its functions or its memory any more.
