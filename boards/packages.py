@@ -164,7 +164,8 @@ def _download(package: Package, file: Path, sources: Sequence[str]) -> None:
             temporary.write(content)
         Path(temporary.name).replace(file)
         return
-    raise BoardError(f"{package.name} {package.version} is not to be had: {'; '.join(problems)}")
+    hint = "what Debian's archives drop its snapshots keep: name those of the lock's date in WAMR_OTA_DEBIAN"
+    raise BoardError(f"{package.name} {package.version} is not to be had: {'; '.join(problems)}; {hint}")
 
 
 def _get(url: str, size_bytes: int) -> bytes:

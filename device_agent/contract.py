@@ -383,7 +383,9 @@ class ModuleHost:
         self._return_option(out, None if value is None else value.encode())
 
     def _wasi(self) -> Wasi:
-        return Wasi(self._read, self._write, self._log, self._devices.folders)
+        return Wasi(
+            self._read, self._write, self._log, self._devices.folders, quota_bytes=self._capabilities.number("wasi", "quota_bytes")
+        )
 
     def _random_get(self, size: int, out: int) -> None:
         size &= 0xFFFFFFFF

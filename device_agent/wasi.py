@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from device_agent.folder_room import FolderRoom
 from device_agent.wasi_numbers import (  # fmt: skip
     ALL_RIGHTS,
     APPEND,
@@ -74,11 +75,13 @@ class Wasi:
         log: Callable[[str, str], None],
         folders: tuple[tuple[str, int, bool], ...] = (),
         name: str = "module",
+        quota_bytes: int = 0,
     ) -> None:
-        """`folders`: path as the module sees it, an open descriptor, and whether it may be written."""
+        """`folders`: path as the module sees it, an open descriptor, and whether it may be written, `quota_bytes` for all."""
         self._read, self._write, self._log = read, write, log
         self._arguments = [name.encode() + b"\0"]
         self._open: dict[int, _Descriptor] = {number: _Descriptor(-1, 2, number > 0) for number in range(3)}
+        self._room = FolderRoom(quota_bytes, (real for _, real, writable in folders if writable))
         for path, real, writable in folders:
             self._open[len(self._open)] = _Descriptor(real, 3, writable, path)
 
@@ -218,7 +221,7 @@ class Wasi:
         self._writable(number)
         if found.append:
             os.lseek(found.real, 0, os.SEEK_END)
-        self._u32(out, os.write(found.real, content))
+        self._u32(out, self._room.write(found.real, content))
 
     def _print(self, stream: _Descriptor, level: str, content: bytes) -> None:
         """Whole lines become log records; a line without end is cut."""
@@ -245,7 +248,7 @@ class Wasi:
 
     def fd_pwrite(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
         found = self._writable(number)
-        self._u32(out, os.pwrite(found.real, self._gather(vectors, count), checked_offset(offset)))
+        self._u32(out, self._room.pwrite(found.real, self._gather(vectors, count), checked_offset(offset)))
 
     def fd_seek(self, number: int, offset: int, whence: int, out: int) -> None:
         found = self._find(number, real=True)
@@ -261,7 +264,7 @@ class Wasi:
         found = self._find(number)
         del self._open[number & 0xFFFFFFFF]
         if found.real >= 0 and not found.preopen:
-            os.close(found.real)
+            self._room.close(found.real)
 
     def fd_renumber(self, source: int, target: int) -> None:
         found, old = self._find(source), self._find(target)
@@ -306,7 +309,7 @@ class Wasi:
         self._stat(out, os.fstat(found.real) if found.real >= 0 else None)
 
     def fd_filestat_set_size(self, number: int, size: int) -> None:
-        os.ftruncate(self._writable(number).real, checked_offset(size))
+        self._room.truncate(self._writable(number).real, checked_offset(size))
 
     def fd_filestat_set_times(self, number: int, accessed: int, modified: int, flags: int) -> None:
         found = self._writable(number)
@@ -404,7 +407,7 @@ class Wasi:
             if not wants_write:
                 return os.open(name, mode | os.O_RDONLY, dir_fd=parent), False
             try:
-                return os.open(name, mode | os.O_RDWR, 0o600, dir_fd=parent), True
+                return self._room.open(name, mode | os.O_RDWR, parent), True
             except IsADirectoryError:
                 if changes:
                     raise
@@ -414,25 +417,25 @@ class Wasi:
         about = os.fstat(real)
         kind = file_type(about)
         if kind not in (3, 4):
-            os.close(real)
+            self._room.close(real)
             raise Errno(NOTCAPABLE)  # no devices, pipes or sockets
         free = next(each for each in range(3, MAX_DESCRIPTORS + 3) if each not in self._open)
         self._open[free] = _Descriptor(real, kind, folder.writable if kind == 3 else writable, append=bool(flags & APPEND))
         self._u32(out, free)
 
     def path_create_directory(self, number: int, at: int, size: int) -> None:
-        self._at(number, at, size, lambda parent, name: os.mkdir(name, 0o700, dir_fd=parent), write=True)
+        self._at(number, at, size, lambda parent, name: self._room.mkdir(name, parent), write=True)
 
     def path_remove_directory(self, number: int, at: int, size: int) -> None:
-        self._at(number, at, size, lambda parent, name: os.rmdir(name, dir_fd=parent), write=True)
+        self._at(number, at, size, lambda parent, name: self._room.rmdir(name, parent), write=True)
 
     def path_unlink_file(self, number: int, at: int, size: int) -> None:
-        self._at(number, at, size, lambda parent, name: os.unlink(name, dir_fd=parent), write=True)
+        self._at(number, at, size, lambda parent, name: self._room.unlink(name, parent), write=True)
 
     def path_rename(self, number: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
         other, new = self._enter(target, self._path(to, to_size), write=True)
         try:
-            self._at(number, at, size, lambda parent, name: os.rename(name, new, src_dir_fd=parent, dst_dir_fd=other), write=True)
+            self._at(number, at, size, lambda parent, name: self._room.rename(name, parent, new, other), write=True)
         finally:
             os.close(other)
 

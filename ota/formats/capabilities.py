@@ -37,9 +37,14 @@ FUNCTIONS = {
 }  # fmt: skip
 WASI_MODULE = "wasi_snapshot_preview1"
 EXPORTS = {"events": ("handle",), "startup": ("init",), "timer": ("tick",), "health": ("check",), "state": ("save", "restore")}
-_NUMBERS = {"keyvalue": ("quota_bytes",)}
 DEFAULT_QUOTA_BYTES = 16 * 1024
 QUOTA_LIMIT_BYTES = 256 * 1024  # all of it travels in one packet when a module begins
+DEFAULT_FOLDERS_BYTES, FOLDERS_LIMIT_BYTES = 16 << 20, 1 << 40
+_NUMBERS = {
+    ("keyvalue", "quota_bytes"): (DEFAULT_QUOTA_BYTES, QUOTA_LIMIT_BYTES),
+    ("wasi", "quota_bytes"): (DEFAULT_FOLDERS_BYTES, FOLDERS_LIMIT_BYTES),
+}
+"""Arguments that are numbers: what they are when nothing is said, and the most."""
 TOPICS_REMEMBERED, TOPIC_LIMIT = 256, 256
 MAX_FILTERS = 32
 
@@ -99,11 +104,15 @@ class Capabilities:
         found: tuple[str, ...] = self.items.get("messaging", {}).get(direction, ())
         return found
 
+    def number(self, name: str, key: str) -> int:
+        """An argument that is a number; 0 without the capability."""
+        found: int = self.items.get(name, {}).get(key, 0)
+        return found
+
     @property
     def quota_bytes(self) -> int:
         """Storage for keys and values."""
-        found: int = self.items.get("keyvalue", {}).get("quota_bytes", 0)
-        return found
+        return self.number("keyvalue", "quota_bytes")
 
 
 def split_line(name: str) -> tuple[str, int]:
@@ -159,7 +168,7 @@ def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
         raise malformed(what, f"capability {name!r} is not one of {', '.join(FUNCTIONS)}")
     if not isinstance(value, Mapping):
         raise malformed(what, f"capability {name} is not a map of arguments")
-    lists, numbers = _LISTS.get(name, {}), _NUMBERS.get(name, ())
+    lists = _LISTS.get(name, {})
     parsed: dict[str, Any] = {}
     for key, argument in value.items():
         if key in lists and isinstance(argument, list) and len(argument) <= MAX_FILTERS:
@@ -167,12 +176,17 @@ def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
             if not all(isinstance(each, str) and is_one(each) for each in argument):
                 raise malformed(what, f"{name}.{key} has something that is not {words}")
             parsed[key] = tuple(argument)
-        elif key in numbers and isinstance(argument, int) and not isinstance(argument, bool) and 0 <= argument <= QUOTA_LIMIT_BYTES:
+        elif (
+            (name, key) in _NUMBERS
+            and isinstance(argument, int)
+            and not isinstance(argument, bool)
+            and 0 <= argument <= _NUMBERS[name, key][1]
+        ):
             parsed[key] = argument
         else:
             raise malformed(what, f"{name} has no argument {key!r} of that form")
-    if name == "keyvalue":
-        parsed.setdefault("quota_bytes", DEFAULT_QUOTA_BYTES)
+    if name == "keyvalue" or parsed.get("write"):
+        parsed.setdefault("quota_bytes", _NUMBERS[name, "quota_bytes"][0])
     return parsed
 
 

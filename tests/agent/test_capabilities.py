@@ -129,7 +129,16 @@ def test_a_serial_port_that_is_granted_is_read_and_written_and_no_other():
         ({"gpio": {"outputs": ["gpiochip0:17"]}}, {"gpio": {"inputs": ["gpiochip0:17"]}}, "gpio.outputs gpiochip0:17"),
         ({"serial": {"ports": ["/dev/ttyS0:9600"]}}, {"serial": {"ports": ["/dev/ttyS0:115200"]}}, "serial.ports /dev/ttyS0:9600"),
         ({"wasi": {"read": ["/srv/data2"]}}, {"wasi": {"read": ["/srv/data"]}}, "wasi.read /srv/data2"),
-        ({"wasi": {"write": ["/srv/data"]}}, {"wasi": {"read": ["/srv/data"]}}, "wasi.write /srv/data"),
+        (
+            {"wasi": {"write": ["/srv/data"]}},
+            {"wasi": {"read": ["/srv/data"]}},
+            "wasi.write /srv/data, wasi.quota_bytes 16777216 (granted 0)",
+        ),
+        (
+            {"wasi": {"write": ["/a"], "quota_bytes": 9}},
+            {"wasi": {"write": ["/a"], "quota_bytes": 8}},
+            "wasi.quota_bytes 9 (granted 8)",
+        ),
         ({"random": {}, "wasi": {}}, {}, "random, wasi"),
     ],
 )

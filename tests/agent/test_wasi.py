@@ -5,8 +5,11 @@ import os
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from device_agent import wasi_numbers as errors
+from device_agent.folder_room import ENTRY_BYTES
 from device_agent.wasi import MAX_DESCRIPTORS, Exited, Wasi
 
 ALL = (1 << 29) - 1
@@ -15,11 +18,12 @@ ALL = (1 << 29) - 1
 class Guest:
     """A memory of 64 KiB, and the functions called as a module calls them."""
 
-    def __init__(self, *folders) -> None:
+    def __init__(self, *folders, quota_bytes: int = 1 << 20) -> None:
         self.memory = bytearray(65536)
         self.logged = []
         opened = tuple((path, os.open(host, os.O_RDONLY | os.O_DIRECTORY), write) for path, host, write in folders)
-        self._functions = Wasi(self.read, self.write, lambda *each: self.logged.append(each), opened).functions()
+        self.wasi = Wasi(self.read, self.write, lambda *each: self.logged.append(each), opened, quota_bytes=quota_bytes)
+        self._functions = self.wasi.functions()
 
     def read(self, at: int, size: int) -> bytes:
         assert 0 <= at <= at + size <= len(self.memory)
@@ -228,3 +232,105 @@ def test_long_lines_are_cut_and_exit_ends_the_call(guest):
 def test_every_error_of_the_kernel_has_a_number():
     assert errors.ERRORS[errno.ENOSPC] == errors.NOSPC
     assert all(0 < number < 77 for number in errors.ERRORS.values())
+
+
+# -- the quota
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A module that may keep three entries and 1,000 bytes."""
+    (tmp_path / "in").mkdir()
+    return Guest(("/data", tmp_path / "in", True), quota_bytes=3 * ENTRY_BYTES + 1000)
+
+
+def test_files_together_have_no_more_bytes_than_the_quota(small):
+    first, second = small.open("a", 1), small.open("b", 1)
+    assert small.write_file(first, bytes(600)) == 0
+    assert small.write_file(second, bytes(400 + ENTRY_BYTES)) == 0
+    assert small.write_file(second, b"!") == errors.NOSPC
+    assert small("fd_seek", first, 0, 0, 0) == 0
+    assert small.write_file(first, b"what is there may be changed") == 0
+    assert small("fd_filestat_set_size", first, 599) == 0
+    assert small.write_file(second, b"!") == 0
+
+
+def test_a_file_with_holes_takes_its_whole_length(small):
+    number = small.open("a", 1)
+    assert small("fd_filestat_set_size", number, 1 << 30) == errors.NOSPC
+    small.write(100, struct.pack("<II", 2000, 1))
+    assert small("fd_pwrite", number, 100, 1, 1 << 30, 0) == errors.NOSPC
+    assert small("fd_seek", number, 1 << 30, 0, 0) == 0
+    assert small.write_file(number, b"!") == errors.NOSPC
+
+
+def test_empty_files_and_folders_run_out_too(small):
+    assert small.open("a", 1) > 0
+    assert small.path("path_create_directory", 3, "b") == 0
+    assert small.open("c", 1) > 0
+    assert small.open("d", 1) == -errors.NOSPC
+    assert small.path("path_create_directory", 3, "d") == errors.NOSPC
+    assert small.path("path_create_directory", 3, "b") == errors.NOSPC
+    assert small.path("path_remove_directory", 3, "b") == 0
+    assert small.open("d", 1) > 0
+
+
+def test_a_file_that_is_removed_while_it_is_open_takes_its_room_until_it_is_closed(small):
+    number = small.open("a", 1)
+    assert small.write_file(number, bytes(1000 + 2 * ENTRY_BYTES)) == 0
+    assert small.path("path_unlink_file", 3, "a") == 0
+    other = small.open("b", 1)
+    assert small.write_file(other, b"!") == errors.NOSPC
+    assert small("fd_close", number) == 0
+    assert small.write_file(other, b"!") == 0
+
+
+def test_what_was_there_before_counts(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "file").write_bytes(bytes(500))
+    guest = Guest(("/data", tmp_path, True), quota_bytes=3 * ENTRY_BYTES + 600)
+    number = guest.open("new", 1)
+    assert guest.write_file(number, bytes(101)) == errors.NOSPC
+    assert guest.write_file(number, bytes(100)) == 0
+
+
+NAMES = st.sampled_from(["a", "b", "d", "d/a"])
+STEPS = st.one_of(
+    st.tuples(st.just("open"), NAMES, st.sampled_from([0, 1, 8, 9, 5])),
+    st.tuples(st.just("write"), st.integers(3, 8), st.integers(0, 900)),
+    st.tuples(st.just("size"), st.integers(3, 8), st.integers(0, 2000)),
+    st.tuples(st.just("seek"), st.integers(3, 8), st.integers(0, 3000)),
+    st.tuples(st.just("close"), st.integers(4, 8), st.just(0)),
+    st.tuples(st.sampled_from(["path_create_directory", "path_remove_directory", "path_unlink_file"]), NAMES, st.just(0)),
+    st.tuples(st.just("rename"), NAMES, NAMES),
+)
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_whatever_a_module_does_in_a_folder_it_is_counted_right(tmp_path_factory, steps):
+    root = tmp_path_factory.mktemp("room")
+    quota = 3 * ENTRY_BYTES + 3000
+    guest = Guest(("/data", root, True), quota_bytes=quota)
+    for name, first, second in steps:
+        if name == "open":
+            guest.open(first, second)
+        elif name == "write":
+            guest.write_file(first, bytes(second))
+        elif name == "size":
+            guest("fd_filestat_set_size", first, second)
+        elif name == "seek":
+            guest("fd_seek", first, second, 0, 0)
+        elif name == "close":
+            guest("fd_close", first)
+        elif name == "rename":
+            guest.write(3000, second.encode())
+            guest.path("path_rename", 3, first, 3, 3000, len(second))
+        else:
+            guest.path(name, 3, first)
+        entries = list(root.rglob("*"))
+        assert ENTRY_BYTES * len(entries) + sum(each.stat().st_size for each in entries if each.is_file()) <= quota
+    for number in range(4, 40):
+        guest("fd_close", number)
+    entries = list(root.rglob("*"))
+    taken = ENTRY_BYTES * len(entries) + sum(each.stat().st_size for each in entries if each.is_file())
+    assert guest.wasi._room._left == quota - taken

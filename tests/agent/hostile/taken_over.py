@@ -18,6 +18,9 @@ class HostileHost:
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
+    def terminate_on(self, _: int) -> None:
+        """It does not listen."""
+
     def begin(self, *_: object) -> Outcome:
         return Outcome()
 
