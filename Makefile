@@ -80,8 +80,10 @@ aotc: $(VENV)/.demo
 	sh native/install-tools.sh aotc
 	$(BIN)/python -m pip install -q -e '.[demo,guests]' -C cmake.define.PW_AOTC=ON
 
+# wasmer's last package is for Python 3.10: it is measured where there is one.
 $(VENV)/.bench: $(VENV)/.test
 	$(BIN)/python -m pip install -q -e '.[bench]' -C cmake.define.PW_AOTC=ON
+	! python3.10 -m venv build/wasmer || build/wasmer/bin/python -m pip install -q wasmer==1.1.0 wasmer_compiler_cranelift==1.1.0
 	@touch $@
 
 clean:

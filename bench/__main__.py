@@ -25,6 +25,10 @@ def main() -> int:
     rows: list[Row] = [row for part in parts for row in part.measure(arguments.rounds)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    code_rows = [row for row in rows if row.others]
+    peers = list(code_rows[0].others)
+    lines = [(row.name, f"{row.value:.2f}", *(f"{row.others[peer]:.2f}" for peer in peers)) for row in code_rows]
+    print(table(("speed, gcc -O2 being 1", "ours", *peers), lines), end="\n\n")
     cells = [
         (
             row.name,

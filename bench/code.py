@@ -1,6 +1,7 @@
 """Generated code: six kernels, interpreted and compiled ahead of time, every access checked, beside gcc -O2 and other runtimes."""
 
 import ctypes
+import functools
 import math
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pywamr import Runtime
 
 SOURCE = Path(__file__).parent / "kernels" / "kernels.c"
 KERNELS = {"crc32": 400, "sha256": 300, "sort": 40, "matrix": 40, "filter": 600, "parse": 400}
+COMPILERS = (("gcc", "gcc"), ("clang", sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline", "-fno-sanitize=undefined"))
+WASMER = Path("build/wasmer/bin/python")
 SLOW = 20  # interpreters get this part of the rounds
 FEATURES = {"x86_64": "x86-64-v3"}  # as a board's owner would name it; elsewhere the least of the architecture
 
@@ -28,16 +31,23 @@ def measure(rounds: int) -> list[Row]:
     """One row for each mode, the geometric mean of its ratios to gcc -O2, and one for each kernel."""
     with tempfile.TemporaryDirectory() as folder:
         wasm = _build_wasm(Path(folder))
-        native = _build_native(Path(folder))
+        native, by_clang = (_build_native(Path(folder), *compiler) for compiler in COMPILERS)
+        wasmer = _Wasmer(wasm)
         sides = {
             "gcc": _native(native),
+            "clang": _native(by_clang),
             "aot": _ours(_image(wasm, FEATURES.get(host_target(), ""))),
             "aot_least": _ours(_image(wasm, "")),
             "interp": _ours(wasm.read_bytes()),
             "wasmtime": _wasmtime(wasm.read_bytes()),
             "wasm3": _wasm3(wasm.read_bytes()),
         }
-        return _rows(_time_all(sides, rounds))
+        if wasmer.process is not None:
+            sides["wasmer"] = wasmer.kernels()
+        try:
+            return _rows(_time_all(sides, rounds))
+        finally:
+            wasmer.close()
 
 
 def _build_wasm(folder: Path) -> Path:
@@ -47,9 +57,9 @@ def _build_wasm(folder: Path) -> Path:
     return out
 
 
-def _build_native(folder: Path) -> Path:
-    out = folder / "kernels.so"
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", str(SOURCE), "-o", str(out)], check=True)
+def _build_native(folder: Path, name: str, *compiler: str) -> Path:
+    out = folder / f"kernels-{name}.so"
+    subprocess.run([*compiler, "-O2", "-shared", "-fPIC", str(SOURCE), "-o", str(out)], check=True)
     return out
 
 
@@ -67,6 +77,30 @@ def _native(path: Path) -> dict[str, Kernel]:
 def _ours(code: bytes) -> dict[str, Kernel]:
     instance = Runtime().load(code).instantiate()
     return {name: instance.function(name) for name in KERNELS}
+
+
+class _Wasmer:
+    """A process with wasmer 1.1, where there is a Python 3.10 (`make bench` looks for one)."""
+
+    def __init__(self, wasm: Path) -> None:
+        self.process = None
+        if WASMER.exists():
+            command = [str(WASMER), str(Path(__file__).with_name("wasmer_peer.py")), str(wasm)]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            if self.process.stdout.readline() != "ready\n":
+                raise RuntimeError("wasmer does not start")
+
+    def kernels(self) -> dict[str, Kernel]:
+        def call(name: str, count: int) -> int:
+            self.process.stdin.write(f"{name} {count}\n")
+            return int(self.process.stdout.readline())
+
+        return {name: functools.partial(call, name) for name in KERNELS}
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.stdin.close()
+            self.process.wait()
 
 
 def _wasmtime(wasm: bytes) -> dict[str, Kernel]:
@@ -108,5 +142,8 @@ def _rows(best: dict[str, dict[str, float]]) -> list[Row]:
         Row("aot_least_cpu_vs_gcc", means["aot_least"], "x", "wasmtime-py", means["wasmtime"], floor, 1.0),
         Row("interp_vs_gcc", means["interp"], "x", "pywasm3", means["wasm3"], floor, 1.0),
     ]
-    rows += [Row(f"aot_vs_gcc_{k}", ratios["aot"][k], "x", "wasmtime-py", ratios["wasmtime"][k], floor, 1.0) for k in KERNELS]
+    for k in KERNELS:
+        others = {side: ratios[side][k] for side in ratios if side not in ("gcc", "aot")}
+        rows.append(Row(f"aot_vs_gcc_{k}", ratios["aot"][k], "x", "wasmtime-py", ratios["wasmtime"][k], floor, 1.0, others))
+    rows[0].others.update({side: means[side] for side in ratios if side not in ("gcc", "aot")})
     return rows

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Row:
     peer_value: float | None = None
     floor: str = ""
     floor_value: float | None = None
+    others: dict[str, float] = field(default_factory=dict)  # more peers by name, in the same unit
 
 
 def alternate(rounds: int, *sides: Callable[[], float]) -> list[list[float]]:

@@ -166,13 +166,15 @@ def test_another_name_than_the_boards_is_asked_about(flashed, capsys):
 KILLS = 25 if "WAMR_OTA_FULL" in os.environ else 3
 
 
-def another_wheel(folder):
-    """The same agent as another build."""
+def wheel_in(folder, more=""):
+    """A folder with the agent's wheel; with `more` in it, as another build."""
     (wheel,) = (ROOT / "build/wheels").glob("*armv7l.whl")
+    folder.mkdir()
     shutil.copyfile(wheel, folder / wheel.name)
-    with zipfile.ZipFile(folder / wheel.name, "a") as archive:
-        archive.writestr("device_agent/another.py", "# another build\n")
-    return folder
+    if more:
+        with zipfile.ZipFile(folder / wheel.name, "a") as archive:
+            archive.writestr("device_agent/another.py", more)
+    return str(folder)
 
 
 def killed_after(command, seconds):
@@ -190,7 +192,7 @@ def test_a_flasher_that_is_killed_at_random_moments_leaves_an_agent_running(flas
     """The agent from before, or the new one where that was confirmed already; and the next flasher finishes it."""
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
-    folders = [str(another_wheel(tmp_path)), str(ROOT / "build/wheels")]
+    folders = [wheel_in(tmp_path / "another", "# another build\n"), wheel_in(tmp_path / "same")]
     began = time.monotonic()
     before = running(flashed, capsys)
     assert flashed.flash("--wheels", folders[0], "--json") == 0
