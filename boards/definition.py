@@ -24,6 +24,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _FILE = re.compile(r"usr/lib/[a-z0-9_-]+(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,4}")
 _CONSOLE = re.compile(r"(tty|hvc)[A-Za-z0-9]{1,12}")
 _WORD = re.compile(r"[A-Za-z0-9._+,@=/-]{1,64}")
+_FEATURE = re.compile(r"[a-z0-9][a-z0-9.-]{0,30}")
 _SOURCE = re.compile(r"https?://[a-z0-9-]+(\.[a-z0-9-]+)+(/[^\s\x00-\x1f]*)?")
 MAX_FILE_BYTES = 64 << 10
 # The processors of single-board computers, as LLVM calls them. Any other one runs what the least of its target does ("").
@@ -44,6 +45,12 @@ class Processor:
     cores: int
     memory_mb: int
     source: str
+    features: tuple[str, ...] = ()  # what it has besides, as LLVM names it
+
+    @property
+    def llvm(self) -> str:
+        """Processor and features in one word, such as "cortex-a53+crc"."""
+        return "+".join((self.cpu, *self.features))
 
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
@@ -51,6 +58,8 @@ class Processor:
             return f"target must be one of {', '.join(DEBIAN)}"
         if self.cpu and not CPUS[self.target].fullmatch(self.cpu):
             return f"cpu is no processor for {self.target}: {CPUS[self.target].pattern}"
+        if len(set(self.features)) < len(self.features) or not all(_FEATURE.fullmatch(each) for each in self.features):
+            return "features must be names of LLVM's, such as crc, each once"
         if not 1 <= self.cores <= 256:
             return "cores must be 1 to 256"
         return "" if 64 <= self.memory_mb <= 1 << 20 else "memory_mb must be 64 to 1048576"

@@ -1,5 +1,6 @@
 """The agent's one configuration file, TOML; device_agent/agent.example.toml shows every setting with its default."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
 
 T = TypeVar("T")
+_PROCESSOR = re.compile(r"(?=.)[A-Za-z0-9._-]{0,64}(\+[a-z0-9.-]{1,31}){0,16}")
 
 
 class ConfigError(OtaError):
@@ -135,8 +137,8 @@ class _Reader:
         if not self._has("device.cpus"):
             return ()
         value = self._get("device.cpus", list)
-        if not all(isinstance(each, str) and is_name(each) for each in value):
-            raise self._wrong("device.cpus", "names of processors as LLVM has them")
+        if not all(isinstance(each, str) and _PROCESSOR.fullmatch(each) for each in value):
+            raise self._wrong("device.cpus", 'names of processors as LLVM has them, such as "cortex-a72" or "cortex-a53+crc"')
         return tuple(value)
 
     def _grants(self) -> Capabilities:

@@ -72,16 +72,19 @@ class Compiler:
         llvm, *flags = done.stdout.splitlines()
         return llvm, {each.split()[1]: each for each in flags}
 
-    def compile(self, wasm: Path, target: str, cpu: str = "", features: str = "") -> Compiled:
-        """An image of a module; `cpu` and `features` as LLVM names them, "" for the least that boards of the target have.
+    def compile(self, wasm: Path, target: str, cpu: str = "") -> Compiled:
+        """An image of a module; `cpu` as LLVM names it, with what it has besides, such as "cortex-a53+crc" or "+neon"; "" for the
+        least that boards of the target have.
 
         Raises AotError.
         """
+        name, *more = cpu.split("+")
+        features = ",".join(f"+{each}" for each in more)
         if target not in self.flags:
             raise AotError(f"{target} is no target: {', '.join(sorted(self.flags))}")
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "image"
-            command = [str(self._path), target, cpu, features, str(wasm), str(out)]
+            command = [str(self._path), target, name, features, str(wasm), str(out)]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT_S)
             except subprocess.TimeoutExpired:

@@ -148,7 +148,8 @@ def build(
 ) -> Update:
     """Checks a module against the contract and its own description, and signs a manifest for boards of class `board`.
 
-    `aot` names the targets to compile images for, each as TARGET or TARGET:CPU. Raises BuildError, AotError, and Refused MALFORMED,
+    `aot` names the targets to compile images for, each as TARGET or TARGET:CPU, which features may follow
+    (`aarch64:cortex-a53+crc`). Raises BuildError, AotError, and Refused MALFORMED,
     IMPORT_UNDECLARED, EXPORT_MISSING.
     """
     try:

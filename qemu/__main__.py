@@ -95,7 +95,7 @@ def _settings(board: EmulatedBoard, folder: Path) -> Path:
     made.mkdir(parents=True)
     url = settings.broker
     broker = BrokerUrl(HOST if url.host in LOCAL else url.host, url.port, url.tls)
-    cpu = board.board.processor.cpu
+    cpu = board.board.processor.llvm
     about = BoardSettings(
         board.folder.name, settings.group, board.board.name, broker, (cpu,) if cpu else (), POLICY, "/data/wamr-ota"
     )

@@ -1,6 +1,6 @@
 /* wamr_aotc: compiles a module ahead of time, for libwamr_core on one of its targets and for nothing else.
  *
- *     wamr_aotc TARGET CPU FEATURES IN.wasm OUT.aot      CPU "" and FEATURES "": the target's default
+ *     wamr_aotc TARGET CPU FEATURES IN.wasm OUT.aot      CPU "": the target's default; FEATURES, as LLVM has them: more than that
  *     wamr_aotc --version                                LLVM's major version, and the flags that images are made with
  *
  * What a sandbox depends on is no option: bounds checks are those that libwamr_core has on the target (native/cmake/wamr_flags.cmake),
@@ -17,8 +17,10 @@
 #include <llvm/Config/llvm-config.h>
 
 #include "aot_stamp.h"
+#include "internal.h"
 
 #define FILE_LIMIT (64u * 1024u * 1024u)
+#define FEATURES_LIMIT 512
 
 typedef struct aot_target {
     const char *name; /* as board definitions have it */
@@ -130,7 +132,9 @@ compile(const aot_target *target, char *cpu, char *features, wasm_module_t modul
     option.target_arch = target->arch;
     option.target_abi = target->abi;
     option.target_cpu = cpu[0] ? cpu : target->cpu;
-    option.cpu_features = features[0] ? features : target->features;
+    char wanted[FEATURES_LIMIT];
+    snprintf(wanted, sizeof wanted, "%s%s%s", target->features, target->features[0] && features[0] ? "," : "", features);
+    option.cpu_features = wanted;
     option.opt_level = 3;
     /* WAMR's names for LLVM's code models: 1 is "medium", everything relative to the program counter, which lets RISC-V code lie anywhere;
      * 3 is "small", which is that on the others. */
@@ -181,7 +185,9 @@ run(const aot_target *target, char *cpu, char *features, const char *in, const c
         return fail(in, strerror(errno));
     int status = 1;
     bool names_there = has_names(bytes, size);
-    wasm_module_t module = wasm_runtime_load(bytes, size, error, sizeof error);
+    pw_facts facts;
+    bool good = pw_check_bytes(bytes, size, &facts, error, sizeof error) == PW_OK;
+    wasm_module_t module = good ? wasm_runtime_load(bytes, size, error, sizeof error) : NULL;
     if (module)
         status = compile(target, cpu, features, module, names_there, out);
     else
@@ -212,6 +218,8 @@ main(int argc, char **argv)
     }
     if (!target)
         return fail(argv[1], "not a target: x86_64, aarch64, armv7 or riscv64");
+    if (strlen(argv[3]) > FEATURES_LIMIT / 2)
+        return fail("features", "too many");
     RuntimeInitArgs args;
     memset(&args, 0, sizeof args);
     args.mem_alloc_type = Alloc_With_System_Allocator;

@@ -6,6 +6,17 @@
 
 #include "../aotc/aot_stamp.h"
 
+void
+pw_error_set(char *error, uint32_t error_size, const char *format, ...)
+{
+    if (!error || error_size == 0)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error, error_size, format, arguments);
+    va_end(arguments);
+}
+
 #if defined(__x86_64__)
 #define TARGET "x86_64"
 #elif defined(__aarch64__)

@@ -29,17 +29,6 @@ pw_text_append(pw_text *text, const char *format, va_list arguments)
     text->used += (uint32_t)written < room ? (uint32_t)written : room - 1;
 }
 
-void
-pw_error_set(char *error, uint32_t error_size, const char *format, ...)
-{
-    if (!error || error_size == 0)
-        return;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(error, error_size, format, arguments);
-    va_end(arguments);
-}
-
 static void
 log_append(const char *format, ...)
 {

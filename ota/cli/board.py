@@ -117,7 +117,7 @@ def _list(arguments: argparse.Namespace) -> int:
         output.result_json([_plain(each) for each in found])
         return 1 if wrong else 0
     rows = [
-        (b.name, b.processor.target, b.processor.cpu or "least", f"{b.processor.memory_mb}", "yes" if b.image else "no", b.title)
+        (b.name, b.processor.target, b.processor.llvm or "least", f"{b.processor.memory_mb}", "yes" if b.image else "no", b.title)
         for b in found
     ]
     output.result(output.table(("BOARD", "TARGET", "CPU", "MEMORY MB", "IMAGE", "WHAT"), rows))
@@ -149,13 +149,18 @@ def _pairs(content: Any) -> list[tuple[str, Any]]:
     return [("value", content)] if content else []
 
 
-def note_unknown(board: str) -> None:
-    """A class of boards may have any name; one that is nearly a board's is likely a slip."""
+def class_of(board: str) -> str:
+    """The class that a name or a definition's path stands for. It may have any name; one that is nearly a board's is likely a slip,
+    and noted. Raises BoardError.
+    """
+    if board.endswith(".toml"):
+        return load_board(board).name
     names = board_names()
     if board not in (ANY_BOARD, *names):
         near = difflib.get_close_matches(board, names, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         output.note(f"{board!r} is none of `ota boards`{hint}: only boards whose settings say so will take this")
+    return board
 
 
 def targets_of(board: str, targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -163,7 +168,7 @@ def targets_of(board: str, targets: tuple[str, ...]) -> tuple[str, ...]:
     if "board" not in targets:
         return targets
     processor = load_board(board).processor
-    named = f"{processor.target}:{processor.cpu}" if processor.cpu else processor.target
+    named = f"{processor.target}:{processor.llvm}" if processor.llvm else processor.target
     return tuple(dict.fromkeys(named if each == "board" else each for each in targets))
 
 

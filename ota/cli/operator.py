@@ -10,7 +10,7 @@ from typing import Any
 from ota.broker import Broker
 from ota.build import Update, build
 from ota.cli import output
-from ota.cli.board import note_unknown, targets_of
+from ota.cli.board import class_of, targets_of
 from ota.errors import OtaError
 from ota.fleet import wait_for
 from ota.formats.broker_url import BrokerUrl
@@ -59,7 +59,7 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
         "--aot",
         type=_targets,
         default=(),
-        metavar="TARGET[:CPU],…",
+        metavar="TARGET[:CPU[+FEATURE…]],…",
         help="also compile ahead of time for x86_64 aarch64 armv7 riscv64; board: for what --board has",
     )
     command.add_argument("--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="1024 to 262144 (default %(default)s)")
@@ -120,13 +120,13 @@ def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
     """From a .wasm, signed now, or from a folder that was built before."""
     if arguments.module.is_dir():
         return Update.load(arguments.module)
-    note_unknown(arguments.board)
+    board = class_of(arguments.board)
     return build(
         arguments.module,
         workspace.key("release"),
         workspace.settings.vendor,
         workspace.next_sequence(int(time.time())),
-        board=arguments.board,
+        board=board,
         version=arguments.version,
         chunk_bytes=arguments.chunk_bytes,
         aot=targets_of(arguments.board, arguments.aot),

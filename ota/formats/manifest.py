@@ -43,9 +43,11 @@ def class_id(vendor: bytes, board: str, architecture: str, abi: str) -> bytes:
 
 def image_class_id(vendor: bytes, board: str, flags: str, cpu: str, abi: str) -> bytes:
     """The class identifier of boards that an ahead-of-time image is for: of class `board`, with a runtime that says `flags`
-    (`pywamr.aot_target`) and a processor that is at least `cpu` ("": the least of its architecture).
+    (`pywamr.aot_target`) and a processor that is at least `cpu`: LLVM's name, "" for the least of its architecture, with features
+    behind it in any order, such as "cortex-a53+crc".
     """
-    return class_id(vendor, board, f"{flags} cpu={cpu or 'least'}", abi)
+    name, *features = cpu.split("+")
+    return class_id(vendor, board, f"{flags} cpu={'+'.join((name or 'least', *sorted(set(features))))}", abi)
 
 
 def image_name(digest: bytes, suffix: str = ".aot") -> str:

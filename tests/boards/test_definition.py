@@ -49,6 +49,13 @@ def test_board_stands_for_target_and_processor_of_the_board():
     assert targets_of("nothing-known", ("armv7",)) == ("armv7",)
 
 
+def test_features_of_a_board_go_to_the_compiler_and_to_its_settings(tmp_path):
+    (tmp_path / "board.toml").write_text(GOOD.replace("cores = 2", 'cores = 2\nfeatures = ["crc", "neon"]'))
+    assert load_board("board", tmp_path).processor.llvm == "cortex-a15+crc+neon"
+    assert targets_of(str(tmp_path / "board.toml"), ("board",)) == ("armv7:cortex-a15+crc+neon",)
+    assert commands.class_of(str(tmp_path / "board.toml")) == "board"
+
+
 def test_a_board_that_is_not_there_is_an_error_that_names_those_that_are():
     for name in ("raspberry", "../definitions/raspi3b", "", "A" * 100):
         with pytest.raises(BoardError, match=r"there is no board .*: beaglebone-black, generic-aarch64"):
@@ -75,6 +82,8 @@ def test_a_board_that_is_not_there_is_an_error_that_names_those_that_are():
         ('source = "https://', 'source = "https://nowhere"#', "source must say where this is from"),
         ('modules = ["', 'modules = ["ext4", "ext4", "', "image.modules names one twice"),
         ("modules = [", "modules = [] #", "image.modules must be names"),
+        ("cores = 2", 'cores = 2\nfeatures = ["neon", "neon"]', "processor.features must be names"),
+        ("cores = 2", 'cores = 2\nfeatures = ["neon,+crc"]', "processor.features must be names"),
         ("baud_rate = 115200", "baud_rate = 115201", "serial.baud_rate must be one of"),
         ('device = "ttyAMA0"', 'device = "/dev/sda"', "serial.device must be a console"),
         ('loader = "u-boot"', 'loader = "grub"', "boot.loader must be"),

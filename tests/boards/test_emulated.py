@@ -1,6 +1,7 @@
 """The main job inside emulated boards of three architectures, started from the image that a card gets."""
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -8,11 +9,11 @@ import time
 
 import pytest
 
+from bench.boards import MEMORY
+from ota.build import build
 from ota.formats import topics
-from ota.formats.capabilities import ABI
-from ota.formats.manifest import image_class_id, vendor_id
 from ota.keyring import SigningKey
-from tests.support.aot import aotc, compiled
+from tests.support.aot import aotc
 from tests.support.board_lab import BoardLab
 from tests.support.lab import PUBLISH, echo
 from tests.support.ntp import TimeServer
@@ -21,7 +22,18 @@ from tests.support.wat import contract_module
 
 CUTS = int(os.environ.get("WAMR_OTA_CUTS", "20"))
 pytestmark = pytest.mark.timeout(max(900, 90 * CUTS))
-FLAGS = {"aarch64": "hardware", "riscv64": "hardware", "armv7": "software"}
+MEMORY_MB = {"armv7": 45, "aarch64": 60, "riscv64": 60}  # shared pages divided among those who share them
+ECHO = """[module]
+name = "echo"
+version = "6.0.0"
+[capabilities.logging]
+[capabilities.messaging]
+subscribe = ["in/#", "sys/#"]
+publish = ["out/#"]
+[limits]
+memory_pages = 4
+deadline_ms = 2000
+"""
 
 
 @pytest.fixture(scope="module", params=["aarch64", "armv7", "riscv64"])
@@ -87,13 +99,16 @@ def test_what_must_not_be_installed_is_refused_for_its_reason(lab):
     lab.still_answers(4)
 
 
-def test_an_image_compiled_for_the_board_runs_there(lab):
+def test_an_image_compiled_for_the_board_runs_there(lab, tmp_path):
     if aotc() is None:
         pytest.skip("wamr_aotc is not built: make aotc")
     target = lab.board.board.processor.target
-    identifier = image_class_id(vendor_id(VENDOR), "generic", f"1 {target} bounds={FLAGS[target]}", "", ABI)
-    wasm = echo(6)
-    update = lab.signer.update(wasm, name="echo", version="6.0.0", aot=((identifier, compiled(wasm, target)),))
+    module = tmp_path / "echo.wasm"
+    module.write_bytes(echo(6))
+    module.with_suffix(".toml").write_text(ECHO)
+    lab.signer.sequence += 1
+    # What `ota build echo.wasm --aot TARGET,x86_64` does.
+    update = build(module, lab.signer.keys["release"], VENDOR, lab.signer.sequence, chunk_bytes=1024, aot=(target, "x86_64"))
     lab.wait_state("confirmed", deployment=lab.deploy(update))
     lab.running("6.0.0")
     lab.still_answers(6)
@@ -124,6 +139,19 @@ def test_a_module_drives_a_line_of_the_boards_own_gpio_chip(lab):
         console.run("mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug")
         assert re.search(r"\|wamr-ota *\) out hi", console.run("cat /sys/kernel/debug/gpio"))
     lab.install(9)
+
+
+def test_agent_and_module_take_no_more_memory_than_is_said_and_256_mb_are_enough(lab):
+    lab.install(20)
+    lab.still_answers(20)
+    with lab.console() as console:
+        console.put("/tmp/memory.py", MEMORY.encode())
+        processes = json.loads(console.run("python3 /tmp/memory.py"))
+        free = re.search(r"MemAvailable: +([0-9]+) kB", console.run("cat /proc/meminfo"))
+    kinds = [kind for kind, *_ in processes]
+    assert sorted(kinds) == ["agent", "worker", "zygote"]
+    assert sum(pss for _, _, pss, *_ in processes) < MEMORY_MB[lab.board.board.processor.target], processes
+    assert int(free[1]) > 100 << 10
 
 
 def test_with_the_broker_gone_it_works_on_and_what_it_said_arrives_later(lab):

@@ -77,6 +77,7 @@ def others_in_test_full(architecture):
     return pytest.param(architecture, marks=pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="minutes: make test-full"))
 
 
+@pytest.mark.timeout(1800)  # RISC-V took 647 s
 @pytest.mark.parametrize("architecture", ["armv7", others_in_test_full("aarch64"), others_in_test_full("riscv64")])
 def test_a_kernel_is_started_over_the_console(tmp_path, capsys, architecture):
     lab = by_u_boot(tmp_path, architecture)

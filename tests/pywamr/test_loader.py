@@ -5,7 +5,7 @@ from array import array
 
 import pytest
 
-from ota.aot import host_target
+from ota.aot import AotError, Compiler, host_target
 from pywamr import ArgumentError, LoadError, Runtime, Trap, UnsupportedError, aot_target
 from tests.support.aot import aotc, compiled
 from tests.support.wat import wat
@@ -46,6 +46,15 @@ def constants(count: int, size: int) -> bytes:
 def test_cve_2026_54912_more_constants_than_the_table_holds_are_refused(count, size):
     with Runtime() as runtime, pytest.raises(LoadError, match=r"has constants of .* cells, the limit is 32765"):
         runtime.load(module(constants(count, size)))
+
+
+@needs_aotc
+def test_the_compiler_refuses_what_the_loader_refuses(tmp_path):
+    """It loads modules with WAMR's own loader, on the operator's machine."""
+    path = tmp_path / "m.wasm"
+    path.write_bytes(module(constants(16_383, 8)))
+    with pytest.raises(AotError, match=r"has constants of .* cells, the limit is 32765"):
+        Compiler().compile(path, host_target())
 
 
 def test_a_function_full_of_constants_that_fit_loads_and_runs():

@@ -1,7 +1,7 @@
 """Emulated Linux systems with a login prompt that have never seen the agent: what flashing is tested on.
 
-On AArch64 an ordinary Debian with systemd, whose Python lacks all that the agent imports; on the others a small system that is
-started from /etc/inittab, by busybox, and has Debian's packages.
+Either an ordinary Debian with systemd, whose Python lacks all that the agent imports, or a small system that is started from
+/etc/inittab, by busybox, and has Debian's packages.
 """
 
 import functools
@@ -32,18 +32,18 @@ exec switch_root /root /sbin/init
 _PAM = {"auth": "auth required pam_unix.so", "account": "account required pam_unix.so", "session": "session required pam_unix.so"}
 _PAM |= {"password": "password required pam_unix.so", "session-noninteractive": "session required pam_unix.so"}
 _NETWORK = "[Match]\nType=ether\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
-ARCHITECTURES = ("aarch64", "armv7", "riscv64")
 
 
 class Guest(EmulatedBoard):
     """The emulated machine of a board's definition, with this Debian on its disk."""
 
-    def __init__(self, architecture: str, folder: Path) -> None:
+    def __init__(self, architecture: str, folder: Path, *, systemd: bool) -> None:
         super().__init__(f"qemu-{architecture}", folder)
+        self._systemd = systemd
 
     def make(self) -> None:
         """A new disk for it."""
-        built = _built(self.board.name)
+        built = _built(self.board.name, self._systemd)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.tar").write_bytes(bytes(10240))
         (self.folder / "image.json").write_text(json.dumps(built))
@@ -52,9 +52,8 @@ class Guest(EmulatedBoard):
 
 
 @functools.cache
-def _built(name: str) -> dict[str, str]:
+def _built(name: str, systemd: bool) -> dict[str, str]:
     board = EmulatedBoard(name, Path()).board
-    systemd = board.processor.target == "aarch64"
     lock = load_lock(board.debian)
     agent, busybox = lock.select(["agent"]), [each for each in lock.packages if each.name == "busybox-static"]
     if systemd:
@@ -64,7 +63,7 @@ def _built(name: str) -> dict[str, str]:
     else:
         packages = list(agent)
     digest = hashlib.sha256(Path(__file__).read_bytes() + "".join(each.sha256 for each in packages).encode()).hexdigest()[:16]
-    folder = CACHE / "guests" / f"{board.debian}-{digest}"
+    folder = CACHE / "guests" / f"{board.debian}{'-systemd' * systemd}-{digest}"
     made = {
         "image": str(folder / "disk.img"),
         "kernel": str(folder / "kernel"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ota.aot import host_target
+from ota.aot import AotError, Compiler, host_target
 from ota.formats.capabilities import ABI
 from ota.formats.manifest import image_class_id, vendor_id
 from pywamr import aot_target
@@ -50,6 +50,23 @@ def test_an_image_that_does_not_fit_gives_way_to_the_module(lab):
     assert deploy(lab, 3, [(identifier(), lambda wasm: compiled(wasm, other))]) == "interpreter"
     assert deploy(lab, 4, [(identifier(), lambda wasm: b"no image")]) == "interpreter"
     assert deploy(lab, 5, [(identifier(), compiled)]) == "aot"
+
+
+def test_an_image_for_features_is_taken_by_boards_that_have_them_in_whatever_order(tmp_path):
+    wasm = tmp_path / "m.wasm"
+    wasm.write_bytes(echo(1))
+    more = {"x86_64": "popcnt+avx2", "aarch64": "crc+aes"}.get(host_target(), "")
+    if not more:
+        pytest.skip("no features of this machine are known")
+    image = Compiler().compile(wasm, host_target(), f"+{more}").image
+    assert image != Compiler().compile(wasm, host_target()).image
+    one, other = more.split("+")
+    assert identifier(cpu=f"+{one}+{other}") == identifier(cpu=f"+{other}+{one}+{one}")
+    assert len({identifier(cpu=each) for each in ("", f"+{one}", f"+{more}", "generic")}) == 4
+    with pytest.raises(AotError, match="is not a recognized feature"):
+        Compiler().compile(wasm, host_target(), "+flying")
+    with pytest.raises(AotError, match="too many"):
+        Compiler().compile(wasm, host_target(), "+a" * 300)
 
 
 def test_an_image_that_rots_on_disk_gives_way_to_the_module(lab):
