@@ -211,12 +211,13 @@ def test_a_flasher_that_is_killed_at_random_moments_leaves_an_agent_running(flas
         before, wanted = names[kill % 2], names[(kill + 1) % 2]
         after_s = chance.uniform(0, takes_s)
         told = f"seed {seed}, kill {kill} after {after_s:.1f} of {takes_s:.1f} s"
-        command = flashed.command("--wheels", folders[(kill + 1) % 2], "--wait", "40", "--json")
+        identity = ("--device", "guest-1", "--provision-again") if chance.random() < 0.4 else ()
+        command = flashed.command("--wheels", folders[(kill + 1) % 2], *identity, "--wait", "40", "--json")
         code = killed_after([sys.executable, "-m", "ota.cli.main", *command], after_s)
         if code == 0:
             continue  # it was faster
         assert flashed.answers((before, wanted), 120), f"{told}: no agent reports\n{flashed.guest.console_log()[-3000:]}"
-        assert flashed.flash("--wheels", folders[(kill + 1) % 2], "--json") == 0, f"{told}: {capsys.readouterr().err}"
+        assert flashed.flash("--wheels", folders[(kill + 1) % 2], *identity, "--json") == 0, f"{told}: {capsys.readouterr().err}"
         assert json.loads(capsys.readouterr().out)["agent"] == wanted, told
     assert flashed.flash("--json") == 0
 
