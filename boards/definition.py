@@ -32,7 +32,7 @@ CPUS = {
     "x86_64": re.compile(r"x86-64(-v[234])?|(silver|gold|tre|grace)mont|alderlake|skylake|znver[1-5]"),
     "aarch64": re.compile(r"cortex-a(3[45]|5[357]|7[235678]|5[12]0|7[12]0)|cortex-x[1-4]|neoverse-[nv][12]"),
     "armv7": re.compile(r"cortex-a([5789]|1[257]|3[25]|5[37]|7[235678])"),
-    "riscv64": re.compile(r"rv64|sifive-(u54|u74|x280|p450|p670)|spacemit-x60|xiangshan-nanhu"),
+    "riscv64": re.compile(r"sifive-(u54|u74|x280|p450|p670)|spacemit-x60|xiangshan-nanhu"),
 }
 
 
@@ -209,8 +209,8 @@ def load_board(name: str, folder: Path = FOLDER) -> Board:
     path = Path(name) if own else folder / f"{name}.toml"
     if not own and (not _NAME.fullmatch(name) or not path.is_file()):
         raise BoardError(f"there is no board {name!r}: {', '.join(board_names(folder))}, or a path that ends in .toml")
-    if not _NAME.fullmatch(path.stem):
-        raise BoardError(f"{path.name}: a board is named by its file, in small letters, digits and hyphens")
+    if not _NAME.fullmatch(path.stem) or path.stem == "generic":  # that one is every board's class
+        raise BoardError(f"{path.name}: a board is named by its file, in small letters, digits and hyphens, and not generic")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)

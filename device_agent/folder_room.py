@@ -1,42 +1,59 @@
-"""Every change that a module makes in its folders, within a quota: what is there is counted at the start, then with each change.
+"""What a module may keep in its folders: every change that makes them larger, within a quota.
 
-A file takes its length, and each file and folder one entry more, so that empty ones run out too. A file that was removed while it
-is open takes its room until it is closed.
+A file takes its length, and each file and folder one entry more, so that empty ones run out too; a file that was removed while it
+is open takes its room until it is closed. What grows is added up. What is removed, here or by others, is only seen when the room
+seems to be at its end: then all is counted anew.
 """
 
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from device_agent.wasi_numbers import NOSPC, Errno
 
 ENTRY_BYTES = 4096
+_NO_COUNT = 1 << 62  # of folders that can't be read to their end: nothing may grow there
+_HERE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FolderRoom:
     """The room that is left. Whatever does not fit raises Errno NOSPC before anything is changed; else OSError as the call does."""
 
-    def __init__(self, quota_bytes: int, folders: Iterable[int]) -> None:
+    def __init__(self, quota_bytes: int, folders: Sequence[int]) -> None:
         """`folders`: descriptors of those that may be written."""
-        self._left = quota_bytes - sum(map(_taken, folders))
-        self._open: dict[int, tuple[int, int]] = {}  # descriptors of files, and which files those are
+        self._quota, self._folders = quota_bytes, folders
+        self._open: set[int] = set()  # descriptors of files, whether they may be written or not
+        self._left = 0
+        self._count()
+
+    def _count(self) -> None:
+        seen: set[tuple[int, int]] = set()  # folders may lie in each other, files have several names
+        taken = sum(_taken(each, seen) for each in self._folders)
+        for each in self._open:
+            about = os.fstat(each)
+            if not about.st_nlink and (about.st_dev, about.st_ino) not in seen:
+                seen.add((about.st_dev, about.st_ino))
+                taken += about.st_size
+        self._left = self._quota - taken
 
     def _take(self, size: int) -> None:
         if size > self._left:
+            self._count()
+        if size > max(0, self._left):
             raise Errno(NOSPC)
         self._left -= size
 
     @contextlib.contextmanager
-    def _resized(self, descriptor: int, size: int | None = None) -> Iterator[None]:
-        """Around what may make a file as long as `size`; None: shorter."""
-        before = os.fstat(descriptor).st_size
-        if size is not None and size - before > max(0, self._left):
-            raise Errno(NOSPC)
+    def _resized(self, descriptor: int, size: int) -> Iterator[None]:
+        """Around what may make a file as long as `size`."""
+        growth = max(0, size - os.fstat(descriptor).st_size)
+        self._take(growth)
         try:
             yield
-        finally:
-            self._left -= os.fstat(descriptor).st_size - before
+        except OSError:
+            self._left += growth  # nothing was written
+            raise
 
     def write(self, descriptor: int, content: bytes) -> int:
         """As os.write."""
@@ -54,80 +71,57 @@ class FolderRoom:
             os.ftruncate(descriptor, size)
 
     def open(self, name: str, flags: int, parent: int) -> int:
-        """As os.open of a name in a folder, for writing."""
-        before = _about(name, parent)
-        if before is None and flags & os.O_CREAT:
+        """As os.open of a name in a folder."""
+        if flags & os.O_CREAT and not _exists(name, parent):
             self._take(ENTRY_BYTES)
-        try:
-            descriptor = os.open(name, flags & ~os.O_TRUNC, 0o600, dir_fd=parent)
-        except OSError:
-            if before is None and flags & os.O_CREAT:
-                self._left += ENTRY_BYTES
-            raise
-        about = os.fstat(descriptor)
-        if stat.S_ISREG(about.st_mode):
-            self._open[descriptor] = (about.st_dev, about.st_ino)
-            if flags & os.O_TRUNC:
-                with self._resized(descriptor):
-                    os.ftruncate(descriptor, 0)
+        descriptor = os.open(name, flags, 0o600, dir_fd=parent)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            self._open.add(descriptor)
         return descriptor
 
     def close(self, descriptor: int) -> None:
         """As os.close."""
-        which = self._open.pop(descriptor, None)
-        about = os.fstat(descriptor)
+        self._open.discard(descriptor)
         os.close(descriptor)
-        if which is not None and not about.st_nlink and which not in self._open.values():
-            self._left += about.st_size
 
     def mkdir(self, name: str, parent: int) -> None:
         """As os.mkdir."""
         self._take(ENTRY_BYTES)
-        try:
-            os.mkdir(name, 0o700, dir_fd=parent)
-        except OSError:
-            self._left += ENTRY_BYTES
-            raise
-
-    def rmdir(self, name: str, parent: int) -> None:
-        """As os.rmdir."""
-        os.rmdir(name, dir_fd=parent)
-        self._left += ENTRY_BYTES
-
-    def unlink(self, name: str, parent: int) -> None:
-        """As os.unlink."""
-        before = _about(name, parent)
-        os.unlink(name, dir_fd=parent)
-        self._gone(before)
-
-    def rename(self, name: str, parent: int, new: str, other: int) -> None:
-        """As os.rename from one folder into another."""
-        before, moved = _about(new, other), _about(name, parent)
-        os.rename(name, new, src_dir_fd=parent, dst_dir_fd=other)
-        if before is not None and moved is not None and (before.st_dev, before.st_ino) != (moved.st_dev, moved.st_ino):
-            self._gone(before)
-
-    def _gone(self, about: os.stat_result | None) -> None:
-        if about is None:
-            return
-        self._left += ENTRY_BYTES
-        if stat.S_ISREG(about.st_mode) and about.st_nlink == 1 and (about.st_dev, about.st_ino) not in self._open.values():
-            self._left += about.st_size
+        os.mkdir(name, 0o700, dir_fd=parent)
 
 
-def _about(name: str, parent: int) -> os.stat_result | None:
+def _exists(name: str, parent: int) -> bool:
     try:
-        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
-        return None
+        return False
+    return True
 
 
-def _taken(folder: int) -> int:
-    """What a folder holds."""
-    total = 0
-    for _, folders, files, descriptor in os.fwalk(".", dir_fd=folder):
-        total += ENTRY_BYTES * (len(folders) + len(files))
-        for name in files:
-            about = _about(name, descriptor)
-            total += about.st_size if about is not None and stat.S_ISREG(about.st_mode) else 0
+def _taken(root: int, seen: set[tuple[int, int]]) -> int:
+    """What a folder holds that was not seen yet. One descriptor at a time, however deep it is."""
+    total, waiting = 0, ["."]
+    while waiting:
+        path = waiting.pop()
+        try:
+            folder = os.open(path, _HERE, dir_fd=root)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return _NO_COUNT
+        try:
+            for name in os.listdir(folder):  # noqa: PTH208
+                about = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if (about.st_dev, about.st_ino) in seen:
+                    continue
+                seen.add((about.st_dev, about.st_ino))
+                total += ENTRY_BYTES + (about.st_size if stat.S_ISREG(about.st_mode) else 0)
+                if stat.S_ISDIR(about.st_mode):
+                    waiting.append(f"{path}/{name}")
+        except FileNotFoundError:
+            continue  # somebody else was faster
+        except OSError:
+            return _NO_COUNT
+        finally:
+            os.close(folder)
     return total

@@ -33,6 +33,7 @@ MESSAGE_BYTES_PER_EVENT = 256 * 1024
 # To go to sleep and to be woken takes longer than most answers do: look for them first, where another processor can work on them.
 LOOK_NS = 100_000
 PROCESSORS = len(os.sched_getaffinity(0))
+START_DEADLINE_S, BEGIN_DEADLINE_S = 20.0, 10.0
 # At its deadline a worker gets this signal, and so much longer to tell where its module was. Without a module it ends of it.
 TERMINATE = signal.SIGUSR2
 TERMINATE_S = 0.25

@@ -7,10 +7,13 @@ import sys
 import threading
 import time
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_agent import frames
 from device_agent.contract import ContractError, ModuleError, ModuleHost
 from device_agent.devices import open_devices
 from device_agent.source_lines import SourceLines
@@ -63,9 +66,29 @@ def run_module(module: Path, options: Options) -> int:
         about = {} if result is None else {"result": result}
         show("call", function=name, arguments=list(values), **about, at_ms=at_ms, took_us=round(took_ns / 1000, 1))
 
-    def log(level: str, message: str) -> None:
-        show("log", level=level, message=message)
+    deadline = _Deadline(show)
+    with _ended_by_ctrl_c():
+        host, description = _start(module, wasm, code, options, show, deadline, observe)
+        try:
+            with deadline.of(frames.BEGIN_DEADLINE_S):
+                begun = host.begin(b"", {})
+            _show_outcome(show, "started", begun)
+            limit = deadline.of(description.limits.deadline_ms / 1000)
+            handled = [_deliver(host, limit, show, topic, payload.encode()) for topic, _, payload in pairs]
+            return 0 if all(handled) else 1
+        except (Trap, ContractError, TerminatedError) as error:
+            if isinstance(error, TerminatedError) and not deadline.passed:
+                raise KeyboardInterrupt from error
+            _show_trap(show, error, SourceLines(wasm), exact=options.image is not None)
+            return 1
+        finally:
+            host.close()
 
+
+def _start(
+    module: Path, wasm: bytes, code: bytes, options: Options, show: "_Printer", deadline: "_Deadline", observe: Callable[..., None]
+) -> tuple[ModuleHost, ModuleDescription]:
+    """The module, instantiated; interpreted, it ends when it is told to."""
     try:
         description = _describe(module, wasm)
         for name in options.deny:
@@ -74,52 +97,76 @@ def run_module(module: Path, options: Options) -> int:
         kept = {name: each for name, each in description.capabilities.items.items() if name not in options.deny}
         check_granted(description.capabilities, Capabilities(kept))
         devices = open_devices(description.capabilities)
-        host = ModuleHost(code, description, {}, log, observe=observe if options.trace else None, devices=devices)
+
+        def log(level: str, message: str) -> None:
+            show("log", level=level, message=message)
+
+        with deadline.of(frames.START_DEADLINE_S):
+            host = ModuleHost(code, description, {}, log, observe=observe if options.trace else None, devices=devices)
     except (PywamrError, ContractError) as error:
         raise RunError(f"{module}: {error}") from error
-    aot = options.image is not None
-    if aot:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing ends it but the process's end
-    else:
-        signal.signal(signal.SIGINT, lambda *_: None)  # what ends the call is below Python
+    if options.image is None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         host.terminate_on(signal.SIGINT)
-    deadline = _Deadline(host, description.limits.deadline_ms / 1000, show, aot=aot)
+        deadline.host = host
+    return host, description
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """At once, until there is something that can be told to end."""
+    before, hook = signal.signal(signal.SIGINT, signal.SIG_DFL), sys.unraisablehook
+
+    def quiet(about: Any) -> None:
+        """An interruption on the way into a host function is none that anybody could handle; the call ends all the same."""
+        if not isinstance(about.exc_value, KeyboardInterrupt):
+            hook(about)
+
+    sys.unraisablehook = quiet
     try:
-        with deadline:
-            begun = host.begin(b"", {})
-        _show_outcome(show, "started", begun)
-        handled = [_deliver(host, deadline, show, topic, payload.encode()) for topic, _, payload in pairs]
-        return 0 if all(handled) else 1
-    except (Trap, ContractError, TerminatedError) as error:
-        if isinstance(error, TerminatedError) and not deadline.passed:
-            raise KeyboardInterrupt from error
-        _show_trap(show, error, SourceLines(wasm), exact=aot)
-        return 1
+        yield
     finally:
-        host.close()
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
 
 
 class _Deadline:
-    """What a board does with a call that takes too long."""
+    """What a board does with a call that takes too long: it is told to end, where there is a host that can, and then all ends."""
 
-    def __init__(self, host: ModuleHost, limit_s: float, show: "_Printer", *, aot: bool) -> None:
+    def __init__(self, show: "_Printer") -> None:
         self.passed = False
-        self._host, self._limit_s, self._show, self._aot = host, limit_s, show, aot
+        self.host: ModuleHost | None = None
+        self._show, self._limit_s = show, 0.0
+
+    def of(self, limit_s: float) -> "_Deadline":
+        """For calls within so many seconds, by `with`."""
+        self._limit_s = limit_s
+        return self
 
     def __enter__(self) -> None:
-        self._timer = threading.Timer(self._limit_s, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
+        self._timer = self._after(self._limit_s, self._expire)
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
 
+    @staticmethod
+    def _after(seconds: float, what: Callable[[], None]) -> threading.Timer:
+        timer = threading.Timer(seconds, what)
+        timer.daemon = True
+        timer.start()
+        return timer
+
     def _expire(self) -> None:
         self.passed = True
-        if self._aot:
-            self._show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=f"no answer in {self._limit_s} s", stack=[])
-            os._exit(1)
-        self._host.terminate()
+        if self.host is None:
+            self._end()
+            return
+        self._timer = self._after(frames.TERMINATE_S, self._end)
+        self.host.terminate()
+
+    def _end(self) -> None:
+        self._show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=f"no answer in {self._limit_s} s", stack=[])
+        os._exit(1)
 
 
 def _deliver(host: ModuleHost, deadline: _Deadline, show: "_Printer", topic: str, payload: bytes) -> bool:
@@ -187,3 +234,4 @@ class _Printer:
         else:
             line = f"{what:8} " + "  ".join(f"{key}={value}" for key, value in about.items())
         sys.stdout.write(line + "\n")
+        sys.stdout.flush()

@@ -81,7 +81,7 @@ class Wasi:
         self._read, self._write, self._log = read, write, log
         self._arguments = [name.encode() + b"\0"]
         self._open: dict[int, _Descriptor] = {number: _Descriptor(-1, 2, number > 0) for number in range(3)}
-        self._room = FolderRoom(quota_bytes, (real for _, real, writable in folders if writable))
+        self._room = FolderRoom(quota_bytes, [real for _, real, writable in folders if writable])
         for path, real, writable in folders:
             self._open[len(self._open)] = _Descriptor(real, 3, writable, path)
 
@@ -396,6 +396,8 @@ class Wasi:
             raise Errno(MFILE)
         if flags & ~APPEND:
             raise Errno(NOTSUP)
+        if how & CREATE and how & DIRECTORY:  # some kernels make a file of it and fail
+            raise Errno(INVAL)
         folder = self._find(number, real=True, folder=True)
         changes = bool(how & (CREATE | TRUNCATE))
         wants_write = changes or bool(base & (1 << 6) and folder.writable and not how & DIRECTORY)
@@ -405,13 +407,13 @@ class Wasi:
 
         def open_it(parent: int, name: str) -> tuple[int, bool]:
             if not wants_write:
-                return os.open(name, mode | os.O_RDONLY, dir_fd=parent), False
+                return self._room.open(name, mode | os.O_RDONLY, parent), False
             try:
                 return self._room.open(name, mode | os.O_RDWR, parent), True
             except IsADirectoryError:
                 if changes:
                     raise
-                return os.open(name, mode | os.O_RDONLY, dir_fd=parent), False
+                return self._room.open(name, mode | os.O_RDONLY, parent), False
 
         real, writable = self._at(number, at, size, open_it, write=changes)
         about = os.fstat(real)
@@ -427,15 +429,15 @@ class Wasi:
         self._at(number, at, size, lambda parent, name: self._room.mkdir(name, parent), write=True)
 
     def path_remove_directory(self, number: int, at: int, size: int) -> None:
-        self._at(number, at, size, lambda parent, name: self._room.rmdir(name, parent), write=True)
+        self._at(number, at, size, lambda parent, name: os.rmdir(name, dir_fd=parent), write=True)
 
     def path_unlink_file(self, number: int, at: int, size: int) -> None:
-        self._at(number, at, size, lambda parent, name: self._room.unlink(name, parent), write=True)
+        self._at(number, at, size, lambda parent, name: os.unlink(name, dir_fd=parent), write=True)
 
     def path_rename(self, number: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
         other, new = self._enter(target, self._path(to, to_size), write=True)
         try:
-            self._at(number, at, size, lambda parent, name: self._room.rename(name, parent, new, other), write=True)
+            self._at(number, at, size, lambda parent, name: os.rename(name, new, src_dir_fd=parent, dst_dir_fd=other), write=True)
         finally:
             os.close(other)
 

@@ -59,13 +59,15 @@ class _Worker:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._host: ModuleHost | None = None
-        self._deadline_s = 30.0
+        self._deadline_s = frames.START_DEADLINE_S
 
     def run(self) -> None:
         receiver = frames.Receiver()
         while data := receiver.take_soon(self._channel):
-            signal.setitimer(signal.ITIMER_REAL, self._deadline_s + GRACE_S)
-            answer = self._answer(frames.decode_request(data))
+            request = frames.decode_request(data)
+            limit_s = frames.BEGIN_DEADLINE_S if isinstance(request, frames.Begin) else self._deadline_s
+            signal.setitimer(signal.ITIMER_REAL, limit_s + GRACE_S)
+            answer = self._answer(request)
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._channel.send(frames.encode_answer(answer))
             if isinstance(answer, frames.Failed):

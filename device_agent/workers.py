@@ -16,8 +16,6 @@ from ota.formats.capabilities import TopicGrants
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
 
-START_DEADLINE_S = 20.0
-BEGIN_DEADLINE_S = 10.0
 LOGS_PER_REQUEST, LOGS_ENDURED = 200, 2000
 PACKETS_AT_ONCE = 64
 _SNDBUFFORCE = 32  # socket(7); beyond what the system allows everybody
@@ -110,7 +108,7 @@ class Worker:
         spec = self.spec
         image = str(spec.image) if spec.image is not None else ""
         request = frames.Start(str(spec.blob), spec.digest, spec.description.to_bytes(), spec.config, image, spec.image_digest)
-        answer = await self._ask(request, START_DEADLINE_S)
+        answer = await self._ask(request, frames.START_DEADLINE_S)
         if not isinstance(answer, frames.Ready):
             raise self._fail(Reason.START_FAILED, f"answered {type(answer).__name__} to start")
         self.interfaces, self.mode = answer.interfaces, answer.mode
@@ -121,7 +119,7 @@ class Worker:
     async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
         """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""
         self._key_bytes = {key: len(key.encode()) + len(value) for key, value in keys.items()}
-        return await self._effects(frames.Begin(state, keys), BEGIN_DEADLINE_S)
+        return await self._effects(frames.Begin(state, keys), frames.BEGIN_DEADLINE_S)
 
     async def handle(self, topic: str, payload: bytes) -> frames.Done:
         """Hands over an event. Raises WorkerFailed, EventRefused."""
@@ -198,8 +196,8 @@ class Worker:
                 self._lost("")
             elif not waiting.done():
                 self._late = f"no answer to {type(request).__name__} in {deadline_s} s"
-                self._process.send(frames.TERMINATE)
                 timer = self._loop.call_later(frames.TERMINATE_S, late)
+                self._process.send(frames.TERMINATE)
 
         if not waiting.done():
             timer = self._loop.call_later(deadline_s, late)

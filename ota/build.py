@@ -21,6 +21,7 @@ from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
 from ota.formats.fields import is_name
 from ota.formats.manifest import (
     ANY_BOARD,
+    MAX_IMAGES,
     AotImage,
     Manifest,
     class_id,
@@ -172,7 +173,11 @@ def build(
     except ValueError as error:
         raise BuildError(f"{module}: {error}") from error
     vendor_bytes = vendor_id(vendor)
+    if len(aot) > MAX_IMAGES:
+        raise BuildError(f"{len(aot)} ahead-of-time images, a manifest has {MAX_IMAGES} at most")
     images = [_compile(module, each, vendor_bytes, board, chunk_bytes) for each in aot]
+    if len({image.class_identifier for image, _, _ in images}) < len(images):
+        raise BuildError(f"two ahead-of-time images for the same boards: {', '.join(aot)}")
     manifest = Manifest(
         sequence=sequence,
         vendor=vendor_bytes,

@@ -190,8 +190,11 @@ take_exception(pw_instance *instance)
         text += sizeof prefix - 1;
     pw_error_set(instance->message, sizeof instance->message, "%s", text ? text : "");
     wasm_runtime_clear_exception(instance->wamr);
-    if (atomic_load(&instance->terminated))
+    if (atomic_load(&instance->terminated)) {
+        if (instance->depth > 1)
+            pw_stop(instance); /* the calls around this one too */
         return PW_TERMINATED;
+    }
     if (instance->host_failed) {
         instance->host_failed = false;
         return PW_HOST_ERROR;
@@ -237,7 +240,6 @@ pw_instance_free(pw_instance *instance)
 static void
 shut(pw_instance *instance)
 {
-    pw_stop_listening(instance);
     pthread_mutex_lock(&instance->lock);
     wasm_exec_env_t env = instance->env;
     wasm_module_inst_t wamr = instance->wamr;
@@ -246,6 +248,7 @@ shut(pw_instance *instance)
     instance->wamr = NULL;
     instance->stack = NULL;
     pthread_mutex_unlock(&instance->lock);
+    pw_stop_listening(instance);
     if (env)
         wasm_runtime_destroy_exec_env(env);
     if (wamr)
@@ -401,6 +404,8 @@ call_once(pw_instance *instance, pw_function *function, uint64_t *slots, uint32_
         wasm_runtime_set_instruction_count_limit(instance->env, instance->fuel);
     if (!wasm_runtime_call_wasm(instance->env, function->wamr, function->param_cells, cells))
         return take_exception(instance);
+    if (atomic_load(&instance->terminated))
+        return PW_TERMINATED;
     cells_to_slots(function->results, cells, slots);
     return PW_OK;
 }

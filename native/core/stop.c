@@ -29,7 +29,8 @@
 static _Atomic(pw_instance *) signalled; /* what the signal ends */
 static atomic_int handling;
 static int signal_number;
-static struct sigaction handled_before;
+static struct sigaction handled_before[NSIG];
+static _Thread_local bool inside __attribute__((tls_model("initial-exec"))); /* nothing is to be allocated in a handler */
 
 /* Nothing but stores to memory that is there as long as the instance is open. */
 void
@@ -49,17 +50,48 @@ pw_stop(pw_instance *instance)
 static void
 handle(int number, siginfo_t *about, void *context)
 {
+    if (inside) /* somebody put us below a handler of theirs that raises the signal for what was there before: for us */
+        return;
+    inside = true;
     int kept = errno;
     atomic_fetch_add(&handling, 1);
     pw_instance *instance = atomic_load(&signalled);
     if (instance)
         pw_stop(instance);
     atomic_fetch_sub(&handling, 1);
-    if (handled_before.sa_flags & SA_SIGINFO)
-        handled_before.sa_sigaction(number, about, context);
-    else if (handled_before.sa_handler != SIG_DFL && handled_before.sa_handler != SIG_IGN)
-        handled_before.sa_handler(number);
+    const struct sigaction *before = &handled_before[number];
+    if (before->sa_flags & SA_SIGINFO)
+        before->sa_sigaction(number, about, context);
+    else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN)
+        before->sa_handler(number);
     errno = kept;
+    inside = false;
+}
+
+static bool
+is_ours(const struct sigaction *action)
+{
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == handle;
+}
+
+/* Puts the handler in front of what a signal does; what that was is kept for it. */
+static bool
+install(int number)
+{
+    struct sigaction action = { 0 }, before;
+    sigset_t only;
+    sigemptyset(&only);
+    if (number <= 0 || number >= NSIG || sigaddset(&only, number) || sigaction(number, NULL, &before))
+        return false;
+    if (!is_ours(&before))
+        handled_before[number] = before;
+    action.sa_sigaction = handle;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | (before.sa_flags & SA_RESTART);
+    sigemptyset(&action.sa_mask);
+    if (sigaction(number, &action, NULL))
+        return false;
+    (void)pthread_sigmask(SIG_UNBLOCK, &only, NULL); /* WAMR blocks SIGUSR1 for itself */
+    return true;
 }
 
 int32_t
@@ -67,35 +99,32 @@ pw_instance_terminate_on(pw_instance *instance, int32_t number)
 {
     if (!instance)
         return PW_BAD_ARGUMENT;
-    if (!instance->wamr)
-        return PW_CLOSED;
+    pthread_mutex_lock(&instance->lock); /* it is not closed meanwhile */
     pw_instance *nobody = NULL;
-    if (!atomic_compare_exchange_strong(&signalled, &nobody, instance))
-        return PW_BUSY;
-    struct sigaction action = { 0 };
-    action.sa_sigaction = handle;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
-    sigemptyset(&action.sa_mask);
-    sigset_t only;
-    sigemptyset(&only);
-    signal_number = number;
-    if (sigaddset(&only, number) || sigaction(number, NULL, &handled_before) || sigaction(number, &action, NULL)) {
+    int32_t status = PW_OK;
+    if (!instance->wamr)
+        status = PW_CLOSED;
+    else if (!atomic_compare_exchange_strong(&signalled, &nobody, instance))
+        status = PW_BUSY;
+    else if (!install(number)) {
         atomic_store(&signalled, NULL);
-        return PW_BAD_ARGUMENT;
+        status = PW_BAD_ARGUMENT;
     }
-    (void)pthread_sigmask(SIG_UNBLOCK, &only, NULL); /* WAMR blocks SIGUSR1 for itself */
-    return PW_OK;
+    else
+        signal_number = number;
+    pthread_mutex_unlock(&instance->lock);
+    return status;
 }
 
-/* Before an instance goes: its signal does what it did before, and no handler still holds it. */
+/* When an instance goes, and cannot be given a signal any more: its signal does what it did before, and no handler still holds it. */
 void
 pw_stop_listening(pw_instance *instance)
 {
     if (atomic_load(&signalled) != instance)
         return;
     struct sigaction now;
-    if (sigaction(signal_number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == handle)
-        (void)sigaction(signal_number, &handled_before, NULL);
+    if (sigaction(signal_number, NULL, &now) == 0 && is_ours(&now))
+        (void)sigaction(signal_number, &handled_before[signal_number], NULL);
     atomic_store(&signalled, NULL);
     while (atomic_load(&handling))
         sched_yield();

@@ -118,7 +118,8 @@ PW_API int32_t pw_instance_fuel_set(pw_instance *instance, int32_t fuel);
 PW_API void pw_instance_fail(pw_instance *instance);
 /* From any thread: ends the call in progress with PW_TERMINATED. Interpreted code only. */
 PW_API void pw_instance_terminate(pw_instance *instance);
-/* A signal that does the same, and then what it did before; until the instance is closed. PW_BUSY: another instance has one already. */
+/* A signal that does the same, and then what a handler that it had does; until the instance is closed. PW_BUSY: another instance of this
+ * process has one already. */
 PW_API int32_t pw_instance_terminate_on(pw_instance *instance, int32_t signal_number);
 /* Copies the text of the last trap and the wasm call stack at it, both terminated; empty when the instance was closed meanwhile. */
 PW_API void pw_instance_trap_get(pw_instance *instance, char *message, uint32_t message_size, char *stack, uint32_t stack_size);

@@ -96,6 +96,28 @@ def test_a_loop_around_a_capability_ends_where_it_calls_out(tmp_path, mode):
     assert found.detail.endswith("handle")
 
 
+def test_a_module_may_take_longer_to_begin_than_for_an_event(tmp_path, mode):
+    """Ten seconds, whatever its deadline is; the worker's own timer knows that too."""
+    begins = """(func (export "device:module/startup@0.1.0#init") (param i32 i32) (result i32) (local $end i64)
+      (local.set $end (i64.add (call $now) (i64.const 1500000000)))
+      (loop (br_if 0 (i64.lt_u (call $now) (local.get $end)))) (i32.const 0))"""
+    clock = '(import "device:module/clock@0.1.0" "monotonic" (func $now (result i64)))'
+    wanted = prepared(tmp_path, mode, contract_module(OK, clock, more=begins), deadline_ms=200)
+    given = Capabilities.parse({"clock": {}, "messaging": {"subscribe": ["#"]}}, "test")
+    wanted = replace(wanted, description=replace(wanted.description, capabilities=given))
+
+    async def begins_well():
+        worker = Worker(wanted, lambda *_: None)
+        await worker.start()
+        try:
+            await worker.begin(b"", {})
+            await worker.handle("in/x", b"")
+        finally:
+            worker.kill()
+
+    asyncio.run(begins_well())
+
+
 def test_deep_recursion_is_a_trap(tmp_path, mode):
     more = "(func $deep (param i32) (result i32) (i32.add (i32.const 1) (call $deep (i32.add (local.get 0) (i32.const 1)))))"
     found = failure(tmp_path, mode, "(drop (call $deep (i32.const 0))) (i32.const 0)", more=more)

@@ -104,6 +104,12 @@ LOOPS = """(module (memory (export "memory") 1)
   (func (export "device:module/events@0.1.0#handle") (param i32 i32 i32 i32) (result i32) (call $turn) (i32.const 0)))"""
 
 
+# One subscription at 64: a clock, relative, nine seconds.
+WAITS = """(import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32))) (memory"""
+WAITING = """(i32.store (i32.const 80) (i32.const 1)) (i64.store (i32.const 88) (i64.const 9000000000))
+  (drop (call $poll (i32.const 64) (i32.const 200) (i32.const 1) (i32.const 300)))"""
+
+
 @pytest.fixture
 def looping(tmp_path):
     (tmp_path / "looping.wasm").write_bytes(wat(LOOPS))
@@ -117,24 +123,61 @@ def test_a_call_that_takes_longer_than_its_deadline_is_ended_as_on_a_board(loopi
     assert (lines[-1]["code"], lines[-1]["stack"][0]) == ("deadline-exceeded", "turn")
 
 
+def buffered() -> dict:
+    """An environment in which output to a pipe waits, as it does for everybody who does not ask for something else."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def run_apart(module, *words: str) -> tuple[int, list[dict], float]:
+    command = [sys.executable, "-m", "device_agent", "run", str(module), "--json", *words]
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=buffered())
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], time.monotonic() - began
+
+
 @pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
 def test_compiled_code_that_takes_longer_than_its_deadline_ends_with_the_process(looping):
     image = looping.with_suffix(".aot")
     image.write_bytes(compiled(looping.read_bytes()))
-    command = [sys.executable, "-m", "device_agent", "run", str(looping), "--event", "in/x=a", "--image", str(image), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert json.loads(done.stdout.splitlines()[-1])["code"] == "deadline-exceeded"
+    code, lines, _ = run_apart(looping, "--event", "in/x=a", "--image", str(image))
+    assert code == 1
+    assert [line["what"] for line in lines] == ["started", "trap"]
+    assert lines[-1]["code"] == "deadline-exceeded"
+
+
+def test_a_capability_that_waits_longer_than_the_deadline_ends_with_the_process(looping):
+    """Nine seconds of poll_oneoff: on a board the worker would be killed."""
+    looping.write_bytes(wat(LOOPS.replace("(memory", WAITS, 1).replace("(loop br 0)", WAITING)))
+    looping.with_suffix(".toml").write_text("[capabilities.wasi]\n[limits]\ndeadline_ms = 300\n")
+    code, lines, took_s = run_apart(looping, "--event", "in/x=a")
+    assert (code, lines[-1]["code"]) == (1, "deadline-exceeded")
+    assert took_s < 5
 
 
 @pytest.mark.parametrize("aot", [False, pytest.param(True, marks=pytest.mark.skipif(aotc() is None, reason="no wamr_aotc"))])
-def test_one_ctrl_c_ends_it(looping, aot):
+@pytest.mark.parametrize("where", ["event", "start", "capability"])
+def test_one_ctrl_c_ends_it(looping, aot, where):
     looping.with_suffix(".toml").unlink()
+    if where == "start":
+        looping.write_bytes(wat(LOOPS.replace("(func $turn (loop br 0))", "(func $turn (loop br 0)) (start $turn)")))
+    if where == "capability":
+        looping.write_bytes(wat(LOOPS.replace("(memory", WAITS, 1).replace("(loop br 0)", WAITING)))
+        looping.with_suffix(".toml").write_text("[capabilities.wasi]\n[limits]\ndeadline_ms = 20000\n")
     command = [sys.executable, "-m", "ota.cli.main", "run", str(looping), "--event", "in/x=a", *(["--aot"] if aot else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as process:
-        assert process.stdout.readline().startswith("started")
-        time.sleep(0.2)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "process_group": 0, "env": buffered()}
+    with subprocess.Popen(command, **pipes) as process:
+        if where == "start":
+            time.sleep(3.0)
+        else:
+            assert process.stdout.readline().startswith("started")
+            time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=5)
     assert process.returncode == 130
     assert "Traceback" not in said
+
+
+def test_the_signal_is_what_it_was_afterwards(built, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    run(capsys, built, "--event", "in/x=a")
+    assert signal.getsignal(signal.SIGINT) is before

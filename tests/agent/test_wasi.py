@@ -3,6 +3,7 @@
 import errno
 import os
 import struct
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -294,9 +295,80 @@ def test_what_was_there_before_counts(tmp_path):
     assert guest.write_file(number, bytes(100)) == 0
 
 
+def test_a_file_that_is_open_for_reading_takes_its_room_too_once_it_is_removed(small):
+    """Else: fill, close, open for reading, remove, and again."""
+    for turn in range(3):
+        number = small.open("a", 1)
+        assert small.write_file(number, bytes(1000 + 2 * ENTRY_BYTES)) == (errors.NOSPC if turn else 0)
+        small("fd_close", number)
+        assert small.open("a", rights=ALL & ~(1 << 6)) > 0
+        assert small.path("path_unlink_file", 3, "a") == 0
+
+
+def test_what_others_remove_makes_room_and_what_they_bring_makes_none(small, tmp_path):
+    number = small.open("a", 1)
+    assert small.write_file(number, bytes(1000 + 2 * ENTRY_BYTES)) == 0
+    small("fd_close", number)
+    assert small.open("b", 1) == -errors.NOSPC
+    (tmp_path / "in" / "a").unlink()
+    for _ in range(5):
+        (tmp_path / "in" / "brought").write_bytes(bytes(50_000))
+        assert small.path("path_unlink_file", 3, "brought") == 0
+    number = small.open("b", 1)
+    assert small.write_file(number, bytes(1001 + 2 * ENTRY_BYTES)) == errors.NOSPC
+    assert small.write_file(number, bytes(1000 + 2 * ENTRY_BYTES)) == 0
+
+
+def test_folders_in_each_other_and_files_of_two_names_are_counted_once(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "file").write_bytes(bytes(500))
+    os.link(tmp_path / "b" / "file", tmp_path / "b" / "link")
+    for folders in (("", "b"), ("b", ""), ("", "", "b")):
+        granted = tuple((f"/{number}", tmp_path / folder, True) for number, folder in enumerate(folders))
+        guest = Guest(*granted, quota_bytes=3 * ENTRY_BYTES + 510)
+        number = guest.open("new", 1)
+        assert guest.write_file(number, bytes(11)) == errors.NOSPC
+        assert guest.write_file(number, bytes(10)) == 0
+        (tmp_path / folders[0] / "new").unlink()
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A folder that is removed by something that does not recurse."""
+    (tmp_path / "deep").mkdir()
+    yield tmp_path / "deep"
+    subprocess.run(["rm", "-r", str(tmp_path / "deep")], check=True)
+
+
+@pytest.mark.parametrize("depth", [100, 3000])
+def test_a_deep_folder_keeps_no_module_from_its_start(deep, depth):
+    """Made by the module, one level from the next; deeper than there may be descriptors, and than a path can tell."""
+    quota = 4000 * ENTRY_BYTES
+    guest = Guest(("/data", deep, True), quota_bytes=quota)
+    number = 3
+    for _ in range(depth):
+        assert guest.path("path_create_directory", number, "d") == 0
+        inner = guest.open("d", 2, folder=number)
+        if number > 3:
+            guest("fd_close", number)
+        number = inner
+    again = Guest(("/data", deep, True), quota_bytes=quota)
+    if depth < 1000:
+        assert again.wasi._room._left == quota - depth * ENTRY_BYTES
+        assert again.open("new", 1) > 0
+    else:
+        assert again.open("new", 1) == -errors.NOSPC
+
+
+def test_a_folder_is_not_created_by_opening_it(guest, folder):
+    assert guest.open("new", 1 | 2) == -errors.INVAL
+    assert not (folder / "new").exists()
+
+
 NAMES = st.sampled_from(["a", "b", "d", "d/a"])
 STEPS = st.one_of(
     st.tuples(st.just("open"), NAMES, st.sampled_from([0, 1, 8, 9, 5])),
+    st.tuples(st.just("read"), NAMES, st.just(0)),
     st.tuples(st.just("write"), st.integers(3, 8), st.integers(0, 900)),
     st.tuples(st.just("size"), st.integers(3, 8), st.integers(0, 2000)),
     st.tuples(st.just("seek"), st.integers(3, 8), st.integers(0, 3000)),
@@ -304,6 +376,14 @@ STEPS = st.one_of(
     st.tuples(st.sampled_from(["path_create_directory", "path_remove_directory", "path_unlink_file"]), NAMES, st.just(0)),
     st.tuples(st.just("rename"), NAMES, NAMES),
 )
+
+
+def taken(root, guest) -> int:
+    """What is there by name, and what is only open any more."""
+    entries = list(root.rglob("*"))
+    opened = [os.fstat(each.real) for each in guest.wasi._open.values() if each.kind == 4]
+    lost = {about.st_ino: about.st_size for about in opened if not about.st_nlink}
+    return ENTRY_BYTES * len(entries) + sum(each.stat().st_size for each in entries if each.is_file()) + sum(lost.values())
 
 
 @given(st.lists(STEPS, max_size=40))
@@ -314,6 +394,8 @@ def test_whatever_a_module_does_in_a_folder_it_is_counted_right(tmp_path_factory
     for name, first, second in steps:
         if name == "open":
             guest.open(first, second)
+        elif name == "read":
+            guest.open(first, rights=ALL & ~(1 << 6))
         elif name == "write":
             guest.write_file(first, bytes(second))
         elif name == "size":
@@ -327,10 +409,8 @@ def test_whatever_a_module_does_in_a_folder_it_is_counted_right(tmp_path_factory
             guest.path("path_rename", 3, first, 3, 3000, len(second))
         else:
             guest.path(name, 3, first)
-        entries = list(root.rglob("*"))
-        assert ENTRY_BYTES * len(entries) + sum(each.stat().st_size for each in entries if each.is_file()) <= quota
+        assert taken(root, guest) <= quota
     for number in range(4, 40):
         guest("fd_close", number)
-    entries = list(root.rglob("*"))
-    taken = ENTRY_BYTES * len(entries) + sum(each.stat().st_size for each in entries if each.is_file())
-    assert guest.wasi._room._left == quota - taken
+    guest.wasi._room._count()
+    assert guest.wasi._room._left == quota - taken(root, guest)

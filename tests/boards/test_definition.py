@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boards.definition import FOLDER, MAX_FILE_BYTES, board_names, load_board
+from boards.definition import CPUS, FOLDER, MAX_FILE_BYTES, board_names, load_board
 from boards.errors import BoardError
 from ota.cli import board as commands
 from ota.cli.board import targets_of
@@ -13,6 +13,12 @@ from tests.support.aot import aotc, compiled
 from tests.support.wat import wat
 
 GOOD = (FOLDER / "qemu-armv7.toml").read_text()
+EXAMPLES = {
+    "x86_64": ("x86-64", "x86-64-v3", "goldmont", "znver2"),
+    "aarch64": ("cortex-a35", "cortex-a53", "cortex-a72", "cortex-a76", "cortex-x1", "neoverse-n1"),
+    "armv7": ("cortex-a5", "cortex-a7", "cortex-a8", "cortex-a9", "cortex-a15", "cortex-a32", "cortex-a53"),
+    "riscv64": ("sifive-u54", "sifive-u74"),
+}
 BOARDS = tuple(map(load_board, board_names()))
 
 
@@ -39,8 +45,15 @@ def test_every_section_names_its_source():
 @pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
 def test_the_compiler_knows_the_processor_of_every_board(board):
-    image = compiled(wat('(module (func (export "f") (result i32) i32.const 1))'), board.processor.target, board.processor.cpu)
+    image = compiled(wat('(module (func (export "f") (result i32) i32.const 1))'), board.processor.target, board.processor.llvm)
     assert image[:4] == b"\0aot"
+
+
+@pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+@pytest.mark.parametrize(("target", "cpu"), [(target, cpu) for target, cpus in EXAMPLES.items() for cpu in cpus])
+def test_the_compiler_knows_the_processors_that_definitions_may_name(target, cpu):
+    assert CPUS[target].fullmatch(cpu)
+    assert compiled(wat('(module (func (export "f") (result i32) i32.const 1))'), target, cpu)[:4] == b"\0aot"
 
 
 def test_board_stands_for_target_and_processor_of_the_board():
@@ -140,6 +153,9 @@ def test_a_definition_of_ones_own_is_named_by_its_path(tmp_path, capsys):
     (tmp_path / "My Board.toml").write_text(GOOD)
     assert main(["boards", "show", str(tmp_path / "My Board.toml")]) == 1
     assert "a board is named by its file" in capsys.readouterr().err
+    (tmp_path / "generic.toml").write_text(GOOD)
+    with pytest.raises(BoardError, match="and not generic"):
+        commands.class_of(str(tmp_path / "generic.toml"))
     assert main(["boards", "show", str(tmp_path / "none.toml")]) == 1
     assert "No such file" in capsys.readouterr().err
     (tmp_path / "folder.toml").mkdir()

@@ -13,6 +13,7 @@ from ota.formats.reasons import Refused
 from ota.formats.trust import first_root
 from ota.keyring import KeyFileError, SigningKey
 from ota.workspace import Workspace, WorkspaceError
+from tests.support.aot import aotc
 
 
 @pytest.fixture
@@ -60,6 +61,24 @@ def test_locked_keys_need_their_passphrase(tmp_path, modules, capsys):
     assert ota(folder, *build, "--passphrase-file", wrong) == 1
     assert "the passphrase is wrong" in capsys.readouterr().err
     assert ota(folder, *build, "--passphrase-file", secret) == 0
+
+
+@pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("x86_64:+avx+popcnt,x86_64:+popcnt+avx", "two ahead-of-time images for the same boards"),
+        ("x86_64,x86_64:", "two ahead-of-time images for the same boards"),
+        (",".join(f"x86_64:+a{n}" for n in range(17)), "17 ahead-of-time images, a manifest has 16 at most"),
+        ("x86_64:+", "is not a recognized feature"),
+        ("z80", "z80 is no target"),
+        (":", " is no target"),
+    ],
+)
+def test_images_that_make_no_sense_are_refused_before_anything_is_signed(workspace, modules, capsys, tmp_path, wanted, message):
+    assert ota(workspace, "build", modules / "monitor-v1.wasm", "-o", tmp_path / "dist", "--aot", wanted) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "dist").exists()
 
 
 @pytest.mark.parametrize("algorithm", ["ed25519", "es256"])

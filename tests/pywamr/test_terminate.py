@@ -1,5 +1,6 @@
 """Ending guests that run: from another thread, and by a signal."""
 
+import contextlib
 import os
 import random
 import signal
@@ -49,7 +50,7 @@ def test_a_call_that_is_terminated_tells_where_it_was(interpreter):
 
 
 def test_terminating_while_frames_come_and_go_is_never_a_crash(interpreter):
-    module, chance = interpreter.load(TREE), random.Random(1)
+    module, chance, stacks = interpreter.load(TREE), random.Random(1), 0
     for _ in range(300):
         instance = module.instantiate()
         timer = later(chance.uniform(0.0002, 0.003), instance.terminate)
@@ -57,7 +58,9 @@ def test_terminating_while_frames_come_and_go_is_never_a_crash(interpreter):
             instance.call("tree", 40)
         timer.join()
         assert {frame.function for frame in caught.value.stack} <= {"tree", "big", "small"}
+        stacks += bool(caught.value.stack)
         instance.close()
+    assert stacks > 200  # the others were told before they began
 
 
 @pytest.mark.parametrize("name", ["spin", "ticks"])
@@ -112,6 +115,83 @@ def test_one_ctrl_c_ends_a_guest_that_computes_and_one_that_calls_out(name):
     command = [*PYTHON, "-c", INTERRUPTED, SPIN.hex(), name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.returncode) == ("interrupted\n", 0), done.stderr
+
+
+def test_a_call_inside_a_call_ends_both_even_where_the_host_function_goes_on(interpreter):
+    wasm = wat("""(module (import "host" "inner" (func $inner)) (func (export "spin") (loop br 0))
+      (func (export "loops") call $inner (loop br 0)) (func (export "returns") (result i32) call $inner i32.const 42))""")
+    seen = []
+
+    def inner():
+        try:
+            instance.call("spin")
+        except TerminatedError:
+            seen.append("inner")
+
+    module = interpreter.load(wasm)
+    for name in ("loops", "returns"):
+        instance = module.instantiate({"host": {"inner": inner}})
+        timer = later(0.05, instance.terminate)
+        with pytest.raises(TerminatedError):
+            instance.call(name)
+        timer.join()
+    assert seen == ["inner", "inner"]
+
+
+CHAINED = """
+import faulthandler, os, signal, sys
+from pywamr import Runtime, TerminatedError
+module = Runtime().load(bytes.fromhex(sys.argv[1]))
+first, second = (module.instantiate({"host": {"tick": lambda: None}}) for _ in range(2))
+first.terminate_on(signal.SIGUSR1)
+faulthandler.register(signal.SIGUSR1, file=open(os.devnull, "w"), chain=True)
+first.close()
+second.terminate_on(signal.SIGUSR1)
+os.kill(os.getpid(), signal.SIGUSR1)
+try:
+    second.call("two")
+except TerminatedError:
+    print("ended")
+"""
+
+
+def test_a_handler_of_somebody_else_that_goes_on_to_ours_is_no_endless_loop():
+    command = [*PYTHON, "-c", CHAINED, SPIN.hex()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == ("ended\n", 0), done.stderr
+
+
+WAITS = """
+import os, signal, sys, threading
+from pywamr import Runtime
+instance = Runtime().load(bytes.fromhex(sys.argv[1])).instantiate({"host": {"tick": lambda: None}})
+instance.terminate_on(signal.SIGINT)
+threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+end, _ = os.pipe()
+try:
+    os.read(end, 1)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_still_ends_what_waits_in_python():
+    done = subprocess.run([*PYTHON, "-c", WAITS, SPIN.hex()], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == ("interrupted\n", 0), done.stderr
+
+
+def test_an_instance_that_is_closed_while_it_gets_its_signal_leaves_the_signal_to_others():
+    with Runtime() as runtime:
+        module = runtime.load(SPIN)
+        for _ in range(2000):
+            instance = module.instantiate({"host": {"tick": lambda: None}})
+            thread = threading.Thread(target=instance.close)
+            thread.start()
+            with contextlib.suppress(ClosedError):
+                instance.terminate_on(signal.SIGUSR1)
+            thread.join()
+        with module.instantiate({"host": {"tick": lambda: None}}) as last:
+            last.terminate_on(signal.SIGUSR1)
 
 
 def test_a_signal_between_calls_ends_the_next_one():

@@ -19,7 +19,9 @@ def compiled(wasm: bytes, target: str = "", cpu: str = "") -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source, image = Path(folder) / "module.wasm", Path(folder) / "module.aot"
         source.write_bytes(wasm)
-        command = [str(aotc()), target or host_target(), cpu, "", str(source), str(image)]
+        name, *more = cpu.split("+")
+        features = ",".join(f"+{each}" for each in more)
+        command = [str(aotc()), target or host_target(), name, features, str(source), str(image)]
         done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
         assert "is not a recognized" not in done.stderr, done.stderr
         return image.read_bytes()

@@ -101,9 +101,9 @@ class Instance:
         self._library.pw_instance_terminate(self.live.handle())
 
     def terminate_on(self, signal_number: int) -> None:
-        """Until the instance is closed this signal does what `terminate` does, in the middle of a call too, and then what it did
-        before. So SIGINT ends a guest that computes: KeyboardInterrupt follows, or TerminatedError if Python was just entering a
-        host function.
+        """Until the instance is closed this signal does what `terminate` does, in the middle of a call too, and then what a handler
+        that it had does. So SIGINT ends a guest that computes: KeyboardInterrupt follows, or TerminatedError if Python was just
+        entering a host function.
 
         Raises BusyError when another instance of this process has one, ValueError for a signal that can't be handled.
         """
