@@ -32,5 +32,6 @@ else()
     add_compile_definitions(PW_HARDWARE_BOUNDS=1)
 endif()
 add_compile_definitions(PW_AOT_BOUNDS_64=${PW_AOT_BOUNDS_64} PW_AOT_BOUNDS_32=${PW_AOT_BOUNDS_32})
+add_compile_definitions(WASM_UINT32_IS_ATOMIC=1) # WAMR takes clang for a gcc of before 4.7; native/core/stop.c counts on it
 set(WAMR_DISABLE_STACK_HW_BOUND_CHECK 1)
 set(WAMR_BUILD_STACK_GUARD_SIZE 65536)
