@@ -40,6 +40,7 @@ def main() -> int:
             _ratio(row),
         )
         for row in rows
+        if not row.others
     ]
     print(table(("what", "ours", "peer", "peer's", "floor", "floor's", "ours/peer"), cells))
     return 0
