@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -151,29 +152,39 @@ def test_a_capability_that_waits_longer_than_the_deadline_ends_with_the_process(
     looping.with_suffix(".toml").write_text("[capabilities.wasi]\n[limits]\ndeadline_ms = 300\n")
     code, lines, took_s = run_apart(looping, "--event", "in/x=a")
     assert (code, lines[-1]["code"]) == (1, "deadline-exceeded")
-    assert took_s < 5
+    assert took_s < 8
 
 
 @pytest.mark.parametrize("aot", [False, pytest.param(True, marks=pytest.mark.skipif(aotc() is None, reason="no wamr_aotc"))])
-@pytest.mark.parametrize("where", ["event", "start", "capability"])
+@pytest.mark.parametrize("where", ["event", "capability"])
 def test_one_ctrl_c_ends_it(looping, aot, where):
     looping.with_suffix(".toml").unlink()
-    if where == "start":
-        looping.write_bytes(wat(LOOPS.replace("(func $turn (loop br 0))", "(func $turn (loop br 0)) (start $turn)")))
     if where == "capability":
         looping.write_bytes(wat(LOOPS.replace("(memory", WAITS, 1).replace("(loop br 0)", WAITING)))
         looping.with_suffix(".toml").write_text("[capabilities.wasi]\n[limits]\ndeadline_ms = 20000\n")
     command = [sys.executable, "-m", "ota.cli.main", "run", str(looping), "--event", "in/x=a", *(["--aot"] if aot else [])]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "process_group": 0, "env": buffered()}
     with subprocess.Popen(command, **pipes) as process:
-        if where == "start":
-            time.sleep(3.0)
-        else:
-            assert process.stdout.readline().startswith("started")
-            time.sleep(0.2)
+        assert process.stdout.readline().startswith("started")
+        time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=5)
+        _, said = process.communicate(timeout=20)
     assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+def test_one_ctrl_c_ends_an_endless_start_function(looping):
+    looping.write_bytes(wat(LOOPS.replace("(func $turn (loop br 0))", "(func $turn (loop br 0)) (start $turn)")))
+    command = [sys.executable, "-m", "device_agent", "run", str(looping)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=buffered()) as process:
+        stat, tick_s = f"/proc/{process.pid}/stat", os.sysconf("SC_CLK_TCK")
+        while (
+            int(Path(stat).read_text().rsplit(")", 1)[1].split()[11]) < 5 * tick_s
+        ):  # it is past all that Python does at its start
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
     assert "Traceback" not in said
 
 

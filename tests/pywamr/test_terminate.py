@@ -60,7 +60,7 @@ def test_terminating_while_frames_come_and_go_is_never_a_crash(interpreter):
         assert {frame.function for frame in caught.value.stack} <= {"tree", "big", "small"}
         stacks += bool(caught.value.stack)
         instance.close()
-    assert stacks > 200  # the others were told before they began
+    assert stacks > 30  # the others were told before they began
 
 
 @pytest.mark.parametrize("name", ["spin", "ticks"])
