@@ -52,6 +52,11 @@ class Processor:
         """Processor and features in one word, such as "cortex-a53+crc"."""
         return "+".join((self.cpu, *self.features))
 
+    @property
+    def cpus(self) -> tuple[str, ...]:
+        """What images may be compiled for that a board takes, best first; besides the least of the target."""
+        return tuple(dict.fromkeys(each for each in (self.llvm, self.cpu) if each))
+
     def check(self) -> str:
         """What is wrong with it, "" when nothing is."""
         if self.target not in DEBIAN:

@@ -133,7 +133,7 @@ class ModuleHost:
         self._live().terminate_on(signal_number)
 
     def terminate(self) -> None:
-        """From any thread: the same."""
+        """From any thread: ends the call in progress, which raises TerminatedError, if the module is interpreted."""
         self._live().terminate()
 
     def close(self) -> None:

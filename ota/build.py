@@ -150,8 +150,9 @@ def build(
     """Checks a module against the contract and its own description, and signs a manifest for boards of class `board`.
 
     `aot` names the targets to compile images for, each as TARGET or TARGET:CPU, which features may follow
-    (`aarch64:cortex-a53+crc`). Raises BuildError, AotError, and Refused MALFORMED,
-    IMPORT_UNDECLARED, EXPORT_MISSING.
+    (`aarch64:cortex-a53+crc`).
+
+    Raises BuildError, AotError, and Refused MALFORMED, IMPORT_UNDECLARED, EXPORT_MISSING.
     """
     try:
         blob = module.read_bytes()

@@ -95,10 +95,8 @@ def _settings(board: EmulatedBoard, folder: Path) -> Path:
     made.mkdir(parents=True)
     url = settings.broker
     broker = BrokerUrl(HOST if url.host in LOCAL else url.host, url.port, url.tls)
-    cpu = board.board.processor.llvm
-    about = BoardSettings(
-        board.folder.name, settings.group, board.board.name, broker, (cpu,) if cpu else (), POLICY, "/data/wamr-ota"
-    )
+    model = board.board
+    about = BoardSettings(board.folder.name, settings.group, model.name, broker, model.processor.cpus, POLICY, "/data/wamr-ota")
     for name, content in about.files(workspace).items():
         (made / name).write_bytes(content)
     (made / "console-login").touch()

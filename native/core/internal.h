@@ -96,6 +96,7 @@ char pw_type_letter(wasm_valkind_t kind);
 char *pw_type_letters(wasm_func_type_t type, bool results);
 /* Ends the call that an instance is in; may be called by a signal's handler. */
 void pw_stop(pw_instance *instance);
+/* Gives its signal back when an instance goes: it has no WAMR side any more that others could find. */
 void pw_stop_listening(pw_instance *instance);
 /* Frees an instance's own memory, its WAMR side being gone. */
 void pw_instance_free(pw_instance *instance);

@@ -110,7 +110,7 @@ def _board_settings(workspace: Workspace, board: Board, arguments: argparse.Name
         group=arguments.group or workspace.settings.group,
         board=board.name,
         broker=arguments.broker or workspace.settings.broker,
-        cpus=tuple(dict.fromkeys(each for each in (board.processor.llvm, board.processor.cpu) if each)),
+        cpus=board.processor.cpus,
         policy=read_policy(arguments.policy) if arguments.policy else DEFAULT_POLICY,
         ntp=tuple(arguments.ntp),
     )

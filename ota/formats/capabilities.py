@@ -185,7 +185,7 @@ def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
             parsed[key] = argument
         else:
             raise malformed(what, f"{name} has no argument {key!r} of that form")
-    if name == "keyvalue" or parsed.get("write"):
+    if name == "keyvalue" or (name == "wasi" and parsed.get("write")):
         parsed.setdefault("quota_bytes", _NUMBERS[name, "quota_bytes"][0])
     return parsed
 

@@ -111,11 +111,11 @@ def test_a_module_may_take_longer_to_begin_than_for_an_event(tmp_path, mode):
         await worker.start()
         try:
             await worker.begin(b"", {})
-            await worker.handle("in/x", b"")
+            return await worker.handle("in/x", b"")
         finally:
             worker.kill()
 
-    asyncio.run(begins_well())
+    assert asyncio.run(begins_well()).messages == ()
 
 
 def test_deep_recursion_is_a_trap(tmp_path, mode):

@@ -60,6 +60,7 @@ def test_a_child_is_killed_whatever_it_does_and_again_without_effect():
         process.kill()
         process.kill()
         gone_by(process.pid)
+        assert not Path(f"/proc/{process.pid}").exists()
         channel.close()
 
 

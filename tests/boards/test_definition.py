@@ -66,6 +66,8 @@ def test_features_of_a_board_go_to_the_compiler_and_to_its_settings(tmp_path):
     (tmp_path / "board.toml").write_text(GOOD.replace("cores = 2", 'cores = 2\nfeatures = ["crc", "neon"]'))
     assert load_board("board", tmp_path).processor.llvm == "cortex-a15+crc+neon"
     assert targets_of(str(tmp_path / "board.toml"), ("board",)) == ("armv7:cortex-a15+crc+neon",)
+    assert load_board("board", tmp_path).processor.cpus == ("cortex-a15+crc+neon", "cortex-a15")
+    assert load_board("generic-armv7").processor.cpus == ()
     assert commands.class_of(str(tmp_path / "board.toml")) == "board"
 
 

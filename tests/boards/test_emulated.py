@@ -95,7 +95,7 @@ def test_what_must_not_be_installed_is_refused_for_its_reason(lab):
         lab.observer.wait(lambda reason=reason: lab.report.attempt.reason == reason, lab.patience_s, reason)
     lab.put([(topics.desired("lab"), b"garbage")])
     lab.observer.wait(lambda: lab.report.attempt.reason == "malformed", lab.patience_s, "malformed")
-    lab.running("4.0.0")
+    assert lab.running("4.0.0").running.version == "4.0.0"
     lab.still_answers(4)
 
 
@@ -183,7 +183,7 @@ def test_power_cuts_in_the_middle_of_updates_are_healed_and_the_updates_finished
             lab.kill()
             lab.start()
             lab.wait_state("confirmed", deployment=deployment)
-            lab.running(f"{version}.0.0")
+            assert lab.running(f"{version}.0.0").running.version == f"{version}.0.0"
         lab.still_answers(version)
     except BaseException as error:
         told = f"seed {seed}, an update takes {takes_s:.1f} s, {lab.lost_pages} pages lost"

@@ -14,7 +14,7 @@ def test_a_published_module_is_reported_and_survives_a_power_cut(board, architec
     lab.install(1)
     lab.kill()
     lab.start()
-    lab.running("1.0.0")
+    assert lab.running("1.0.0").running.version == "1.0.0"
     lab.still_answers(1)
 
 

@@ -115,7 +115,7 @@ def test_another_workspaces_manifest_is_not_verified(workspace, tmp_path, module
 
 def test_sequence_numbers_never_go_back(workspace):
     opened = Workspace.open(workspace)
-    numbers = [opened.next_sequence(now) for now in (100, 50, 50, 200, 3)]
+    numbers = [opened.next_sequence(at_s) for at_s in (100, 50, 50, 200, 3)]
     assert numbers == sorted(set(numbers))
     assert opened.next_epoch("lab") == 1
     assert opened.next_epoch("lab", seen=7) == 8

@@ -192,6 +192,10 @@ def test_an_instance_that_is_closed_while_it_gets_its_signal_leaves_the_signal_t
             thread.join()
         with module.instantiate({"host": {"tick": lambda: None}}) as last:
             last.terminate_on(signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            with pytest.raises(TerminatedError):
+                last.call("two")
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
 def test_a_signal_between_calls_ends_the_next_one():

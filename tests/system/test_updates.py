@@ -89,12 +89,12 @@ def flip(data: bytes, position: int) -> bytes:
 
 def test_a_flipped_bit_in_a_manifest_is_refused(board):
     update = board.signer.update(echo(2))
-    refused(board, replace(update, envelope=flip(update.envelope, len(update.envelope) - 100)), "signature-invalid")
+    assert refused(board, replace(update, envelope=flip(update.envelope, len(update.envelope) - 100)), "signature-invalid")
 
 
 def test_a_truncated_manifest_is_refused(board):
     update = board.signer.update(echo(2))
-    refused(board, replace(update, envelope=update.envelope[:-20]), "malformed")
+    assert refused(board, replace(update, envelope=update.envelope[:-20]), "malformed")
 
 
 def test_an_oversized_manifest_is_refused(board):
