@@ -5,7 +5,6 @@ import resource
 import signal
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 from ota.formats.reasons import Reason, Refused
 from pywamr import confine
@@ -20,6 +19,7 @@ FIRST_UID, UIDS = 61184, 4000
 MAX_FILES = 64
 DATA_HEADROOM_BYTES = 64 << 20
 FILE_LIMIT_BYTES = 64 << 20  # for each file of a module that may write any
+_STATM_DATA = 5  # proc_pid_statm(5): pages of "data + stack"
 
 
 def seclude(channel: socket.socket) -> None:
@@ -51,9 +51,12 @@ def give_up(memory_bytes: int, folders: Sequence[tuple[int, bool]] = (), *, devi
 
 
 def _data_bytes() -> int:
-    """Private writable memory of this process now."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+    """Private writable memory of this process now: what RLIMIT_DATA counts, and the stack."""
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY)
+    try:
+        return int(os.read(descriptor, 256).split()[_STATM_DATA]) * resource.getpagesize()
+    finally:
+        os.close(descriptor)
 
 
 def _take_own_user(writable: Sequence[int]) -> frozenset[str]:

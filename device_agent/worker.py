@@ -4,26 +4,28 @@ It answers one request at a time on the socket that it was given. At the module'
 interpreted code and lets it tell where it was; a moment later the agent kills. With the agent gone a timer of the kernel does.
 """
 
+import contextlib
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 from device_agent import confinement, frames
 from device_agent.contract import ContractError, ModuleError, ModuleHost
 from device_agent.devices import import_drivers, open_devices
 from ota.errors import OtaError
+from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
-from pywamr import LoadError, PywamrError, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
+from pywamr import LoadError, PywamrError, Runtime, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
 
 # Workers are forked from a process that has imported this (device_agent.zygote).
 runtime_version()  # loads the library, starts nothing
 import_drivers()
 
 GRACE_S = 1.0
+_NOTHING = b"\0asm\1\0\0\0"
 
 
 def main(channel: socket.socket) -> None:
@@ -36,8 +38,31 @@ def main(channel: socket.socket) -> None:
         sys.exit(0)
 
 
+def rehearse() -> None:
+    """In the process that workers are forked from: does once what each of them will do, with a module of nothing, so that what
+    Python makes on the way is there already, and shared.
+    """
+    description = ModuleDescription("nothing", "0", Capabilities({}))
+    start = frames.Start("", b"", description.to_bytes(), {}, "", b"")
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        here.send(frames.encode_request(start))
+        if data := frames.Receiver().take_soon(there):
+            frames.decode_request(data)
+    open_devices(ModuleDescription.from_bytes(start.description).capabilities)
+    for request in (frames.Begin(b"", {}), frames.Event("", b"")):
+        frames.decode_request(frames.encode_request(request))
+    frames.encode_answer(frames.Ready(frozenset(), "", frozenset()))
+    frames.encode_answer(frames.Done((), (), frames.Usage(0, 0, 0)))
+    with Runtime() as runtime:
+        runtime.load(_NOTHING).instantiate()
+    with contextlib.suppress(Refused):
+        ModuleHost(_NOTHING, description, {}, lambda *_: None)
+
+
 def _read(path: str, digest: bytes) -> bytes:
-    content = Path(path).read_bytes()
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (pathlib writes to many more of the pages that workers share)
+        content = file.readall()
     if sha256(content) != digest:
         raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{path} is damaged on disk")
     return content

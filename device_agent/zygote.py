@@ -55,7 +55,7 @@ class Zygote:
     """The agent's end. Starts the process with the first child, and again when it has died."""
 
     def __init__(self, preload: str = PRELOAD) -> None:
-        """`preload` is the module whose `main(channel)` is the life of a child."""
+        """`preload` is a module: its `rehearse()` is called once, and then its `main(channel)` is the life of each child."""
         self._preload = preload
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -168,10 +168,11 @@ def _child(control: socket.socket, descriptor: int, life: Any) -> None:
 def main() -> None:
     """`python -m device_agent.zygote DESCRIPTOR MODULE`: by the agent only."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    life = importlib.import_module(sys.argv[2]).main
+    module = importlib.import_module(sys.argv[2])
+    module.rehearse()
     gc.collect()
     gc.freeze()
-    _serve(control, life)
+    _serve(control, module.main)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import time
 
-from tests.support.lives import main
+from tests.support.lives import main, rehearse
 
-__all__ = ["main"]
+__all__ = ["main", "rehearse"]
 time.sleep(1.5)

@@ -34,4 +34,4 @@ class HostileHost:
 
 
 worker.ModuleHost = HostileHost
-main = worker.main
+main, rehearse = worker.main, worker.rehearse
