@@ -70,60 +70,16 @@ cells_to_slots(const char *letters, const uint32_t *cells, uint64_t *slots)
     }
 }
 
-/* One call of a host function whose parameters and result are integers. */
-static int64_t
-call_direct(void *function, uint32_t count, const int64_t *a)
-{
-    typedef int64_t (*f0)(void);
-    typedef int64_t (*f1)(int64_t);
-    typedef int64_t (*f2)(int64_t, int64_t);
-    typedef int64_t (*f3)(int64_t, int64_t, int64_t);
-    typedef int64_t (*f4)(int64_t, int64_t, int64_t, int64_t);
-    typedef int64_t (*f5)(int64_t, int64_t, int64_t, int64_t, int64_t);
-    typedef int64_t (*f6)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
-    typedef int64_t (*f7)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
-    typedef int64_t (*f8)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
-    switch (count) {
-        case 0:
-            return ((f0)function)();
-        case 1:
-            return ((f1)function)(a[0]);
-        case 2:
-            return ((f2)function)(a[0], a[1]);
-        case 3:
-            return ((f3)function)(a[0], a[1], a[2]);
-        case 4:
-            return ((f4)function)(a[0], a[1], a[2], a[3]);
-        case 5:
-            return ((f5)function)(a[0], a[1], a[2], a[3], a[4]);
-        case 6:
-            return ((f6)function)(a[0], a[1], a[2], a[3], a[4], a[5]);
-        case 7:
-            return ((f7)function)(a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
-        default:
-            return ((f8)function)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
-    }
-}
-
 static void
 call_host(pw_instance *instance, const pw_import *import, uint64_t *slots)
 {
     const pw_host_function *host = &instance->hosts[import->index];
     for (uint32_t i = 0; i < import->param_count; i++)
         slots[i] = widen(import->params[i], slots[i]);
-    if (host->direct) {
-        int64_t result = call_direct(host->direct, import->param_count, (const int64_t *)slots);
-        if (import->results[0])
-            slots[0] = (uint64_t)result;
-    }
-    else if (import->param_count == 0 && import->results[0]) {
-        uint64_t result = 0;
-        host->slots(&result);
-        slots[0] = result;
-    }
-    else {
-        host->slots(slots);
-    }
+    if (host->native)
+        host->native(slots);
+    else
+        pw_python_call(instance, import, host, slots);
     /* On the way back to the guest a null externref is -1 again. */
     if (import->results[0] == 'e' && slots[0] == 0)
         slots[0] = UINT64_MAX;
@@ -203,17 +159,18 @@ take_exception(pw_instance *instance)
 }
 
 static int32_t
-check_hosts(const pw_module *module, const pw_host_function *hosts, uint32_t host_count, char *error, uint32_t error_size)
+check_hosts(const pw_module *module, const pw_host_function *hosts, uint32_t host_count, const pw_failure *failure, char *error,
+            uint32_t error_size)
 {
     if (host_count != module->function_count || (host_count && !hosts))
         return PW_BAD_ARGUMENT;
     for (uint32_t i = 0; i < host_count; i++) {
         const pw_import *import = &module->functions[i];
-        if (!hosts[i].direct && !hosts[i].slots) {
+        if (!hosts[i].values && !hosts[i].slots && !hosts[i].native) {
             pw_error_set(error, error_size, "no host function for import %s.%s", import->module, import->name);
             return PW_MISSING_IMPORT;
         }
-        if (hosts[i].direct && !import->direct)
+        if ((hosts[i].values && !import->direct) || (!hosts[i].native && (!failure || !pw_python_is_set())))
             return PW_BAD_ARGUMENT;
     }
     return PW_OK;
@@ -290,8 +247,8 @@ check_pages(uint64_t pages, uint32_t max_pages, char *error, uint32_t error_size
 }
 
 int32_t
-pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
-                 uint32_t max_pages, pw_instance **out, char *error, uint32_t error_size)
+pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, pw_failure *failure,
+                 uint32_t stack_bytes, uint32_t max_pages, pw_instance **out, char *error, uint32_t error_size)
 {
     pw_error_set(error, error_size, "%s", "");
     if (!module || !out || stack_bytes == 0)
@@ -299,7 +256,7 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     *out = NULL;
     int32_t status = check_pages(module->facts.memory_pages, max_pages, error, error_size);
     if (status == PW_OK)
-        status = check_hosts(module, hosts, host_count, error, error_size);
+        status = check_hosts(module, hosts, host_count, failure, error, error_size);
     if (status != PW_OK)
         return status;
     pw_instance *instance = calloc(1, sizeof *instance);
@@ -307,6 +264,7 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
         return PW_NO_MEMORY;
     instance->module = module;
     instance->fuel = -1;
+    instance->failure = failure;
     instance->hosts = calloc(host_count + 1, sizeof *instance->hosts);
     instance->stack = calloc(1, sizeof *instance->stack);
     pthread_mutex_init(&instance->lock, NULL);
@@ -316,7 +274,7 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     }
     if (host_count)
         memcpy(instance->hosts, hosts, host_count * sizeof *hosts);
-    *out = instance; /* already valid for pw_instance_fail and pw_memory_at, should the start function call out */
+    *out = instance; /* already valid for pw_memory_at, should the start function call out */
     status = instantiate(instance, stack_bytes, max_pages, error, error_size);
     if (status == PW_OK)
         status = check_pages(pw_memory_size(instance) / 65536, max_pages, error, error_size);
@@ -457,13 +415,6 @@ pw_instance_fuel_set(pw_instance *instance, int32_t fuel)
         return PW_BAD_ARGUMENT;
     instance->fuel = fuel < 0 ? -1 : fuel;
     return PW_OK;
-}
-
-void
-pw_instance_fail(pw_instance *instance)
-{
-    if (instance)
-        instance->host_failed = true; /* the trampoline, which is on its way back, does the rest */
 }
 
 void

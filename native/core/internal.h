@@ -75,6 +75,7 @@ struct pw_instance {
     wasm_module_inst_t wamr;
     wasm_exec_env_t env;
     pw_host_function *hosts;
+    pw_failure *failure;
     pw_function *functions;
     atomic_uintptr_t owner; /* the thread whose call is in progress; 0: none; PW_OWNER_CLOSED */
     uint32_t depth;         /* nested calls in progress; the owner's */
@@ -104,6 +105,9 @@ void pw_instance_free(pw_instance *instance);
 int32_t pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size);
 /* Makes the calling thread ready to run guest code; done once a thread. */
 bool pw_thread_ready(void);
+bool pw_python_is_set(void);
+/* Calls a host function that is a Python callable. */
+void pw_python_call(pw_instance *instance, const pw_import *import, const pw_host_function *host, uint64_t *slots);
 void pw_trampoline(wasm_exec_env_t env, uint64_t *slots);
 
 /* Named in the WAMR build as its only outputs. */

@@ -14,9 +14,10 @@
 #ifndef WAMR_CORE_H
 #define WAMR_CORE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-#define PW_ABI_VERSION 2
+#define PW_ABI_VERSION 3
 #define PW_API __attribute__((visibility("default")))
 
 /* Host functions with at most this many parameters, all integers, are called with their values instead of a slot array. */
@@ -29,7 +30,7 @@ typedef struct pw_function pw_function;
 typedef enum pw_status {
     PW_OK = 0,
     PW_TRAP = 1,           /* the guest trapped: pw_instance_trap_get */
-    PW_HOST_ERROR = 2,     /* a host function called pw_instance_fail */
+    PW_HOST_ERROR = 2,     /* a host function failed: pw_failure says how */
     PW_BAD_MODULE = 3,     /* the bytes are not a module that WAMR accepts */
     PW_MISSING_IMPORT = 4, /* an import was given no host function */
     PW_UNSUPPORTED = 5,    /* a well-formed module asks for what this interface refuses */
@@ -55,13 +56,42 @@ typedef struct pw_extern {
     uint32_t index;      /* functions among the imports: which one, counted from 0 */
 } pw_extern;
 
-/* A host function. Exactly one member is set, or none where the import is not provided.
- * `direct` has the type int64_t (*)(int64_t, ...) with as many fixed parameters as the import, and is accepted only where all
- * are integers, at most PW_DIRECT_PARAMS. `slots` reads its arguments from, and writes its result to, the array it is given. */
+/* What of CPython's stable interface is called: each member is the address of the function of its name, as this process has it. */
+typedef struct pw_python {
+    int (*PyGILState_Ensure)(void);
+    void (*PyGILState_Release)(int state);
+    void *(*PyObject_Vectorcall)(void *callable, void *const *arguments, size_t count, void *names);
+    void *(*PyObject_Type)(void *object);
+    void *(*PyLong_FromLongLong)(long long value);
+    long long (*PyLong_AsLongLong)(void *object);
+    unsigned long long (*PyLong_AsUnsignedLongLong)(void *object);
+    void (*Py_DecRef)(void *object);
+    void *(*PyErr_Occurred)(void);
+    void (*PyErr_Clear)(void);
+    void (*PyErr_Fetch)(void **kind, void **exception, void **traceback);
+    void (*PyErr_NormalizeException)(void **kind, void **exception, void **traceback);
+    int (*PyException_SetTraceback)(void *exception, void *traceback);
+    void *none;     /* the objects None and int */
+    void *int_type;
+} pw_python;
+
+/* A host function. Exactly one member is set, or none where the import is not provided. The objects must live as long as the
+ * instance.
+ * values: a Python callable that takes the parameters and returns the result as int; only where all are integers, at most
+ *     PW_DIRECT_PARAMS. slots: a Python callable that takes the address of an array of slots, reads its arguments from there, writes
+ *     its result there, and returns None. native: the same as a C function, which can't fail. */
 typedef struct pw_host_function {
-    void *direct;
-    void (*slots)(uint64_t *slots);
+    void *values;
+    void *slots;
+    void (*native)(uint64_t *slots);
 } pw_host_function;
+
+/* How a host function failed. */
+typedef struct pw_failure {
+    void *object;          /* the exception, or the result that does not fit; a reference that belongs to who reads it */
+    uint32_t import_index; /* which import, counted among the functions */
+    uint32_t raised;       /* 1: an exception */
+} pw_failure;
 
 /* What a confined process has; which of them depends on the kernel. */
 enum { PW_NO_NEW_PRIVILEGES = 1, PW_SECCOMP = 2, PW_LANDLOCK = 4 };
@@ -97,10 +127,14 @@ PW_API int32_t pw_module_export_get(const pw_module *module, uint32_t index, pw_
 PW_API int32_t pw_module_custom_section_get(const pw_module *module, uint32_t index, const char **name, uint32_t *name_size,
                                             const uint8_t **bytes, uint32_t *size);
 
-/* Instantiates and runs the start function. `hosts` has one entry for each function import and is copied.
+/* Before host functions are Python callables. */
+PW_API void pw_python_set(const pw_python *python);
+/* Instantiates and runs the start function. `hosts` has one entry for each function import and is copied; `failure` is where a Python
+ * callable that fails is found, for as long as the instance lives, and NULL without such ones.
  * stack_bytes: operand stack; max_pages: 0 keeps the module's own limit, else lowers it. */
-PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
-                                uint32_t max_pages, pw_instance **instance, char *error, uint32_t error_size);
+PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, pw_failure *failure,
+                                uint32_t stack_bytes, uint32_t max_pages, pw_instance **instance, char *error,
+                                uint32_t error_size);
 /* Ends an instance: PW_BUSY while it runs, PW_CLOSED when it has ended. Its handle, and those of its functions, stay safe to use
  * until the module is closed: a thread that is about to call meets PW_CLOSED, not freed memory. */
 PW_API int32_t pw_instance_close(pw_instance *instance);
@@ -114,8 +148,6 @@ PW_API int32_t pw_function_call_each(pw_function *function, uint64_t *slots, uin
 /* How many branches and calls each call from outside may interpret; more is a trap. Negative: no limit. Code that was compiled ahead of
  * time does not count. */
 PW_API int32_t pw_instance_fuel_set(pw_instance *instance, int32_t fuel);
-/* From inside a host function: ends the guest's call with PW_HOST_ERROR. */
-PW_API void pw_instance_fail(pw_instance *instance);
 /* From any thread: ends the call in progress with PW_TERMINATED. Interpreted code only. */
 PW_API void pw_instance_terminate(pw_instance *instance);
 /* A signal that does the same, and then what a handler that it had does; until the instance is closed. PW_BUSY: another instance of this

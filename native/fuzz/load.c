@@ -62,8 +62,8 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     uint32_t functions = pw_module_import_count(module);
     pw_host_function *hosts = calloc(functions + 1u, sizeof *hosts);
     for (uint32_t i = 0; hosts && i < functions; i++)
-        hosts[i].slots = nothing;
-    if (hosts && pw_instance_open(module, hosts, functions, STACK_BYTES, PAGES, &instance, error, sizeof error) == PW_OK) {
+        hosts[i].native = nothing;
+    if (hosts && pw_instance_open(module, hosts, functions, NULL, STACK_BYTES, PAGES, &instance, error, sizeof error) == PW_OK) {
         call_exports(module, instance);
         pw_instance_close(instance);
     }

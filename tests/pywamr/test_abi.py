@@ -24,6 +24,8 @@ _TYPES = {
     "uint32_t *": ctypes.POINTER(ctypes.c_uint32),
     "pw_extern *": ctypes.POINTER(_abi.Extern),
     "const pw_host_function *": ctypes.POINTER(_abi.HostFunction),
+    "const pw_python *": ctypes.POINTER(_abi.Python),
+    "pw_failure *": ctypes.POINTER(_abi.Failure),
 }
 
 
@@ -63,6 +65,12 @@ def test_the_numbers_agree():
     assert re.search(r"#define PW_DIRECT_PARAMS (\d+)", HEADER)[1] == str(_abi.DIRECT_PARAMS)
 
 
+def test_the_functions_of_python_stand_in_the_order_of_the_header():
+    declared = HEADER.partition("typedef struct pw_python {")[2].partition("} pw_python;")[0]
+    names = re.findall(r"\(\*(\w+)\)\(|void \*(\w+);", declared)
+    assert [function or member for function, member in names] == [name for name, _ in _abi.Python._fields_]
+
+
 def test_a_missing_symbol_is_one_clear_error():
     with pytest.raises(LibraryError, match="has no function pw_abi_version"):
         _abi.bind(SimpleNamespace(_name="other.so"))
@@ -77,7 +85,7 @@ def test_another_interface_version_is_one_clear_error():
             setattr(self, name, wrapped := _Function(function))
             return wrapped
 
-    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 2"):
+    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 3"):
         _abi.bind(Library())
 
 

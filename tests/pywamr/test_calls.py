@@ -1,9 +1,11 @@
 """Calls in both directions, and every value type of core WebAssembly 2.0 without vectors."""
 
+import gc
 import math
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import given
@@ -42,11 +44,13 @@ HOSTS = wat("""(module
   (import "host" "ref" (func $ref (param i32 externref i64) (result externref)))
   (import "host" "none" (func $none))
   (import "host" "f32" (func $f32 (result f32)))
+  (import "host" "i32" (func $i32 (result i32)))
   (func (export "ints") (param i32 i64) (result i64) local.get 0 local.get 1 call $ints)
   (func (export "mixed") (param f32 f64 i64 i32) (result f64) local.get 0 local.get 1 local.get 2 local.get 3 call $mixed)
   (func (export "ref") (param externref) (result externref) i32.const 5 local.get 0 i64.const -6 call $ref)
   (func (export "none") call $none)
-  (func (export "f32") (result f32) call $f32))""")
+  (func (export "f32") (result f32) call $f32)
+  (func (export "i32") (result i32) call $i32))""")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,7 @@ def hosts(**functions):
         "ref": lambda number, value, other: value,
         "none": lambda: None,
         "f32": lambda: 1.5,
+        "i32": lambda: 7,
     }
     return {"host": defaults | functions}
 
@@ -159,12 +164,81 @@ def test_an_exception_of_a_host_function_comes_out_again(runtime):
 
 
 @pytest.mark.parametrize(
-    ("name", "result"), [("ints", "x"), ("ints", 1.5), ("ints", None), ("ints", 2**64), ("none", 1), ("f32", "x"), ("f32", 1e300)]
+    ("name", "result"),
+    [
+        ("ints", "x"),
+        ("ints", 1.5),
+        ("ints", None),
+        ("ints", True),
+        ("ints", 2**64),
+        ("ints", -(2**63) - 1),
+        ("i32", 2**32),
+        ("i32", -(2**31) - 1),
+        ("i32", 2**64 - 1),
+        ("none", 1),
+        ("f32", "x"),
+        ("f32", 1e300),
+    ],
 )
 def test_a_wrong_result_of_a_host_function_is_an_error(runtime, name, result):
     instance = runtime.load(HOSTS).instantiate(hosts(**{name: lambda *_: result}))
     with pytest.raises(HostResultError, match=f"host.{name}"):
         instance.call(name, *((1, 2) if name == "ints" else ()))
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "seen"),
+    [
+        ("ints", 2**64 - 1, -1),
+        ("ints", 2**63, -(2**63)),
+        ("ints", -(2**63), -(2**63)),
+        ("ints", -1, -1),
+        ("i32", 2**32 - 1, -1),
+        ("i32", -(2**31), -(2**31)),
+    ],
+)
+def test_a_result_of_a_host_function_may_be_signed_or_unsigned(runtime, name, result, seen):
+    instance = runtime.load(HOSTS).instantiate(hosts(**{name: lambda *_: result}))
+    assert instance.call(name, *((1, 2) if name == "ints" else ())) == seen
+
+
+@pytest.mark.parametrize("name", ["none", "f32", "i32"])
+def test_what_a_host_function_raised_or_returned_in_vain_is_let_go(runtime, name):
+    class Thing(Exception):
+        pass
+
+    seen = []
+
+    def make():
+        thing = Thing()
+        seen.append(weakref.ref(thing))
+        return thing
+
+    def fail():
+        raise make()
+
+    for function, error in ((fail, Thing), (make, HostResultError)):
+        instance = runtime.load(HOSTS).instantiate(hosts(**{name: function}))
+        for _ in range(3):
+            with pytest.raises(error):
+                instance.call(name)
+    gc.collect()  # what pytest keeps of an exception refers to itself
+    assert len(seen) == 6
+    assert not any(each() for each in seen)
+
+
+def test_a_failure_that_nobody_asked_for_gives_way_to_the_next(runtime):
+    """Ended from outside while its host function raises: the end is what the call tells of."""
+    box = []
+
+    def fail():
+        box[0].terminate()
+        raise ValueError("lost")
+
+    box.append(runtime.load(HOSTS).instantiate(hosts(none=fail)))
+    with pytest.raises(TerminatedError):
+        box[0].call("none")
+    assert box[0].live.hosts.take_failure() is None
 
 
 def test_a_host_function_may_call_back_in(runtime):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pywamr
 from pywamr.errors import LibraryError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 DIRECT_PARAMS = 8
 LIBRARY_NAME = "libwamr_core.so"
 
@@ -38,7 +38,36 @@ class Extern(Structure):
 class HostFunction(Structure):
     """pw_host_function."""
 
-    _fields_ = (("direct", c_void_p), ("slots", c_void_p))
+    _fields_ = (("values", c_void_p), ("slots", c_void_p), ("native", c_void_p))
+
+
+class Failure(Structure):
+    """pw_failure."""
+
+    _fields_ = (("object", c_void_p), ("import_index", c_uint32), ("raised", c_uint32))
+
+
+PYTHON_FUNCTIONS = (
+    "PyGILState_Ensure",
+    "PyGILState_Release",
+    "PyObject_Vectorcall",
+    "PyObject_Type",
+    "PyLong_FromLongLong",
+    "PyLong_AsLongLong",
+    "PyLong_AsUnsignedLongLong",
+    "Py_DecRef",
+    "PyErr_Occurred",
+    "PyErr_Clear",
+    "PyErr_Fetch",
+    "PyErr_NormalizeException",
+    "PyException_SetTraceback",
+)
+
+
+class Python(Structure):
+    """pw_python."""
+
+    _fields_ = tuple((name, c_void_p) for name in (*PYTHON_FUNCTIONS, "none", "int_type"))
 
 
 SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
@@ -59,16 +88,26 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
         c_int32,
         (c_void_p, c_uint32, POINTER(c_void_p), POINTER(c_uint32), POINTER(c_void_p), POINTER(c_uint32)),
     ),
+    "pw_python_set": (None, (POINTER(Python),)),
     "pw_instance_open": (
         c_int32,
-        (c_void_p, POINTER(HostFunction), c_uint32, c_uint32, c_uint32, POINTER(c_void_p), c_char_p, c_uint32),
+        (
+            c_void_p,
+            POINTER(HostFunction),
+            c_uint32,
+            POINTER(Failure),
+            c_uint32,
+            c_uint32,
+            POINTER(c_void_p),
+            c_char_p,
+            c_uint32,
+        ),
     ),
     "pw_instance_close": (c_int32, (c_void_p,)),
     "pw_instance_function": (c_int32, (c_void_p, c_char_p, POINTER(c_void_p))),
     "pw_function_call": (c_int32, (c_void_p, c_void_p)),
     "pw_function_call_each": (c_int32, (c_void_p, c_void_p, c_uint32, POINTER(c_uint32))),
     "pw_instance_fuel_set": (c_int32, (c_void_p, c_int32)),
-    "pw_instance_fail": (None, (c_void_p,)),
     "pw_instance_terminate": (None, (c_void_p,)),
     "pw_instance_terminate_on": (c_int32, (c_void_p, c_int32)),
     "pw_instance_trap_get": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),
@@ -97,6 +136,12 @@ def bind(library: CDLL) -> CDLL:
     return library
 
 
+def _python() -> Python:
+    """The functions of this very Python."""
+    functions = (ctypes.cast(getattr(ctypes.pythonapi, name), c_void_p) for name in PYTHON_FUNCTIONS)
+    return Python(*functions, id(None), id(int))
+
+
 @cache
 def library() -> CDLL:
     """libwamr_core, from beside this package. Raises LibraryError when it is not there or does not fit."""
@@ -104,9 +149,11 @@ def library() -> CDLL:
     for place in places:
         if place.exists():
             try:
-                return bind(CDLL(str(place)))
+                found = bind(CDLL(str(place)))
             except OSError as error:
                 raise LibraryError(f"{place} could not be loaded: {error}") from error
+            found.pw_python_set(_python())
+            return found
     looked = ", ".join(str(place) for place in places)
     raise LibraryError(f"{LIBRARY_NAME} is not installed (looked for {looked}); install the project with pip")
 

@@ -32,7 +32,7 @@ class Live:
         self.module = module
         self.raw = ctypes.c_void_p()
         self.references = References()
-        self.hosts = HostCalls(self.references, self.raw)
+        self.hosts = HostCalls(self.references)
         self.functions: weakref.WeakSet[Function] = weakref.WeakSet()
 
     def handle(self) -> int:
@@ -70,8 +70,12 @@ class Live:
 
     def refuse(self, status: int, message: str, stack: str = "") -> NoReturn:
         """Raises what a status stands for, with these words."""
-        if status == _abi.HOST_ERROR:
-            raise self.hosts.take_pending()
+        failure = self.hosts.take_failure()
+        if status == _abi.HOST_ERROR and failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # whose traceback holds this frame
         if status == _abi.TRAP:
             raise Trap.from_text(message, stack)
         if status == _abi.TERMINATED:

@@ -38,7 +38,7 @@ class Instance:
         self.memory = Memory(live)
         error = _abi.error_buffer()
         status = self._library.pw_instance_open(
-            handle, live.hosts.table(bound), len(bound), stack_bytes, max_pages, live.raw, error, len(error)
+            handle, live.hosts.table(bound), len(bound), live.hosts.failure, stack_bytes, max_pages, live.raw, error, len(error)
         )
         if status != _abi.OK:
             live.raw.value = None
