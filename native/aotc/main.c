@@ -124,6 +124,17 @@ has_names(const uint8_t *bytes, uint64_t size)
     return false;
 }
 
+/* WAMR's words for a module with vectors, in ours. */
+static const char *
+why_not(const aot_target *target, const char *error)
+{
+    if (!strstr(error, "SIMD"))
+        return error;
+    return strcmp(target->name, "x86_64") == 0
+               ? "vectors need a processor that has SSE4.1: name one, such as x86-64-v2"
+               : "vectors can't be compiled for this target, only interpreted: leave it out";
+}
+
 static int
 compile(const aot_target *target, char *cpu, char *features, wasm_module_t module, bool names_there, const char *out)
 {
@@ -145,6 +156,7 @@ compile(const aot_target *target, char *cpu, char *features, wasm_module_t modul
     option.enable_bulk_memory = true;
     option.enable_bulk_memory_opt = true;
     option.enable_ref_types = true;
+    option.enable_simd = true;
     option.enable_call_indirect_overlong = true;
     option.enable_thread_mgr = true;
     option.enable_aux_stack_check = true;
@@ -165,7 +177,7 @@ compile(const aot_target *target, char *cpu, char *features, wasm_module_t modul
     if (image)
         status = write_image(out, image, size, target);
     else
-        fail("compiling", aot_get_last_error());
+        fail("compiling", why_not(target, aot_get_last_error()));
     if (image)
         wasm_runtime_free(image);
     if (context)

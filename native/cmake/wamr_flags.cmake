@@ -17,7 +17,7 @@ set(WAMR_BUILD_INSTRUCTION_METERING 1)
 set(WAMR_BUILD_MULTI_MODULE 0)
 set(WAMR_BUILD_SHARED_MEMORY 0)
 set(WAMR_BUILD_SHRUNK_MEMORY 0) # a memory has the size that the module says, as in every other runtime
-set(WAMR_BUILD_SIMD 0)
+set(WAMR_BUILD_SIMD 1)
 # 1: every access is checked in software; 0: by guard pages around an address range that no guest can leave. By word size.
 set(PW_AOT_BOUNDS_64 0)
 set(PW_AOT_BOUNDS_32 1)

@@ -86,6 +86,18 @@ function(wamr_fix_removed_load)
     set(load "        LLVMSetAlignment(value, known_align);                             \\\n    } while (0)\n\n#define BUILD_STORE()")
     string(REPLACE "known_align); " "known_align); LLVMSetVolatile(value, !comp_ctx->enable_bound_check); " mended "${load}")
     wamr_mend(${file} "${load}" "${mended}")
+    set(load "    LLVMSetAlignment(data, 1);\n\n    return data;\n")
+    string(REPLACE "1);\n" "1);\n    LLVMSetVolatile(data, !comp_ctx->enable_bound_check);\n" mended "${load}")
+    wamr_mend(core/iwasm/compilation/simd/simd_load_store.c "${load}" "${mended}")
+endfunction()
+
+# WAMR 978ce3f: the smaller or larger of two vectors is a signalling NaN where an operand was one; core 2.0 wants a quiet one, which any
+# sum with it is.
+function(wamr_fix_vector_nan)
+    set(file core/iwasm/compilation/simd/simd_floating_point.c)
+    foreach(side lhs rhs)
+        wamr_mend(${file} "${side}_nan, ${side}, ret" "${side}_nan, LLVMBuildFAdd(comp_ctx->builder, ${side}, ${side}, \"quiet\"), ret")
+    endforeach()
 endfunction()
 
 # WAMR 978ce3f: a second thread, or a second start, takes its own handler for the one that was there before, and hands a fault that is
@@ -146,6 +158,73 @@ function(wamr_fix_empty_memory)
     wamr_mend(core/iwasm/common/wasm_memory.c "    if (${commit}" "    if (commit_size > 0 && ${commit}")
 endfunction()
 
+# WAMR 978ce3f leaves vectors out on RISC-V, for which its compiler has none; the interpreter computes them everywhere. Calls into
+# compiled code then keep floats as far apart as vectors are, which its assembler for RISC-V does not know.
+function(wamr_vectors_on_riscv)
+    set(tail "    message (\"     SIMD disabled due to not supported on target RISCV64\")")
+    wamr_mend(build-scripts/config_common.cmake "set(SIMD_ENABLED 0)\n${tail}" "set(SIMD_ENABLED 1)\n${tail}")
+    set(none "#if WASM_ENABLE_SIMD == 0")
+    foreach(line "    uint64 *fps;\n" "    argc1 = 1 + MAX_REG_FLOATS + (uint32)func_type->param_count + ext_ret_count;\n" "    fps = argv1;\n    ints = fps + MAX_REG_FLOATS;\n")
+        wamr_mend(core/iwasm/common/wasm_runtime_common.c "${none}\n${line}" "${none} || defined(BUILD_TARGET_RISCV64_LP64D)\n${line}")
+    endforeach()
+endfunction()
+
+# WAMR 978ce3f on RISC-V: a float32 that goes into compiled code has zeros above it, where the processor wants ones and takes anything else
+# for a NaN; and floats for which the registers of their own do not suffice go to integer registers before they go to the stack.
+function(wamr_fix_riscv_floats)
+    set(if "                if (n_fps < MAX_REG_FLOATS) {\n")
+    set(else "                else {\n")
+    set(riscv "#if defined(BUILD_TARGET_RISCV64_LP64D)\n")
+    foreach(bits 32 64)
+        set(step "")
+        set(behind "")
+        set(boxed "")
+        if(bits EQUAL 32)
+            set(step "++")
+            set(boxed "${riscv}                    fps[n_fps] = UINT64_MAX;\n#endif\n")
+        else()
+            set(behind "                argv_src += 2;\n")
+        endif()
+        set(register "                    *(float${bits} *)&fps[n_fps++] = *(float${bits} *)argv_src${step};\n                }\n")
+        set(stack "                    *(float${bits} *)&stacks[n_stacks++] = *(float${bits} *)argv_src${step};\n                }\n${behind}")
+        set(integer "                else if (n_ints < MAX_REG_INTS) {\n                    ints[n_ints++] = *(uint${bits} *)argv_src${step};\n                }\n#endif\n")
+        wamr_mend(core/iwasm/common/wasm_runtime_common.c
+                  "${if}${register}${else}${stack}" "${if}${boxed}${register}${riscv}${integer}${else}${stack}")
+    endforeach()
+endfunction()
+
+# WAMR 978ce3f on ARM with hard floats: calls into compiled code do not follow the procedure call standard (AAPCS32, section 6.5, rules C.1 to
+# C.5 and C.2.vfp) when numbers of 32 and of 64 bits are mixed. A single goes into the register that was left out before a double; an
+# argument that no longer fits goes to the stack, and all of its kind behind it too.
+function(wamr_fix_arm_arguments)
+    set(file core/iwasm/common/wasm_runtime_common.c)
+    set(arm "#if defined(BUILD_TARGET_ARM_VFP) || defined(BUILD_TARGET_THUMB_VFP)\n")
+    wamr_mend(${file} "    uint32 *fps;\n    int n_fps = 0;\n" "    uint32 *fps;\n    int n_fps = 0, hole = -1;\n")
+    wamr_mend(${file} "    n_fps = 0;\n    n_stacks = 0;\n" "    n_fps = 0;\n${arm}    hole = -1;\n#endif\n    n_stacks = 0;\n")
+    set(single "                if (n_fps < MAX_REG_FLOATS)\n                    n_fps++;\n")
+    wamr_mend(${file} "${single}" "${arm}                if (hole >= 0)\n                    hole = -1;\n                else\n#endif\n${single}")
+    set(single "                if (n_fps < MAX_REG_FLOATS)\n                    *(float32 *)&fps[n_fps++] = *(float32 *)argv_src++;\n")
+    wamr_mend(${file} "${single}" "${arm}                if (hole >= 0) {\n                    fps[hole] = *argv_src++;\n                    hole = -1;\n                }\n                else\n#endif\n${single}")
+    set(skip "                    if (n_fps & 1)\n                        n_fps++;\n")
+    string(REPLACE "n_fps++" "hole = n_fps++" mended "${skip}")
+    set(half "                else if (n_fps == MAX_REG_FLOATS - 1) {\n")
+    foreach(take "                    n_fps += 2;\n" "                    fps[n_fps++] = *argv_src++;\n                    fps[n_fps++] = *argv_src++;\n")
+        wamr_mend(${file} "${skip}${take}                }\n${half}" "${mended}${take}                }\n                else if (false) {\n")
+    endforeach()
+    set(stack "#if !defined(BUILD_TARGET_ARC)\n                    if (n_stacks & 1)\n")
+    set(full "${arm}                    if (func_type->types[i] == VALUE_TYPE_I64) {\n                        n_ints = MAX_REG_INTS;\n                    }\n                    else {\n                        n_fps = MAX_REG_FLOATS;\n                        hole = -1;\n                    }\n#endif\n")
+    wamr_mend(${file} "${stack}" "${full}${stack}")
+endfunction()
+
+# WAMR 978ce3f, where the processor is no x86: narrows vectors of any lanes as if they had eight, which is wrong for four and ends the
+# compiler in an assertion.
+function(wamr_fix_narrowing)
+    foreach(which vec1 vec2)
+        wamr_mend(core/iwasm/compilation/simd/simd_conversions.c
+                  "simd_saturate(comp_ctx, func_ctx, e_sat_i16x8, ${which}" "simd_saturate(comp_ctx, func_ctx, itype, ${which}")
+    endforeach()
+endfunction()
+
 if(WAMR_ROOT_DIR)
     set(origin "${WAMR_ROOT_DIR}")
 else()
@@ -165,4 +244,9 @@ wamr_fix_exported_import()
 wamr_count_branches_only()
 wamr_fix_low_addresses()
 wamr_fix_empty_memory()
+wamr_vectors_on_riscv()
+wamr_fix_vector_nan()
+wamr_fix_narrowing()
+wamr_fix_riscv_floats()
+wamr_fix_arm_arguments()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

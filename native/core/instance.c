@@ -15,6 +15,8 @@ void wasm_runtime_set_exec_env_tls(struct WASMExecEnv *env);
 static uint32_t
 cells_of(char letter)
 {
+    if (letter == 'v')
+        return 4;
     if (letter == 'I' || letter == 'F')
         return 2;
     return letter == 'e' ? (uint32_t)(sizeof(uintptr_t) / sizeof(uint32_t)) : 1;
@@ -29,16 +31,31 @@ cells_of_all(const char *letters)
     return cells;
 }
 
+static uint32_t
+slots_of(char letter)
+{
+    return letter == 'v' ? 2 : 1;
+}
+
+static uint32_t
+slots_of_all(const char *letters)
+{
+    uint32_t slots = 0;
+    for (; *letters; letters++)
+        slots += slots_of(*letters);
+    return slots;
+}
+
 /* WAMR takes (uintptr_t)-1 for a null externref and gives back 0; a slot has 0 for both. */
 static void
 slots_to_cells(const char *letters, const uint64_t *slots, uint32_t *cells)
 {
-    for (; *letters; letters++, slots++) {
-        uint64_t value = *slots;
-        if (*letters == 'e' && value == 0)
-            value = UINT64_MAX;
+    for (; *letters; slots += slots_of(*letters), letters++) {
+        uint64_t value[2] = { slots[0], *letters == 'v' ? slots[1] : 0 };
+        if (*letters == 'e' && value[0] == 0)
+            value[0] = UINT64_MAX;
         uint32_t count = cells_of(*letters);
-        memcpy(cells, &value, count * sizeof *cells);
+        memcpy(cells, value, count * sizeof *cells);
         cells += count;
     }
 }
@@ -58,15 +75,23 @@ widen(char letter, uint64_t value)
     }
 }
 
+/* Writes as many slots as the type takes. */
+static void
+cells_to_slot(char letter, const void *cells, uint64_t *slots)
+{
+    uint64_t value[2] = { 0, 0 };
+    memcpy(value, cells, cells_of(letter) * sizeof(uint32_t));
+    slots[0] = widen(letter, value[0]);
+    if (letter == 'v')
+        slots[1] = value[1];
+}
+
 static void
 cells_to_slots(const char *letters, const uint32_t *cells, uint64_t *slots)
 {
-    for (; *letters; letters++, slots++) {
-        uint64_t value = 0;
-        uint32_t count = cells_of(*letters);
-        memcpy(&value, cells, count * sizeof *cells);
-        *slots = widen(*letters, value);
-        cells += count;
+    for (; *letters; slots += slots_of(*letters), letters++) {
+        cells_to_slot(*letters, cells, slots);
+        cells += cells_of(*letters);
     }
 }
 
@@ -343,9 +368,9 @@ pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
     uint32_t results = cells_of_all(function->results);
     function->param_cells = cells_of_all(function->params);
     function->cells = function->param_cells > results ? function->param_cells : results;
-    size_t params = strlen(function->params), width = strlen(function->results);
+    uint32_t params = slots_of_all(function->params), width = slots_of_all(function->results);
     width = params > width ? params : width;
-    function->width = width ? (uint32_t)width : 1;
+    function->width = width ? width : 1;
     function->instance = instance;
     function->wamr = wamr;
     function->next = instance->functions;
@@ -464,9 +489,9 @@ pw_memory_at(pw_instance *instance, uint64_t offset, uint64_t size_bytes)
 }
 
 int32_t
-pw_global_get(pw_instance *instance, const char *name, uint64_t *slot)
+pw_global_get(pw_instance *instance, const char *name, uint64_t *slots)
 {
-    if (!instance || !name || !slot)
+    if (!instance || !name || !slots)
         return PW_BAD_ARGUMENT;
     wasm_global_inst_t global;
     if (!wasm_runtime_get_export_global_inst(instance->wamr, name, &global))
@@ -474,16 +499,14 @@ pw_global_get(pw_instance *instance, const char *name, uint64_t *slot)
     char letter = pw_type_letter(global.kind);
     if (letter == 'e' || letter == '?')
         return PW_UNSUPPORTED; /* WAMR keeps an index there that only its own calls can turn back */
-    uint64_t value = 0;
-    memcpy(&value, global.global_data, cells_of(letter) * sizeof(uint32_t));
-    *slot = widen(letter, value);
+    cells_to_slot(letter, global.global_data, slots);
     return PW_OK;
 }
 
 int32_t
-pw_global_set(pw_instance *instance, const char *name, uint64_t slot)
+pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots)
 {
-    if (!instance || !name)
+    if (!instance || !name || !slots)
         return PW_BAD_ARGUMENT;
     wasm_global_inst_t global;
     if (!wasm_runtime_get_export_global_inst(instance->wamr, name, &global))
@@ -491,6 +514,6 @@ pw_global_set(pw_instance *instance, const char *name, uint64_t slot)
     char letter = pw_type_letter(global.kind);
     if (!global.is_mutable || letter == 'e' || letter == 'r' || letter == '?')
         return PW_UNSUPPORTED;
-    memcpy(global.global_data, &slot, cells_of(letter) * sizeof(uint32_t));
+    memcpy(global.global_data, slots, cells_of(letter) * sizeof(uint32_t));
     return PW_OK;
 }

@@ -63,7 +63,7 @@ struct pw_function {
     char *results;
     uint32_t param_cells; /* of 32 bits */
     uint32_t cells;       /* of the larger of parameters and results */
-    uint32_t width;       /* slots of the larger of the two */
+    uint32_t width;       /* slots of the larger of the two, at least 1 */
 };
 
 #define PW_OWNER_CLOSED UINTPTR_MAX

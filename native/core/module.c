@@ -21,6 +21,8 @@ pw_type_letter(wasm_valkind_t kind)
             return 'f';
         case WASM_F64:
             return 'F';
+        case WASM_V128:
+            return 'v';
         case WASM_EXTERNREF:
             return 'e';
         case WASM_FUNCREF:
@@ -40,7 +42,7 @@ pw_type_letters(wasm_func_type_t type, bool results)
     for (uint32_t i = 0; i < count; i++) {
         wasm_valkind_t kind =
             results ? wasm_func_type_get_result_valkind(type, i) : wasm_func_type_get_param_valkind(type, i);
-        /* WAMR 978ce3f, wasm_func_type_get_result_valkind: says -1 of an externref, and without SIMD of nothing else. */
+        /* WAMR 978ce3f, wasm_func_type_get_result_valkind: says -1 of an externref, and of nothing else. */
         letters[i] = results && kind == (wasm_valkind_t)-1 ? 'e' : pw_type_letter(kind);
     }
     letters[count] = '\0';
@@ -134,8 +136,8 @@ link_imports(pw_module *module, char *error, uint32_t error_size)
                          import->module, import->name, strlen(import->results));
             return PW_UNSUPPORTED;
         }
-        if (strpbrk(import->params, "?") || strpbrk(import->results, "?")) {
-            pw_error_set(error, error_size, "import %s.%s has a value type that is not supported", import->module,
+        if (strpbrk(import->params, "v?") || strpbrk(import->results, "v?")) {
+            pw_error_set(error, error_size, "import %s.%s has a value type that no host function can have", import->module,
                          import->name);
             return PW_UNSUPPORTED;
         }

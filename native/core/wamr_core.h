@@ -7,7 +7,7 @@
  *    `error` buffer (always terminated, never longer than error_size); text of a trap is kept by the instance.
  *  - A value travels in a 64-bit slot. i32 is sign-extended on the way out and truncated on the way in; f32 lies in the low
  *    four bytes; a funcref is its function index, UINT64_MAX being null; an externref is a number that the caller chose, 0
- *    being null.
+ *    being null. A v128 takes two slots, the lower half first.
  *  - Nothing is printed. What WAMR would print is kept and handed out by pw_log_take.
  *  - An instance runs on one thread at a time; any thread may ask it to stop with pw_instance_terminate.
  */
@@ -48,7 +48,7 @@ typedef enum pw_kind { PW_FUNCTION = 0, PW_TABLE = 1, PW_MEMORY = 2, PW_GLOBAL =
 typedef struct pw_extern {
     const char *module; /* "" for an export */
     const char *name;
-    const char *params;  /* functions: one letter a parameter, of "iIfFer" (i32 i64 f32 f64 externref funcref) */
+    const char *params;  /* functions: one letter a parameter, of "iIfFver" (i32 i64 f32 f64 v128 externref funcref) */
     const char *results; /* functions: likewise; globals: the type, then "m" if mutable */
     uint32_t kind;       /* pw_kind */
     uint32_t minimum;    /* memories: pages of 64 KiB; tables: elements */
@@ -140,10 +140,10 @@ PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts
 PW_API int32_t pw_instance_close(pw_instance *instance);
 /* Finds an exported function; the handle belongs to the instance. */
 PW_API int32_t pw_instance_function(pw_instance *instance, const char *name, pw_function **function);
-/* Calls. `slots` holds the arguments, then the results: room for the larger of the two counts. */
+/* Calls. `slots` holds the arguments, then the results: room for the larger of the two. */
 PW_API int32_t pw_function_call(pw_function *function, uint64_t *slots);
-/* Calls `count` times. `slots` has one row a call, each as long as the larger of the counts of arguments and results, at least 1:
- * arguments in, results out. Ends at the first call that does not return; *done is how many did. */
+/* Calls `count` times. `slots` has one row a call, each as long as the larger of arguments and results, at least 1: arguments
+ * in, results out. Ends at the first call that does not return; *done is how many did. */
 PW_API int32_t pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done);
 /* How many branches and calls each call from outside may interpret; more is a trap. Negative: no limit. Code that was compiled ahead of
  * time does not count. */
@@ -158,8 +158,8 @@ PW_API void pw_instance_trap_get(pw_instance *instance, char *message, uint32_t 
 /* Where size_bytes at offset lie in the default memory, or NULL when they are not all inside. Valid until guest code runs. */
 PW_API void *pw_memory_at(pw_instance *instance, uint64_t offset, uint64_t size_bytes);
 PW_API uint64_t pw_memory_size(pw_instance *instance);
-/* Reads or writes an exported global through one slot. PW_UNSUPPORTED when written but immutable. */
-PW_API int32_t pw_global_get(pw_instance *instance, const char *name, uint64_t *slot);
-PW_API int32_t pw_global_set(pw_instance *instance, const char *name, uint64_t slot);
+/* Reads or writes an exported global through its slot, or a v128's two. PW_UNSUPPORTED when written but immutable. */
+PW_API int32_t pw_global_get(pw_instance *instance, const char *name, uint64_t *slots);
+PW_API int32_t pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots);
 
 #endif

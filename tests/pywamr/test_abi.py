@@ -18,6 +18,7 @@ _TYPES = {
     "const char *": ctypes.c_char_p,
     "char *": ctypes.c_char_p,
     "void *": ctypes.c_void_p,
+    "const uint64_t *": ctypes.c_void_p,
     "uint64_t *": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)),
     "const uint8_t *": ctypes.c_char_p,
     "const int32_t *": ctypes.POINTER(ctypes.c_int32),

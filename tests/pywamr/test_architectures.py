@@ -50,6 +50,19 @@ def test_the_tests_of_this_folder_pass_in_both_modes(architecture):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 150
 
 
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
+def test_the_spec_holds(architecture, mode, tmp_path):
+    """Every assertion of core 2.0; vectors too, but in ahead-of-time code only where WAMR's compiler has them."""
+    if mode == "aot" and aotc() is None:
+        pytest.skip("wamr_aotc is not built: make aotc")
+    out = tmp_path / "spec.json"
+    done = architecture.run("-m", "tests.spec", "--mode", mode, "--out", str(out))
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    found = json.loads(out.read_text())[mode]
+    assert found["core"]["passed"] > 26_000
+    assert found["simd"]["passed"] > (25_000 if mode == "interpreter" or architecture.target == "aarch64" else 700)
+
+
 def test_floats_pass_through_host_functions_as_they_are(architecture, tmp_path):
     """RISC-V's ordinary natives get NaN for a single, ARM's without hard-float garbage."""
     wasm = wat(MODULE)

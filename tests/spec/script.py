@@ -4,10 +4,12 @@ import subprocess
 import sys
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ota.aot import host_target
 from pywamr import (
     FunctionType,
     Instance,
@@ -20,7 +22,7 @@ from pywamr import (
     UnsupportedError,
     ValueType,
 )
-from tests.support.aot import compiled
+from tests.support.aot import WITH_VECTORS, compiled
 
 STACK_BYTES = 256 * 1024
 _I32, _I64, _F32, _F64 = ValueType.I32, ValueType.I64, ValueType.F32, ValueType.F64
@@ -37,7 +39,8 @@ _SPECTEST = {
     }.items()
 }
 _REFERENCES = (ValueType.EXTERNREF, ValueType.FUNCREF)
-_MASKS = {"i32": 2**32 - 1, "f32": 2**32 - 1, "i64": 2**64 - 1, "f64": 2**64 - 1}
+_LANE_BITS = {"i8": 8, "i16": 16, "i32": 32, "i64": 64, "f32": 32, "f64": 64}
+_MASKS = {"i8": 2**8 - 1, "i16": 2**16 - 1, "i32": 2**32 - 1, "f32": 2**32 - 1, "i64": 2**64 - 1, "f64": 2**64 - 1}
 _QUIET = {"f32": 0x7FC00000, "f64": 0x7FF8000000000000}
 
 
@@ -84,7 +87,7 @@ class Script:
         wasm = read(self._folder / command["filename"])
         module = self._runtime.load(wasm)
         if self._compiles:
-            module = self._runtime.load(compiled(wasm))
+            module = self._runtime.load(_image(wasm))
         hosts: dict[str, dict[str, Any]] = {}
         for wanted in module.imports:
             hosts.setdefault(wanted.module, {})[wanted.name] = self._host(wanted.module, wanted.name, wanted.type)
@@ -147,9 +150,10 @@ class Script:
         if any(kind in _REFERENCES for kind in (*kinds.params, *kinds.results)):
             result = function(*(self._argument(each) for each in action["args"]))
             return [] if not kinds.results else list(result) if len(kinds.results) > 1 else [result]
-        row = array("Q", [int(each["value"]) & 2**64 - 1 for each in action["args"]] + [0] * function.width)[: function.width]
+        row = array("Q", [slot for each in action["args"] for slot in _slots(each)] + [0] * function.width)[: function.width]
         function.call_each(memoryview(row))
-        return [Bits(value) for value in row[: len(kinds.results)]]
+        found = iter(row)
+        return [_two_slots(found) if kind is ValueType.V128 else Bits(next(found)) for kind in kinds.results]
 
     @staticmethod
     def _argument(argument: dict[str, Any]) -> Any:
@@ -211,6 +215,15 @@ class Script:
         raise AssertionError(f"was linked: {command['text']}")
 
 
+def _image(wasm: bytes) -> bytes:
+    try:
+        return compiled(wasm, cpu=WITH_VECTORS.get(host_target(), ""))
+    except subprocess.CalledProcessError as error:
+        if "vectors can't be compiled" in error.stderr:
+            raise Skip(f"WAMR's compiler has no vectors for {host_target()}") from error
+        raise
+
+
 def read(path: Path) -> bytes:
     """A module's bytes; one that a script quotes as text is translated."""
     if path.suffix != ".wat":
@@ -220,6 +233,19 @@ def read(path: Path) -> bytes:
         [str(tool if tool.exists() else "wasm-tools"), "parse", str(path), "-o", "/dev/stdout"], capture_output=True, check=True
     )
     return done.stdout
+
+
+def _slots(value: dict[str, Any]) -> list[int]:
+    """A number, or the two halves of a vector."""
+    if value["type"] != "v128":
+        return [int(value["value"]) & 2**64 - 1]
+    bits = _LANE_BITS[value["lane_type"]]
+    whole = sum((int(lane) & (1 << bits) - 1) << bits * place for place, lane in enumerate(value["value"]))
+    return [whole & 2**64 - 1, whole >> 64]
+
+
+def _two_slots(slots: Iterator[int]) -> bytes:
+    return next(slots).to_bytes(8, "little") + next(slots).to_bytes(8, "little")
 
 
 @dataclass(frozen=True)
@@ -235,11 +261,23 @@ class Bits(int):
 
 def _matches(found: Any, expected: dict[str, Any]) -> bool:
     kind, value = expected["type"], expected.get("value", "null")
+    if kind == "v128":
+        return _lanes_match(found, expected["lane_type"], value)
     if kind in ("externref", "funcref", "refnull", "nullref"):
         if value == "null":
             return found is None
         return found == Reference(value) if kind == "externref" else found is not None
-    bits = (found if isinstance(found, Bits) else _bits(kind, found)) & _MASKS[kind]
+    return _bits_match(kind, found if isinstance(found, Bits) else _bits(kind, found), value)
+
+
+def _lanes_match(found: bytes, lane: str, values: list[str]) -> bool:
+    size = _LANE_BITS[lane] // 8
+    lanes = [int.from_bytes(found[at : at + size], "little") for at in range(0, len(found), size)]
+    return len(lanes) == len(values) and all(_bits_match(lane, bits, value) for bits, value in zip(lanes, values, strict=True))
+
+
+def _bits_match(kind: str, number: int, value: str) -> bool:
+    bits = number & _MASKS[kind]
     if value == "nan:canonical":
         return bits & (_MASKS[kind] >> 1) == _QUIET[kind]
     if value == "nan:arithmetic":

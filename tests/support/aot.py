@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ota.aot import find_compiler, host_target
 
+WITH_VECTORS = {"x86_64": "x86-64-v2"}
+"""The least processor that has what vector instructions need, where it is not the least of the target anyway."""
+
 
 def aotc() -> Path | None:
     """The ahead-of-time compiler, None where it was not built."""

@@ -5,6 +5,7 @@ two machines agree only where they agree on each.
 """
 
 import json
+import random
 import struct
 import sys
 from pathlib import Path
@@ -21,7 +22,23 @@ MODULE = """(module
   (func (export "double") (param f64) (result f64) (call $double (i32.const -7) (local.get 0)))
   (func (export "mix") (param f32 f64) (result f64)
     (call $mix (local.get 0) (i32.const -1) (local.get 1) (i64.const -2) (local.get 0) (i64.const 0x123456789abcdef)
-      (local.get 1) (i32.const 77) (local.get 1) (local.get 0) (local.get 1) (local.get 0))))"""
+      (local.get 1) (i32.const 77) (local.get 1) (local.get 0) (local.get 1) (local.get 0)))
+  WEIGHED)"""
+TO_F64 = {"f32": "(f64.promote_f32 {})", "f64": "{}", "i32": "(f64.convert_i32_s {})", "i64": "(f64.convert_i64_s {})"}
+_random = random.Random(1)
+ORDERS = [_random.choices(list(TO_F64), k=_random.randrange(1, 25)) for _ in range(100)]
+
+
+def _weighed(number: int, order: list[str]) -> str:
+    """A function that weighs each parameter by its place: what arrives in another's place changes the sum."""
+    total = "(f64.const 0)"
+    for place, kind in enumerate(order):
+        value = TO_F64[kind].format(f"(local.get {place})")
+        total = f"(f64.add {total} (f64.mul (f64.const {place + 1}) {value}))"
+    return f"""(func (export "weighed{number}") (param {" ".join(order)}) (result f64) {total})"""
+
+
+MODULE = MODULE.replace("WEIGHED", "\n".join(_weighed(number, order) for number, order in enumerate(ORDERS)))
 KERNELS = ("crc32", "sha256", "sort", "matrix", "filter", "parse")
 
 
@@ -53,6 +70,14 @@ def floats(code: bytes) -> dict[str, list[str]]:
             "single": [bits(instance.call("single", single(each))) for each in FLOATS],
             "double": [bits(instance.call("double", each)) for each in FLOATS],
             "mix": [bits(instance.call("mix", single(each), each)) for each in FLOATS],
+            "weighed": [
+                bits(
+                    instance.call(
+                        f"weighed{number}", *(float(place) if kind[0] == "f" else place for place, kind in enumerate(order))
+                    )
+                )
+                for number, order in enumerate(ORDERS)
+            ],
         }
     return found | {"seen": seen}
 

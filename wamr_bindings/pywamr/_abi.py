@@ -113,8 +113,8 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_instance_trap_get": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),
     "pw_memory_at": (c_void_p, (c_void_p, c_uint64, c_uint64)),
     "pw_memory_size": (c_uint64, (c_void_p,)),
-    "pw_global_get": (c_int32, (c_void_p, c_char_p, POINTER(c_uint64))),
-    "pw_global_set": (c_int32, (c_void_p, c_char_p, c_uint64)),
+    "pw_global_get": (c_int32, (c_void_p, c_char_p, c_void_p)),
+    "pw_global_set": (c_int32, (c_void_p, c_char_p, c_void_p)),
 }
 
 

@@ -12,14 +12,17 @@ _FORMATS = {
     ValueType.I64: "q",
     ValueType.F32: "f4x",
     ValueType.F64: "d",
+    ValueType.V128: "16s",
     ValueType.EXTERNREF: "Q",
     ValueType.FUNCREF: "Q",
 }
 _NULL_FUNCREF = 2**64 - 1
+_VECTOR_BYTES = 16
 _BITS = {ValueType.I32: 32, ValueType.I64: 64}
 
 Value = Any
-"""What a wasm value is in Python: int, float, any object (externref), `FuncRef` (funcref), None (a null reference)."""
+"""What a wasm value is in Python: int, float, 16 bytes (v128, lane 0 first), any object (externref), `FuncRef` (funcref), None (a
+null reference)."""
 
 
 class References:
@@ -46,8 +49,13 @@ class References:
 
 
 def slots_struct(types: Sequence[ValueType]) -> struct.Struct:
-    """The layout of values of these types, one 64-bit slot each."""
+    """The layout of values of these types, one 64-bit slot each, two for a v128."""
     return struct.Struct("=" + "".join(_FORMATS[kind] for kind in types))
+
+
+def slot_count(types: Sequence[ValueType]) -> int:
+    """How many slots values of these types take."""
+    return len(types) + types.count(ValueType.V128)
 
 
 def has_references(types: Sequence[ValueType]) -> bool:
@@ -73,8 +81,14 @@ def lower(kind: ValueType, value: Value, references: References, what: str) -> V
         except (OverflowError, struct.error):
             raise ArgumentError(f"{what} is too large for {kind!r}: {value!r}") from None
         return float(value)
-    if kind is ValueType.EXTERNREF:
-        return references.number(value)
+    if kind is ValueType.V128:
+        if isinstance(value, bytes) and len(value) == _VECTOR_BYTES:
+            return value
+        raise ArgumentError(f"{what} must be {_VECTOR_BYTES} bytes, not {value!r}")
+    return references.number(value) if kind is ValueType.EXTERNREF else _function_index(value, what)
+
+
+def _function_index(value: Value, what: str) -> int:
     if value is None:
         return _NULL_FUNCREF
     if isinstance(value, FuncRef):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pywamr import _abi
 from pywamr._live import Live
-from pywamr._values import Value, has_references, lift, lower, packer, slots_struct
+from pywamr._values import Value, has_references, lift, lower, packer, slot_count, slots_struct
 from pywamr.errors import ArgumentError, BusyError, NotExportedError, UnsupportedError
 from pywamr.memory import Memory
-from pywamr.types import FunctionType, GlobalType, Import
+from pywamr.types import FunctionType, GlobalType, Import, ValueType
 
 if TYPE_CHECKING:
     from pywamr.module import Module
@@ -69,19 +69,20 @@ class Instance:
 
     def get_global(self, name: str) -> Value:
         """The value of an exported global. Raises NotExportedError, UnsupportedError for an externref."""
-        kind, slot = self._global(name), ctypes.c_uint64()
-        status = self._library.pw_global_get(self.live.handle(), name.encode(), slot)
+        kind, slots = self._global(name), _slots(2)
+        status = self._library.pw_global_get(self.live.handle(), name.encode(), slots)
         if status != _abi.OK:
             raise UnsupportedError(f"a global of type {kind.value!r} can't be read from outside: {name!r}")
-        (raw,) = slots_struct([kind.value]).unpack(bytes(slot))
+        (raw,) = slots_struct([kind.value]).unpack_from(slots)
         return lift(kind.value, raw, self._references)
 
     def set_global(self, name: str, value: Value) -> None:
         """Sets an exported global. Raises NotExportedError, ArgumentError, UnsupportedError for an immutable or reference one."""
         kind = self._global(name)
         lowered = lower(kind.value, value, self._references, f"the global {name!r}")
-        slot = int.from_bytes(slots_struct([kind.value]).pack(lowered), "little")
-        if self._library.pw_global_set(self.live.handle(), name.encode(), slot) != _abi.OK:
+        slots = _slots(2)
+        slots_struct([kind.value]).pack_into(slots, 0, lowered)
+        if self._library.pw_global_set(self.live.handle(), name.encode(), slots) != _abi.OK:
             raise UnsupportedError(f"the global {name!r} can't be written from outside")
 
     def limit_fuel(self, fuel: int | None) -> None:
@@ -161,7 +162,8 @@ class Function:
         self._free: list[tuple[Any, int]] = []  # buffers of slots; each call has one of its own
         self._call = _abi.library().pw_function_call
         self._pack_checked = packer(kind.params, live.references)
-        self._pack: Callable[..., None] = _never if has_references(kind.params) else slots_struct(kind.params).pack_into
+        careful = has_references(kind.params) or ValueType.V128 in kind.params
+        self._pack: Callable[..., None] = _never if careful else slots_struct(kind.params).pack_into
         self._unpack = slots_struct(kind.results).unpack_from
         self._lift_results = len(kind.results) > 1 or has_references(kind.results)
 
@@ -190,21 +192,21 @@ class Function:
 
     def make_slots(self) -> tuple[Any, int]:
         """A buffer for one call and its address; for this package's own use."""
-        slots = ctypes.create_string_buffer(_SLOT_BYTES * self.width)
+        slots = _slots(self.width)
         return slots, ctypes.addressof(slots)
 
     @property
     def width(self) -> int:
-        """How many slots a row of `call_each` has: the larger of the counts of parameters and results, at least 1."""
-        return max(len(self.type.params), len(self.type.results), 1)
+        """How many slots a row of `call_each` has: the larger of those of parameters and results, at least 1."""
+        return max(slot_count(self.type.params), slot_count(self.type.results), 1)
 
     def call_each(self, rows: memoryview) -> None:
         """Calls the function once a row, all in one crossing of the boundary, and leaves the results where the arguments were.
 
         `rows` is a writable contiguous view of 8-byte slots, `width` of them a row, such as `memoryview(array("q", …))`: an i32 or
-        i64 as a signed number (an i32's upper half is ignored), an f64 as its bits, an f32 as its bits in the lower half. Results
-        come back likewise. Raises ArgumentError for another shape or for references, and otherwise what `__call__` raises; rows
-        before the one that failed then hold results.
+        i64 as a signed number (an i32's upper half is ignored), an f64 as its bits, an f32 as its bits in the lower half, a v128
+        as two slots. Results come back likewise. Raises ArgumentError for another shape or for references, and otherwise what
+        `__call__` raises; rows before the one that failed then hold results.
         """
         if has_references(self.type.params) or has_references(self.type.results):
             raise ArgumentError(f"{self.name}: references can't be called in rows")
@@ -232,6 +234,10 @@ class Function:
         references = self._live.references
         values = tuple(lift(kind, value, references) for kind, value in zip(self.type.results, raw, strict=True))
         return values[0] if len(values) == 1 else values
+
+
+def _slots(count: int) -> "ctypes.Array[ctypes.c_char]":
+    return ctypes.create_string_buffer(_SLOT_BYTES * count)
 
 
 def _never(*_: Any) -> None:

@@ -9,6 +9,8 @@ from pywamr.errors import PywamrError
 if TYPE_CHECKING:
     from pywamr._live import Live
 
+_AT_ONCE_BYTES = 1 << 30  # ctypes.string_at takes a C int
+
 
 class Memory:
     """The default memory of an instance. Offsets and sizes are in bytes, without sign; guest code may grow it at any call."""
@@ -23,7 +25,10 @@ class Memory:
 
     def read(self, offset: int, size: int) -> bytes:
         """A copy of `size` bytes at `offset`. Raises MemoryRangeError when they are not all inside."""
-        return ctypes.string_at(self._check(offset, size), size)
+        address = self._check(offset, size)
+        if size <= _AT_ONCE_BYTES:
+            return ctypes.string_at(address, size)
+        return b"".join(ctypes.string_at(address + at, min(_AT_ONCE_BYTES, size - at)) for at in range(0, size, _AT_ONCE_BYTES))
 
     def write(self, offset: int, content: bytes) -> None:
         """Copies `content` to `offset`. Raises MemoryRangeError, with nothing written, when it does not all fit."""

@@ -1,4 +1,4 @@
-"""The types of WebAssembly core 2.0 without vectors, as frozen data."""
+"""The types of WebAssembly core 2.0, as frozen data."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -11,6 +11,7 @@ class ValueType(Enum):
     I64 = "I"
     F32 = "f"
     F64 = "F"
+    V128 = "v"
     EXTERNREF = "e"
     FUNCREF = "r"
 
