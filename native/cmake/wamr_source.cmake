@@ -60,6 +60,11 @@ function(wamr_mend file wrong right)
     file(READ "${file}" text)
     string(FIND "${text}" "${right}" at)
     if(NOT at EQUAL -1)
+        string(FIND "${text}" "${wrong}" left)
+        string(FIND "${right}" "${wrong}" kept)
+        if(NOT left EQUAL -1 AND kept EQUAL -1)
+            message(FATAL_ERROR "${file} has both \"${wrong}\" and what is to take its place: name more of its lines")
+        endif()
         return()
     endif()
     string(FIND "${text}" "${wrong}" at)
@@ -169,6 +174,17 @@ function(wamr_vectors_on_riscv)
     endforeach()
 endfunction()
 
+# WAMR 978ce3f gives modules of ten functions or more LLVM's pipeline of before linking only, which leaves out half; all get the whole here. And
+# behind it state machines, which modules that read protocols are made of, are made to jump from state to state without a look at the table:
+# a pass of LLVM's that is off in it because it takes time.
+function(wamr_optimise_fully)
+    set(file core/iwasm/compilation/aot_llvm_extra.cpp)
+    set(rest "comp_ctx->enable_llvm_pgo || comp_ctx->use_prof_file)\n                    /* Add the pre-link")
+    wamr_mend(${file} "if (comp_ctx->comp_data->func_count >= 10\n                    || ${rest}" "if (${rest}")
+    set(next "        /* Run specific passes for AOT indirect mode in last")
+    wamr_mend(${file} "${next}" "        ExitOnErr(PB.parsePassPipeline(MPM, \"function(dfa-jump-threading,simplifycfg)\"));\n\n${next}")
+endfunction()
+
 # WAMR 978ce3f on RISC-V: a float32 that goes into compiled code has zeros above it, where the processor wants ones and takes anything else
 # for a NaN; and floats for which the registers of their own do not suffice go to integer registers before they go to the stack.
 function(wamr_fix_riscv_floats)
@@ -249,4 +265,5 @@ wamr_fix_vector_nan()
 wamr_fix_narrowing()
 wamr_fix_riscv_floats()
 wamr_fix_arm_arguments()
+wamr_optimise_fully()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")
