@@ -5,6 +5,7 @@
 #define PW_AOT_STAMP_H
 
 #define PW_AOT_STAMP_NAME "wamr-ota.target"
-#define PW_AOT_STAMP_FORMAT "1 %s bounds=%s" /* target, software or hardware */
+#define PW_AOT_STAMP_NUMBER "2"
+#define PW_AOT_STAMP_FORMAT PW_AOT_STAMP_NUMBER " %s bounds=%s" /* target, software or hardware */
 
 #endif

@@ -232,6 +232,18 @@ function(wamr_fix_arm_arguments)
     wamr_mend(${file} "${stack}" "${full}${stack}")
 endfunction()
 
+# WAMR 978ce3f moves a vector from one place of a frame to another that may overlap by one assignment, for which C says nothing, or by four
+# that each read anew what the ones before have written.
+function(wamr_fix_vector_moves)
+    set(file core/iwasm/common/wasm_runtime_common.h)
+    set(once "        V128 whole = (value); \\\n")
+    wamr_mend(${file} "        *(V128 *)(addr) = (value);    \\\n" "${once}        *(V128 *)(addr) = whole; \\\n")
+    wamr_mend(${file} "        addr_u32[0] = (value).i32x4[0];      \\\n" "${once}        addr_u32[0] = whole.i32x4[0]; \\\n")
+    foreach(cell 1 2 3)
+        wamr_mend(${file} "addr_u32[${cell}] = (value).i32x4[${cell}];" "addr_u32[${cell}] = whole.i32x4[${cell}];")
+    endforeach()
+endfunction()
+
 # WAMR 978ce3f, where the processor is no x86: narrows vectors of any lanes as if they had eight, which is wrong for four and ends the
 # compiler in an assertion.
 function(wamr_fix_narrowing)
@@ -266,4 +278,5 @@ wamr_fix_narrowing()
 wamr_fix_riscv_floats()
 wamr_fix_arm_arguments()
 wamr_optimise_fully()
+wamr_fix_vector_moves()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

@@ -29,6 +29,12 @@ pw_error_set(char *error, uint32_t error_size, const char *format, ...)
 #error "no target is known for this processor"
 #endif
 
+#if PW_HARDWARE_BOUNDS
+#define PW_BOUNDS "hardware"
+#else
+#define PW_BOUNDS "software"
+#endif
+
 /* CVE-2026-54912: behind this many cells of constants the fast interpreter's two passes over a function disagree on its size. WAMR
  * keeps equal constants once; here all are counted, so that nothing depends on how it compares them. */
 #define CONSTANT_CELLS_LIMIT 32765
@@ -340,7 +346,7 @@ static int32_t
 check_image(const uint8_t *bytes, uint32_t size, char *error, uint32_t error_size)
 {
     char wanted[64];
-    snprintf(wanted, sizeof wanted, PW_AOT_STAMP_FORMAT, TARGET, PW_HARDWARE_BOUNDS ? "hardware" : "software");
+    snprintf(wanted, sizeof wanted, PW_AOT_STAMP_FORMAT, TARGET, PW_BOUNDS);
     uint32_t length = 0;
     const uint8_t *found = find_stamp(bytes, size, &length);
     if (found && length == strlen(wanted) && memcmp(found, wanted, length) == 0)
@@ -368,6 +374,5 @@ pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error
 const char *
 pw_aot_target(void)
 {
-    static const char software[] = "1 " TARGET " bounds=software", hardware[] = "1 " TARGET " bounds=hardware";
-    return PW_HARDWARE_BOUNDS ? hardware : software;
+    return PW_AOT_STAMP_NUMBER " " TARGET " bounds=" PW_BOUNDS;
 }

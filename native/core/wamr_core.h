@@ -101,7 +101,7 @@ enum { PW_NEEDS_DEVICES = 1, PW_NEEDS_FOLDERS = 2 };
 PW_API uint32_t pw_abi_version(void);
 /* WAMR's version, such as "2.4.3". Static. */
 PW_API const char *pw_runtime_version(void);
-/* What an ahead-of-time image must have been compiled for to run here, such as "1 x86_64 bounds=hardware". Static. */
+/* What an ahead-of-time image must have been compiled for to run here, such as "2 x86_64 bounds=hardware". Static. */
 PW_API const char *pw_aot_target(void);
 /* Starts WAMR in this process; calls are counted, each needs one pw_runtime_close. */
 PW_API int32_t pw_runtime_open(void);

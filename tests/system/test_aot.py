@@ -42,7 +42,7 @@ def test_an_image_that_fits_is_run_and_survives_a_power_cut(lab):
 def test_an_image_that_does_not_fit_gives_way_to_the_module(lab):
     lab.start()
     target = host_target()
-    other_flags = identifier(f"1 {target} bounds=other")
+    other_flags = identifier(f"2 {target} bounds=other")
     assert deploy(lab, 1, [(other_flags, compiled)]) == "interpreter"
     assert deploy(lab, 2, [(identifier(cpu="another"), compiled)]) == "interpreter"
     # Signed for this class by mistake, and yet another target's: the runtime itself refuses it.

@@ -19,7 +19,7 @@ def runtime_version() -> str:
 
 
 def aot_target() -> str:
-    """What an ahead-of-time image must have been compiled for to run here, such as "1 x86_64 bounds=hardware": the number of the
+    """What an ahead-of-time image must have been compiled for to run here, such as "2 x86_64 bounds=hardware": the number of the
     agreement between compiler and runtime, the target, and who checks the bounds of memory. Raises LibraryError.
     """
     return _abi.text(_abi.library().pw_aot_target())
