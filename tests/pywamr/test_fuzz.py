@@ -17,7 +17,8 @@ CLANG = next((name for name in (f"clang-{number}" for number in range(19, 13, -1
 VECTORS = """(module (memory (export "memory") 1) (global $g (mut v128) (v128.const i64x2 1 2))
   (func $f (export "f") (param v128 i32) (result v128) (local v128)
     (local.set 2 (v128.load offset=3 (local.get 1)))
-    (local.set 2 (v128.load32_lane 2 (local.get 1) (i8x16.shuffle 0 1 2 3 16 17 18 19 4 5 6 7 31 30 29 28 (local.get 0) (local.get 2))))
+    (local.set 2 (i8x16.shuffle 0 1 2 3 16 17 18 19 4 5 6 7 31 30 29 28 (local.get 0) (local.get 2)))
+    (local.set 2 (v128.load32_lane 2 (local.get 1) (local.get 2)))
     (v128.store16_lane 7 (local.get 1) (local.get 2))
     (v128.store (local.get 1) (i8x16.swizzle (local.get 2) (v128.load8_splat (local.get 1))))
     (global.set $g (v128.bitselect (global.get $g) (v128.load32x2_u (local.get 1)) (v128.load64_zero (local.get 1))))
@@ -26,7 +27,8 @@ VECTORS = """(module (memory (export "memory") 1) (global $g (mut v128) (v128.co
     (local.tee 2 (i64x2.replace_lane 1 (local.get 2) (i64.extend_i32_u (i8x16.extract_lane_s 15 (local.get 2)))))
     (select (local.get 0) (v128.any_true (local.get 0)))
     (if (result v128) (i32x4.all_true (local.get 0)) (then (i16x8.q15mulr_sat_s (local.get 0) (local.get 2)))
-      (else (i32x4.dot_i16x8_s (i32x4.extmul_high_i16x8_u (local.get 0) (local.get 2)) (i16x8.extadd_pairwise_i8x16_s (local.get 2)))))
+      (else (i32x4.dot_i16x8_s (i32x4.extmul_high_i16x8_u (local.get 0) (local.get 2))
+        (i16x8.extadd_pairwise_i8x16_s (local.get 2)))))
     v128.xor)
   (func (export "go") (result i32) (i32x4.extract_lane 0 (call $f (v128.const f64x2 1 nan) (i32.const 9)))))"""
 
