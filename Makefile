@@ -17,14 +17,16 @@ SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
 .PHONY: test test-full demo bench bench-boards check modules aotc spec wheels clean
 
-# Emulated boards mostly wait: two at a time, an architecture each. What counts milliseconds runs before them, alone.
+# What is emulated runs two at a time, an architecture each; boards mostly wait. What counts milliseconds runs before them, alone.
+EMULATED := tests/boards tests/pywamr/test_architectures.py
+
 test: $(VENV)/.test modules wheels check
-	$(BIN)/python -m pytest -q --ignore=tests/boards
-	$(BIN)/python -m pytest -q -n 2 tests/boards
+	$(BIN)/python -m pytest -q $(EMULATED:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 2 $(EMULATED)
 
 test-full: $(VENV)/.test modules wheels check
-	WAMR_OTA_KILLS=1000 $(BIN)/python -m pytest -q --ignore=tests/boards
-	WAMR_OTA_FULL=1 WAMR_OTA_CUTS=100 $(BIN)/python -m pytest -q -n 2 tests/boards
+	WAMR_OTA_KILLS=1000 $(BIN)/python -m pytest -q $(EMULATED:%=--ignore=%)
+	WAMR_OTA_FULL=1 WAMR_OTA_CUTS=100 $(BIN)/python -m pytest -q -n 2 $(EMULATED)
 
 demo: $(VENV)/.demo modules
 	$(BIN)/ota demo
