@@ -1,10 +1,13 @@
 # SIMDe, the headers that the interpreter computes vectors with: from the Python package simde-py, whose version pyproject.toml pins.
-# -DFETCHCONTENT_SOURCE_DIR_SIMDE=<checkout> takes another.
+# -DFETCHCONTENT_SOURCE_DIR_SIMDE=<checkout> takes another; -DPython_EXECUTABLE=<python> says which Python has it (pip does that).
 
 if(NOT FETCHCONTENT_SOURCE_DIR_SIMDE)
-    find_program(PW_PYTHON NAMES python3 python)
+    set(python "${Python_EXECUTABLE}")
+    if(NOT python)
+        set(python python3)
+    endif()
     execute_process(
-        COMMAND "${PW_PYTHON}" -c "import pathlib, simde_py; print(pathlib.Path(simde_py.get_include()).parent)"
+        COMMAND "${python}" -c "import pathlib, simde_py; print(pathlib.Path(simde_py.get_include()).parent)"
         OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
     if(failed)
         message(FATAL_ERROR "the build needs SIMDe: pip install simde-py==0.8.2, or give a checkout with -DFETCHCONTENT_SOURCE_DIR_SIMDE=")

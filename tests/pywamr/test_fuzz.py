@@ -39,7 +39,17 @@ def fuzzer() -> Path:
     if CLANG is None:
         pytest.skip("clang with libFuzzer is not installed: apt install clang-19 libclang-rt-19-dev")
     folder = ROOT / "build" / "fuzz"
-    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DPW_FUZZ=ON", f"-DPW_PYTHON={sys.executable}"]
+    configure = [
+        "cmake",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(folder),
+        "-G",
+        "Ninja",
+        "-DPW_FUZZ=ON",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"CC": CLANG, "CXX": CLANG, "PATH": path}
     for command in (configure, ["cmake", "--build", str(folder)]):
