@@ -174,15 +174,11 @@ function(wamr_vectors_on_riscv)
     endforeach()
 endfunction()
 
-# WAMR 978ce3f gives modules of ten functions or more LLVM's pipeline of before linking only, which leaves out half; all get the whole here. And
-# behind it state machines, which modules that read protocols are made of, are made to jump from state to state without a look at the table:
-# a pass of LLVM's that is off in it because it takes time.
+# WAMR 978ce3f gives modules of ten functions or more LLVM's pipeline of before linking only, which leaves out half; all get the whole here.
 function(wamr_optimise_fully)
-    set(file core/iwasm/compilation/aot_llvm_extra.cpp)
     set(rest "comp_ctx->enable_llvm_pgo || comp_ctx->use_prof_file)\n                    /* Add the pre-link")
-    wamr_mend(${file} "if (comp_ctx->comp_data->func_count >= 10\n                    || ${rest}" "if (${rest}")
-    set(next "        /* Run specific passes for AOT indirect mode in last")
-    wamr_mend(${file} "${next}" "        ExitOnErr(PB.parsePassPipeline(MPM, \"function(dfa-jump-threading,simplifycfg)\"));\n\n${next}")
+    wamr_mend(core/iwasm/compilation/aot_llvm_extra.cpp
+              "if (comp_ctx->comp_data->func_count >= 10\n                    || ${rest}" "if (${rest}")
 endfunction()
 
 # WAMR 978ce3f on RISC-V: a float32 that goes into compiled code has zeros above it, where the processor wants ones and takes anything else
@@ -230,6 +226,27 @@ function(wamr_fix_arm_arguments)
     set(stack "#if !defined(BUILD_TARGET_ARC)\n                    if (n_stacks & 1)\n")
     set(full "${arm}                    if (func_type->types[i] == VALUE_TYPE_I64) {\n                        n_ints = MAX_REG_INTS;\n                    }\n                    else {\n                        n_fps = MAX_REG_FLOATS;\n                        hole = -1;\n                    }\n#endif\n")
     wamr_mend(${file} "${stack}" "${full}${stack}")
+    set(reference "                    uint32 externref_idx =\n                        (uint32)invokeNative_Int32(func_ptr, argv1,") # counted the registers in
+    wamr_mend(${file} "${reference} argc1);" "${reference} n_stacks);")
+endfunction()
+
+# WAMR 978ce3f, interpreting: where a block takes or gives several values, two of a vector's four cells are copied; and `select` with a type
+# finds no handler for vectors, because the place that writes it down stands in the branch of all other types.
+function(wamr_fix_vector_blocks)
+    set(file core/iwasm/interpreter/wasm_interp_fast.c)
+    set(each "            for (uint8 k = 0; k < cell; k++)\n    ")
+    set(two "            tmp_buf[buf_index] = frame_lp[src];\n            tmp_buf[buf_index + 1] = frame_lp[src + 1];\n")
+    wamr_mend(${file} "${two}" "${each}            tmp_buf[buf_index + k] = frame_lp[src + k];\n")
+    set(two "            frame_lp[dst] = tmp_buf[buf_index];\n            frame_lp[dst + 1] = tmp_buf[buf_index + 1];\n")
+    wamr_mend(${file} "${two}" "${each}            frame_lp[dst + k] = tmp_buf[buf_index + k];\n")
+    set(wide "                        if (type == VALUE_TYPE_F64 || type == VALUE_TYPE_I64)\n                            opcode_tmp = WASM_OP_SELECT_64;\n#if WASM_ENABLE_GC != 0\n                        if (wasm_is_type_reftype(type))")
+    wamr_mend(core/iwasm/interpreter/wasm_loader.c "                    else {\n${wide}" "                    {\n${wide}")
+endfunction()
+
+# WAMR 978ce3f: a vector that is passed on the stack begins at a multiple of 16, as both procedure call standards have it.
+function(wamr_fix_vector_on_stack)
+    set(store "                    *(v128 *)&stacks[n_stacks++] = *(v128 *)argv_src;\n")
+    wamr_mend(core/iwasm/common/wasm_runtime_common.c "                else {\n${store}" "                else {\n                    n_stacks += n_stacks & 1;\n${store}")
 endfunction()
 
 # WAMR 978ce3f moves a vector from one place of a frame to another that may overlap by one assignment, for which C says nothing, or by four
@@ -279,4 +296,6 @@ wamr_fix_riscv_floats()
 wamr_fix_arm_arguments()
 wamr_optimise_fully()
 wamr_fix_vector_moves()
+wamr_fix_vector_blocks()
+wamr_fix_vector_on_stack()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

@@ -108,8 +108,8 @@ skip_prefixed(reader *r)
         r->bad = true;
 }
 
-/* The immediates of an instruction behind the prefix 0xfd (core 2.0, section 5.4.8); returns its cells of constants. */
-static uint32_t
+/* The immediates of an instruction behind the prefix 0xfd (core 2.0, section 5.4.8). WAMR leaves constants of vectors in the code. */
+static void
 skip_vector(reader *r)
 {
     uint64_t code = read_number(r);
@@ -121,7 +121,6 @@ skip_vector(reader *r)
     if (code == 12 || code == 13) /* v128.const, i8x16.shuffle */
         skip(r, 16);
     r->bad |= code > 255;
-    return code == 12 || code == 13 ? 4 : 0;
 }
 
 /* Steps over one instruction; returns how many cells of constants it may need. */
@@ -176,7 +175,8 @@ skip_instruction(reader *r)
             skip_prefixed(r);
             return 0;
         case 0xfd:
-            return skip_vector(r);
+            skip_vector(r);
+            return 0;
         default:
             if (code >= 0x28 && code <= 0x3e)
                 skip_numbers(r, 2);

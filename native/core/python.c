@@ -25,11 +25,12 @@ static void
 fail(pw_instance *instance, const pw_import *import, void *object, bool raised)
 {
     pw_failure *failure = instance->failure;
-    python.Py_DecRef(failure->object); /* none, or one that nobody asked for */
+    void *before = failure->object; /* none, or one that nobody asked for */
     failure->object = object;
     failure->import_index = import->index;
     failure->raised = raised;
     instance->host_failed = true;
+    python.Py_DecRef(before);
 }
 
 static void

@@ -1,4 +1,4 @@
-"""Calls in both directions, and every value type of core WebAssembly 2.0 without vectors."""
+"""Calls in both directions, and every value type of core WebAssembly 2.0; vectors have test_vectors.py."""
 
 import gc
 import math

@@ -5,6 +5,7 @@ comes out of the call into the guest, outside.
 """
 
 import ctypes
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,20 +44,27 @@ class HostCalls:
 
     def take_failure(self) -> BaseException | None:
         """The exception that ended the call; forgotten here."""
-        address, self.failure.object = self.failure.object, None
-        if address is None:
+        if self.failure.object is None:
             return None
-        found = ctypes.cast(address, ctypes.py_object).value
-        ctypes.pythonapi.Py_DecRef(ctypes.py_object(found))  # the shim's reference, which is ours now
+        found = self.let_go()
         if self.failure.raised:
             assert isinstance(found, BaseException)
             return found
         wanted = self._imports[self.failure.import_index]
         assert isinstance(wanted.type, FunctionType)
         if not wanted.type.results:
-            return HostResultError(f"{_name(wanted)} returns nothing, but the host function returned {found!r}")
+            return HostResultError(f"{_name(wanted)} returns nothing, but the host function returned {_shown(found)}")
         bits = 32 if wanted.type.results[0] is ValueType.I32 else 64
-        return HostResultError(f"{_name(wanted)} must return an integer of {bits} bits, not {found!r}")
+        return HostResultError(f"{_name(wanted)} must return an integer of {bits} bits, not {_shown(found)}")
+
+    def let_go(self) -> Any:
+        """What the shim left, if anything: nobody else has it any more."""
+        address, self.failure.object = self.failure.object, None
+        if address is None:
+            return None
+        found = ctypes.cast(address, ctypes.py_object).value
+        ctypes.pythonapi.Py_DecRef(ctypes.py_object(found))  # the shim's reference, which is ours now
+        return found
 
     def _slots(self, function: Callable[..., Value], kind: FunctionType, name: str) -> Callable[[int], None]:
         params, results = slots_struct(kind.params), slots_struct(kind.results)
@@ -77,6 +85,13 @@ class HostCalls:
             ctypes.memmove(address, results.pack(lowered), results.size)
 
         return call
+
+
+def _shown(thing: Any) -> str:
+    try:
+        return reprlib.repr(thing)
+    except Exception:  # a number of very many digits, or whatever a host function thought up
+        return f"an object of type {type(thing).__name__}"
 
 
 def _name(wanted: Import) -> str:

@@ -49,6 +49,7 @@ class Live:
         if self.library.pw_instance_close(self.raw.value) == _abi.BUSY:
             raise BusyError("the instance is running")
         self.raw.value = None
+        self.hosts.let_go()
         for function in list(self.functions):
             function.retire()
 
@@ -56,10 +57,13 @@ class Live:
         if self.raw.value is not None and not finalizing():
             self.library.pw_instance_close(self.raw.value)
             self.raw.value = None
+            self.hosts.let_go()
             self.module.let_go()
 
     def raise_status(self, status: int) -> NoReturn:
         """Raises what a call's status stands for."""
+        if status == _abi.HOST_ERROR:  # even where another thread has closed it by now
+            self.refuse(status, "")
         self.handle()
         message = stack = ""
         if status in (_abi.TRAP, _abi.TERMINATED):
