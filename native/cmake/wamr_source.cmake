@@ -249,16 +249,12 @@ function(wamr_fix_vector_on_stack)
     wamr_mend(core/iwasm/common/wasm_runtime_common.c "                else {\n${store}" "                else {\n                    n_stacks += n_stacks & 1;\n${store}")
 endfunction()
 
-# WAMR 978ce3f moves a vector from one place of a frame to another that may overlap by one assignment, for which C says nothing, or by four
-# that each read anew what the ones before have written.
+# WAMR 978ce3f moves a vector from one place of a frame to another that may overlap by one assignment, for which C says nothing. Where the
+# processor wants alignment it moves cell by cell, downwards in the frame, which is right as it stands.
 function(wamr_fix_vector_moves)
     set(file core/iwasm/common/wasm_runtime_common.h)
     set(once "        V128 whole = (value); \\\n")
     wamr_mend(${file} "        *(V128 *)(addr) = (value);    \\\n" "${once}        *(V128 *)(addr) = whole; \\\n")
-    wamr_mend(${file} "        addr_u32[0] = (value).i32x4[0];      \\\n" "${once}        addr_u32[0] = whole.i32x4[0]; \\\n")
-    foreach(cell 1 2 3)
-        wamr_mend(${file} "addr_u32[${cell}] = (value).i32x4[${cell}];" "addr_u32[${cell}] = whole.i32x4[${cell}];")
-    endforeach()
 endfunction()
 
 # WAMR 978ce3f, where the processor is no x86: narrows vectors of any lanes as if they had eight, which is wrong for four and ends the
