@@ -99,34 +99,34 @@ def test_a_truncated_manifest_is_refused(board):
 
 def test_an_oversized_manifest_is_refused(board):
     update = board.signer.update(echo(2))
-    refused(board, replace(update, envelope=update.envelope + bytes(17_000)), "too-large")
+    assert refused(board, replace(update, envelope=update.envelope + bytes(17_000)), "too-large")
 
 
 def test_a_manifest_swapped_on_the_broker_is_refused_and_tried_again(board):
     good, other = board.signer.update(echo(2)), board.signer.update(echo(3))
-    refused(board, good, "manifest-digest-mismatch", change={topics.manifest(good.digest): other.envelope})
+    assert refused(board, good, "manifest-digest-mismatch", change={topics.manifest(good.digest): other.envelope})
 
 
 def test_an_unsigned_manifest_is_refused(board):
     update = board.signer.update(echo(2))
-    refused(board, sign(update.manifest, update.blob, update.index, []), "signature-missing")
+    assert refused(board, sign(update.manifest, update.blob, update.index, []), "signature-missing")
 
 
 def test_a_manifest_by_a_strangers_key_is_refused(board):
     update = board.signer.update(echo(2))
-    refused(board, sign(update.manifest, update.blob, update.index, [SigningKey.generate()]), "signer-unknown")
+    assert refused(board, sign(update.manifest, update.blob, update.index, [SigningKey.generate()]), "signer-unknown")
 
 
 def test_an_older_sequence_is_refused(board):
-    refused(board, board.signer.update(echo(2), sequence=1), "sequence-too-old")
+    assert refused(board, board.signer.update(echo(2), sequence=1), "sequence-too-old")
 
 
 def test_a_manifest_for_another_class_is_refused(board):
-    refused(board, board.signer.update(echo(2), board="toaster"), "class-mismatch")
+    assert refused(board, board.signer.update(echo(2), board="toaster"), "class-mismatch")
 
 
 def test_another_vendors_manifest_is_refused(board):
-    refused(board, board.signer.update(echo(2), vendor=vendor_id("other.example")), "vendor-mismatch")
+    assert refused(board, board.signer.update(echo(2), vendor=vendor_id("other.example")), "vendor-mismatch")
 
 
 def test_a_capability_that_the_board_does_not_grant_is_refused(board):
@@ -137,47 +137,47 @@ def test_a_capability_that_the_board_does_not_grant_is_refused(board):
 def test_a_chunk_with_another_content_is_refused(board):
     update = board.signer.update(echo(2, padding=5000))
     topic = topics.blob_chunk(update.index.digest, 2)
-    refused(board, update, "chunk-digest-mismatch", change={topic: bytes(1024)})
+    assert refused(board, update, "chunk-digest-mismatch", change={topic: bytes(1024)})
 
 
 def test_an_oversized_chunk_is_refused(board):
     update = board.signer.update(echo(2, padding=5000))
-    refused(board, update, "chunk-digest-mismatch", change={topics.blob_chunk(update.index.digest, 0): bytes(100_000)})
+    assert refused(board, update, "chunk-digest-mismatch", change={topics.blob_chunk(update.index.digest, 0): bytes(100_000)})
 
 
 def test_a_missing_chunk_is_reported(board):
     update = board.signer.update(echo(2, padding=5000))
-    refused(board, update, "chunk-missing", leave_out=(topics.blob_chunk(update.index.digest, 3),))
+    assert refused(board, update, "chunk-missing", leave_out=(topics.blob_chunk(update.index.digest, 3),))
 
 
 def test_another_index_is_refused(board):
     update = board.signer.update(echo(2, padding=5000))
     other = ChunkIndex.of(update.blob, 2048).to_bytes()
-    refused(board, update, "index-mismatch", change={topics.blob_index(update.index.digest): other})
+    assert refused(board, update, "index-mismatch", change={topics.blob_index(update.index.digest): other})
 
 
 def test_a_missing_manifest_is_reported(board):
     update = board.signer.update(echo(2))
-    refused(board, update, "manifest-missing", leave_out=(topics.manifest(update.digest),))
+    assert refused(board, update, "manifest-missing", leave_out=(topics.manifest(update.digest),))
 
 
 def test_bytes_that_are_no_module_are_refused(board):
-    refused(board, board.signer.update(b"\0asm\1\0\0\0 and then nothing of sense"), "module-invalid")
+    assert refused(board, board.signer.update(b"\0asm\1\0\0\0 and then nothing of sense"), "module-invalid")
 
 
 def test_an_undeclared_import_is_refused(board):
-    refused(board, board.signer.update(echo(2), capabilities={"logging": {}}), "import-undeclared")
+    assert refused(board, board.signer.update(echo(2), capabilities={"logging": {}}), "import-undeclared")
 
 
 def test_a_module_that_traps_at_start_is_refused(board):
     from tests.support.wat import contract_module
 
-    refused(board, board.signer.update(contract_module(more="(func $s unreachable) (start $s)")), "trapped")
+    assert refused(board, board.signer.update(contract_module(more="(func $s unreachable) (start $s)")), "trapped")
 
 
 def test_a_module_that_hangs_on_trial_is_rolled_back(board):
     update = board.signer.update(echo(2, before="(loop br 0)"), limits=Limits(memory_pages=4, deadline_ms=300))
-    refused(board, update, "deadline-exceeded", states=("rolled-back",))
+    assert refused(board, update, "deadline-exceeded", states=("rolled-back",))
 
 
 def test_a_module_that_is_not_well_is_rolled_back(board):
