@@ -75,16 +75,18 @@ class Orders:
 
     def consider(self) -> None:
         """Looks at the group's deployment, and offers it to the runner if this board is to join it now."""
-        if self._desired is None:
+        document = self._desired
+        if document is None:
             return
         try:
-            wanted = deployments.verify(self._desired, self.root, self._config.group)
+            wanted = deployments.verify(document, self.root, self._config.group)
         except Refused as error:
             self._refuse(error)
             return
-        self._keep(self._offer(wanted))
+        self._keep(self._offer(wanted, document))
 
-    async def _offer(self, wanted: deployments.Deployment) -> None:
+    async def _offer(self, wanted: deployments.Deployment, document: bytes) -> None:
+        """Another document may arrive while this waits for the disk: what is told to the operator is then its own."""
         mark = f"deployment.{wanted.group}"
         try:
             seen = await self._on_writer(self._store.number, mark)
@@ -94,15 +96,17 @@ class Orders:
                 await self._on_writer(self._store.raise_number, mark, wanted.epoch)
             update = self._runner.update
             if not wanted.includes(self._config.device) or not self._is_news(wanted, update):
-                self._clear_refusal()
+                self._clear_refusal(document)
                 return
             deployments.may_start(wanted, self.root, int(time.time()))
         except Refused as error:
+            if document is not self._desired:
+                return
             self._refuse(error)
             if error.reason in (Reason.CLOCK_NOT_SET, Reason.DISK_FULL):
                 self.consider_later()
             return
-        self._clear_refusal()
+        self._clear_refusal(document)
         self._runner.post(states.Offered(wanted.deployment_id, wanted.manifest_digest))
 
     @staticmethod
@@ -125,7 +129,7 @@ class Orders:
             self.refusal = error
             self._report()
 
-    def _clear_refusal(self) -> None:
-        if self.refusal is not None:
+    def _clear_refusal(self, document: bytes) -> None:
+        if self.refusal is not None and document is self._desired:
             self.refusal = None
             self._report()
