@@ -84,6 +84,7 @@ class Link:
         finally:
             self._client.disconnect()
             self._release()
+            self._client.on_socket_unregister_write = None  # paho closes its socket when it is collected, maybe after the loop
 
     async def say_goodbye(self, topic: str, payload: bytes) -> None:
         """A last retained message, then the end of the connection, told to the broker; waits two seconds at most."""
@@ -203,8 +204,13 @@ class Link:
             self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
-        if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self._lost.set()
+        """Reads until nothing is left that only TLS knows of: what it has decrypted already makes no socket readable again."""
+        while True:
+            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._lost.set()
+                return
+            if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+                return
 
     def _writable(self) -> None:
         if self._client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:
