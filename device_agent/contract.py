@@ -91,11 +91,13 @@ class ModuleHost:
         clock_ns: Callable[[], int] = time.time_ns,
         observe: Callable[[str, tuple[Any, ...], Any, int], None] | None = None,
         devices: Devices | None = None,
+        *,
+        places: bool = False,
     ) -> None:
         """Raises Refused IMPORT_UNDECLARED or EXPORT_MISSING, ContractError, and pywamr's LoadError, UnsupportedError, Trap.
 
         Imports are checked against the description before any guest code runs. `observe` sees each call of a host function once it
-        has returned: name, arguments, result, nanoseconds.
+        has returned: name, arguments, result, nanoseconds. `places`: see `Runtime.load`.
         """
         self._capabilities, limits = description.capabilities, description.limits
         self._publish_grants = TopicGrants(self._capabilities.filters("publish"))
@@ -115,7 +117,7 @@ class ModuleHost:
         self.host_calls = 0  # since the start
         self._runtime = Runtime()
         try:
-            module = self._runtime.load(wasm)
+            module = self._runtime.load(wasm, places=places)
             check_imports([(each.module, each.name) for each in module.imports], self._capabilities)
             self.interfaces = check_exports(each.name for each in module.exports)
             _check_types(module.exports)

@@ -79,7 +79,7 @@ def run_module(module: Path, options: Options) -> int:
         except (Trap, ContractError, TerminatedError) as error:
             if isinstance(error, TerminatedError) and not deadline.passed:
                 raise KeyboardInterrupt from error
-            _show_trap(show, error, SourceLines(wasm), exact=options.image is not None)
+            _show_trap(show, error, SourceLines(wasm))
             return 1
         finally:
             host.close()
@@ -102,7 +102,8 @@ def _start(
             show("log", level=level, message=message)
 
         with deadline.of(frames.START_DEADLINE_S):
-            host = ModuleHost(code, description, {}, log, observe=observe if options.trace else None, devices=devices)
+            trace = observe if options.trace else None
+            host = ModuleHost(code, description, {}, log, observe=trace, devices=devices, places=True)
     except (PywamrError, ContractError) as error:
         raise RunError(f"{module}: {error}") from error
     if options.image is None:
@@ -190,12 +191,12 @@ def _show_outcome(show: "_Printer", what: str, outcome: Any, **about: Any) -> No
         show("keep", key=write.key, value=value)
 
 
-def _show_trap(show: "_Printer", error: Exception, lines: SourceLines, *, exact: bool) -> None:
+def _show_trap(show: "_Printer", error: Exception, lines: SourceLines) -> None:
     if isinstance(error, TerminatedError):
         why = "no answer within the module's deadline_ms"
-        show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=why, stack=lines.stack(error.stack, exact=exact))
+        show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=why, stack=lines.stack(error.stack))
     elif isinstance(error, Trap):
-        show("trap", code=error.code.value, message=str(error), stack=lines.stack(error.stack, exact=exact))
+        show("trap", code=error.code.value, message=str(error), stack=lines.stack(error.stack))
     else:
         show("trap", code="contract", message=str(error), stack=[])
 

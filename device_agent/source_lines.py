@@ -1,7 +1,7 @@
 """Source lines of a trap, for modules that carry DWARF (WebAssembly's DWARF convention: addresses count from the code section).
 
-Code that was compiled ahead of time knows its exact place; the fast interpreter, which rewrites code, only its function. The reader
-of DWARF is pyelftools, an extra; without it there are names and no lines.
+A frame without a place (hardware stopped compiled code) has the line where its function is declared. The reader of DWARF is
+pyelftools, an extra; without it there are names and no lines.
 """
 
 import importlib
@@ -30,16 +30,16 @@ class SourceLines:
         except Exception:  # noqa: BLE001 - whatever a compiler or an attacker wrote: lines are for people, and there are none
             self._lines, self._functions = [], {}
 
-    def of(self, frame: WasmFrame, *, exact: bool) -> str:
-        """File and line of a frame, such as "blink.c:12"; empty where they are not known. `exact`: the offset can be believed."""
-        if exact:
-            place = frame.offset - self._code
-            return next((text for start, text in reversed(self._lines) if start <= place), "") if place >= 0 else ""
-        return self._functions.get(frame.function, "")
+    def of(self, frame: WasmFrame) -> str:
+        """File and line of a frame, such as "blink.c:12"; empty where they are not known."""
+        place = frame.offset - self._code
+        if place < 0:
+            return self._functions.get(frame.function, "")
+        return next((text for start, text in reversed(self._lines) if start <= place), "")
 
-    def stack(self, frames: Sequence[WasmFrame], *, exact: bool) -> list[str]:
+    def stack(self, frames: Sequence[WasmFrame]) -> list[str]:
         """A stack, innermost first: function, and line where it is known."""
-        texts = ((frame.function, self.of(frame, exact=exact)) for frame in frames)
+        texts = ((frame.function, self.of(frame)) for frame in frames)
         return [f"{function} ({line})" if line else function for function, line in texts]
 
     def _read(self, wasm: bytes) -> None:

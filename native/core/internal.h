@@ -30,6 +30,15 @@ typedef struct pw_facts {
 } pw_facts;
 #define PW_NO_START UINT64_MAX
 
+/* Where interpreted code comes from. NULL stands for none. */
+typedef struct pw_places pw_places;
+/* Between these two, on one thread, a module is loaded; NULL when there is no memory. */
+pw_places *pw_places_begin(void);
+void pw_places_end(void);
+void pw_places_free(pw_places *places);
+/* Where in the file the instruction is at which the interpreter stands; 0 when it is not known. `function`: counted without imports. */
+uint32_t pw_places_find(const pw_places *places, uint32_t function, uint32_t rewritten);
+
 struct pw_module {
     wasm_module_t wamr;
     pw_facts facts;
@@ -42,6 +51,7 @@ struct pw_module {
     uint32_t export_count;
     pw_import *functions; /* the function imports */
     uint32_t function_count;
+    pw_places *places;
     atomic_uint instances;
     pthread_mutex_t lock;
     pw_instance *closed; /* ended instances: small, kept because a thread may still hold a handle */

@@ -209,13 +209,14 @@ release(pw_module *module)
     externs_free(module->imports, module->import_count);
     externs_free(module->exports, module->export_count);
     free(module->functions);
+    pw_places_free(module->places);
     free(module->bytes);
     free(module->original);
     free(module);
 }
 
 int32_t
-pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **out, char *error, uint32_t error_size)
+pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module **out, char *error, uint32_t error_size)
 {
     pw_error_set(error, error_size, "%s", "");
     if (!bytes || !out)
@@ -244,7 +245,10 @@ pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **out, char *error
     memset(&args, 0, sizeof args);
     args.name = "";
     args.no_resolve = true;
+    if (places)
+        module->places = pw_places_begin();
     module->wamr = wasm_runtime_load_ex(module->bytes, size, &args, error, error_size);
+    pw_places_end();
     status = PW_BAD_MODULE;
     if (module->wamr)
         status = describe_all(module) ? link_imports(module, error, error_size) : PW_NO_MEMORY;
@@ -265,6 +269,16 @@ pw_module_close(pw_module *module)
         return PW_BUSY;
     release(module);
     return PW_OK;
+}
+
+uint32_t
+pw_module_place(const pw_module *module, uint32_t function, uint32_t offset)
+{
+    if (!module)
+        return 0;
+    if (wasm_runtime_get_module_package_type(module->wamr) == Wasm_Module_AoT)
+        return offset;
+    return function < module->function_count ? 0 : pw_places_find(module->places, function - module->function_count, offset);
 }
 
 uint32_t

@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PW_ABI_VERSION 3
+#define PW_ABI_VERSION 4
 #define PW_API __attribute__((visibility("default")))
 
 /* Host functions with at most this many parameters, all integers, are called with their values instead of a slot array. */
@@ -115,10 +115,13 @@ PW_API uint32_t pw_log_take(char *buffer, uint32_t size);
 PW_API uint32_t pw_confine(const int32_t *folders, const uint8_t *writable, uint32_t folder_count, uint32_t needs);
 
 /* Loads .wasm or AOT bytes. The bytes are copied. *module is NULL on failure and is owned by the caller otherwise.
+ * places: 1 keeps where each instruction of a .wasm is, 12 bytes for each, for pw_module_place.
  * AOT bytes are native code: only those that somebody vouches for may come here. PW_UNSUPPORTED for another target's. */
-PW_API int32_t pw_module_load(const uint8_t *bytes, uint32_t size, pw_module **module, char *error, uint32_t error_size);
+PW_API int32_t pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module **module, char *error, uint32_t error_size);
 /* Frees a module. PW_BUSY while an instance of it is open. */
 PW_API int32_t pw_module_close(pw_module *module);
+/* Where in the file the instruction is that a frame of a stack names by `function` and `offset`; 0 when it is not known. */
+PW_API uint32_t pw_module_place(const pw_module *module, uint32_t function, uint32_t offset);
 PW_API uint32_t pw_module_import_count(const pw_module *module);
 PW_API int32_t pw_module_import_get(const pw_module *module, uint32_t index, pw_extern *out);
 PW_API uint32_t pw_module_export_count(const pw_module *module);

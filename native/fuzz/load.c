@@ -57,7 +57,7 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     char error[256];
     pw_module *module = NULL;
     pw_instance *instance = NULL;
-    if (pw_module_load(bytes, (uint32_t)size, &module, error, sizeof error) != PW_OK)
+    if (pw_module_load(bytes, (uint32_t)size, 1, &module, error, sizeof error) != PW_OK)
         return 0;
     uint32_t functions = pw_module_import_count(module);
     pw_host_function *hosts = calloc(functions + 1u, sizeof *hosts);

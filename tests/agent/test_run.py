@@ -69,11 +69,12 @@ def test_a_trap_shows_names_and_lines(built, capsys):
     code, lines = run(capsys, built, "--event", "in/x=abcdef")
     assert code == 1
     assert lines[-1]["what"] == "trap"
-    assert lines[-1]["stack"][0] == "middle (faulty.c:3)"
+    assert lines[-1]["stack"][0] == "middle (faulty.c:2)"
+    assert any(text.endswith("(faulty.c:11)") for text in lines[-1]["stack"])
 
 
 @pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
-def test_a_trap_in_compiled_code_shows_the_exact_line(built, capsys, tmp_path):
+def test_a_trap_in_compiled_code_shows_the_same_lines(built, capsys, tmp_path):
     image = tmp_path / "faulty.aot"
     image.write_bytes(compiled(built.read_bytes()))
     code, lines = run(capsys, built, "--event", "in/x=abcdef", "--image", str(image))

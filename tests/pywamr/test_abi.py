@@ -86,7 +86,7 @@ def test_another_interface_version_is_one_clear_error():
             setattr(self, name, wrapped := _Function(function))
             return wrapped
 
-    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 3"):
+    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 4"):
         _abi.bind(Library())
 
 

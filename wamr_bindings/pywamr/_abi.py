@@ -8,7 +8,7 @@ from pathlib import Path
 import pywamr
 from pywamr.errors import LibraryError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 DIRECT_PARAMS = 8
 LIBRARY_NAME = "libwamr_core.so"
 
@@ -78,8 +78,9 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_runtime_close": (None, ()),
     "pw_log_take": (c_uint32, (c_char_p, c_uint32)),
     "pw_confine": (c_uint32, (POINTER(c_int32), c_char_p, c_uint32, c_uint32)),
-    "pw_module_load": (c_int32, (c_char_p, c_uint32, POINTER(c_void_p), c_char_p, c_uint32)),
+    "pw_module_load": (c_int32, (c_char_p, c_uint32, c_uint32, POINTER(c_void_p), c_char_p, c_uint32)),
     "pw_module_close": (c_int32, (c_void_p,)),
+    "pw_module_place": (c_uint32, (c_void_p, c_uint32, c_uint32)),
     "pw_module_import_count": (c_uint32, (c_void_p,)),
     "pw_module_import_get": (c_int32, (c_void_p, c_uint32, POINTER(Extern))),
     "pw_module_export_count": (c_uint32, (c_void_p,)),

@@ -16,7 +16,7 @@ from pywamr.errors import (
     PywamrError,
     TerminatedError,
     Trap,
-    frames_of,
+    TrapCode,
 )
 
 if TYPE_CHECKING:
@@ -81,9 +81,11 @@ class Live:
             finally:
                 del failure  # whose traceback holds this frame
         if status == _abi.TRAP:
-            raise Trap.from_text(message, stack)
+            trap = Trap(message)
+            trap.stack = self.module.frames(stack, faulted=trap.code is TrapCode.MEMORY_OUT_OF_BOUNDS)
+            raise trap
         if status == _abi.TERMINATED:
-            raise TerminatedError(frames_of(stack))
+            raise TerminatedError(self.module.frames(stack))
         if status == _abi.CLOSED:
             raise ClosedError("the instance is closed")
         if status == _abi.BUSY:

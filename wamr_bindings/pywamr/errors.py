@@ -1,6 +1,5 @@
 """What can go wrong, by what the caller does next. Every error of this package is a `PywamrError`."""
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -84,21 +83,19 @@ _TEXTS: tuple[tuple[str, TrapCode], ...] = (
     ("allocate memory failed", TrapCode.OUT_OF_MEMORY),
     ("instruction limit exceeded", TrapCode.OUT_OF_FUEL),
 )
-_FRAME = re.compile(r"^#(\d+): 0x([0-9a-fA-F]+) - (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class WasmFrame:
-    """One frame of a wasm call stack, innermost first; `offset` is in bytes, into the module or the function as WAMR counts."""
+    """One frame of a wasm call stack, innermost first; `index` counts the imports too.
+
+    `offset`: bytes from the beginning of the .wasm to the instruction; 0 where it is not known: interpreted code that was loaded
+    without `places`, and compiled code that hardware stops.
+    """
 
     index: int
     offset: int
     function: str
-
-
-def frames_of(stack_text: str) -> tuple[WasmFrame, ...]:
-    """The frames in the text of a stack, as WAMR writes it."""
-    return tuple(WasmFrame(int(n), int(offset, 16), name) for n, offset, name in _FRAME.findall(stack_text))
 
 
 class TerminatedError(PywamrError):
@@ -116,8 +113,3 @@ class Trap(PywamrError):
         super().__init__(message)
         self.code = next((code for text, code in _TEXTS if text in message), TrapCode.OTHER)
         self.stack = stack
-
-    @classmethod
-    def from_text(cls, message: str, stack_text: str) -> "Trap":
-        """A trap out of the texts that the shim kept."""
-        return cls(message, frames_of(stack_text))

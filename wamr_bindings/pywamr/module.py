@@ -1,6 +1,7 @@
 """A loaded module: what it imports, exports and carries."""
 
 import ctypes
+import re
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pywamr import _abi
-from pywamr.errors import BusyError, ClosedError, LoadError, MissingImportError, PywamrError, UnsupportedError
+from pywamr.errors import BusyError, ClosedError, LoadError, MissingImportError, PywamrError, UnsupportedError, WasmFrame
 from pywamr.instance import Instance
 from pywamr.types import Export, ExternType, FunctionType, GlobalType, Import, MemoryType, TableType, ValueType
 
@@ -19,13 +20,15 @@ HostFunctions = Mapping[str, Mapping[str, Callable[..., Any]]]
 """Host functions by import module and name."""
 
 _CUSTOM_SECTION_LIMIT = 1000
+_FRAME = re.compile(r"^#(\d+): 0x([0-9a-fA-F]+) - (.*)$", re.MULTILINE)
 
 
 class Module:
     """Code that was loaded and can be instantiated many times. Made by `Runtime.load`."""
 
-    def __init__(self, handle: int) -> None:
+    def __init__(self, handle: int, *, compiled: bool) -> None:
         self._library = _abi.library()
+        self._faults = compiled and b"bounds=hardware" in self._library.pw_aot_target()
         self._library.pw_runtime_open()  # once more: WAMR stays for as long as the module does
         self._handle: int | None = handle
         self._dropped = False
@@ -89,6 +92,18 @@ class Module:
             raise BusyError("an instance of the module is running")
         self._ended()
 
+    def frames(self, stack_text: str, *, faulted: bool = False) -> tuple[WasmFrame, ...]:
+        """The frames in the text of a stack, as WAMR writes it; for this package's own use.
+
+        `faulted`: memory was accessed out of bounds. Compiled code that hardware checks tells where it was before that.
+        """
+        frames: list[WasmFrame] = []
+        for number, offset_text, name in _FRAME.findall(stack_text):
+            index, offset = int(number), int(offset_text, 16)
+            unknown = faulted and self._faults and not frames
+            frames.append(WasmFrame(index, 0 if unknown else self._library.pw_module_place(self._handle, index, offset), name))
+        return tuple(frames)
+
     def let_go(self) -> None:
         """An instance has ended that was the last to need this; for this package's own use."""
         if self._dropped and self._handle is not None and self._library.pw_module_close(self._handle) == _abi.OK:
@@ -144,15 +159,15 @@ def _letters(raw: bytes | None) -> tuple[ValueType, ...]:
     return tuple(ValueType(letter) for letter in _abi.text(raw))
 
 
-def load(wasm: bytes, limit_bytes: int) -> Module:
+def load(wasm: bytes, limit_bytes: int, places: bool) -> Module:
     """See `Runtime.load`."""
     if len(wasm) > limit_bytes:
         raise LoadError(f"the module is {len(wasm)} bytes, more than the limit of {limit_bytes}")
     handle, error = ctypes.c_void_p(), _abi.error_buffer()
-    status = _abi.library().pw_module_load(wasm, len(wasm), handle, error, len(error))
+    status = _abi.library().pw_module_load(wasm, len(wasm), places, handle, error, len(error))
     if status == _abi.OK:
         assert handle.value is not None
-        return Module(handle.value)
+        return Module(handle.value, compiled=wasm.startswith(b"\0aot"))
     message = _abi.text(error.value)
     if status == _abi.BAD_MODULE:
         raise LoadError(message)
