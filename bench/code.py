@@ -1,4 +1,4 @@
-"""Generated code: six kernels, interpreted and compiled ahead of time, every access checked, beside gcc -O2 and other runtimes."""
+"""Generated code: eight kernels, interpreted and compiled ahead of time, each access checked, beside gcc -O2 and other runtimes."""
 
 import ctypes
 import functools
@@ -18,7 +18,7 @@ from ota.aot import Compiler, host_target
 from pywamr import Runtime
 
 SOURCE = Path(__file__).parent / "kernels" / "kernels.c"
-KERNELS = {"crc32": 400, "sha256": 300, "sort": 40, "matrix": 40, "filter": 600, "parse": 400}
+KERNELS = {"crc32": 400, "sha256": 300, "sort": 40, "matrix": 40, "filter": 600, "fir": 400, "mix": 400, "parse": 400}
 COMPILERS = (("gcc", "gcc"), ("clang", sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline", "-fno-sanitize=undefined"))
 WASMER = Path("build/wasmer/bin/python")
 SLOW = 20  # interpreters get this part of the rounds

@@ -1,4 +1,4 @@
-/* Six kernels of what modules do: checksums, hashing, sorting, integer and floating-point arrays, state machines.
+/* Eight kernels of what modules do: checksums, hashing, sorting, integer and floating-point arrays, signals, state machines.
  * Built by gcc into a shared library and by clang into a module; the results must be equal. Each function takes how often, and returns
  * a checksum. */
 #include <stdint.h>
@@ -154,6 +154,53 @@ uint32_t filter(uint32_t rounds)
         energy += x * x;
     }
     return (uint32_t)(energy * 1e6);
+}
+
+/* 64 taps over 16-bit samples, as a microphone's signal is filtered: compilers make vectors of it. */
+EXPORT("fir")
+uint32_t fir(uint32_t rounds)
+{
+    static int16_t samples[1024 + 64], taps[64];
+    static uint16_t out[1024];
+    uint32_t sum = 0;
+    seed = 6;
+    for (int i = 0; i < 1024 + 64; i++)
+        samples[i] = (int16_t)(next() & 0x3fff);
+    for (int i = 0; i < 64; i++)
+        taps[i] = (int16_t)((int)(next() & 0xff) - 128);
+    for (uint32_t round = 0; round < rounds; round++) {
+        for (int i = 0; i < 1024; i++) {
+            int32_t total = 0;
+            for (int k = 0; k < 64; k++)
+                total += samples[i + k] * taps[k];
+            out[i] = (uint16_t)(total >> 8);
+        }
+        samples[round & 1023] = (int16_t)(out[round & 1023] & 0x3fff);
+        sum = sum * 31u + out[(round * 7) & 1023];
+    }
+    return sum;
+}
+
+/* Channels of floats mixed with a gain that fades: vectors again, and memory's speed. */
+EXPORT("mix")
+uint32_t mix(uint32_t rounds)
+{
+    static float left[1024], right[1024], out[1024];
+    seed = 7;
+    for (int i = 0; i < 1024; i++) {
+        left[i] = (float)(next() & 0xff) / 256.0f;
+        right[i] = (float)(next() & 0xff) / 256.0f;
+        out[i] = 0;
+    }
+    for (uint32_t round = 0; round < rounds * 16; round++) {
+        float gain = (float)(round & 63) / 64.0f;
+        for (int i = 0; i < 1024; i++)
+            out[i] = out[i] * 0.5f + left[i] * gain + right[i];
+    }
+    float sum = 0;
+    for (int i = 0; i < 1024; i++)
+        sum += out[i];
+    return (uint32_t)(sum * 64.0f);
 }
 
 /* A parser's state machine over text: numbers, words and separators, as CoreMark's third part does it. */

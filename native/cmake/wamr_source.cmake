@@ -85,7 +85,7 @@ function(wamr_fix_raw_externref)
 endfunction()
 
 # WAMR 978ce3f with hardware bounds checks: LLVM removes a load whose value is not needed, and with it the trap that core 2.0 wants (a
-# loop that ends by a trap would never end). A volatile load stays; docs/decisions/0007-bounds-checks.md has what that costs.
+# loop that ends by a trap would never end). A volatile load stays; native/aotc/loads.h lets go those that need not stay.
 function(wamr_fix_removed_load)
     set(file core/iwasm/compilation/aot_emit_memory.c)
     set(load "        LLVMSetAlignment(value, known_align);                             \\\n    } while (0)\n\n#define BUILD_STORE()")
@@ -94,6 +94,23 @@ function(wamr_fix_removed_load)
     set(load "    LLVMSetAlignment(data, 1);\n\n    return data;\n")
     string(REPLACE "1);\n" "1);\n    LLVMSetVolatile(data, !comp_ctx->enable_bound_check);\n" mended "${load}")
     wamr_mend(core/iwasm/compilation/simd/simd_load_store.c "${load}" "${mended}")
+    set(file core/iwasm/compilation/aot_llvm_extra.cpp)
+    set(apply "void\naot_apply_llvm_new_pass_manager(AOTCompContext *comp_ctx, LLVMModuleRef module)\n{\n")
+    wamr_mend(${file} "${apply}" "#include \"loads.h\"\n\n${apply}")
+    set(pipeline "MPM.addPass(PB.buildLTODefaultPipeline(OL, NULL))")
+    wamr_mend(${file} "${pipeline}" "{\n                    if (!comp_ctx->enable_bound_check)\n                        ExitOnErr(pw_let_loads_go(PB, MPM));\n                    ${pipeline};\n                    if (!comp_ctx->enable_bound_check)\n                        pw_hold_loads(MPM);\n                }")
+endfunction()
+
+# WAMR 978ce3f makes constrained operations of all float arithmetic; native/aotc/floats.c says where plain ones do. A square root has none of
+# what they are there for.
+function(wamr_plain_floats)
+    set(file core/iwasm/compilation/aot_emit_numberic.c)
+    set(start "    va_start(param_value_list, intrinsic);\n\n")
+    set(call "    ret = aot_call_llvm_intrinsic_v(comp_ctx, func_ctx, intrinsic, ret_type,\n                                    param_types, param_count, param_value_list);\n")
+    set(plain "    extern LLVMValueRef pw_plain_float(LLVMBuilderRef, const char *, va_list);\n    va_start(param_value_list, intrinsic);\n    ret = pw_plain_float(comp_ctx->builder, intrinsic, param_value_list);\n    va_end(param_value_list);\n    if (ret)\n        return ret;\n")
+    wamr_mend(${file} "${start}${call}" "${plain}${start}${call}")
+    set(root "        case FLOAT_SQRT:\n            if (")
+    wamr_mend(${file} "${root}" "${root}true || ")
 endfunction()
 
 # WAMR 978ce3f: the smaller or larger of two vectors is a signalling NaN where an operand was one; core 2.0 wants a quiet one, which any
@@ -275,7 +292,7 @@ function(wamr_tell_places)
     set(tell "        {\n            extern _Thread_local void (*pw_tell_place)(uint32, uint32, uint32);\n            if (pw_tell_place && loader_ctx->p_code_compiled)\n                pw_tell_place(cur_func_idx, (uint32)(loader_ctx->p_code_compiled - func->code_compiled),\n                              (uint32)(p - 1 - module->load_addr));\n        }\n")
     wamr_mend(core/iwasm/interpreter/wasm_loader.c "${loop}${emit}" "${loop}${tell}${emit}")
     set(check "#define CHECK_MEMORY_OVERFLOW(bytes)                      \\\n    do {                                                  \\\n")
-    wamr_mend(core/iwasm/interpreter/wasm_interp_fast.c "${check}" "${check}        frame->ip = frame_ip;                             \\\n")
+    wamr_mend(core/iwasm/interpreter/wasm_interp_fast.c "${check}" "${check}        frame->ip = frame_ip; /* before the access */     \\\n        __asm__ volatile(\"\" : : : \"memory\");             \\\n")
     wamr_mend(core/iwasm/interpreter/wasm_interp_fast.c "/* terminate current thread */" "frame->ip = frame_ip; /* end */ ")
     wamr_mend(core/iwasm/aot/aot_runtime.c "n, frame.func_offset, frame.func_index" "frame.func_index, frame.func_offset, frame.func_index")
     wamr_mend(core/iwasm/aot/aot_runtime.c "- %s\\n\", n," "- %s\\n\", frame.func_index,")
@@ -312,4 +329,5 @@ wamr_fix_vector_moves()
 wamr_fix_vector_blocks()
 wamr_fix_vector_on_stack()
 wamr_tell_places()
+wamr_plain_floats()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

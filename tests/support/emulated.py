@@ -1,6 +1,8 @@
 """Python of another architecture, from Debian's packages, with the wheel for that architecture, under qemu-user."""
 
+import fcntl
 import functools
+import hashlib
 import os
 import shlex
 import shutil
@@ -65,11 +67,19 @@ ARCHITECTURES = {
 
 @functools.cache
 def _root(architecture: Architecture) -> Path:
-    subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    wheel = find(architecture.target, ROOT / "build" / "wheels")
-    packages = load_lock(architecture.debian).select(["agent", "tests"])
-    root = unpacked(packages, CACHE / "packages", CACHE / "user" / architecture.debian)
-    shutil.rmtree(root / "opt", ignore_errors=True)
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(root / "opt")
-    return root
+    """Its files, with the present wheel in opt/; several test processes may want them at once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "user.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        wheel = find(architecture.target, ROOT / "build" / "wheels")
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        packages = load_lock(architecture.debian).select(["agent", "tests"])
+        root = unpacked(packages, CACHE / "packages", CACHE / "user" / architecture.debian)
+        mark = root / "opt" / "wheel.sha256"
+        if not mark.exists() or mark.read_text() != digest:
+            shutil.rmtree(root / "opt", ignore_errors=True)
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(root / "opt")
+            mark.write_text(digest)
+        return root
