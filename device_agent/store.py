@@ -58,6 +58,17 @@ class Slot:
     failures: int = 0
 
 
+def _locked(path: Path) -> int:
+    """A descriptor that holds the lock. Raises BlockingIOError when somebody else has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.lockf(lock, os.F_TLOCK, 0)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
 class Store:
     """The storage folder of one agent."""
 
@@ -68,18 +79,25 @@ class Store:
         try:
             self._blobs.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.lockf(self._lock, os.F_TLOCK, 0)
+            self._lock = _locked(folder / "lock")
         except BlockingIOError:
             raise StoreError(f"another agent uses {folder}") from None
         except OSError as error:
             raise StoreError(f"{folder}: {error.strerror}") from error
         try:
             self._database = sqlite3.connect(folder / "agent.sqlite", isolation_level=None, check_same_thread=False)
+        except sqlite3.DatabaseError as error:
+            os.close(self._lock)
+            raise StoreError(f"{folder / 'agent.sqlite'}: {error}") from error
+        try:
             self._database.executescript("pragma journal_mode=wal; pragma synchronous=full; pragma foreign_keys=on;")
             self._migrate()
         except sqlite3.DatabaseError as error:
+            self.close()
             raise StoreError(f"{folder / 'agent.sqlite'}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Ends the use of the folder. Again: no effect."""

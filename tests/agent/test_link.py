@@ -1,6 +1,7 @@
 """The connection to the broker, against one whose every byte is ours."""
 
 import asyncio
+import contextlib
 import ssl
 
 from device_agent.config import BrokerConfig
@@ -20,7 +21,7 @@ def publish(topic: str, payload: bytes) -> bytes:
 
 async def received(messages: bytes, count: int, tls: ssl.SSLContext, config: BrokerConfig) -> list[bytes]:
     """What comes out of a link within five seconds of one write by the broker."""
-    got, all_there = [], asyncio.Event()
+    got, all_there, ended = [], asyncio.Event(), asyncio.Event()
 
     def take(topic: str, payload: bytes) -> None:
         got.append(payload)
@@ -34,17 +35,18 @@ async def received(messages: bytes, count: int, tls: ssl.SSLContext, config: Bro
         writer.write(messages)
         await all_there.wait()
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        ended.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", config.url.port, ssl=tls)
     link = asyncio.ensure_future(Link(config, "board", take, lambda: None, lambda: None).run())
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(all_there.wait(), 5)
-    except TimeoutError:
-        pass
-    finally:
-        all_there.set()
-        link.cancel()
-        server.close()
+    link.cancel()
+    all_there.set()
+    await ended.wait()
+    server.close()
     return got
 
 
