@@ -95,6 +95,7 @@ class Agent:
             self._outcome, self._worker_failed, self._keys_of, self._follow_topics, config.event_queue, self._counters
         )
         self._relapses = Relapses()
+        self._fatal_images: set[bytes] = set()
         self._topics: frozenset[str] = frozenset()  # of the broker, for the module that is fed
         self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
         if self._link is not None:
@@ -177,6 +178,19 @@ class Agent:
             self._store,
             self._image_classes,
         )
+        return self._worker(spec)
+
+    def distrust_image(self, worker: Worker) -> bool:
+        """Whether a worker died in an ahead-of-time image, which is not used again then until the agent starts anew."""
+        if not worker.fatal_image:
+            return False
+        logger.error("%s died in its ahead-of-time image: it is interpreted from now on", worker.spec.label)
+        self._fatal_images.add(worker.fatal_image)
+        return True
+
+    def _worker(self, spec: ModuleSpec) -> Worker:
+        if spec.image_digest in self._fatal_images:
+            spec = replace(spec, image=None, image_digest=b"")
         return Worker(spec, self._module_log, self._supervisor.worker_died)
 
     async def run_best(self) -> None:
@@ -262,7 +276,7 @@ class Agent:
             return True
 
     async def _start(self, found: slots.Candidate) -> None:
-        worker = Worker(found.spec, self._module_log, self._supervisor.worker_died)
+        worker = self._worker(found.spec)
         try:
             await worker.start()
             module = found.spec.description.name
@@ -270,6 +284,7 @@ class Agent:
             if not await self._supervisor.run(worker, await self._on_writer(self._store.state, module)):
                 return
         except WorkerFailed:
+            self.distrust_image(worker)
             worker.kill()
             raise
         self._running = found.running
@@ -290,6 +305,7 @@ class Agent:
 
     def _worker_failed(self, worker: Worker, failure: WorkerFailed) -> None:
         logger.error("%s failed: %s", worker.spec.label, failure)
+        self.distrust_image(worker)
         if self._runner.worker_failed(worker, failure):
             return
         if self._proof is not None:

@@ -51,6 +51,9 @@ class Board(Protocol):
     def spawn(self, verified: VerifiedManifest) -> Worker:
         """A new worker for a module whose blob is on disk."""
 
+    def distrust_image(self, worker: Worker) -> bool:
+        """Whether a worker died in an ahead-of-time image, which is not used again then."""
+
     async def run_best(self) -> None:
         """Starts the best module that there is: nothing runs any more."""
 
@@ -204,12 +207,21 @@ class Runner:
 
     async def _start_worker(self) -> None:
         try:
-            worker = self._candidate = self.board.spawn(self._known())
-            await worker.start()
+            try:
+                await self._spawn()
+            except WorkerFailed:
+                if self._candidate is None or not self.board.distrust_image(self._candidate):
+                    raise
+                await self._spawn()
         except WorkerFailed as failure:
             self.post(states.StartFailed(failure.reason, failure.detail))
             return
         self.post(states.Started())
+
+    async def _spawn(self) -> None:
+        self._candidate = None
+        self._candidate = self.board.spawn(self._known())
+        await self._candidate.start()
 
     async def _trial(self) -> None:
         worker, self._candidate = self._candidate, None

@@ -18,7 +18,7 @@ from device_agent.contract import ContractError, ModuleError, ModuleHost
 from device_agent.devices import open_devices
 from device_agent.source_lines import SourceLines
 from ota.errors import OtaError
-from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted, import_module
+from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, import_module
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason
 from ota.formats.wasm import read
@@ -95,7 +95,7 @@ def _start(
             if name not in FUNCTIONS:
                 raise RunError(f"there is no capability {name!r}: {', '.join(FUNCTIONS)}")
         kept = {name: each for name, each in description.capabilities.items.items() if name not in options.deny}
-        check_granted(description.capabilities, Capabilities(kept))
+        check_allowed(read(wasm).imports, description.capabilities, Capabilities(kept))
         devices = open_devices(description.capabilities)
 
         def log(level: str, message: str) -> None:

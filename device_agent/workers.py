@@ -79,6 +79,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[frames.Answer] | None = None
         self._failure: WorkerFailed | None = None
+        self._silent = False  # it ended without a word
         self._late = ""  # why it was told to end what it does
         self._deadline_s = spec.description.limits.deadline_ms / 1000
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -97,6 +98,13 @@ class Worker:
     def alive(self) -> bool:
         """Whether it can be asked anything."""
         return self._failure is None
+
+    @property
+    def fatal_image(self) -> bytes:
+        """The digest of the ahead-of-time image that the process died in without a word, as it does of an instruction that the
+        processor does not have; empty when it did not, or interpreted.
+        """
+        return self.spec.image_digest if self._silent and self.mode != "interpreter" else b""
 
     @property
     def pid(self) -> int:
@@ -231,6 +239,7 @@ class Worker:
             if data:
                 self._receive(data)
             else:
+                self._silent = not self._late
                 self._lost("the worker ended without a word")
 
     def _receive(self, data: bytes) -> None:

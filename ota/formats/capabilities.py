@@ -227,6 +227,19 @@ def check_granted(declared: Capabilities, granted: Capabilities) -> None:
         raise Refused(Reason.CAPABILITY_DENIED, f"the board does not grant: {', '.join(missing)}")
 
 
+def check_allowed(imports: Iterable[tuple[str, str]], declared: Capabilities, granted: Capabilities) -> None:
+    """Imports are declared, and what is declared is granted. Raises Refused that names all that is not, in both ways at once."""
+    try:
+        check_imports(imports, declared)
+    except Refused as undeclared:
+        try:
+            check_granted(declared, granted)
+        except Refused as denied:
+            raise Refused(undeclared.reason, f"{undeclared.detail}; {denied.detail}") from None
+        raise
+    check_granted(declared, granted)
+
+
 def check_exports(exports: Iterable[str]) -> frozenset[str]:
     """The interfaces of the contract that a module with these exports has.
 

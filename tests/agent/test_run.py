@@ -13,7 +13,7 @@ import pytest
 from device_agent.__main__ import main
 from device_agent.source_lines import SourceLines
 from tests.support.aot import aotc, compiled
-from tests.support.wat import wat
+from tests.support.wat import contract_module, wat
 
 SOURCE = """#include "device_module.h"
 static int inner(int a) { if (a > 3) __builtin_trap(); return a; }
@@ -63,6 +63,17 @@ def test_each_host_call_is_traced_with_arguments_and_time(built, capsys):
 def test_a_capability_that_is_denied_is_named(built, capsys):
     assert main(["run", str(built), "--deny", "messaging"]) == 1
     assert "capability-denied: the board does not grant: messaging" in capsys.readouterr().err
+
+
+def test_what_is_undeclared_and_what_is_denied_are_named_in_one_error(tmp_path, capsys):
+    imports = """(import "device:module/messaging@0.1.0" "publish" (func (param i32 i32 i32 i32 i32)))
+      (import "device:module/random@0.1.0" "get" (func (param i32 i32))) (import "env" "system" (func))"""
+    (tmp_path / "m.wasm").write_bytes(contract_module(imports=imports))
+    (tmp_path / "m.toml").write_text('[capabilities.messaging]\npublish = ["out"]\n[capabilities.logging]\n')
+    assert main(["run", str(tmp_path / "m.wasm"), "--deny", "messaging", "--deny", "logging"]) == 1
+    error = capsys.readouterr().err
+    for name in ("device:module/random@0.1.0.get", "env.system", "messaging", "logging"):
+        assert name in error
 
 
 def test_a_trap_shows_names_and_lines(built, capsys):

@@ -9,6 +9,7 @@ from pywamr import aot_target
 from tests.support.aot import aotc, compiled
 from tests.support.lab import echo
 from tests.support.signing import VENDOR
+from tests.support.wat import contract_module
 
 pytestmark = pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
 
@@ -67,6 +68,47 @@ def test_an_image_for_features_is_taken_by_boards_that_have_them_in_whatever_ord
         Compiler().compile(wasm, host_target(), "+flying")
     with pytest.raises(AotError, match="too many"):
         Compiler().compile(wasm, host_target(), "+a" * 300)
+
+
+MARK = 0x5EED1234
+STORE = f"(i32.store (i32.const 400) (i32.const {MARK}))"
+
+
+def fatal(wasm: bytes) -> bytes:
+    """An image with an instruction that no processor of x86-64 has (PUSH ES), where a module stores the mark."""
+    image = compiled(wasm)
+    at = image.index(MARK.to_bytes(4, "little"))
+    return image[: at - 6] + b"\x06" * 10 + image[at + 4 :]
+
+
+@pytest.mark.skipif(host_target() != "x86_64", reason="the illegal instruction is x86-64's")
+def test_an_image_that_the_processor_can_not_run_gives_way_to_the_module(lab):
+    """`cpus` of agent.toml may promise more than there is, which shows only when such code runs."""
+    lab.start()
+    at_start = contract_module(more=f"(func $begin {STORE}) (start $begin)")
+    update = lab.signer.update(at_start, name="echo", version="1.0.0", aot=((identifier(), fatal(at_start)),))
+    lab.wait_state("confirmed", deployment=lab.deploy(update))
+    assert lab.running("1.0.0").running.mode == "interpreter"
+    at_event = echo(2, before=STORE)
+    update = lab.signer.update(at_event, name="echo", version="2.0.0", aot=((identifier(), fatal(at_event)),))
+    assert lab.wait_state("rolled-back", deployment=lab.deploy(update)).attempt.reason == "crashed"
+    lab.wait_state("confirmed", deployment=lab.deploy(update))
+    assert lab.running("2.0.0").running.mode == "interpreter"
+    lab.still_answers(2)
+
+
+@pytest.mark.skipif(host_target() != "x86_64", reason="the illegal instruction is x86-64's")
+def test_a_confirmed_image_that_comes_to_an_impossible_instruction_is_interpreted_from_then_on(lab):
+    lab.start()
+    rare = f"""(i32.store8 (i32.const 600) (i32.add (i32.load8_u (i32.const 600)) (i32.const 1)))
+      (if (i32.eq (i32.load8_u (i32.const 600)) (i32.const 30)) (then {STORE}))"""
+    wasm = echo(3, before=rare)
+    update = lab.signer.update(wasm, name="echo", version="3.0.0", aot=((identifier(), fatal(wasm)),))
+    lab.wait_state("confirmed", deployment=lab.deploy(update))
+    assert lab.running("3.0.0").running.mode == "aot"
+    lab.observer.wait(lambda: lab.report.running.mode == "interpreter", lab.patience_s, "the module, interpreted")
+    lab.still_answers(3)
+    assert lab.report.running.slot == "confirmed"
 
 
 def test_an_image_that_rots_on_disk_gives_way_to_the_module(lab):
