@@ -110,3 +110,9 @@ def test_a_missing_library_says_where_it_was_looked_for(monkeypatch, tmp_path):
             _abi.library()
     finally:
         _abi.library.cache_clear()
+
+
+def test_a_python_without_cpythons_interface_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr(ctypes, "pythonapi", SimpleNamespace())
+    with pytest.raises(LibraryError, match="is not CPython"):
+        _abi._python()

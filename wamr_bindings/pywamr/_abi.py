@@ -138,8 +138,11 @@ def bind(library: CDLL) -> CDLL:
 
 
 def _python() -> Python:
-    """The functions of this very Python."""
-    functions = (ctypes.cast(getattr(ctypes.pythonapi, name), c_void_p) for name in PYTHON_FUNCTIONS)
+    """The functions of this very Python. Raises LibraryError when it is not CPython."""
+    try:
+        functions = [ctypes.cast(getattr(ctypes.pythonapi, name), c_void_p) for name in PYTHON_FUNCTIONS]
+    except AttributeError as error:
+        raise LibraryError(f"this Python is not CPython, whose C interface host functions are called by: {error}") from None
     return Python(*functions, id(None), id(int))
 
 
