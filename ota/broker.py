@@ -4,6 +4,7 @@ import contextlib
 import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -23,6 +24,8 @@ CONNECT_TIMEOUT_S = 10.0
 PUBLISH_TIMEOUT_S = 60.0
 WINDOW = 20
 MAX_PACKET_BYTES = 4 << 20
+WAITING_LIMIT_BYTES = 64 << 20  # of messages that nobody has taken yet; one beyond is dropped
+MESSAGE_OVERHEAD_BYTES = 500
 
 
 class BrokerError(OtaError):
@@ -36,7 +39,8 @@ class Broker:
         self._settings = settings
         self._filters: set[str] = set()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-        self._incoming: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
+        self._incoming: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        self._waiting_bytes, self._waiting_lock = 0, threading.Lock()
         self._connected: queue.Queue[str | None] = queue.Queue()
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
@@ -106,8 +110,9 @@ class Broker:
                 item = self._incoming.get(timeout=min(left, quiet_s) if quiet_s is not None else left)
             except queue.Empty:
                 return
-            if item is not None:
-                yield item
+            with self._waiting_lock:
+                self._waiting_bytes -= _weight(*item)
+            yield item
 
     def retained(self, topic: str, timeout_s: float = 1.0) -> bytes | None:
         """The message that is retained under one topic, if there is one; others that arrive meanwhile are dropped."""
@@ -136,4 +141,13 @@ class Broker:
         self._connected.put("the connection broke")
 
     def _on_message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
-        self._incoming.put((message.topic, bytes(message.payload)))
+        topic, payload = message.topic, bytes(message.payload)
+        with self._waiting_lock:
+            if self._waiting_bytes + _weight(topic, payload) > WAITING_LIMIT_BYTES:
+                return  # whoever floods the broker must not take the operator's memory
+            self._waiting_bytes += _weight(topic, payload)
+        self._incoming.put((topic, payload))
+
+
+def _weight(topic: str, payload: bytes) -> int:
+    return len(topic) + len(payload) + MESSAGE_OVERHEAD_BYTES
