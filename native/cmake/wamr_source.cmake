@@ -85,7 +85,7 @@ function(wamr_fix_raw_externref)
 endfunction()
 
 # WAMR 978ce3f with hardware bounds checks: LLVM removes a load whose value is not needed, and with it the trap that core 2.0 wants (a
-# loop that ends by a trap would never end). A volatile load stays; native/aotc/loads.h lets go those that need not stay.
+# loop that ends by a trap would never end). A volatile load stays; native/aotc/vectors.h says when not.
 function(wamr_fix_removed_load)
     set(file core/iwasm/compilation/aot_emit_memory.c)
     set(load "        LLVMSetAlignment(value, known_align);                             \\\n    } while (0)\n\n#define BUILD_STORE()")
@@ -94,23 +94,15 @@ function(wamr_fix_removed_load)
     set(load "    LLVMSetAlignment(data, 1);\n\n    return data;\n")
     string(REPLACE "1);\n" "1);\n    LLVMSetVolatile(data, !comp_ctx->enable_bound_check);\n" mended "${load}")
     wamr_mend(core/iwasm/compilation/simd/simd_load_store.c "${load}" "${mended}")
-    set(file core/iwasm/compilation/aot_llvm_extra.cpp)
-    set(apply "void\naot_apply_llvm_new_pass_manager(AOTCompContext *comp_ctx, LLVMModuleRef module)\n{\n")
-    wamr_mend(${file} "${apply}" "#include \"loads.h\"\n\n${apply}")
-    set(pipeline "MPM.addPass(PB.buildLTODefaultPipeline(OL, NULL))")
-    wamr_mend(${file} "${pipeline}" "{\n                    if (!comp_ctx->enable_bound_check)\n                        ExitOnErr(pw_let_loads_go(PB, MPM));\n                    ${pipeline};\n                    if (!comp_ctx->enable_bound_check)\n                        pw_hold_loads(MPM);\n                }")
 endfunction()
 
-# WAMR 978ce3f makes constrained operations of all float arithmetic; native/aotc/floats.c says where plain ones do. A square root has none of
-# what they are there for.
-function(wamr_plain_floats)
-    set(file core/iwasm/compilation/aot_emit_numberic.c)
-    set(start "    va_start(param_value_list, intrinsic);\n\n")
-    set(call "    ret = aot_call_llvm_intrinsic_v(comp_ctx, func_ctx, intrinsic, ret_type,\n                                    param_types, param_count, param_value_list);\n")
-    set(plain "    extern LLVMValueRef pw_plain_float(LLVMBuilderRef, const char *, va_list);\n    va_start(param_value_list, intrinsic);\n    ret = pw_plain_float(comp_ctx->builder, intrinsic, param_value_list);\n    va_end(param_value_list);\n    if (ret)\n        return ret;\n")
-    wamr_mend(${file} "${start}${call}" "${plain}${start}${call}")
-    set(root "        case FLOAT_SQRT:\n            if (")
-    wamr_mend(${file} "${root}" "${root}true || ")
+# Vectors of loops, by native/aotc/vectors.h.
+function(wamr_make_vectors)
+    set(file core/iwasm/compilation/aot_llvm_extra.cpp)
+    set(apply "void\naot_apply_llvm_new_pass_manager(AOTCompContext *comp_ctx, LLVMModuleRef module)\n{\n")
+    wamr_mend(${file} "${apply}" "#include \"vectors.h\"\n\n${apply}")
+    set(pipeline "MPM.addPass(PB.buildLTODefaultPipeline(OL, NULL))")
+    wamr_mend(${file} "${pipeline}" "{\n                    if (!comp_ctx->enable_bound_check)\n                        pw_make_vectors(TM, MPM, OL);\n                    ${pipeline};\n                }")
 endfunction()
 
 # WAMR 978ce3f: the smaller or larger of two vectors is a signalling NaN where an operand was one; core 2.0 wants a quiet one, which any
@@ -329,5 +321,5 @@ wamr_fix_vector_moves()
 wamr_fix_vector_blocks()
 wamr_fix_vector_on_stack()
 wamr_tell_places()
-wamr_plain_floats()
+wamr_make_vectors()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

@@ -3,6 +3,8 @@ its value does not matter.
 """
 
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -80,3 +82,69 @@ def test_a_loop_over_memory_does_what_it_does_interpreted(parts, step, count, be
     start = last - step * (count - 1)
     expected = outcome(wasm, start, count)
     assert outcome(compiled.__wrapped__(wasm, cpu=cpu), start, count) == expected
+
+
+STEP = "(local.set $p (i32.add (local.get $p) (i32.const 4)))"
+BACK = "(local.set $p (i32.sub (local.get $p) (i32.const 4)))"
+AGAIN = "(br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1))))"
+LOAD = "(i32.load (local.get $p))"
+TIMES_K = "(i32.mul (i32.load (local.get $p)) (local.get $k)) (local.set $k (i32.mul (local.get $k) (i32.const 3)))"
+NAN = 0x7FA00000  # signalling
+TRICKS = {
+    "an exit that never comes, but for the trap": (
+        f"(block $o (loop $l (br_if $o {TIMES_K}) {STEP} (br $l))) (i32.const 3)", (0, 3)),
+    "a factor that is always 0": (
+        f"(loop $l (local.set $s (i32.add (local.get $s) {TIMES_K})) {STEP} {AGAIN}) (local.get $s)", (END - 4, 2)),
+    "a factor that is 0 in the first turn": (
+        """(loop $l (local.set $s (i32.add (local.get $s) (i32.mul (i32.load (i32.add (local.get $p)
+          (i32.shl (local.get $i) (i32.const 2)))) (local.get $i))))
+          (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 4)))) (local.get $s)""", (-4, 0)),
+    "a value for one branch only": (
+        f"""(loop $l (local.set $v {LOAD}) (if (i32.eq (i32.and (local.get $n) (i32.const 7)) (i32.const 5)) (then
+          (local.set $s (i32.add (local.get $s) (local.get $v))) (i32.store (i32.const 4) (local.get $s)))) {STEP} {AGAIN})
+          (local.get $s)""", (END - 4, 2)),
+    "a value of which the last is used": (
+        f"(loop $l (local.set $v {LOAD}) {BACK} {AGAIN}) (local.get $v)", (END, 8)),
+    "a value of which the last is kept in a global": (
+        f"(loop $l (global.set $g {LOAD}) {BACK} {AGAIN}) (global.get $g)", (END, 8)),
+    "a value that is used behind one exit of two": (
+        f"""(block $o (loop $l (local.set $v {LOAD}) (br_if $o (i32.eq (local.get $i) (i32.const 3))) {BACK}
+          (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if $l (i32.lt_u (local.get $i) (local.get $n))))
+          (return (i32.const 9))) (local.get $v)""", (END + 4, 10)),
+    "a search whose result is not used": (
+        f"(block $o (loop $l (br_if $o (i32.eq {LOAD} (i32.const 77))) {STEP} {AGAIN})) (i32.const 1)", (END - 4, 2)),
+    "a float that counts beyond its precision": (
+        """(local.set $x (f32.const 16777216)) (loop $l (local.set $s (i32.add (local.get $s) (i32.const 1)))
+          (local.set $x (f32.add (local.get $x) (f32.const 3))) (br_if $l (f32.lt (local.get $x) (f32.const 16777400))))
+          (local.get $s)""", (0, 0)),
+    "a signalling NaN times a local that is 1": (
+        "(local.set $x (f32.const 1)) (i32.reinterpret_f32 (f32.mul (f32.reinterpret_i32 (local.get $p)) (local.get $x)))",
+        (NAN, 0)),
+    "a signalling NaN minus a local that is 0": (
+        "(i32.reinterpret_f32 (f32.sub (f32.reinterpret_i32 (local.get $p)) (local.get $x)))", (NAN, 0)),
+    "signalling NaNs in a row, times a local that is 1": (
+        f"""(local.set $x (f32.const 1)) (i32.store (i32.const 512) (i32.const {NAN})) (i32.store (i32.const 640) (i32.const {NAN}))
+          (loop $l (f32.store offset=512 (local.get $p) (f32.mul (f32.load offset=512 (local.get $p)) (local.get $x)))
+          {STEP} {AGAIN})
+          (i32.add (i32.load (i32.const 512)) (i32.load (i32.const 640)))""", (0, 64)),
+}  # fmt: skip
+RUN = """import sys; from pywamr import Runtime, Trap
+try: print(Runtime().load(sys.stdin.buffer.read()).instantiate().call("run", int(sys.argv[1]), int(sys.argv[2])))
+except Trap as trap: print(trap)"""
+
+
+def told(code: bytes, arguments: tuple[int, ...]) -> str:
+    """What a call of `run` comes to. In a process of its own, because nothing else ends compiled code that does not."""
+    command = [sys.executable, "-c", RUN, *map(str, arguments)]
+    return subprocess.run(command, input=code, capture_output=True, check=True, timeout=60).stdout.decode()
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_what_an_optimiser_would_love_to_remove_traps_and_counts_all_the_same(trick):
+    body, arguments = TRICKS[trick]
+    wasm = wat(f"""(module (memory 1) (global $g (mut i32) (i32.const 1))
+      (func (export "run") (param $p i32) (param $n i32) (result i32)
+        (local $v i32) (local $s i32) (local $k i32) (local $i i32) (local $x f32) {body}))""")
+    expected = told(wasm, arguments)
+    for cpu in ("", WITH_VECTORS.get(host_target(), "")):
+        assert told(compiled(wasm, cpu=cpu), arguments) == expected

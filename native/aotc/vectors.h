@@ -1,0 +1,157 @@
+/* Part of WAMR's aot_llvm_extra.cpp, in front of its passes (native/cmake/wamr_source.cmake, wamr_make_vectors).
+ *
+ * A load whose value nobody needs must still trap out of bounds, and a signalling NaN times one must become quiet. LLVM knows neither, so
+ * loads are volatile and arithmetic of floats is made of constrained operations. But LLVM makes no vectors of a loop that has such. So when it
+ * has simplified all it can, and for no longer than it makes vectors, loads and arithmetic in loops are let go. Then every load is held again,
+ * in vectors or not, and what is still done number by number is constrained again: all other passes only ever see code that is held. */
+#include <llvm/Analysis/LoopInfo.h>
+#include <llvm/IR/Dominators.h>
+#include <llvm/IR/IntrinsicInst.h>
+
+namespace {
+
+class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
+    using Key = std::pair<unsigned, llvm::Type *>;
+
+  public:
+    llvm::PreservedAnalyses
+    run(llvm::Function &function, llvm::FunctionAnalysisManager &analyses)
+    {
+        if (function.isDeclaration() || analyses.getResult<llvm::LoopAnalysis>(function).empty())
+            return llvm::PreservedAnalyses::all();
+        std::map<Key, llvm::CallInst *> constrained;
+        let_go(function, analyses, constrained);
+        analyses.invalidate(function, llvm::PreservedAnalyses::none());
+        llvm::LoopVectorizePass().run(function, analyses);
+        hold(function, constrained);
+        for (auto &each : constrained)
+            each.second->deleteValue();
+        return llvm::PreservedAnalyses::none();
+    }
+
+  private:
+    /* What the runtime keeps for itself lies at fixed places behind an argument, or behind a pointer found there. */
+    static bool
+    is_of_guest(const llvm::LoadInst &load)
+    {
+        const llvm::Value *from = load.getPointerOperand()->stripInBoundsConstantOffsets();
+        return !load.isAtomic() && !llvm::isa<llvm::Argument>(from) && !llvm::isa<llvm::LoadInst>(from)
+               && !llvm::isa<llvm::AllocaInst>(from) && !llvm::isa<llvm::Constant>(from);
+    }
+
+    /* Whether each turn of the loop loads, and does something with what it loaded. */
+    static bool
+    is_needed(const llvm::LoadInst &load, const llvm::Loop &loop, const llvm::DominatorTree &dominators)
+    {
+        const llvm::BasicBlock *latch = loop.getLoopLatch();
+        if (!latch || !dominators.dominates(load.getParent(), latch))
+            return false;
+        for (const llvm::User *user : load.users()) {
+            auto *instruction = llvm::cast<llvm::Instruction>(user);
+            if (!llvm::isa<llvm::PHINode>(instruction) && loop.contains(instruction))
+                return true;
+        }
+        return false;
+    }
+
+    /* The plain operation for a constrained one, or 0. Where LLVM would take the result for an operand, there is none. */
+    static unsigned
+    plain(const llvm::ConstrainedFPIntrinsic &call)
+    {
+        for (const llvm::Value *operand : call.args()) {
+            auto *constant = llvm::dyn_cast<llvm::Constant>(operand);
+            if (!constant)
+                continue;
+            auto *number = llvm::dyn_cast<llvm::ConstantFP>(constant);
+            if (!number || number->isZero() || number->isExactlyValue(1.0) || number->isExactlyValue(-1.0)
+                || !number->getValueAPF().isFinite())
+                return 0;
+        }
+        switch (call.getIntrinsicID()) {
+            case llvm::Intrinsic::experimental_constrained_fadd:
+                return llvm::Instruction::FAdd;
+            case llvm::Intrinsic::experimental_constrained_fsub:
+                return llvm::Instruction::FSub;
+            case llvm::Intrinsic::experimental_constrained_fmul:
+                return llvm::Instruction::FMul;
+            case llvm::Intrinsic::experimental_constrained_fdiv:
+                return llvm::Instruction::FDiv;
+            default:
+                return 0;
+        }
+    }
+
+    static void
+    let_go(llvm::Function &function, llvm::FunctionAnalysisManager &analyses, std::map<Key, llvm::CallInst *> &constrained)
+    {
+        auto &loops = analyses.getResult<llvm::LoopAnalysis>(function);
+        auto &dominators = analyses.getResult<llvm::DominatorTreeAnalysis>(function);
+        std::vector<llvm::ConstrainedFPIntrinsic *> calls;
+        for (auto &block : function) {
+            const llvm::Loop *loop = loops.getLoopFor(&block);
+            if (!loop || !loop->isInnermost())
+                continue;
+            for (auto &instruction : block) {
+                if (auto *load = llvm::dyn_cast<llvm::LoadInst>(&instruction)) {
+                    if (is_of_guest(*load) && is_needed(*load, *loop, dominators))
+                        load->setVolatile(false);
+                }
+                else if (auto *call = llvm::dyn_cast<llvm::ConstrainedFPIntrinsic>(&instruction)) {
+                    if (plain(*call))
+                        calls.push_back(call);
+                }
+            }
+        }
+        for (auto *call : calls) {
+            auto operation = static_cast<llvm::Instruction::BinaryOps>(plain(*call));
+            auto *left = call->getArgOperand(0), *right = call->getArgOperand(1);
+            call->replaceAllUsesWith(llvm::BinaryOperator::Create(operation, left, right, "", call));
+            if (constrained.count({ operation, call->getType() })) {
+                call->eraseFromParent();
+                continue;
+            }
+            call->removeFromParent(); /* the pattern by which it is made constrained again */
+            call->setArgOperand(0, llvm::UndefValue::get(call->getType()));
+            call->setArgOperand(1, llvm::UndefValue::get(call->getType()));
+            constrained[{ operation, call->getType() }] = call;
+        }
+    }
+
+    static void
+    hold(llvm::Function &function, const std::map<Key, llvm::CallInst *> &constrained)
+    {
+        std::vector<llvm::BinaryOperator *> floats;
+        for (auto &block : function)
+            for (auto &instruction : block) {
+                if (auto *load = llvm::dyn_cast<llvm::LoadInst>(&instruction)) {
+                    if (is_of_guest(*load))
+                        load->setVolatile(true);
+                }
+                else if (auto *operation = llvm::dyn_cast<llvm::BinaryOperator>(&instruction)) {
+                    if (constrained.count({ operation->getOpcode(), operation->getType() }))
+                        floats.push_back(operation);
+                }
+            }
+        for (auto *operation : floats) {
+            auto *call = llvm::cast<llvm::CallInst>(constrained.at({ operation->getOpcode(), operation->getType() })->clone());
+            call->setArgOperand(0, operation->getOperand(0));
+            call->setArgOperand(1, operation->getOperand(1));
+            call->insertBefore(operation);
+            operation->replaceAllUsesWith(call);
+            operation->eraseFromParent();
+        }
+    }
+};
+
+/* In front of WAMR's pipeline: all of it once, without what would take loops apart, and then the vectors. */
+void
+pw_make_vectors(llvm::TargetMachine *machine, llvm::ModulePassManager &passes, llvm::OptimizationLevel level)
+{
+    llvm::PipelineTuningOptions tuning;
+    tuning.LoopVectorization = tuning.LoopInterleaving = tuning.SLPVectorization = tuning.LoopUnrolling = false;
+    llvm::PassBuilder builder(machine, tuning);
+    passes.addPass(builder.buildLTODefaultPipeline(level, nullptr));
+    passes.addPass(llvm::createModuleToFunctionPassAdaptor(MakeVectors()));
+}
+
+} // namespace
