@@ -1,10 +1,16 @@
 /* Part of WAMR's aot_llvm_extra.cpp, in front of its passes (native/cmake/wamr_source.cmake, wamr_make_vectors).
  *
  * A load whose value nobody needs must still trap out of bounds, and a signalling NaN times one must become quiet. LLVM knows neither, so
- * loads are volatile and arithmetic of floats is made of constrained operations. But LLVM makes no vectors of a loop that has such. So when it
- * has simplified all it can, and for no longer than it makes vectors, loads and arithmetic in loops are let go. Then every load is held again,
- * in vectors or not, and what is still done number by number is constrained again: all other passes only ever see code that is held. */
+ * loads are volatile and arithmetic of floats is made of constrained operations. But LLVM makes no vectors of a loop that has such. So for as
+ * long as it makes vectors, and no longer, loads and arithmetic in loops are let go. Then every load is held again, in vectors or not, and what
+ * is still done number by number is constrained again: all other passes only ever see code that is held.
+ *
+ * Loads of vectors by a mask or from many places can't be volatile: processors that have them get vectors only of what lies one behind the
+ * other, and those whose vectors have no fixed length (SVE, RISC-V's V) none. */
 #include <llvm/Analysis/LoopInfo.h>
+#include <llvm/Analysis/ScalarEvolution.h>
+#include <llvm/Analysis/ScalarEvolutionExpressions.h>
+#include <llvm/Analysis/TargetTransformInfo.h>
 #include <llvm/IR/Dominators.h>
 #include <llvm/IR/IntrinsicInst.h>
 
@@ -17,7 +23,8 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
     llvm::PreservedAnalyses
     run(llvm::Function &function, llvm::FunctionAnalysisManager &analyses)
     {
-        if (function.isDeclaration() || analyses.getResult<llvm::LoopAnalysis>(function).empty())
+        if (function.isDeclaration() || analyses.getResult<llvm::LoopAnalysis>(function).empty()
+            || analyses.getResult<llvm::TargetIRAnalysis>(function).supportsScalableVectors())
             return llvm::PreservedAnalyses::all();
         std::map<Key, llvm::CallInst *> constrained;
         let_go(function, analyses, constrained);
@@ -37,6 +44,18 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
         const llvm::Value *from = load.getPointerOperand()->stripInBoundsConstantOffsets();
         return !load.isAtomic() && !llvm::isa<llvm::Argument>(from) && !llvm::isa<llvm::LoadInst>(from)
                && !llvm::isa<llvm::AllocaInst>(from) && !llvm::isa<llvm::Constant>(from);
+    }
+
+    /* Whether the loop reads one value behind the other. */
+    static bool
+    is_consecutive(const llvm::LoadInst &load, const llvm::Loop &loop, llvm::ScalarEvolution &evolution)
+    {
+        auto *address = llvm::dyn_cast<llvm::SCEVAddRecExpr>(evolution.getSCEV(const_cast<llvm::Value *>(load.getPointerOperand())));
+        if (!address || address->getLoop() != &loop)
+            return false;
+        auto *step = llvm::dyn_cast<llvm::SCEVConstant>(address->getStepRecurrence(evolution));
+        uint64_t size = load.getType()->getScalarSizeInBits() / 8;
+        return step && step->getAPInt().abs() == size;
     }
 
     /* Whether each turn of the loop loads, and does something with what it loaded. */
@@ -86,6 +105,10 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
     {
         auto &loops = analyses.getResult<llvm::LoopAnalysis>(function);
         auto &dominators = analyses.getResult<llvm::DominatorTreeAnalysis>(function);
+        auto &evolution = analyses.getResult<llvm::ScalarEvolutionAnalysis>(function);
+        auto &target = analyses.getResult<llvm::TargetIRAnalysis>(function);
+        auto *four = llvm::FixedVectorType::get(llvm::Type::getInt32Ty(function.getContext()), 4);
+        bool gathers = target.isLegalMaskedGather(four, llvm::Align(4));
         std::vector<llvm::ConstrainedFPIntrinsic *> calls;
         for (auto &block : function) {
             const llvm::Loop *loop = loops.getLoopFor(&block);
@@ -93,7 +116,8 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
                 continue;
             for (auto &instruction : block) {
                 if (auto *load = llvm::dyn_cast<llvm::LoadInst>(&instruction)) {
-                    if (is_of_guest(*load) && is_needed(*load, *loop, dominators))
+                    if (is_of_guest(*load) && is_needed(*load, *loop, dominators)
+                        && (!gathers || is_consecutive(*load, *loop, evolution)))
                         load->setVolatile(false);
                 }
                 else if (auto *call = llvm::dyn_cast<llvm::ConstrainedFPIntrinsic>(&instruction)) {
@@ -143,15 +167,20 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
     }
 };
 
-/* In front of WAMR's pipeline: all of it once, without what would take loops apart, and then the vectors. */
-void
-pw_make_vectors(llvm::TargetMachine *machine, llvm::ModulePassManager &passes, llvm::OptimizationLevel level)
+#if LLVM_VERSION_MAJOR >= 18
+#define PW_COMBINE "instcombine<no-verify-fixpoint>,"
+#else
+#define PW_COMBINE "instcombine,"
+#endif
+
+/* In front of WAMR's pipeline, which takes loops apart: just what it needs for a loop to be seen as one. */
+llvm::Error
+pw_make_vectors(llvm::PassBuilder &builder, llvm::ModulePassManager &passes)
 {
-    llvm::PipelineTuningOptions tuning;
-    tuning.LoopVectorization = tuning.LoopInterleaving = tuning.SLPVectorization = tuning.LoopUnrolling = false;
-    llvm::PassBuilder builder(machine, tuning);
-    passes.addPass(builder.buildLTODefaultPipeline(level, nullptr));
+    auto error = builder.parsePassPipeline(passes, "function(mem2reg," PW_COMBINE "simplifycfg),cgscc(inline),function(early-cse,gvn,"
+                                                   PW_COMBINE "simplifycfg)");
     passes.addPass(llvm::createModuleToFunctionPassAdaptor(MakeVectors()));
+    return error;
 }
 
 } // namespace

@@ -102,7 +102,7 @@ function(wamr_make_vectors)
     set(apply "void\naot_apply_llvm_new_pass_manager(AOTCompContext *comp_ctx, LLVMModuleRef module)\n{\n")
     wamr_mend(${file} "${apply}" "#include \"vectors.h\"\n\n${apply}")
     set(pipeline "MPM.addPass(PB.buildLTODefaultPipeline(OL, NULL))")
-    wamr_mend(${file} "${pipeline}" "{\n                    if (!comp_ctx->enable_bound_check)\n                        pw_make_vectors(TM, MPM, OL);\n                    ${pipeline};\n                }")
+    wamr_mend(${file} "${pipeline}" "{\n                    if (!comp_ctx->enable_bound_check)\n                        ExitOnErr(pw_make_vectors(PB, MPM));\n                    ${pipeline};\n                }")
 endfunction()
 
 # WAMR 978ce3f: the smaller or larger of two vectors is a signalling NaN where an operand was one; core 2.0 wants a quiet one, which any
