@@ -8,7 +8,6 @@ import asyncio
 import collections
 import contextlib
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +27,8 @@ from device_agent.states import Phase
 from device_agent.store import Store
 from device_agent.supervisor import Supervisor
 from device_agent.updates import RETRYABLE
-from device_agent.workers import ModuleSpec, Worker, WorkerFailed, zygote
+from device_agent.version import agent_version
+from device_agent.workers import FatalImages, ModuleSpec, Worker, WorkerFailed, zygote
 from ota.formats import manifest as manifests
 from ota.formats import topics, trust
 from ota.formats.capabilities import ABI, check_granted
@@ -42,18 +42,6 @@ LOG_PERIOD_S = 0.5
 RESTART_MIN_S, RESTART_MAX_S = 0.05, 30.0
 LOCAL_TOPICS = ("sys/", topics.PREFIX + "/", "$")
 logger = logging.getLogger(__name__)
-
-
-def agent_version() -> str:
-    """The installed version; of a flashed agent, also which build of it."""
-    if flashed := os.environ.get("WAMR_OTA_BUNDLE", "")[:64]:
-        return flashed
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("wamr-ota")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class Agent:
@@ -95,7 +83,7 @@ class Agent:
             self._outcome, self._worker_failed, self._keys_of, self._follow_topics, config.event_queue, self._counters
         )
         self._relapses = Relapses()
-        self._fatal_images: set[bytes] = set()
+        self._fatal_images = FatalImages()
         self._topics: frozenset[str] = frozenset()  # of the broker, for the module that is fed
         self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
         if self._link is not None:
@@ -182,16 +170,10 @@ class Agent:
 
     def distrust_image(self, worker: Worker) -> bool:
         """Whether a worker died in an ahead-of-time image, which is not used again then until the agent starts anew."""
-        if not worker.fatal_image:
-            return False
-        logger.error("%s died in its ahead-of-time image: it is interpreted from now on", worker.spec.label)
-        self._fatal_images.add(worker.fatal_image)
-        return True
+        return self._fatal_images.note(worker)
 
     def _worker(self, spec: ModuleSpec) -> Worker:
-        if spec.image_digest in self._fatal_images:
-            spec = replace(spec, image=None, image_digest=b"")
-        return Worker(spec, self._module_log, self._supervisor.worker_died)
+        return Worker(self._fatal_images.without(spec), self._module_log, self._supervisor.worker_died)
 
     async def run_best(self) -> None:
         """Starts the best module there is, if none runs; when none starts, tries them all again later."""

@@ -5,7 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_agent import frames
@@ -283,6 +283,25 @@ class Worker:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(self._failure)
         return self._failure
+
+
+class FatalImages:
+    """Ahead-of-time images that a worker has died in: modules are interpreted instead."""
+
+    def __init__(self) -> None:
+        self._digests: set[bytes] = set()
+
+    def note(self, worker: Worker) -> bool:
+        """Whether a worker died in its image."""
+        digest = worker.fatal_image
+        if digest and digest not in self._digests:
+            logger.error("%s died in its ahead-of-time image: it is interpreted from now on", worker.spec.label)
+            self._digests.add(digest)
+        return bool(digest)
+
+    def without(self, spec: ModuleSpec) -> ModuleSpec:
+        """The same, without an image that is one of them."""
+        return replace(spec, image=None, image_digest=b"") if spec.image_digest in self._digests else spec
 
 
 def _widen(end: socket.socket) -> None:

@@ -117,7 +117,8 @@ PW_API uint32_t pw_confine(const int32_t *folders, const uint8_t *writable, uint
 /* Loads .wasm or AOT bytes. The bytes are copied. *module is NULL on failure and is owned by the caller otherwise.
  * places: 1 keeps where each instruction of a .wasm is, 12 bytes for each, for pw_module_place.
  * AOT bytes are native code: only those that somebody vouches for may come here. PW_UNSUPPORTED for another target's. */
-PW_API int32_t pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module **module, char *error, uint32_t error_size);
+PW_API int32_t pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module **module, char *error,
+                              uint32_t error_size);
 /* Frees a module. PW_BUSY while an instance of it is open. */
 PW_API int32_t pw_module_close(pw_module *module);
 /* Where in the file the instruction is that a frame of a stack names by `function` and `offset`; 0 when it is not known. */

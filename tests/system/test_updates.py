@@ -230,6 +230,7 @@ def test_a_confirmed_module_whose_worker_is_killed_is_started_again(board):
         os.kill(worker, signal.SIGKILL)
         board.still_answers(1)
     board.observer.wait(lambda: board.report.counters.get("restarts", 0) == 2, 10, "two restarts in the report")
+    assert board.report.running.version == "1.0.0"
 
 
 def test_a_deployment_of_an_older_epoch_is_refused(board):
@@ -277,7 +278,8 @@ def test_a_full_disk_is_reported(tmp_path):
         lab.kill()
         lab.settings["free_bytes"] = 9 * 10**11
         lab.start()
-        refused(lab, lab.signer.update(echo(2)), "disk-full")
+        detail = refused(lab, lab.signer.update(echo(2)), "disk-full")
+        assert "bytes are free" in detail
     finally:
         lab.close()
 
@@ -327,6 +329,7 @@ def test_a_broker_that_vanishes_in_mid_transfer_is_waited_for(tmp_path):
         lab.put([(missing, update.blob[20 * 1024 : 21 * 1024])])
         lab.wait_state("confirmed", deployment=deployment)
         lab.still_answers(2)
+        assert lab.report.attempt.done_chunks == lab.report.attempt.chunks > 20
     finally:
         lab.close()
 
@@ -389,6 +392,7 @@ def test_a_module_that_fails_three_times_steps_down_without_a_network(lab):
         time.sleep(0.2)
     lab.observer.wait(lambda: lab.report.running.slot == "previous", 20, "the previous module")
     lab.still_answers(1)
+    assert lab.report.running.version == "1.0.0"
 
 
 def test_a_module_that_fails_again_and_again_steps_down_though_it_comes_up_each_time(lab):
