@@ -8,6 +8,7 @@ Every step can be cut off anywhere and done again; what an agent runs from is on
 """
 
 import base64
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -94,8 +95,11 @@ def manager() -> str:
 
 
 def pointer(path: pathlib.Path) -> str:
-    """The name that a pointer names, "" where there is none."""
-    return path.readlink().name if path.is_symlink() else ""
+    """The name that a pointer names, "" where there is none; `launch` takes it away at any time."""
+    try:
+        return path.readlink().name
+    except FileNotFoundError:
+        return ""
 
 
 def point(path: pathlib.Path, name: str) -> None:
@@ -305,9 +309,11 @@ def begin(folder: str, config: str, name: str, trial_s: str) -> Answer:
     for old in ("trial.tried", "trial.passed"):
         (base / old).unlink(missing_ok=True)
     write(base / "trial-seconds", f"{int(trial_s)}\n".encode())
-    service(base, config)
+    before = running()
     point(base / "trial", name)
-    restart()
+    service(base, config)
+    if not (base / "trial.tried").exists():  # what began after `before` has read the pointer: to end it would end the trial
+        restart(before)
     return {"trial": name}
 
 
@@ -349,19 +355,27 @@ WantedBy=multi-user.target
 """
 
 
-def restart() -> None:
+def running() -> int | None:
+    """The process of `launch`, or of the agent in its place; None when nothing was started yet."""
+    end = time.monotonic() + 2
+    while True:
+        try:
+            return int(PID.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            if time.monotonic() > end:
+                raise SystemExit(f"{PID} names no process: /run is full") from None
+            time.sleep(0.05)  # `launch` has opened it and not yet written
+
+
+def restart(process: int | None) -> None:
     """Ends the agent; the system starts it again."""
     if manager() == "systemd":
         run("systemctl", "restart", "--no-block", "wamr-ota.service")
-        return
-    if not PID.exists():
-        return  # nothing was started yet
-    try:
-        os.kill(int(PID.read_text()), signal.SIGTERM)
-    except ProcessLookupError:
-        return
-    except ValueError:
-        raise SystemExit(f"{PID} names no process: /run is full") from None
+    elif process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
 
 
 def run(*command: str) -> None:
@@ -392,7 +406,7 @@ def revert(folder: str) -> Answer:
     base = pathlib.Path(folder)
     if pointer(base / "trial"):
         write(base / "trial.tried", b"")
-        restart()
+        restart(running())
     return {"confirmed": pointer(base / "confirmed")}
 
 

@@ -1,0 +1,85 @@
+"""What runs on a board while it is flashed, beside a `launch` that changes the same files."""
+
+import importlib.util
+import os
+import signal
+import threading
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def helper(tmp_path, monkeypatch):
+    """The helper, on a board made by us, with a folder of its own for what it reads of the system."""
+    specification = importlib.util.spec_from_file_location("onboard_helper", ROOT / "boards/onboard/helper.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    monkeypatch.setattr(module, "PID", tmp_path / "pid")
+    monkeypatch.setattr(module, "manager", lambda: "image")
+    return module
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Which processes were ended."""
+    found = []
+    monkeypatch.setattr(os, "kill", lambda process, number: found.append((process, number)))
+    return found
+
+
+def test_a_pointer_that_is_taken_away_while_it_is_looked_at_names_nothing(helper, tmp_path):
+    (tmp_path / "versions").mkdir()
+    found, stop = set(), threading.Event()
+
+    def launch():
+        while not stop.is_set():
+            (tmp_path / "trial").symlink_to("versions/new")
+            (tmp_path / "trial").unlink()
+
+    thread = threading.Thread(target=launch)
+    thread.start()
+    try:
+        for _ in range(20_000):
+            found.add(helper.pointer(tmp_path / "trial"))
+    finally:
+        stop.set()
+        thread.join()
+    assert found <= {"", "new"}
+
+
+def test_what_ran_before_is_ended_for_a_trial(helper, ended, tmp_path):
+    helper.PID.write_text("4711\n")
+    assert helper.begin(str(tmp_path), "/etc/wamr-ota", "new", "60") == {"trial": "new"}
+    assert helper.pointer(tmp_path / "trial") == "new"
+    assert ended == [(4711, signal.SIGTERM)]
+
+
+def test_a_trial_that_began_by_itself_is_not_ended(helper, ended, tmp_path, monkeypatch):
+    """The system starts `launch` every few seconds where no agent is confirmed, and at once where it was just told to."""
+    helper.PID.write_text("4711\n")
+
+    def starts_at_once(base, config):
+        assert helper.pointer(base / "trial") == "new"
+        helper.PID.write_text("4712\n")
+        (base / "trial.tried").touch()
+
+    monkeypatch.setattr(helper, "service", starts_at_once)
+    helper.begin(str(tmp_path), "/etc/wamr-ota", "new", "60")
+    assert ended == []
+    monkeypatch.setattr(helper, "service", lambda base, config: helper.PID.write_text("4713\n"))  # and had not got so far
+    helper.begin(str(tmp_path), "/etc/wamr-ota", "new", "60")
+    assert ended == [(4712, signal.SIGTERM)]
+
+
+def test_a_process_number_that_is_just_being_written_is_waited_for(helper):
+    assert helper.running() is None
+    helper.PID.write_text("")
+    timer = threading.Timer(0.2, helper.PID.write_text, ["4711\n"])
+    timer.start()
+    assert helper.running() == 4711
+    timer.join()
+    helper.PID.write_text("")
+    with pytest.raises(SystemExit, match="/run is full"):
+        helper.running()
