@@ -252,6 +252,23 @@ function(wamr_fix_vector_blocks)
     wamr_mend(core/iwasm/interpreter/wasm_loader.c "                    else {\n${wide}" "                    {\n${wide}")
 endfunction()
 
+# WAMR 978ce3f, interpreting: after the end of a block the next value's place is where the last branch, one that is never taken too, left it, and
+# not behind what lies on the stack: it overwrites that, or the frame's end. It is the block's beginning and its results.
+function(wamr_fix_block_ends)
+    set(after "                apply_label_patch(loader_ctx, 0, PATCH_END);\n")
+    set(place "                {\n                    uint8 *result_types = NULL;\n                    uint32 result_count = block_type_get_result_types(&loader_ctx->frame_csp->block_type, &result_types);\n                    uint32 behind = (uint32)loader_ctx->frame_csp->dynamic_offset + wasm_get_cell_num(result_types, result_count);\n\n                    if (behind >= INT16_MAX) {\n                        set_error_buf(error_buf, error_buf_size, \"fast interpreter offset overflow\");\n                        free_label_patch_list(loader_ctx->frame_csp);\n                        goto fail;\n                    }\n                    loader_ctx->dynamic_offset = (int16)behind;\n                    if (loader_ctx->dynamic_offset > loader_ctx->max_dynamic_offset)\n                        loader_ctx->max_dynamic_offset = loader_ctx->dynamic_offset;\n                }\n")
+    wamr_mend(core/iwasm/interpreter/wasm_loader.c "${after}" "${place}${after}")
+endfunction()
+
+# SIMDe 0.8.2 on x86-64 without SSE4.1: compares integers as doubles, to which the least one is a zero; and converts no single of 2^31 and more.
+function(wamr_fix_simde)
+    set(file core/iwasm/interpreter/wasm_interp_fast.c)
+    wamr_mend(${file} "bool result = simde_wasm_i64x2_all_true(\n                            SIMD_V128_TO_SIMDE_V128(v1));" "bool result = v1.i64x2[0] != 0 && v1.i64x2[1] != 0;")
+    set(lane "                            float lane = v1.f32x4[k];\n")
+    set(each "                        for (uint32 k = 0; k < 4; k++) {\n${lane}                            v1.i32x4[k] = (int32)(lane >= 4294967296.0f ? UINT32_MAX : lane > 0 ? (uint32)lane : 0);\n                        }\n")
+    wamr_mend(${file} "                        SIMD_SINGLE_OP(simde_wasm_u32x4_trunc_sat_f32x4);\n" "                        V128 v1 = POP_V128();\n                        addr_ret = GET_OFFSET();\n${each}                        PUT_V128_TO_ADDR(frame_lp + addr_ret, v1);\n")
+endfunction()
+
 # WAMR 978ce3f: a vector that is passed on the stack begins at a multiple of 16, as both procedure call standards have it.
 function(wamr_fix_vector_on_stack)
     set(store "                    *(v128 *)&stacks[n_stacks++] = *(v128 *)argv_src;\n")
@@ -319,6 +336,8 @@ wamr_fix_arm_arguments()
 wamr_optimise_fully()
 wamr_fix_vector_moves()
 wamr_fix_vector_blocks()
+wamr_fix_block_ends()
+wamr_fix_simde()
 wamr_fix_vector_on_stack()
 wamr_tell_places()
 wamr_make_vectors()

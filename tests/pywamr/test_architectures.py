@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.support.aot import aotc, compiled
 from tests.support.emulated import ARCHITECTURES, PYTHON, Architecture
+from tests.support.operations import module, operands, ours, scalars, vectors
 from tests.support.results import MODULE
 from tests.support.wat import wat
 
@@ -61,6 +62,24 @@ def test_the_spec_holds(architecture, mode, tmp_path):
     found = json.loads(out.read_text())[mode]
     assert found["core"]["passed"] > 26_000
     assert found["simd"]["passed"] > (25_000 if mode == "interpreter" or architecture.target == "aarch64" else 700)
+
+
+@pytest.mark.parametrize("kind", ["scalars", "vectors"])
+def test_an_instruction_gives_what_it_gives_here(architecture, kind, tmp_path):
+    operations = {"scalars": scalars, "vectors": vectors}[kind]()
+    files, expected = [], []
+    for seed in range(4):
+        wasm = wat(module(operations, operands(seed)))
+        expected.append(ours(operations, wasm))
+        (tmp_path / f"{seed}.wasm").write_bytes(wasm)
+        files.append(str(tmp_path / f"{seed}.wasm"))
+        if aotc() is not None and (kind == "scalars" or architecture.target == "aarch64"):
+            expected.append(expected[-1])
+            (tmp_path / f"{seed}.aot").write_bytes(compiled(wasm, architecture.target))
+            files.append(str(tmp_path / f"{seed}.aot"))
+    done = architecture.run("-m", "tests.support.operations", kind, *files)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected
 
 
 def test_floats_pass_through_host_functions_as_they_are(architecture, tmp_path):

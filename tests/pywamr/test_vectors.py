@@ -1,4 +1,4 @@
-"""Vectors in the places where values travel: parameters, results, blocks, the stack. What they compute is for the spec tests."""
+"""Vectors in the places where values travel: parameters, results, blocks, the stack. What they compute is for the oracle."""
 
 import pytest
 
