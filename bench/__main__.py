@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default %(default)s)")
     arguments = parser.parse_args()
     from bench import code, events, runtime, transfer
+    from ota.aot import Compiler
 
     parts = (code, runtime, events, transfer)
     rows: list[Row] = [row for part in parts for row in part.measure(arguments.rounds)]
@@ -28,7 +29,7 @@ def main() -> int:
     code_rows = [row for row in rows if row.others]
     peers = list(code_rows[0].others)
     lines = [(row.name, f"{row.value:.2f}", *(f"{row.others[peer]:.2f}" for peer in peers)) for row in code_rows]
-    print(table(("speed, gcc -O2 being 1", "ours", *peers), lines), end="\n\n")
+    print(table((f"speed, gcc -O2 being 1; ours by {Compiler().llvm}", "ours", *peers), lines), end="\n\n")
     cells = [
         (
             row.name,
