@@ -32,6 +32,9 @@ _I32, _I64 = ValueType.I32, ValueType.I64
 _DEVICE_DENIED, _DEVICE_FAILED = 0, 1
 _PUBLISH_DENIED, _PUBLISH_TOO_LARGE, _PUBLISH_QUEUE_FULL = 0, 1, 2
 
+# Called before anything else, and once: the first of these that a module exports. That of a WASI reactor, then bare constructors.
+_BEGINNINGS = ("_initialize", "__wasm_call_ctors")
+
 # The flat core types of the contract's functions (Component Model, CanonicalABI.md, "Flattening").
 _EXPORT_TYPES = {
     export_name("events", "handle"): FunctionType((_I32,) * 4, (_I32,)),
@@ -124,8 +127,10 @@ class ModuleHost:
             self._instance = module.instantiate(self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages)
             self._instance.limit_fuel(limits.fuel or None)
             self._realloc = self._instance.function("cabi_realloc")
-            if any(each.name == "_initialize" for each in module.exports):
-                self._instance.call("_initialize")  # a WASI reactor: before anything else, and once
+            for name in _BEGINNINGS:
+                if any(each.name == name and each.type == FunctionType((), ()) for each in module.exports):
+                    self._instance.call(name)
+                    break
         except BaseException:
             self._runtime.close()
             raise

@@ -260,6 +260,16 @@ function(wamr_fix_block_ends)
     wamr_mend(core/iwasm/interpreter/wasm_loader.c "${after}" "${place}${after}")
 endfunction()
 
+# WAMR 978ce3f: an instance's beginning also runs exports of two names, of which core 2.0 knows nothing. Who calls them as other runtimes'
+# users have to would run constructors twice.
+function(wamr_fix_beginning)
+    foreach(file core/iwasm/interpreter/wasm_runtime.c core/iwasm/aot/aot_runtime.c)
+        foreach(name __post_instantiate __wasm_call_ctors)
+            wamr_mend(${file} "lookup_post_instantiate_func(module_inst, \"${name}\")" "NULL /* not ${name} */")
+        endforeach()
+    endforeach()
+endfunction()
+
 # SIMDe 0.8.2 on x86-64 without SSE4.1: compares integers as doubles, to which the least one is a zero; and converts no single of 2^31 and more.
 function(wamr_fix_simde)
     set(file core/iwasm/interpreter/wasm_interp_fast.c)
@@ -338,6 +348,7 @@ wamr_fix_vector_moves()
 wamr_fix_vector_blocks()
 wamr_fix_block_ends()
 wamr_fix_simde()
+wamr_fix_beginning()
 wamr_fix_vector_on_stack()
 wamr_tell_places()
 wamr_make_vectors()

@@ -28,6 +28,7 @@ from pywamr import (
     ValueType,
     runtime_version,
 )
+from tests.support.aot import aotc, compiled
 from tests.support.emulated import PYTHON
 from tests.support.wat import wat
 
@@ -275,3 +276,18 @@ def test_many_modules_come_and_go_without_growth():
 
 def test_the_version_of_the_core_is_known():
     assert runtime_version().startswith("2.4.")
+
+
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
+def test_an_instance_begins_with_its_start_function_and_nothing_else(runtime, mode):
+    """Core 2.0, section 4.5.4. What tools export as a beginning is for whoever uses the module to call."""
+    names = ("__wasm_call_ctors", "__post_instantiate", "_initialize", "_start")
+    each = " ".join(f'(func (export "{name}") (global.set $count (i32.const 100)))' for name in names)
+    wasm = wat(f"""(module (global $count (export "count") (mut i32) (i32.const 0)) {each}
+      (func $begin (global.set $count (i32.add (global.get $count) (i32.const 1)))) (start $begin))""")
+    if mode == "aot" and aotc() is None:
+        pytest.skip("wamr_aotc is not built: make aotc")
+    instance = runtime.load(compiled(wasm) if mode == "aot" else wasm).instantiate()
+    assert instance.get_global("count") == 1
+    instance.call("__wasm_call_ctors")
+    assert instance.get_global("count") == 100
