@@ -270,6 +270,12 @@ function(wamr_fix_beginning)
     endforeach()
 endfunction()
 
+# WAMR 978ce3f takes a module's first mutable number for the stack pointer of its C code, where exports have two names, and traps when it is
+# set to what WAMR thinks is outside: goroutines and coroutines, whose stacks lie elsewhere, can't run then, nor may a counter count.
+function(wamr_fix_stack_pointer)
+    wamr_mend(core/iwasm/interpreter/wasm_loader.c "!strcmp(export->name, \"__heap_base\")" "false /* __heap_base */")
+endfunction()
+
 # SIMDe 0.8.2 on x86-64 without SSE4.1: compares integers as doubles, to which the least one is a zero; and converts no single of 2^31 and more.
 function(wamr_fix_simde)
     set(file core/iwasm/interpreter/wasm_interp_fast.c)
@@ -349,6 +355,7 @@ wamr_fix_vector_blocks()
 wamr_fix_block_ends()
 wamr_fix_simde()
 wamr_fix_beginning()
+wamr_fix_stack_pointer()
 wamr_fix_vector_on_stack()
 wamr_tell_places()
 wamr_make_vectors()

@@ -291,3 +291,15 @@ def test_an_instance_begins_with_its_start_function_and_nothing_else(runtime, mo
     assert instance.get_global("count") == 1
     instance.call("__wasm_call_ctors")
     assert instance.get_global("count") == 100
+
+
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
+def test_a_global_may_be_anything_whatever_a_module_names_its_exports(runtime, mode):
+    """A C program's stack pointer may point to a coroutine's stack, above its own."""
+    wasm = wat("""(module (memory 2) (global $stack (mut i32) (i32.const 66560))
+      (global (export "__data_end") i32 (i32.const 1024)) (global (export "__heap_base") i32 (i32.const 66560))
+      (func (export "set") (param i32) (result i32) (global.set $stack (local.get 0)) (global.get $stack)))""")
+    if mode == "aot" and aotc() is None:
+        pytest.skip("wamr_aotc is not built: make aotc")
+    instance = runtime.load(compiled(wasm) if mode == "aot" else wasm).instantiate()
+    assert [instance.call("set", value) for value in (0, 1000, 2000, 66560, 70000, -1)] == [0, 1000, 2000, 66560, 70000, -1]
