@@ -484,7 +484,8 @@ pw_memory_at(pw_instance *instance, uint64_t offset, uint64_t size_bytes)
     uint64_t size = wasm_memory_get_cur_page_count(memory) * wasm_memory_get_bytes_per_page(memory);
     if (offset > size || size_bytes > size - offset)
         return NULL;
-    uint8_t *base = wasm_memory_get_base_address(memory);
+    static uint8_t nothing; /* an empty memory has no address on 32 bits */
+    uint8_t *base = size ? wasm_memory_get_base_address(memory) : &nothing;
     return base ? base + offset : NULL;
 }
 

@@ -278,6 +278,20 @@ def test_the_version_of_the_core_is_known():
     assert runtime_version().startswith("2.4.")
 
 
+def test_an_empty_memory_has_nothing_to_read_and_can_grow(runtime):
+    instance = runtime.load(
+        wat('(module (memory (export "m") 0 2) (func (export "grow") (drop (memory.grow (i32.const 1)))))')
+    ).instantiate()
+    assert len(instance.memory) == 0
+    assert instance.memory.read(0, 0) == b""
+    instance.memory.write(0, b"")
+    for access in (lambda: instance.memory.read(0, 1), lambda: instance.memory.read(1, 0), lambda: instance.memory.write(0, b"x")):
+        with pytest.raises(MemoryRangeError):
+            access()
+    instance.call("grow")
+    assert instance.memory.read(65535, 1) == bytes(1)
+
+
 @pytest.mark.parametrize("mode", ["interpreter", "aot"])
 def test_an_instance_begins_with_its_start_function_and_nothing_else(runtime, mode):
     """Core 2.0, section 4.5.4. What tools export as a beginning is for whoever uses the module to call."""
