@@ -291,12 +291,17 @@ function(wamr_fix_vector_on_stack)
     wamr_mend(core/iwasm/common/wasm_runtime_common.c "                else {\n${store}" "                else {\n                    n_stacks += n_stacks & 1;\n${store}")
 endfunction()
 
-# WAMR 978ce3f moves a vector from one place of a frame to another that may overlap by one assignment, for which C says nothing. Where the
-# processor wants alignment it moves cell by cell, downwards in the frame, which is right as it stands.
+# WAMR 978ce3f moves a vector from one place of a frame to another that may overlap, in either direction: by one assignment, for which C says
+# nothing, or where the processor wants alignment cell by cell, reading one that was just written.
 function(wamr_fix_vector_moves)
     set(file core/iwasm/common/wasm_runtime_common.h)
     set(once "        V128 whole = (value); \\\n")
     wamr_mend(${file} "        *(V128 *)(addr) = (value);    \\\n" "${once}        *(V128 *)(addr) = whole; \\\n")
+    wamr_mend(${file} "        addr_u32[0] = (value).i32x4[0];      \\\n" "        V128 all = (value); \\\n        addr_u32[0] = all.i32x4[0]; \\\n")
+    wamr_mend(core/iwasm/interpreter/wasm_interp_fast.c "*(V128 *)orig_ip" "LOAD_V128(orig_ip)") # which lies anywhere in the code
+    foreach(cell 1 2 3)
+        wamr_mend(${file} "addr_u32[${cell}] = (value).i32x4[${cell}];      \\" "addr_u32[${cell}] = all.i32x4[${cell}]; \\")
+    endforeach()
 endfunction()
 
 # WAMR 978ce3f, where the processor is no x86: narrows vectors of any lanes as if they had eight, which is wrong for four and ends the

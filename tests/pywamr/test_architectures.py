@@ -2,13 +2,17 @@
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import wasmtime
 
 from tests.conftest import ROOT
+from tests.support import blocks
 from tests.support.aot import aotc, compiled
 from tests.support.emulated import ARCHITECTURES, PYTHON, Architecture
 from tests.support.operations import module, operands, ours, scalars, vectors
@@ -80,6 +84,18 @@ def test_an_instruction_gives_what_it_gives_here(architecture, kind, tmp_path):
     done = architecture.run("-m", "tests.support.operations", kind, *files)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == expected
+
+
+def test_nested_blocks_give_what_they_give_here(architecture, tmp_path):
+    files, expected = [], []
+    for seed in range(300):
+        wasm = bytes(wasmtime.wat2wasm(blocks.module(random.Random(seed))))
+        expected.append(blocks.ours(wasm))
+        files.append(str(tmp_path / f"{seed}.wasm"))
+        Path(files[-1]).write_bytes(wasm)
+    done = architecture.run("-m", "tests.support.blocks", *files)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(json.dumps(expected))
 
 
 def test_floats_pass_through_host_functions_as_they_are(architecture, tmp_path):

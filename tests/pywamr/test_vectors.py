@@ -21,6 +21,10 @@ MODULE = wat("""(module
   (func (export "if") (param i32 v128) (result v128) (local v128)
     (local.get 0) (local.get 1) (local.get 0) (if (param i32 v128) (result i32 v128) (then) (else))
     (local.set 2) (drop) (local.get 2))
+  (func (export "upwards") (param i32) (result v128)
+    (f64.neg (f64.const 2)) (local.get 0)
+    (if (param f64) (result v128)
+      (then (drop) (v128.const i32x4 1 2 3 4)) (else (drop) (v128.not (v128.const i32x4 -2 -3 -4 -5)))))
   (func (export "select") (param i32 v128 v128) (result v128) (select (result v128) (local.get 1) (local.get 2) (local.get 0)))
   (func (export "ninth") (param v128 v128 v128 v128 v128 v128 v128 v128 v128) (result v128) (local.get 8))
   (func (export "behind") (param f64 f64 f64 f64 f64 f64 f64 f64 f64 v128 f64) (result v128 f64) (local.get 9) (local.get 10)))""")
@@ -48,6 +52,8 @@ def instance(request):
         ("loop", (OTHER,), OTHER),
         ("if", (0, OTHER), OTHER),
         ("if", (1, OTHER), OTHER),
+        ("upwards", (0,), ONE_TO_FOUR),
+        ("upwards", (1,), ONE_TO_FOUR),
         ("select", (0, OTHER, ONE_TO_FOUR), ONE_TO_FOUR),
         ("select", (1, OTHER, ONE_TO_FOUR), OTHER),
         ("ninth", (*[ONE_TO_FOUR] * 8, OTHER), OTHER),
