@@ -89,13 +89,18 @@ def test_an_instruction_gives_what_it_gives_here(architecture, kind, tmp_path):
 def test_nested_blocks_give_what_they_give_here(architecture, tmp_path):
     files, expected = [], []
     for seed in range(300):
-        wasm = bytes(wasmtime.wat2wasm(blocks.module(random.Random(seed))))
-        expected.append(blocks.ours(wasm))
-        files.append(str(tmp_path / f"{seed}.wasm"))
-        Path(files[-1]).write_bytes(wasm)
+        vectors = seed % 2 == 0
+        wasm = bytes(wasmtime.wat2wasm(blocks.module(random.Random(seed), vectors=vectors)))
+        codes = [wasm]
+        if aotc() is not None and seed < 60 and (architecture.target == "aarch64" or not vectors):
+            codes.append(compiled(wasm, architecture.target))
+        for code in codes:
+            expected.append(blocks.ours(wasm))
+            files.append(str(tmp_path / str(len(files))))
+            Path(files[-1]).write_bytes(code)
     done = architecture.run("-m", "tests.support.blocks", *files)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == json.loads(json.dumps(expected))
+    assert json.loads(done.stdout) == expected
 
 
 def test_floats_pass_through_host_functions_as_they_are(architecture, tmp_path):

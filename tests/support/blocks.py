@@ -11,7 +11,9 @@ from typing import ClassVar
 
 from pywamr import FunctionType, Runtime, Trap, ValueType
 
-TYPES = ("i32", "i64", "f32", "f64", "v128")
+NUMBERS = ("i32", "i64", "f32", "f64")
+SEE_VECTOR = """(func $see_v128 (param v128) (call $see_i64 (i64x2.extract_lane 0 (local.get 0)))
+    (call $see_i64 (i64x2.extract_lane 1 (local.get 0))))"""
 TURNS = 40
 
 
@@ -35,8 +37,13 @@ class Code:
         (("f64", "i32"), "call $pair", ("i32", "f64")),
     )  # fmt: skip
 
-    def __init__(self, source: random.Random, results: tuple[str, ...], local_types: tuple[str, ...], left: int) -> None:
-        self.source, self.locals, self.left = source, local_types, left
+    def __init__(
+        self, source: random.Random, kinds: tuple[str, ...], results: tuple[str, ...], local_types: tuple[str, ...]
+    ) -> None:
+        self.source, self.kinds, self.locals, self.left = source, kinds, local_types, 150
+        self.operations = [
+            (takes, text, gives) for takes, text, gives in self.OPERATIONS if {*takes, gives} <= {*kinds, ("i32", "f64")}
+        ]
         self.lines: list[str] = []
         self.labels: list[tuple[str, ...]] = []
         self.loops: list[bool] = []
@@ -46,7 +53,7 @@ class Code:
         self.body((), results, loop=False)
 
     def types(self, most: int) -> tuple[str, ...]:
-        return tuple(self.source.choice(TYPES) for _ in range(self.source.choice((0, 0, 1, 1, most))))
+        return tuple(self.source.choice(self.kinds) for _ in range(self.source.choice((0, 0, 1, 1, most))))
 
     def has(self, types: tuple[str, ...]) -> bool:
         """Whether the stack ends with these types, above where the block began; in dead code what is missing is there."""
@@ -113,10 +120,10 @@ class Code:
         ))()  # fmt: skip
 
     def value(self) -> None:
-        self.push(self.source.choice(TYPES))
+        self.push(self.source.choice(self.kinds))
 
     def operation(self) -> None:
-        takes, text, gives = self.source.choice(self.OPERATIONS)
+        takes, text, gives = self.source.choice(self.operations)
         self.want(takes)
         self.put(text, takes, gives if isinstance(gives, tuple) else (gives,))
 
@@ -133,7 +140,7 @@ class Code:
             self.put(self.source.choice(("drop", f"call $see_{self.stack[-1]}")), ("any",), ())
 
     def select(self) -> None:
-        kind = self.source.choice(TYPES)
+        kind = self.source.choice(self.kinds)
         takes = (kind, kind, "i32")
         self.want(takes)
         self.put(f"select (result {kind})", takes, (kind,))
@@ -201,13 +208,13 @@ class Code:
             self.end()
 
 
-def module(source: random.Random) -> str:
+def module(source: random.Random, *, vectors: bool = True) -> str:
     """Text of a module whose `run` takes and gives numbers and writes two globals."""
-    numbers = TYPES[:4]
-    params = tuple(source.choice(numbers) for _ in range(source.randint(0, 3)))
-    more = tuple(source.choice(TYPES) for _ in range(source.randint(0, 3)))
-    results = tuple(source.choice(numbers) for _ in range(source.randint(0, 3)))
-    code = Code(source, results, (*params, *more), 150)
+    kinds = (*NUMBERS, "v128") if vectors else NUMBERS
+    params = tuple(source.choice(NUMBERS) for _ in range(source.randint(0, 3)))
+    more = tuple(source.choice(kinds) for _ in range(source.randint(0, 3)))
+    results = tuple(source.choice(NUMBERS) for _ in range(source.randint(0, 3)))
+    code = Code(source, kinds, results, (*params, *more))
     return f"""(module (global $i (export "i") (mut i32) (i32.const 1)) (global $l (export "l") (mut i64) (i64.const 2))
   (global $turns (mut i32) (i32.const {TURNS}))
   (func $turn (result i32) (global.set $turns (i32.sub (global.get $turns) (i32.const 1))) (i32.eqz (global.get $turns)))
@@ -219,8 +226,7 @@ def module(source: random.Random) -> str:
   (func $see_i32 (param i32) (call $see_i64 (i64.extend_i32_u (local.get 0))))
   (func $see_f32 (param f32) (call $see_i32 (i32.reinterpret_f32 (local.get 0))))
   (func $see_f64 (param f64) (call $see_i64 (i64.reinterpret_f64 (local.get 0))))
-  (func $see_v128 (param v128) (call $see_i64 (i64x2.extract_lane 0 (local.get 0)))
-    (call $see_i64 (i64x2.extract_lane 1 (local.get 0))))
+  {SEE_VECTOR if vectors else ""}
   (func $mix (param i32 i64) (result i64) (i64.xor (i64.extend_i32_u (local.get 0)) (local.get 1)))
   (func $pair (param f64 i32) (result i32 f64) (local.get 1) (local.get 0))
   (func (export "run") (param {" ".join(params)}) (result {" ".join(results)}) (local {" ".join(more)})
