@@ -276,6 +276,32 @@ function(wamr_fix_stack_pointer)
     wamr_mend(core/iwasm/interpreter/wasm_loader.c "!strcmp(export->name, \"__heap_base\")" "false /* __heap_base */")
 endfunction()
 
+# WAMR 978ce3f, loading: where a block takes parameters in code that is never reached, there may be more of them than lie on the stack, or wider
+# ones. The loader wrote behind its own stack, in a valid module.
+function(wamr_fix_room_for_parameters)
+    set(each "                        if (i >= available_params) {\n")
+    set(room "                        if (loader_ctx->p_code_compiled == NULL) { /* and for one cell more, which an if reads */\n                            for (uint32 n = 0; n <= cell_num; n++, loader_ctx->frame_offset++) {\n                                if (!check_offset_push(loader_ctx, error_buf, error_buf_size))\n                                    goto fail;\n                            }\n                            loader_ctx->frame_offset -= cell_num + 1;\n                        }\n")
+    wamr_mend(core/iwasm/interpreter/wasm_loader.c "${each}" "${room}${each}")
+endfunction()
+
+# WAMR 978ce3f, interpreting: whether a vector lies where a block's result belongs is asked of four places, of which only the first is kept.
+function(wamr_fix_vector_results)
+    set(file core/iwasm/interpreter/wasm_loader.c)
+    wamr_mend(${file} "if (cells == 4) {\n            bool needs_copy" "if (false) { /* cells */\n            bool needs_copy")
+    wamr_mend(${file} "if (cell == 4) {\n                bool needs_copy" "if (false) { /* cell */\n                bool needs_copy")
+endfunction()
+
+# WAMR 978ce3f: what is to be copied to address 0 of a memory of 4 GiB is not, because its size has 33 bits.
+function(wamr_fix_full_memory)
+    foreach(place "interpreter/wasm_interp_fast.c|linear_mem_size - addr" "interpreter/wasm_runtime.c|memory_size - base_offset"
+                  "aot/aot_runtime.c|memory_inst->memory_data_size - base_offset")
+        string(REPLACE "|" ";" place "${place}")
+        list(GET place 0 file)
+        list(GET place 1 size)
+        wamr_mend(core/iwasm/${file} "(uint32)(${size})" "CLAMP_U64_TO_U32(${size})")
+    endforeach()
+endfunction()
+
 # SIMDe 0.8.2 on x86-64 without SSE4.1: compares integers as doubles, to which the least one is a zero; and converts no single of 2^31 and more.
 function(wamr_fix_simde)
     set(file core/iwasm/interpreter/wasm_interp_fast.c)
@@ -361,6 +387,9 @@ wamr_fix_block_ends()
 wamr_fix_simde()
 wamr_fix_beginning()
 wamr_fix_stack_pointer()
+wamr_fix_room_for_parameters()
+wamr_fix_vector_results()
+wamr_fix_full_memory()
 wamr_fix_vector_on_stack()
 wamr_tell_places()
 wamr_make_vectors()

@@ -49,3 +49,24 @@ def instance(request):
 )
 def test_the_next_value_takes_a_place_of_its_own(instance, name, values, results):
     assert instance.call(name, *values) == results
+
+
+@pytest.mark.parametrize("count", [1, 10, 50, 333])
+@pytest.mark.parametrize("block", ["block", "loop", "if"])
+def test_more_and_wider_parameters_than_lie_on_the_stack_of_dead_code_corrupt_no_memory(block, count):
+    """A valid module on which the loader wrote behind its own stack."""
+    there = "i32.const 1 " * (count + (block == "if"))
+    drops = "drop " * 2 * count
+    taken = f"{block} (param {'v128 ' * count} {'i32 ' * count}) {drops} {'else ' + drops if block == 'if' else ''} end"
+    wasm = wat(f"""(module (func (export "f") (result i32)
+      (block (br_if 0 (i32.const 1)) unreachable {there} {taken}) (i32.const 3)))""")
+    for _ in range(10):
+        with Runtime() as runtime:
+            assert runtime.load(wasm).instantiate().call("f") == 3
+
+
+def test_a_parameter_of_no_known_type_becomes_a_wide_one_without_reading_beyond():
+    wasm = wat(f"""(module (func (export "f") (result i32) (block (br_if 0 (i32.const 1)) unreachable select {"i32.const 1 " * 31}
+      (block (param v128 {"i32 " * 31}) {"drop " * 32})) (i32.const 3)))""")
+    with Runtime() as runtime:
+        assert runtime.load(wasm).instantiate().call("f") == 3

@@ -293,6 +293,26 @@ def test_an_empty_memory_has_nothing_to_read_and_can_grow(runtime):
 
 
 @pytest.mark.parametrize("mode", ["interpreter", "aot"])
+def test_address_0_of_a_memory_of_4_gib_is_written(runtime, mode):
+    wasm = wat("""(module (memory (export "m") 65536) (data (i32.const 0) "abcdefgh") (data $later "ijkl")
+      (func (export "init") (param i32) (memory.init $later (local.get 0) (i32.const 0) (i32.const 4)))
+      (func (export "fill") (param i32) (memory.fill (local.get 0) (i32.const 0x6d) (i32.const 2))))""")
+    if mode == "aot" and aotc() is None:
+        pytest.skip("wamr_aotc is not built: make aotc")
+    try:
+        instance = runtime.load(compiled(wasm) if mode == "aot" else wasm).instantiate()
+    except PywamrError as error:
+        assert "memory" in str(error)
+        pytest.skip(f"no 4 GiB here: {error}")
+    assert instance.memory.read(0, 9) == b"abcdefgh\0"
+    instance.call("init", 0)
+    instance.call("init", 65536 * 65536 - 4 - 2**32)
+    instance.call("fill", 4)
+    assert instance.memory.read(0, 9) == b"ijklmmgh\0"
+    assert instance.memory.read(65536 * 65536 - 4, 4) == b"ijkl"
+
+
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
 def test_an_instance_begins_with_its_start_function_and_nothing_else(runtime, mode):
     """Core 2.0, section 4.5.4. What tools export as a beginning is for whoever uses the module to call."""
     names = ("__wasm_call_ctors", "__post_instantiate", "_initialize", "_start")

@@ -166,11 +166,18 @@ import os, signal, sys, threading
 from pywamr import Runtime
 instance = Runtime().load(bytes.fromhex(sys.argv[1])).instantiate({"host": {"tick": lambda: None}})
 instance.terminate_on(signal.SIGINT)
-threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+seen = threading.Event()
+
+def press():  # again, should the first come just before the read begins
+    while not seen.wait(1):
+        os.kill(os.getpid(), signal.SIGINT)
+
 end, _ = os.pipe()
 try:
+    threading.Thread(target=press).start()
     os.read(end, 1)
 except KeyboardInterrupt:
+    seen.set()
     print("interrupted")
 """
 

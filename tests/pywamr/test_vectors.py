@@ -25,6 +25,15 @@ MODULE = wat("""(module
     (f64.neg (f64.const 2)) (local.get 0)
     (if (param f64) (result v128)
       (then (drop) (v128.const i32x4 1 2 3 4)) (else (drop) (v128.not (v128.const i32x4 -2 -3 -4 -5)))))
+  (func (export "in place by mistake") (param i64) (result v128) (local i32 v128)
+    (block (result i32 v128)
+      (block (drop (i32.eqz (local.get 1)))
+        (local.get 1) (local.get 1) (local.get 1) (local.get 1) (i32.eqz (local.get 1)) drop drop drop drop drop)
+      (block (drop (i64.clz (local.get 0))) (local.get 1) (local.get 1) (local.get 1) (i32.eqz (local.get 1)) drop drop drop drop)
+      (block (drop (i64.clz (local.get 0))) (i32.eqz (local.get 1)) (local.get 1) (i32.eqz (local.get 1)) drop drop drop)
+      (drop (i8x16.splat (local.get 1)))
+      (i32.const 7) (i64x2.splat (local.get 0)))
+    (local.set 2) (drop) (local.get 2))
   (func (export "select") (param i32 v128 v128) (result v128) (select (result v128) (local.get 1) (local.get 2) (local.get 0)))
   (func (export "ninth") (param v128 v128 v128 v128 v128 v128 v128 v128 v128) (result v128) (local.get 8))
   (func (export "behind") (param f64 f64 f64 f64 f64 f64 f64 f64 f64 v128 f64) (result v128 f64) (local.get 9) (local.get 10)))""")
@@ -52,6 +61,7 @@ def instance(request):
         ("loop", (OTHER,), OTHER),
         ("if", (0, OTHER), OTHER),
         ("if", (1, OTHER), OTHER),
+        ("in place by mistake", (0x0102030405060708,), bytes(range(8, 0, -1)) * 2),
         ("upwards", (0,), ONE_TO_FOUR),
         ("upwards", (1,), ONE_TO_FOUR),
         ("select", (0, OTHER, ONE_TO_FOUR), ONE_TO_FOUR),
