@@ -1,8 +1,11 @@
 """What lies on the stack under a block, and a block's own results, stay what they are when the block has ended."""
 
+import random
+
 import pytest
 
 from pywamr import Runtime
+from tests.support import blocks
 from tests.support.aot import aotc, compiled
 from tests.support.wat import wat
 
@@ -70,3 +73,11 @@ def test_a_parameter_of_no_known_type_becomes_a_wide_one_without_reading_beyond(
       (block (param v128 {"i32 " * 31}) {"drop " * 32})) (i32.const 3)))""")
     with Runtime() as runtime:
         assert runtime.load(wasm).instantiate().call("f") == 3
+
+
+def test_generated_blocks_give_the_same_again():
+    """Once more with sanitizers, to which what they corrupt shows."""
+    wasmtime = pytest.importorskip("wasmtime")
+    for seed in range(300):
+        wasm = bytes(wasmtime.wat2wasm(blocks.module(random.Random(seed))))
+        assert blocks.ours(wasm) == blocks.ours(wasm)

@@ -53,7 +53,7 @@ class Code:
         self.body((), results, loop=False)
 
     def types(self, most: int) -> tuple[str, ...]:
-        return tuple(self.source.choice(self.kinds) for _ in range(self.source.choice((0, 0, 1, 1, most))))
+        return tuple(self.source.choice(self.kinds) for _ in range(self.source.choice((0, 0, 0, 1, 1, 1, most, most, 12))))
 
     def has(self, types: tuple[str, ...]) -> bool:
         """Whether the stack ends with these types, above where the block began; in dead code what is missing is there."""
