@@ -293,13 +293,10 @@ endfunction()
 
 # WAMR 978ce3f: what is to be copied to address 0 of a memory of 4 GiB is not, because its size has 33 bits.
 function(wamr_fix_full_memory)
-    foreach(place "interpreter/wasm_interp_fast.c|linear_mem_size - addr" "interpreter/wasm_runtime.c|memory_size - base_offset"
-                  "aot/aot_runtime.c|memory_inst->memory_data_size - base_offset")
-        string(REPLACE "|" ";" place "${place}")
-        list(GET place 0 file)
-        list(GET place 1 size)
-        wamr_mend(core/iwasm/${file} "(uint32)(${size})" "CLAMP_U64_TO_U32(${size})")
-    endforeach()
+    set(to CLAMP_U64_TO_U32)
+    wamr_mend(core/iwasm/interpreter/wasm_interp_fast.c "(uint32)(linear_mem_size - addr)" "${to}(linear_mem_size - addr)")
+    wamr_mend(core/iwasm/interpreter/wasm_runtime.c "(uint32)(memory_size - base_offset)" "${to}(memory_size - base_offset)")
+    wamr_mend(core/iwasm/aot/aot_runtime.c "(uint32)(memory_inst->memory_data_size - base_offset)" "${to}(memory_inst->memory_data_size - base_offset)")
 endfunction()
 
 # SIMDe 0.8.2 on x86-64 without SSE4.1: compares integers as doubles, to which the least one is a zero; and converts no single of 2^31 and more.

@@ -1,14 +1,17 @@
 """A short run of libFuzzer over loader and interpreter, under AddressSanitizer; WAMR_OTA_FUZZ_S runs it longer."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from tests.conftest import ROOT
+from tests.support import blocks
 from tests.support.wat import contract_module, wat
 
 SECONDS = int(os.environ.get("WAMR_OTA_FUZZ_S", "20"))
@@ -71,6 +74,8 @@ def test_no_bytes_corrupt_memory(fuzzer, modules, tmp_path):
               (then (call_indirect (param i32) (result i32) (i32.const 0) (i32.const 0))) (else (i32.const 1)))))""")
     )
     (corpus / "vectors.wasm").write_bytes(wat(VECTORS))
+    for seed in range(40):
+        (corpus / f"blocks{seed}.wasm").write_bytes(wasmtime.wat2wasm(blocks.module(random.Random(seed))))
     command = [str(fuzzer), str(corpus), f"-max_total_time={SECONDS}", "-timeout=10", "-rss_limit_mb=2500", "-max_len=16384"]
     command += ["-print_final_stats=1", f"-artifact_prefix={tmp_path}/"]
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1:handle_segv=0:handle_sigbus=0"}
