@@ -32,9 +32,6 @@ _I32, _I64 = ValueType.I32, ValueType.I64
 _DEVICE_DENIED, _DEVICE_FAILED = 0, 1
 _PUBLISH_DENIED, _PUBLISH_TOO_LARGE, _PUBLISH_QUEUE_FULL = 0, 1, 2
 
-# Called before anything else, and once: the first of these that a module exports. That of a WASI reactor, then bare constructors.
-_BEGINNINGS = ("_initialize", "__wasm_call_ctors")
-
 # The flat core types of the contract's functions (Component Model, CanonicalABI.md, "Flattening").
 _EXPORT_TYPES = {
     export_name("events", "handle"): FunctionType((_I32,) * 4, (_I32,)),
@@ -44,6 +41,8 @@ _EXPORT_TYPES = {
     export_name("state", "save"): FunctionType((), (_I32,)),
     export_name("state", "restore"): FunctionType((_I32,) * 2, (_I32,)),
     "cabi_realloc": FunctionType((_I32,) * 4, (_I32,)),
+    "_initialize": FunctionType((), ()),
+    "__wasm_call_ctors": FunctionType((), ()),
 }
 
 
@@ -127,9 +126,10 @@ class ModuleHost:
             self._instance = module.instantiate(self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages)
             self._instance.limit_fuel(limits.fuel or None)
             self._realloc = self._instance.function("cabi_realloc")
-            for name in _BEGINNINGS:
-                if any(each.name == name and each.type == FunctionType((), ()) for each in module.exports):
-                    self._instance.call(name)
+            exports = {each.name for each in module.exports}
+            for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
+                if name in exports:
+                    self._instance.call(name)  # before anything else, and once
                     break
         except BaseException:
             self._runtime.close()

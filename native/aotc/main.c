@@ -159,7 +159,6 @@ compile(const aot_target *target, char *cpu, char *features, wasm_module_t modul
     option.enable_simd = true;
     option.enable_call_indirect_overlong = true;
     option.enable_thread_mgr = true;
-    option.enable_aux_stack_check = true;
     option.aux_stack_frame_type = AOT_STACK_FRAME_TYPE_STANDARD; /* traps have a stack with names */
     aot_call_stack_features_init_default(&option.call_stack_features);
     option.call_stack_features.values = false;

@@ -42,6 +42,13 @@ MODULE = wat("""(module
 HOSTS = {"env": {"add": lambda a, b: a + b, "log": lambda value: None}}
 
 
+def code(wasm, mode):
+    """The module, or its image for this machine."""
+    if mode == "aot" and aotc() is None:
+        pytest.skip("wamr_aotc is not built: make aotc")
+    return compiled(wasm) if mode == "aot" else wasm
+
+
 @pytest.fixture
 def instance(runtime):
     return runtime.load(MODULE).instantiate(HOSTS)
@@ -297,10 +304,8 @@ def test_address_0_of_a_memory_of_4_gib_is_written(runtime, mode):
     wasm = wat("""(module (memory (export "m") 65536) (data (i32.const 0) "abcdefgh") (data $later "ijkl")
       (func (export "init") (param i32) (memory.init $later (local.get 0) (i32.const 0) (i32.const 4)))
       (func (export "fill") (param i32) (memory.fill (local.get 0) (i32.const 0x6d) (i32.const 2))))""")
-    if mode == "aot" and aotc() is None:
-        pytest.skip("wamr_aotc is not built: make aotc")
     try:
-        instance = runtime.load(compiled(wasm) if mode == "aot" else wasm).instantiate()
+        instance = runtime.load(code(wasm, mode)).instantiate()
     except PywamrError as error:
         assert "memory" in str(error)
         pytest.skip(f"no 4 GiB here: {error}")
@@ -319,9 +324,7 @@ def test_an_instance_begins_with_its_start_function_and_nothing_else(runtime, mo
     each = " ".join(f'(func (export "{name}") (global.set $count (i32.const 100)))' for name in names)
     wasm = wat(f"""(module (global $count (export "count") (mut i32) (i32.const 0)) {each}
       (func $begin (global.set $count (i32.add (global.get $count) (i32.const 1)))) (start $begin))""")
-    if mode == "aot" and aotc() is None:
-        pytest.skip("wamr_aotc is not built: make aotc")
-    instance = runtime.load(compiled(wasm) if mode == "aot" else wasm).instantiate()
+    instance = runtime.load(code(wasm, mode)).instantiate()
     assert instance.get_global("count") == 1
     instance.call("__wasm_call_ctors")
     assert instance.get_global("count") == 100
@@ -333,7 +336,5 @@ def test_a_global_may_be_anything_whatever_a_module_names_its_exports(runtime, m
     wasm = wat("""(module (memory 2) (global $stack (mut i32) (i32.const 66560))
       (global (export "__data_end") i32 (i32.const 1024)) (global (export "__heap_base") i32 (i32.const 66560))
       (func (export "set") (param i32) (result i32) (global.set $stack (local.get 0)) (global.get $stack)))""")
-    if mode == "aot" and aotc() is None:
-        pytest.skip("wamr_aotc is not built: make aotc")
-    instance = runtime.load(compiled(wasm) if mode == "aot" else wasm).instantiate()
+    instance = runtime.load(code(wasm, mode)).instantiate()
     assert [instance.call("set", value) for value in (0, 1000, 2000, 66560, 70000, -1)] == [0, 1000, 2000, 66560, 70000, -1]

@@ -144,28 +144,18 @@ def module(operations: list[Operation], data: bytes) -> str:
     return "\n".join([*lines, ")"])
 
 
+MOVED = {
+    "abs", "neg", "copysign", "pmin", "pmax", "eq", "ne", "lt", "gt", "le", "ge", "splat", "reinterpret_i32", "reinterpret_i64",
+}  # fmt: skip
+"""What gives an operand's bits, or none of a float."""
+
+
 def plain(operation: Operation, raw: bytes) -> bytes:
     """Results with one NaN in the place of all, where a NaN was computed and not just moved."""
     name, _, gives = operation
     shape, _, verb = name.partition(".")
     lanes = shape if gives == "v128" else gives
-    moved = (
-        "abs",
-        "neg",
-        "copysign",
-        "pmin",
-        "pmax",
-        "eq",
-        "ne",
-        "lt",
-        "gt",
-        "le",
-        "ge",
-        "splat",
-        "reinterpret_i32",
-        "reinterpret_i64",
-    )
-    if lanes[0] != "f" or verb in moved or "lane" in verb:
+    if lanes[0] != "f" or verb in MOVED or "lane" in verb:
         return raw
     values = array("f" if lanes.startswith("f32") else "d", raw)
     sure = "nan" if values.typecode == "f" else "NAN"
