@@ -336,6 +336,23 @@ function(wamr_fix_narrowing)
     endforeach()
 endfunction()
 
+# WAMR 978ce3f keeps names as C keeps text, and refuses one that holds a zero. Such a name is kept with the two bytes c0 80 in a zero's place,
+# which no name may hold otherwise (pywamr._abi turns them back).
+function(wamr_take_zeros_in_names)
+    set(file core/iwasm/interpreter/wasm_runtime.c)
+    wamr_mend(${file} "        if (chr == 0) {\n            LOG_WARNING(\n                \"LIMITATION: a string which contains '\\\\00' is unsupported\");\n            return false;\n        }\n        else if (chr < 0x80)" "        if (chr < 0x80)")
+    set(after "    StringNode *node, *node_next;\n\n    if (!wasm_check_utf8_str(str, len)) {\n        set_error_buf(error_buf, error_buf_size, \"invalid UTF-8 encoding\");\n        return NULL;\n    }\n\n")
+    set(zeros "    if (len > 0 && memchr(str, 0, len)) {\n        if (!(node = runtime_malloc(sizeof(StringNode) + (uint64)len * 2 + 1, error_buf, error_buf_size)))\n            return NULL;\n        char *to = node->str = (char *)node + sizeof(StringNode);\n        for (uint32 i = 0; i < len; i++) {\n            if (str[i] == 0)\n                *to++ = (char)0xc0;\n            *to++ = (char)(str[i] == 0 ? 0x80 : str[i]);\n        }\n        *to = 0;\n        node->next = module->const_str_list;\n        module->const_str_list = node;\n        return node->str;\n    }\n\n")
+    wamr_mend(${file} "${after}" "${after}${zeros}")
+endfunction()
+
+# WAMR 978ce3f refuses a module whose section of names has a fault, or comes before the functions. It is for people who read stacks: core 2.0
+# has faults of custom sections ignored.
+function(wamr_ignore_bad_names)
+    set(call "        if (!handle_name_section(p, p_end, module, is_load_from_file_buf,\n                                 error_buf, error_buf_size)) {\n")
+    wamr_mend(core/iwasm/interpreter/wasm_loader.c "${call}            return false;\n" "${call}            if (error_buf)\n                error_buf[0] = 0;\n")
+endfunction()
+
 # WAMR 978ce3f, whose fast interpreter rewrites code: stacks tell places in what it wrote, and the place of a function's beginning where a fault of
 # the processor's ends it. The loader tells native/core/places.c of each instruction, and what may fault or end writes its place down. In the text of
 # stacks, in both modes, each frame's function has its index in the place of the frame's own number.
@@ -388,6 +405,8 @@ wamr_fix_room_for_parameters()
 wamr_fix_vector_results()
 wamr_fix_full_memory()
 wamr_fix_vector_on_stack()
+wamr_take_zeros_in_names()
+wamr_ignore_bad_names()
 wamr_tell_places()
 wamr_make_vectors()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

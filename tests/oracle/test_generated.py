@@ -2,8 +2,6 @@
 
 import random
 import struct
-import subprocess
-import sys
 import tempfile
 from array import array
 from pathlib import Path
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from ota.aot import host_target
 from pywamr import FunctionType, GlobalType, Instance, LoadError, MemoryType, Runtime, Trap, TrapCode, ValueType
 from tests.support.aot import WITH_VECTORS, aotc, compiled
+from tests.support.tools import wasm_tools
 
 PROPOSALS = {
     **dict.fromkeys(
@@ -38,26 +37,13 @@ MEMORY_COMPARED = 1 << 22  # a module may grow to 4 GiB
 
 def generated(seed: int) -> bytes:
     """A module that ends by itself; equal for equal seeds."""
-    tool = Path(sys.executable).with_name("wasm-tools")
     flags = [f"--{name}-enabled={value}" for name, value in PROPOSALS.items()] + [
         f"--{name}={value}" for name, value in SHAPE.items()
     ]
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "seed", Path(folder) / "module.wasm"
+        source = Path(folder) / "seed"
         source.write_bytes(random.Random(seed).randbytes(4000))
-        command = [
-            str(tool if tool.exists() else "wasm-tools"),
-            "smith",
-            str(source),
-            "--ensure-termination",
-            "-f",
-            str(FUEL),
-            *flags,
-            "-o",
-            str(target),
-        ]
-        subprocess.run(command, check=True)
-        return target.read_bytes()
+        return wasm_tools("smith", source, "--ensure-termination", "-f", FUEL, *flags)
 
 
 def arguments(seed: int, kinds: tuple[ValueType, ...]) -> list[int]:

@@ -331,6 +331,31 @@ def test_an_instance_begins_with_its_start_function_and_nothing_else(runtime, mo
 
 
 @pytest.mark.parametrize("mode", ["interpreter", "aot"])
+def test_a_zero_in_a_name_is_no_end_of_it(runtime, mode):
+    wasm = wat(r"""(module (import "m\00x" "\00f" (func $f (result i32)))
+      (func (export "a") (result i32) (i32.const 1)) (func (export "a\00b") (result i32) (call $f))
+      (func (export "") (result i32) (i32.const 3)) (func (export "\00") (result i32) (i32.const 4))
+      (global (export "g\00") (mut i32) (i32.const 7)))""")
+    module = runtime.load(code(wasm, mode))
+    assert [(each.module, each.name) for each in module.imports] == [("m\0x", "\0f")]
+    instance = module.instantiate({"m\0x": {"\0f": lambda: 2}})
+    assert [instance.function(name)() for name in ("a", "a\0b", "", "\0")] == [1, 2, 3, 4]
+    instance.set_global("g\0", 8)
+    assert instance.get_global("g\0") == 8
+    with pytest.raises(NotExportedError):
+        instance.function("a\0")
+
+
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
+@pytest.mark.parametrize("names", [b"", b"\1", b"\1\x05\1\x63\1x", b"\1\4\1\0\1\xff", b"\1\x7f", b"\2\0\1\0\1\0"])
+def test_a_fault_of_the_names_for_people_is_no_fault_of_the_module(runtime, mode, names):
+    section = b"\0" + bytes((5 + len(names),)) + b"\4name" + names
+    wasm = wat('(module (func (export "f") (result i32) (i32.const 5)))')
+    for whole in (wasm + section, wasm[:8] + section + wasm[8:]):
+        assert runtime.load(code(whole, mode)).instantiate().function("f")() == 5
+
+
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
 def test_a_global_may_be_anything_whatever_a_module_names_its_exports(runtime, mode):
     """A C program's stack pointer may point to a coroutine's stack, above its own."""
     wasm = wat("""(module (memory 2) (global $stack (mut i32) (i32.const 66560))

@@ -1,27 +1,15 @@
 """Each example module, wrapped as a component, fits the world of sdk/wit: the contract is the Component Model's own."""
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from ota.formats import wasm
 from ota.formats.capabilities import EXPORTS, FUNCTIONS, check_exports, import_module
 from tests.conftest import ROOT
+from tests.support.tools import wasm_tools
 
 NAMES = ("monitor-v1", "monitor-v2", "monitor-v3", "tally")
 WIT = ROOT / "sdk" / "wit"
 WORLD = {name: functions for name, functions in FUNCTIONS.items() if name != "wasi"}  # wasi is a world of its own
-
-
-def wasm_tools(*words: object) -> str:
-    beside = Path(sys.executable).with_name("wasm-tools")
-    command = str(beside) if beside.exists() else shutil.which("wasm-tools")
-    done = subprocess.run([command, *map(str, words)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,13 +27,13 @@ def test_a_module_is_a_component_of_the_world(modules, tmp_path, name):
     wasm_tools("component", "embed", worlds, "--world", "wanted", core, "-o", embedded)
     wasm_tools("component", "new", embedded, "-o", component)
     wasm_tools("validate", "--features", "component-model", component)
-    shown = wasm_tools("component", "wit", component)
+    shown = wasm_tools("component", "wit", component).decode()
     for ability in abilities:
         assert f"export device:module/{ability}@0.1.0;" in shown
 
 
 def test_the_world_parses_and_names_what_the_host_knows():
-    text = wasm_tools("component", "wit", WIT)
+    text = wasm_tools("component", "wit", WIT).decode()
     for interface, functions in (WORLD | EXPORTS).items():
         block = text.split(f"interface {interface} {{")[1].split("\n}")[0]
         for function in functions:

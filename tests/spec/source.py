@@ -3,9 +3,10 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.support.tools import wasm_tools
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent.parent / "build" / "spec"
@@ -38,9 +39,7 @@ def commands(script: Path) -> tuple[list[dict[str, Any]], Path]:
     target = folder / "script.json"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        tool = Path(sys.executable).with_name("wasm-tools")
-        command = [str(tool if tool.exists() else "wasm-tools"), "json-from-wast", str(script), "--wasm-dir", str(folder)]
-        subprocess.run([*command, "-o", str(folder / "partial.json")], check=True)
+        wasm_tools("json-from-wast", script, "--wasm-dir", folder, "-o", folder / "partial.json")
         (folder / "partial.json").rename(target)
     listed: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["commands"]
     return listed, folder

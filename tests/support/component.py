@@ -1,8 +1,6 @@
 """The contract once more, independent of ours: a module as a component in Wasmtime, its imports as plain Python functions."""
 
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from wasmtime.component import Component, Linker
 from ota.formats.capabilities import check_exports
 from pywamr import Runtime
 from tests.conftest import ROOT
+from tests.support.tools import wasm_tools
 
 INTERFACE = "device:module/{}@0.1.0"
 
@@ -23,25 +22,13 @@ def component(wasm: bytes) -> bytes:
     wit = (ROOT / "sdk/wit/module.wit").read_text()
     imports = re.findall(r"^    import (\w+);", wit, re.MULTILINE)
     world = "".join(f"  import {each};\n" for each in imports) + "".join(f"  export {each};\n" for each in exported)
-    tool = Path(sys.executable).with_name("wasm-tools")
-    command = str(tool) if tool.exists() else "wasm-tools"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "module.wit").write_text(wit + f"\nworld judged {{\n{world}}}\n")
         (folder / "core.wasm").write_bytes(wasm)
-        embed = [
-            "component",
-            "embed",
-            folder / "module.wit",
-            "--world",
-            "judged",
-            folder / "core.wasm",
-            "-o",
-            folder / "embedded.wasm",
-        ]
-        subprocess.run([command, *map(str, embed)], check=True)
-        subprocess.run([command, "component", "new", str(folder / "embedded.wasm"), "-o", str(folder / "out.wasm")], check=True)
-        return (folder / "out.wasm").read_bytes()
+        embedded = wasm_tools("component", "embed", folder / "module.wit", "--world", "judged", folder / "core.wasm")
+        (folder / "embedded.wasm").write_bytes(embedded)
+        return wasm_tools("component", "new", folder / "embedded.wasm")
 
 
 class Judge:

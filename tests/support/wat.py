@@ -1,22 +1,20 @@
 """Modules out of WebAssembly text, by wabt."""
 
 import functools
-import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from tests.support.tools import tool
 
 
 @functools.cache
 def wat(text: str) -> bytes:
     """The binary of a module in text form, with a name section."""
-    tool = Path(sys.executable).with_name("wat2wasm")
-    command = str(tool) if tool.exists() else shutil.which("wat2wasm") or "wat2wasm"
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "module.wat", Path(folder) / "module.wasm"
         source.write_text(text, encoding="utf-8")
-        subprocess.run([command, "--debug-names", str(source), "-o", str(target)], check=True)
+        subprocess.run([tool("wat2wasm"), "--debug-names", str(source), "-o", str(target)], check=True)
         return target.read_bytes()
 
 

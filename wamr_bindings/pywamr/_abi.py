@@ -18,6 +18,7 @@ OK, TRAP, HOST_ERROR, BAD_MODULE, MISSING_IMPORT, UNSUPPORTED, NO_MEMORY, BUSY, 
 FUNCTION, TABLE, MEMORY, GLOBAL = range(4)
 NO_NEW_PRIVILEGES, SECCOMP, LANDLOCK = 1, 2, 4
 NEEDS_DEVICES, NEEDS_FOLDERS = 1, 2
+_ZERO = b"\xc0\x80"
 
 
 class Extern(Structure):
@@ -169,4 +170,9 @@ def error_buffer() -> "ctypes.Array[ctypes.c_char]":
 
 def text(raw: bytes | None) -> str:
     """Text from the shim, whatever bytes a module's names hold."""
-    return (raw or b"").decode("utf-8", "replace")
+    return (raw or b"").replace(_ZERO, b"\0").decode("utf-8", "replace")
+
+
+def name(text: str) -> bytes:
+    """A name as the shim has it: a zero would be its end."""
+    return text.encode().replace(b"\0", _ZERO)

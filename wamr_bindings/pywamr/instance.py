@@ -57,7 +57,7 @@ class Instance:
             if not isinstance(kind, FunctionType):
                 raise NotExportedError(f"the module exports no function {name!r}")
             handle = ctypes.c_void_p()
-            if self._library.pw_instance_function(self.live.handle(), name.encode(), handle) != _abi.OK:
+            if self._library.pw_instance_function(self.live.handle(), _abi.name(name), handle) != _abi.OK:
                 raise NotExportedError(f"the function {name!r} can't be called")
             assert handle.value is not None
             known = self._functions[name] = Function(self.live, name, kind, handle.value)
@@ -70,7 +70,7 @@ class Instance:
     def get_global(self, name: str) -> Value:
         """The value of an exported global. Raises NotExportedError, UnsupportedError for an externref."""
         kind, slots = self._global(name), _slots(2)
-        status = self._library.pw_global_get(self.live.handle(), name.encode(), slots)
+        status = self._library.pw_global_get(self.live.handle(), _abi.name(name), slots)
         if status != _abi.OK:
             raise UnsupportedError(f"a global of type {kind.value!r} can't be read from outside: {name!r}")
         (raw,) = slots_struct([kind.value]).unpack_from(slots)
@@ -82,7 +82,7 @@ class Instance:
         lowered = lower(kind.value, value, self._references, f"the global {name!r}")
         slots = _slots(2)
         slots_struct([kind.value]).pack_into(slots, 0, lowered)
-        if self._library.pw_global_set(self.live.handle(), name.encode(), slots) != _abi.OK:
+        if self._library.pw_global_set(self.live.handle(), _abi.name(name), slots) != _abi.OK:
             raise UnsupportedError(f"the global {name!r} can't be written from outside")
 
     def limit_fuel(self, fuel: int | None) -> None:
