@@ -22,6 +22,14 @@
 #define FILE_LIMIT (64u * 1024u * 1024u)
 #define FEATURES_LIMIT 512
 
+/* Loads from many places at once can't be held, nor vectors whose length is not fixed, see vectors.h: without these, a processor that has them
+ * gets the other vectors. Before LLVM 17, AVX-512's loads can't be switched off. */
+#if LLVM_VERSION_MAJOR >= 17
+#define NO_GATHERS "-fast-gather,+prefer-no-gather"
+#else
+#define NO_GATHERS "-fast-gather"
+#endif
+
 typedef struct aot_target {
     const char *name; /* as board definitions have it */
     char *arch, *abi, *cpu, *features;
@@ -30,8 +38,8 @@ typedef struct aot_target {
 
 /* The lowest processors that our boards have: ARMv8.0, Cortex-A7/A8/A9 with VFPv3-D16, RV64GC. */
 static const aot_target targets[] = {
-    { "x86_64", "x86_64", "gnu", "x86-64", "", PW_AOT_BOUNDS_64 },
-    { "aarch64", "aarch64", "gnu", "generic", "", PW_AOT_BOUNDS_64 },
+    { "x86_64", "x86_64", "gnu", "x86-64", NO_GATHERS, PW_AOT_BOUNDS_64 },
+    { "aarch64", "aarch64", "gnu", "generic", "-sve", PW_AOT_BOUNDS_64 },
     { "armv7", "armv7", "gnueabihf", "generic", "+vfp3d16", PW_AOT_BOUNDS_32 },
     { "riscv64", "riscv64", "lp64d", "generic-rv64", "+m,+a,+f,+d,+c", PW_AOT_BOUNDS_64 },
 };

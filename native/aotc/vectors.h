@@ -5,11 +5,10 @@
  * long as it makes vectors, and no longer, loads and arithmetic in loops are let go. Then every load is held again, in vectors or not, and what
  * is still done number by number is constrained again: all other passes only ever see code that is held.
  *
- * Loads of vectors by a mask or from many places can't be volatile: processors that have them get vectors only of what lies one behind the
- * other, and those whose vectors have no fixed length (SVE, RISC-V's V) none. */
+ * Loads of vectors by a mask or from many places can't be volatile. LLVM would use the first for loops of a few turns, which are left alone.
+ * The second are switched off, and vectors whose length is not fixed (native/aotc/main.c); where they can't be, nothing is let go. */
 #include <llvm/Analysis/LoopInfo.h>
 #include <llvm/Analysis/ScalarEvolution.h>
-#include <llvm/Analysis/ScalarEvolutionExpressions.h>
 #include <llvm/Analysis/TargetTransformInfo.h>
 #include <llvm/IR/Dominators.h>
 #include <llvm/IR/IntrinsicInst.h>
@@ -18,13 +17,17 @@ namespace {
 
 class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
     using Key = std::pair<unsigned, llvm::Type *>;
+    static const unsigned few = 16; /* LLVM's vectorizer-min-trip-count */
 
   public:
     llvm::PreservedAnalyses
     run(llvm::Function &function, llvm::FunctionAnalysisManager &analyses)
     {
-        if (function.isDeclaration() || analyses.getResult<llvm::LoopAnalysis>(function).empty()
-            || analyses.getResult<llvm::TargetIRAnalysis>(function).supportsScalableVectors())
+        if (function.isDeclaration() || analyses.getResult<llvm::LoopAnalysis>(function).empty())
+            return llvm::PreservedAnalyses::all();
+        auto &target = analyses.getResult<llvm::TargetIRAnalysis>(function);
+        auto *four = llvm::FixedVectorType::get(llvm::Type::getInt32Ty(function.getContext()), 4);
+        if (target.supportsScalableVectors() || target.isLegalMaskedGather(four, llvm::Align(4)))
             return llvm::PreservedAnalyses::all();
         std::map<Key, llvm::CallInst *> constrained;
         let_go(function, analyses, constrained);
@@ -44,18 +47,6 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
         const llvm::Value *from = load.getPointerOperand()->stripInBoundsConstantOffsets();
         return !load.isAtomic() && !llvm::isa<llvm::Argument>(from) && !llvm::isa<llvm::LoadInst>(from)
                && !llvm::isa<llvm::AllocaInst>(from) && !llvm::isa<llvm::Constant>(from);
-    }
-
-    /* Whether the loop reads one value behind the other. */
-    static bool
-    is_consecutive(const llvm::LoadInst &load, const llvm::Loop &loop, llvm::ScalarEvolution &evolution)
-    {
-        auto *address = llvm::dyn_cast<llvm::SCEVAddRecExpr>(evolution.getSCEV(const_cast<llvm::Value *>(load.getPointerOperand())));
-        if (!address || address->getLoop() != &loop)
-            return false;
-        auto *step = llvm::dyn_cast<llvm::SCEVConstant>(address->getStepRecurrence(evolution));
-        uint64_t size = load.getType()->getScalarSizeInBits() / 8;
-        return step && step->getAPInt().abs() == size;
     }
 
     /* Whether each turn of the loop loads, and does something with what it loaded. */
@@ -106,18 +97,17 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
         auto &loops = analyses.getResult<llvm::LoopAnalysis>(function);
         auto &dominators = analyses.getResult<llvm::DominatorTreeAnalysis>(function);
         auto &evolution = analyses.getResult<llvm::ScalarEvolutionAnalysis>(function);
-        auto &target = analyses.getResult<llvm::TargetIRAnalysis>(function);
-        auto *four = llvm::FixedVectorType::get(llvm::Type::getInt32Ty(function.getContext()), 4);
-        bool gathers = target.isLegalMaskedGather(four, llvm::Align(4));
         std::vector<llvm::ConstrainedFPIntrinsic *> calls;
         for (auto &block : function) {
             const llvm::Loop *loop = loops.getLoopFor(&block);
             if (!loop || !loop->isInnermost())
                 continue;
+            unsigned most = evolution.getSmallConstantMaxTripCount(loop);
+            if (most > 0 && most < few)
+                continue;
             for (auto &instruction : block) {
                 if (auto *load = llvm::dyn_cast<llvm::LoadInst>(&instruction)) {
-                    if (is_of_guest(*load) && is_needed(*load, *loop, dominators)
-                        && (!gathers || is_consecutive(*load, *loop, evolution)))
+                    if (is_of_guest(*load) && is_needed(*load, *loop, dominators))
                         load->setVolatile(false);
                 }
                 else if (auto *call = llvm::dyn_cast<llvm::ConstrainedFPIntrinsic>(&instruction)) {
@@ -154,6 +144,11 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
                 else if (auto *operation = llvm::dyn_cast<llvm::BinaryOperator>(&instruction)) {
                     if (constrained.count({ operation->getOpcode(), operation->getType() }))
                         floats.push_back(operation);
+                }
+                else if (auto *call = llvm::dyn_cast<llvm::IntrinsicInst>(&instruction)) {
+                    auto kind = call->getIntrinsicID();
+                    if (kind == llvm::Intrinsic::masked_load || kind == llvm::Intrinsic::masked_gather)
+                        llvm::report_fatal_error("a loop became loads that can't be held");
                 }
             }
         for (auto *operation : floats) {

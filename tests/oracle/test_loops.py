@@ -2,6 +2,8 @@
 its value does not matter.
 """
 
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -10,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ota.aot import host_target
 from pywamr import Runtime, Trap
-from tests.support.aot import WITH_VECTORS, aotc, compiled
+from tests.support.aot import aotc, compiled, processors
 from tests.support.wat import wat
 
 pytestmark = pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
@@ -38,6 +39,8 @@ STATEMENTS = (
     "(i32.store (i32.add (local.get $q) (i32.const 4096)) (i32.add {load} (i32.const 7)))",
     "(f32.store offset=4096 (local.get $q) (f32.sub (f32.mul (f32.load (local.get $p)) (f32.const 3)) (f32.load (local.get $q))))",
     "(i32.store8 (local.get $q) (i32.add (i32.load8_u (local.get $q)) {load}))",
+    "(if (i32.and {load} (i32.const 4)) (then (i32.store (local.get $q) {load})))",
+    "(if (i32.and (local.get $i) (i32.const 4)) (then (local.set $sum (i32.add (local.get $sum) {load}))))",
     "(local.set $sum (select {load} (local.get $sum) (i32.gt_s {load} (local.get $sum))))",
 )
 TEXT = """(module (memory (export "memory") 1)
@@ -72,7 +75,7 @@ def outcome(code: bytes, start: int, count: int) -> tuple[object, ...]:
     step=st.sampled_from((0, 1, 2, 4, 8, -4)),
     count=st.integers(1, 70),
     beyond=st.integers(-8, 8),
-    cpu=st.sampled_from(("", WITH_VECTORS.get(host_target(), ""))),
+    cpu=st.sampled_from(processors()),
 )
 @settings(print_blob=True)
 def test_a_loop_over_memory_does_what_it_does_interpreted(parts, step, count, beyond, cpu):
@@ -99,6 +102,10 @@ TRICKS = {
         """(loop $l (local.set $s (i32.add (local.get $s) (i32.mul (i32.load (i32.add (local.get $p)
           (i32.shl (local.get $i) (i32.const 2)))) (local.get $i))))
           (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 4)))) (local.get $s)""", (-4, 0)),
+    "a factor of which only all functions together tell that it is 0, in a few turns": (
+        f"""(local.set $k (call $zero (i32.const 3))) (loop $l (local.set $s (i32.add (local.get $s) (i32.mul (local.get $k)
+          (i32.load offset={END - 16} (i32.shl (local.get $i) (i32.const 2))))))
+          (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 10)))) (local.get $s)""", (0, 0)),
     "a value for one branch only": (
         f"""(loop $l (local.set $v {LOAD}) (if (i32.eq (i32.and (local.get $n) (i32.const 7)) (i32.const 5)) (then
           (local.set $s (i32.add (local.get $s) (local.get $v))) (i32.store (i32.const 4) (local.get $s)))) {STEP} {AGAIN})
@@ -143,8 +150,29 @@ def told(code: bytes, arguments: tuple[int, ...]) -> str:
 def test_what_an_optimiser_would_love_to_remove_traps_and_counts_all_the_same(trick):
     body, arguments = TRICKS[trick]
     wasm = wat(f"""(module (memory 1) (global $g (mut i32) (i32.const 1))
+      (func $zero (param i32) (result i32) (if (result i32) (local.get 0)
+        (then (call $zero (i32.sub (local.get 0) (i32.const 1)))) (else (i32.const 0))))
       (func (export "run") (param $p i32) (param $n i32) (result i32)
         (local $v i32) (local $s i32) (local $k i32) (local $i i32) (local $x f32) {body}))""")
     expected = told(wasm, arguments)
-    for cpu in ("", WITH_VECTORS.get(host_target(), "")):
+    for cpu in processors():
         assert told(compiled(wasm, cpu=cpu), arguments) == expected
+
+
+BETTER = {"x86_64": ("", "x86-64-v3", "skylake", "alderlake"), "aarch64": ("", "cortex-a72", "neoverse-n2")}
+OBJDUMP = {"x86_64": ("objdump", "-m", "i386:x86-64"), "aarch64": ("aarch64-linux-gnu-objdump", "-m", "aarch64")}
+VECTOR = {"x86_64": "[xy]mm", "aarch64": r"v\d+\.4s"}
+
+
+@pytest.mark.parametrize(("target", "cpu"), [(target, cpu) for target, names in BETTER.items() for cpu in names])
+def test_a_better_processor_does_not_cost_a_loop_its_vectors(tmp_path, target, cpu):
+    tool, *machine = OBJDUMP[target]
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    body = f"(loop $l (local.set $s (i32.add (local.get $s) (i32.mul {LOAD} (local.get $k)))) {STEP} {AGAIN}) (local.get $s)"
+    image = tmp_path / "image"
+    wasm = wat(f"""(module (memory 1) (func (export "run") (param $p i32) (param $n i32) (param $k i32) (result i32)
+      (local $s i32) {body}))""")
+    image.write_bytes(compiled(wasm, target, cpu))
+    listing = subprocess.run([tool, *machine, "-b", "binary", "-D", image], capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(VECTOR[target], listing)) > 5

@@ -11,6 +11,17 @@ WITH_VECTORS = {"x86_64": "x86-64-v2"}
 """The least processor that has what vector instructions need, where it is not the least of the target anyway."""
 
 
+_NEEDS = {"x86-64-v2": "sse4_1", "x86-64-v3": "avx2", "skylake": "avx2", "x86-64-v4": "avx512vl"}
+
+
+def processors() -> tuple[str, ...]:
+    """Those that this machine can be compiled for, the least of its target first: with ever more vector instructions."""
+    if host_target() != "x86_64":
+        return ("",)
+    (flags, *_) = (line.split() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    return ("", *(name for name, needed in _NEEDS.items() if needed in flags))
+
+
 def aotc() -> Path | None:
     """The ahead-of-time compiler, None where it was not built."""
     return find_compiler()
