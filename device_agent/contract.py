@@ -114,6 +114,7 @@ class ModuleHost:
         self._writes: dict[str, bytes | None] = {}
         self._observe = observe
         self._devices = devices or Devices()
+        self._wasi = self._new_wasi() if "wasi" in self._capabilities.items else None
         self._instance: Instance | None = None
         self._known: dict[tuple[str, str], tuple[Function, Function | None]] = {}
         self.host_calls = 0  # since the start
@@ -188,12 +189,20 @@ class ModuleHost:
             post(area)
         return state
 
+    def _new_wasi(self) -> Wasi:
+        quota_bytes = self._capabilities.number("wasi", "quota_bytes")
+        return Wasi(self._read, self._write, self._log, self._devices.folders, quota_bytes=quota_bytes)
+
     # -- into the module
 
     def _call(self, interface: str, function: str, *values: int) -> Outcome:
         self._drop()
         export, post = self._functions(interface, function)
-        area = export(*values)
+        try:
+            area = export(*values)
+        finally:
+            if self._wasi is not None:
+                self._wasi.end_lines()
         try:
             failed = self._read(area, 1)[0]
             if failed > 1:
@@ -289,7 +298,7 @@ class ModuleHost:
             "random": {"get": self._random_get},
             "gpio": {"read": self._gpio_read, "write": self._gpio_write},
             "serial": {"read": self._serial_read, "write": self._serial_write},
-            "wasi": self._wasi().functions() if "wasi" in self._capabilities.items else {},
+            "wasi": self._wasi.functions() if self._wasi is not None else {},
         }
         return {
             import_module(name): {field: self._watched(f"{name}.{field}", call) for field, call in functions.items()}
@@ -388,11 +397,6 @@ class ModuleHost:
     def _config_get(self, key_at: int, key_size: int, out: int) -> None:
         value = self._config.get(self._text(key_at, key_size))
         self._return_option(out, None if value is None else value.encode())
-
-    def _wasi(self) -> Wasi:
-        return Wasi(
-            self._read, self._write, self._log, self._devices.folders, quota_bytes=self._capabilities.number("wasi", "quota_bytes")
-        )
 
     def _random_get(self, size: int, out: int) -> None:
         size &= 0xFFFFFFFF

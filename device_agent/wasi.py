@@ -8,33 +8,38 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from device_agent.folder_room import FolderRoom
+from device_agent.wasi_descriptors import Descriptor, Lines
 from device_agent.wasi_numbers import (  # fmt: skip
-    ALL_RIGHTS,
     APPEND,
     BADF,
     CREATE,
     DIRECTORY,
     ERRORS,
     EXCLUSIVE,
+    FILE,
+    FOLDER,
     INVAL,
     IO,
     ISDIR,
     MFILE,
     NAMETOOLONG,
     NOENT,
+    NONBLOCK,
     NOSYS,
     NOTCAPABLE,
     NOTDIR,
+    NOTSOCK,
     NOTSUP,
     OK,
+    READ_RIGHT,
     SPIPE,
+    STREAM,
     TRUNCATE,
     WHENCE,
-    WRITE_RIGHTS,
+    WRITE_RIGHT,
     Errno,
     checked_offset,
     clock_id,
@@ -48,21 +53,10 @@ MAX_DESCRIPTORS = 32
 IO_LIMIT_BYTES = 1 << 20
 VECTORS_LIMIT = 1024
 SLEEP_LIMIT_NS = 10 * 10**9
-LINE_LIMIT = 1000
 
 
 class Exited(OtaError):
     """The module called proc_exit: it has given up."""
-
-
-@dataclass
-class _Descriptor:
-    real: int  # -1: a standard stream
-    kind: int
-    writable: bool
-    preopen: str = ""
-    append: bool = False
-    line: bytearray = field(default_factory=bytearray)
 
 
 class Wasi:
@@ -78,17 +72,25 @@ class Wasi:
         quota_bytes: int = 0,
     ) -> None:
         """`folders`: path as the module sees it, an open descriptor, and whether it may be written, `quota_bytes` for all."""
-        self._read, self._write, self._log = read, write, log
+        self._read, self._write = read, write
+        self._lines = Lines(log, "info"), Lines(log, "warn")
         self._arguments = [name.encode() + b"\0"]
-        self._open: dict[int, _Descriptor] = {number: _Descriptor(-1, 2, number > 0) for number in range(3)}
+        self._open = {0: Descriptor(-1, STREAM, readable=True, writable=False)}
+        for lines in self._lines:
+            self._open[len(self._open)] = Descriptor(-1, STREAM, readable=False, writable=True, lines=lines)
         self._room = FolderRoom(quota_bytes, [real for _, real, writable in folders if writable])
         for path, real, writable in folders:
-            self._open[len(self._open)] = _Descriptor(real, 3, writable, path)
+            self._open[len(self._open)] = Descriptor(real, FOLDER, readable=True, writable=writable, preopen=path)
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Everything that preview 1 has: what is not offered answers NOSYS, NOTSUP or BADF."""
         found = {name: self._guarded(getattr(self, name)) for name in _NAMES}
         return found | {"proc_exit": self.proc_exit, "proc_raise": lambda signal: NOSYS, "sched_yield": lambda: OK}
+
+    def end_lines(self) -> None:
+        """A call into the module has ended: what it has printed of a line is a line."""
+        for lines in self._lines:
+            lines.end()
 
     @staticmethod
     def _guarded(function: Callable[..., None]) -> Callable[..., int]:
@@ -170,7 +172,7 @@ class Wasi:
         raise Exited(f"the module called proc_exit({code & 0xFFFFFFFF})")
 
     def poll_oneoff(self, subscriptions: int, events: int, count: int, out: int) -> None:
-        """Clocks only, and never longer than ten seconds: the deadline of the event ends it sooner."""
+        """Waits for clocks, never longer than ten seconds: the deadline of the event ends it sooner. All else is ready at once."""
         count &= 0xFFFFFFFF
         if not 0 < count <= VECTORS_LIMIT:
             raise Errno(INVAL)
@@ -179,7 +181,9 @@ class Wasi:
         for index in range(count):
             userdata, kind = struct.unpack_from("<QB", raw, 48 * index)
             if kind != 0:
-                ready.append(struct.pack("<QHB5xQH6x", userdata, OK, kind, 1, 0))
+                (number,) = struct.unpack_from("<I", raw, 48 * index + 16)
+                error = INVAL if kind > 2 else OK if number in self._open else BADF
+                ready.append(struct.pack("<QHB5xQH6x", userdata, error, kind, not error, 0))
                 continue
             clock, timeout, _, flags = struct.unpack_from("<IxxxxQQH", raw, 48 * index + 16)
             now = time.clock_gettime_ns(clock_id(clock))
@@ -193,57 +197,47 @@ class Wasi:
 
     # -- descriptors
 
-    def _find(self, number: int, *, real: bool = False, folder: bool = False) -> _Descriptor:
+    def _find(self, number: int, *, real: bool = False, folder: bool = False) -> Descriptor:
         found = self._open.get(number & 0xFFFFFFFF)
         if found is None:
             raise Errno(BADF)
         if real and found.real < 0:
             raise Errno(SPIPE)
-        if folder and found.kind != 3:
+        if folder and found.kind != FOLDER:
             raise Errno(NOTDIR)
         return found
 
-    def _writable(self, number: int) -> _Descriptor:
-        found = self._find(number, real=True)
+    def _writable(self, number: int) -> Descriptor:
+        found = self._find(number)
         if not found.writable:
-            raise Errno(BADF if found.kind == 4 else NOTCAPABLE)
-        return found
+            raise Errno(NOTCAPABLE if found.kind == FOLDER else BADF)
+        return self._find(number, real=True)
 
     def fd_write(self, number: int, vectors: int, count: int, out: int) -> None:
         found = self._find(number)
         content = self._gather(vectors, count)
-        if found.real < 0:
-            if not found.writable:
-                raise Errno(BADF)
-            self._print(found, "info" if number == 1 else "warn", content)
+        if found.lines is not None:
+            found.lines.write(content)
             self._u32(out, len(content))
             return
         self._writable(number)
-        if found.append:
+        if found.flags & APPEND:
             os.lseek(found.real, 0, os.SEEK_END)
         self._u32(out, self._room.write(found.real, content))
 
-    def _print(self, stream: _Descriptor, level: str, content: bytes) -> None:
-        """Whole lines become log records; a line without end is cut."""
-        stream.line += content
-        while (end := stream.line.find(b"\n")) >= 0 or len(stream.line) > LINE_LIMIT:
-            end = end if 0 <= end <= LINE_LIMIT else LINE_LIMIT
-            self._log(level, stream.line[:end].decode("utf-8", "replace"))
-            del stream.line[: end + (stream.line[end : end + 1] == b"\n")]
-
     def fd_read(self, number: int, vectors: int, count: int, out: int) -> None:
         found = self._find(number)
+        if found.kind == FOLDER or not found.readable:
+            raise Errno(ISDIR if found.kind == FOLDER else BADF)
         if found.real < 0:
-            if found.writable:
-                raise Errno(BADF)
             self._u32(out, 0)  # standard input is at its end
             return
-        if found.kind == 3:
-            raise Errno(ISDIR)
         self._u32(out, self._scatter(vectors, count, lambda size: os.read(found.real, size)))
 
     def fd_pread(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
         found = self._find(number, real=True)
+        if not found.readable:
+            raise Errno(BADF)
         self._u32(out, self._scatter(vectors, count, lambda size: os.pread(found.real, size, checked_offset(offset))))
 
     def fd_pwrite(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
@@ -252,13 +246,12 @@ class Wasi:
 
     def fd_seek(self, number: int, offset: int, whence: int, out: int) -> None:
         found = self._find(number, real=True)
-        if whence not in WHENCE or found.kind == 3:
+        if whence not in WHENCE or found.kind == FOLDER:
             raise Errno(INVAL if whence not in WHENCE else BADF)
         self._u64(out, os.lseek(found.real, offset, WHENCE[whence]))
 
     def fd_tell(self, number: int, out: int) -> None:
-        found = self._find(number, real=True)
-        self._u64(out, os.lseek(found.real, 0, os.SEEK_CUR))
+        self.fd_seek(number, 0, 1, out)
 
     def fd_close(self, number: int) -> None:
         found = self._find(number)
@@ -267,9 +260,7 @@ class Wasi:
             self._room.close(found.real)
 
     def fd_renumber(self, source: int, target: int) -> None:
-        found, old = self._find(source), self._find(target)
-        if found.preopen or old.preopen:
-            raise Errno(NOTSUP)
+        self._find(source), self._find(target)
         if source != target:
             self.fd_close(target)
             self._open[target] = self._open.pop(source)
@@ -285,24 +276,21 @@ class Wasi:
             raise Errno(INVAL)
 
     def fd_allocate(self, number: int, offset: int, size: int) -> None:
-        self._find(number)
-        raise Errno(NOTSUP)
+        raise Errno(NOTSUP if self._find(number, real=True).kind == FILE else BADF)
 
     def fd_fdstat_get(self, number: int, out: int) -> None:
         found = self._find(number)
-        rights = ALL_RIGHTS if found.writable else ALL_RIGHTS & ~WRITE_RIGHTS
-        if found.kind != 3:
-            rights &= ~(1 << 13)
-        self._write(out, struct.pack("<BxHxxxxQQ", found.kind, APPEND if found.append else 0, rights, rights))
+        self._write(out, struct.pack("<BxHxxxxQQ", found.kind, found.flags, *found.rights()))
 
     def fd_fdstat_set_flags(self, number: int, flags: int) -> None:
         found = self._find(number, real=True)
-        if flags & ~APPEND:
+        if flags & ~(APPEND | NONBLOCK):
             raise Errno(NOTSUP)
-        found.append = bool(flags & APPEND)
+        found.flags = flags
 
     def fd_fdstat_set_rights(self, number: int, base: int, inheriting: int) -> None:
         self._find(number)
+        raise Errno(NOTSUP)
 
     def fd_filestat_get(self, number: int, out: int) -> None:
         found = self._find(number)
@@ -337,7 +325,7 @@ class Wasi:
             raise Errno(INVAL)
         names = [".", "..", *sorted(os.listdir(found.real))]  # noqa: PTH208
         content = b""
-        for index, name in enumerate(names[cookie:], cookie):
+        for index, name in enumerate(names[cookie:] if cookie >= 0 else (), cookie):
             if len(content) >= size:
                 break
             try:
@@ -377,7 +365,10 @@ class Wasi:
                     os.close(way.pop())
                 elif index < len(names) - 1:
                     way.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way[-1]))
-            return way.pop(), names[-1] if names and names[-1] != ".." else "."
+            last = names[-1] if names and names[-1] != ".." else "."
+            if path.endswith(_OF_A_FOLDER) and _is_something_else(last, way[-1]):
+                raise Errno(NOTDIR)
+            return way.pop(), last
         finally:
             for each in way:
                 os.close(each)
@@ -394,35 +385,26 @@ class Wasi:
     ) -> None:
         if len(self._open) >= MAX_DESCRIPTORS:
             raise Errno(MFILE)
-        if flags & ~APPEND:
+        if flags & ~(APPEND | NONBLOCK):
             raise Errno(NOTSUP)
         if how & CREATE and how & DIRECTORY:  # some kernels make a file of it and fail
             raise Errno(INVAL)
-        folder = self._find(number, real=True, folder=True)
-        changes = bool(how & (CREATE | TRUNCATE))
-        wants_write = changes or bool(base & (1 << 6) and folder.writable and not how & DIRECTORY)
-        mode = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        if how & CREATE and self._path(at, size).endswith(_OF_A_FOLDER):
+            raise Errno(ISDIR)
+        write = bool(how & (CREATE | TRUNCATE) or base & WRITE_RIGHT)
+        mode = os.O_RDWR if write else os.O_RDONLY
+        mode |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         mode |= (os.O_CREAT if how & CREATE else 0) | (os.O_EXCL if how & EXCLUSIVE else 0)
         mode |= (os.O_TRUNC if how & TRUNCATE else 0) | (os.O_DIRECTORY if how & DIRECTORY else 0)
-
-        def open_it(parent: int, name: str) -> tuple[int, bool]:
-            if not wants_write:
-                return self._room.open(name, mode | os.O_RDONLY, parent), False
-            try:
-                return self._room.open(name, mode | os.O_RDWR, parent), True
-            except IsADirectoryError:
-                if changes:
-                    raise
-                return self._room.open(name, mode | os.O_RDONLY, parent), False
-
-        real, writable = self._at(number, at, size, open_it, write=changes)
-        about = os.fstat(real)
-        kind = file_type(about)
-        if kind not in (3, 4):
+        real = self._at(number, at, size, lambda parent, name: self._room.open(name, mode, parent), write=write)
+        kind = file_type(os.fstat(real))
+        if kind not in (FOLDER, FILE):
             self._room.close(real)
             raise Errno(NOTCAPABLE)  # no devices, pipes or sockets
         free = next(each for each in range(3, MAX_DESCRIPTORS + 3) if each not in self._open)
-        self._open[free] = _Descriptor(real, kind, folder.writable if kind == 3 else writable, append=bool(flags & APPEND))
+        readable = kind == FOLDER or not base & WRITE_RIGHT or bool(base & READ_RIGHT)
+        writable = self._find(number).writable if kind == FOLDER else write
+        self._open[free] = Descriptor(real, kind, readable=readable, writable=writable, flags=flags)
         self._u32(out, free)
 
     def path_create_directory(self, number: int, at: int, size: int) -> None:
@@ -469,16 +451,20 @@ class Wasi:
     # -- sockets: there are none
 
     def sock_accept(self, number: int, flags: int, out: int) -> None:
-        raise Errno(NOTSUP)
+        self._find(number)
+        raise Errno(NOTSOCK)
 
     def sock_recv(self, number: int, vectors: int, count: int, flags: int, out: int, out_flags: int) -> None:
-        raise Errno(NOTSUP)
+        self._find(number)
+        raise Errno(NOTSOCK)
 
     def sock_send(self, number: int, vectors: int, count: int, flags: int, out: int) -> None:
-        raise Errno(NOTSUP)
+        self._find(number)
+        raise Errno(NOTSOCK)
 
     def sock_shutdown(self, number: int, how: int) -> None:
-        raise Errno(NOTSUP)
+        self._find(number)
+        raise Errno(NOTSOCK)
 
     def _stat(self, out: int, about: os.stat_result | None) -> None:
         if about is None:
@@ -491,6 +477,17 @@ class Wasi:
                 about.st_mtime_ns, about.st_ctime_ns,
             ),
         )  # fmt: skip
+
+
+_OF_A_FOLDER = ("/", "/.")  # ends of paths; not left to the kernel, which would follow a link
+
+
+def _is_something_else(name: str, parent: int) -> bool:
+    """Than a folder, if there is anything."""
+    try:
+        return file_type(os.stat(name, dir_fd=parent, follow_symlinks=False)) != FOLDER
+    except FileNotFoundError:
+        return False
 
 
 _NAMES = tuple(

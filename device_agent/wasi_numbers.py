@@ -7,16 +7,29 @@ import time
 
 OK, BADF, EXIST, FAULT, INVAL, IO, ISDIR, LOOP, MFILE, NAMETOOLONG, NOENT = 0, 8, 20, 21, 28, 29, 31, 32, 33, 37, 44
 NOSPC, NOSYS, NOTDIR, NOTEMPTY, NOTSUP, PERM, SPIPE, NOTCAPABLE, FBIG, ACCES, OVERFLOW = 51, 52, 54, 55, 58, 63, 70, 76, 22, 2, 61
+BUSY, MLINK, NOMEM, NOTSOCK, NXIO, ROFS, XDEV = 10, 34, 48, 57, 60, 69, 75
 ERRORS = {
     errno.EACCES: ACCES, errno.EBADF: BADF, errno.EEXIST: EXIST, errno.EINVAL: INVAL, errno.EISDIR: ISDIR, errno.ELOOP: LOOP,
     errno.EMFILE: MFILE, errno.ENAMETOOLONG: NAMETOOLONG, errno.ENOENT: NOENT, errno.ENOSPC: NOSPC, errno.ENOTDIR: NOTDIR,
     errno.ENOTEMPTY: NOTEMPTY, errno.EPERM: PERM, errno.ESPIPE: SPIPE, errno.EFBIG: FBIG, errno.EDQUOT: NOSPC,
+    errno.EBUSY: BUSY, errno.EMLINK: MLINK, errno.ENOMEM: NOMEM, errno.ENXIO: NXIO, errno.EROFS: ROFS, errno.EXDEV: XDEV,
 }  # fmt: skip
 FILE_TYPES = {stat.S_IFBLK: 1, stat.S_IFCHR: 2, stat.S_IFDIR: 3, stat.S_IFREG: 4, stat.S_IFLNK: 7}
-ALL_RIGHTS = (1 << 29) - 1
-WRITE_RIGHTS = sum(1 << bit for bit in (6, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26))
+STREAM, FOLDER, FILE = 2, 3, 4
 CREATE, DIRECTORY, EXCLUSIVE, TRUNCATE = 1, 2, 4, 8
-APPEND = 1
+APPEND, NONBLOCK = 1, 4
+
+
+def _rights(*bits: int) -> int:
+    return sum(1 << bit for bit in bits)
+
+
+READ_RIGHT, WRITE_RIGHT = _rights(1), _rights(6)
+ALL_RIGHTS = (1 << 29) - 1
+WRITE_RIGHTS = _rights(6, 8, 9, 10, 11, 12, 16, 17, 19, 20, 22, 23, 24, 25, 26)
+FILE_RIGHTS = _rights(*range(9), 21, 22, 23, 27)
+FOLDER_RIGHTS = _rights(*range(9, 19), 20, 21, 23, 24, 25, 26)
+STREAM_RIGHTS = _rights(1, 6, 21, 27)  # not to seek: by that C libraries know a terminal, to which they write every line at once
 WHENCE = {0: os.SEEK_SET, 1: os.SEEK_CUR, 2: os.SEEK_END}
 
 

@@ -11,6 +11,7 @@ from device_agent.wasi import FUNCTIONS as WASI_FUNCTIONS
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason, Refused
+from pywamr import Trap
 from tests.support.wat import contract_module
 
 SAY = '(import "device:module/messaging@0.1.0" "publish" (func $publish (param i32 i32 i32 i32 i32)))'
@@ -177,16 +178,24 @@ def test_operator_and_board_have_the_same_list_of_wasi_functions():
 def test_wasi_output_is_the_log_and_nothing_else_is_there():
     imports = """(import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
       (import "wasi_snapshot_preview1" "fd_prestat_get" (func $prestat (param i32 i32) (result i32)))"""
-    body = f"""(i32.store (i32.const 200) (i32.const 320)) (i32.store (i32.const 204) (i32.const 9))
+    body = f"""(i32.store (i32.const 200) (i32.const 320)) (i32.store (i32.const 204) (i32.const 8))
       (i32.store8 (i32.const 240) (call $fd_write (i32.const 1) (i32.const 200) (i32.const 1) (i32.const 220)))
       (i32.store8 (i32.const 241) (call $fd_write (i32.const 9) (i32.const 200) (i32.const 1) (i32.const 220)))
       (i32.store8 (i32.const 242) (call $prestat (i32.const 3) (i32.const 220))) {publish("(i32.const 240)", "(i32.const 3)")}"""
     logged = []
-    found = answer(
-        body, imports, {"wasi": {}}, data='(data (i32.const 320) "hi\\0athere\\0a")', log=lambda *each: logged.append(each)
-    )
+    found = answer(body, imports, {"wasi": {}}, data='(data (i32.const 320) "hi\\0athere")', log=lambda *each: logged.append(each))
     assert found == bytes((0, 8, 8))  # BADF: no such descriptor, no folder
     assert logged == [("info", "hi"), ("info", "there")]
+
+
+def test_what_a_module_printed_before_it_trapped_is_logged():
+    imports = '(import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))'
+    body = """(i32.store (i32.const 200) (i32.const 320)) (i32.store (i32.const 204) (i32.const 5))
+      (drop (call $fd_write (i32.const 2) (i32.const 200) (i32.const 1) (i32.const 220))) (unreachable)"""
+    logged = []
+    with pytest.raises(Trap):
+        answer(body, imports, {"wasi": {}}, data='(data (i32.const 320) "about")', log=lambda *each: logged.append(each))
+    assert logged == [("warn", "about")]
 
 
 def test_a_pointer_outside_the_memory_ends_a_wasi_call():
