@@ -143,15 +143,15 @@ call_imported_start(pw_instance *instance)
     return instance->host_failed ? PW_HOST_ERROR : PW_OK;
 }
 
-/* One thread at a time; the same thread may come back in from a host function. */
-static bool
+/* One thread at a time; the same thread may come back in from a host function. PW_OK, PW_BUSY or PW_CLOSED. */
+static int32_t
 enter(pw_instance *instance)
 {
-    uintptr_t nobody = 0, me = (uintptr_t)pthread_self();
-    if (atomic_load(&instance->owner) != me && !atomic_compare_exchange_strong(&instance->owner, &nobody, me))
-        return false;
+    uintptr_t owner = 0, me = (uintptr_t)pthread_self();
+    if (atomic_load(&instance->owner) != me && !atomic_compare_exchange_strong(&instance->owner, &owner, me))
+        return owner == PW_OWNER_CLOSED ? PW_CLOSED : PW_BUSY;
     instance->depth++;
-    return true;
+    return PW_OK;
 }
 
 static void
@@ -201,8 +201,8 @@ check_hosts(const pw_module *module, const pw_host_function *hosts, uint32_t hos
     return PW_OK;
 }
 
-void
-pw_instance_free(pw_instance *instance)
+static void
+discard(pw_instance *instance)
 {
     while (instance->functions) {
         pw_function *function = instance->functions;
@@ -238,6 +238,19 @@ shut(pw_instance *instance)
     free(stack);
 }
 
+static wasm_memory_inst_t
+default_memory(const pw_instance *instance)
+{
+    return instance->wamr ? wasm_runtime_get_default_memory(instance->wamr) : NULL;
+}
+
+static uint64_t
+memory_size(const pw_instance *instance)
+{
+    wasm_memory_inst_t memory = default_memory(instance);
+    return memory ? wasm_memory_get_cur_page_count(memory) * wasm_memory_get_bytes_per_page(memory) : 0;
+}
+
 static int32_t
 instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, char *error, uint32_t error_size)
 {
@@ -247,7 +260,7 @@ instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, cha
     wasm_runtime_instantiation_args_set_default_stack_size(args, stack_bytes);
     wasm_runtime_instantiation_args_set_max_memory_pages(args, max_pages);
     wasm_runtime_instantiation_args_set_custom_data(args, instance); /* the start function may call out */
-    enter(instance);
+    (void)enter(instance); /* nobody else knows it yet */
     pw_text *outer = pw_capture;
     pw_capture = instance->stack;
     instance->wamr = wasm_runtime_instantiate_ex2(instance->module->wamr, args, error, error_size);
@@ -284,9 +297,14 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
         status = check_hosts(module, hosts, host_count, failure, error, error_size);
     if (status != PW_OK)
         return status;
+    status = pw_module_join(module);
+    if (status != PW_OK)
+        return status;
     pw_instance *instance = calloc(1, sizeof *instance);
-    if (!instance)
+    if (!instance) {
+        pw_module_leave(module, true, true);
         return PW_NO_MEMORY;
+    }
     instance->module = module;
     instance->fuel = -1;
     instance->failure = failure;
@@ -294,23 +312,23 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     instance->stack = calloc(1, sizeof *instance->stack);
     pthread_mutex_init(&instance->lock, NULL);
     if (!instance->hosts || !instance->stack) {
-        pw_instance_free(instance);
+        discard(instance);
+        pw_module_leave(module, true, true);
         return PW_NO_MEMORY;
     }
     if (host_count)
         memcpy(instance->hosts, hosts, host_count * sizeof *hosts);
-    *out = instance; /* already valid for pw_memory_at, should the start function call out */
+    *out = instance; /* already valid for pw_memory_*, should the start function call out */
     status = instantiate(instance, stack_bytes, max_pages, error, error_size);
     if (status == PW_OK)
-        status = check_pages(pw_memory_size(instance) / 65536, max_pages, error, error_size);
+        status = check_pages(memory_size(instance) / 65536, max_pages, error, error_size);
     if (status != PW_OK) {
         *out = NULL;
         shut(instance);
-        pw_instance_free(instance);
-        return status;
+        discard(instance);
+        pw_module_leave(module, true, true);
     }
-    atomic_fetch_add(&module->instances, 1);
-    return PW_OK;
+    return status;
 }
 
 int32_t
@@ -321,23 +339,26 @@ pw_instance_close(pw_instance *instance)
     uintptr_t nobody = 0;
     if (!atomic_compare_exchange_strong(&instance->owner, &nobody, PW_OWNER_CLOSED))
         return nobody == PW_OWNER_CLOSED ? PW_CLOSED : PW_BUSY;
-    pw_module *module = instance->module;
     shut(instance);
-    pthread_mutex_lock(&module->lock);
-    instance->next = module->closed;
-    module->closed = instance;
-    pthread_mutex_unlock(&module->lock);
-    atomic_fetch_sub(&module->instances, 1);
+    pw_module_leave(instance->module, true, false);
     return PW_OK;
 }
 
 int32_t
-pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
+pw_instance_free(pw_instance *instance)
 {
-    if (!instance || !name || !out)
-        return PW_BAD_ARGUMENT;
-    if (!instance->wamr)
-        return PW_CLOSED;
+    int32_t status = pw_instance_close(instance);
+    if (instance && status != PW_BUSY) {
+        pw_module *module = instance->module;
+        discard(instance);
+        pw_module_leave(module, false, true);
+    }
+    return status;
+}
+
+static int32_t
+find_function(pw_instance *instance, const char *name, pw_function **out)
+{
     for (pw_function *known = instance->functions; known; known = known->next) {
         if (strcmp(known->name, name) == 0) {
             *out = known;
@@ -379,6 +400,19 @@ pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
     return PW_OK;
 }
 
+int32_t
+pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
+{
+    if (!instance || !name || !out)
+        return PW_BAD_ARGUMENT;
+    int32_t status = enter(instance);
+    if (status != PW_OK)
+        return status;
+    status = find_function(instance, name, out);
+    leave(instance);
+    return status;
+}
+
 static int32_t
 call_once(pw_instance *instance, pw_function *function, uint64_t *slots, uint32_t *cells)
 {
@@ -402,11 +436,12 @@ pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, ui
     pw_instance *instance = function->instance;
     if (atomic_load(&instance->terminated))
         return PW_TERMINATED;
-    if (!enter(instance))
-        return atomic_load(&instance->owner) == PW_OWNER_CLOSED ? PW_CLOSED : PW_BUSY;
+    int32_t status = enter(instance);
+    if (status != PW_OK)
+        return status;
 
     uint32_t local[ARGUMENT_CELLS], *cells = local;
-    int32_t status = PW_NO_MEMORY;
+    status = PW_NO_MEMORY;
     if (function->cells > ARGUMENT_CELLS)
         cells = malloc(function->cells * sizeof *cells);
     if (cells && pw_thread_ready()) {
@@ -466,34 +501,60 @@ pw_instance_trap_get(pw_instance *instance, char *message, uint32_t message_size
     pthread_mutex_unlock(&instance->lock);
 }
 
-uint64_t
-pw_memory_size(pw_instance *instance)
+int32_t
+pw_memory_size(pw_instance *instance, uint64_t *size_bytes)
 {
-    wasm_memory_inst_t memory =
-        instance && instance->wamr ? wasm_runtime_get_default_memory(instance->wamr) : NULL;
-    return memory ? wasm_memory_get_cur_page_count(memory) * wasm_memory_get_bytes_per_page(memory) : 0;
+    if (!instance || !size_bytes)
+        return PW_BAD_ARGUMENT;
+    pthread_mutex_lock(&instance->lock); /* not `enter`: while guest code runs it has a size, too */
+    *size_bytes = memory_size(instance);
+    pthread_mutex_unlock(&instance->lock);
+    return atomic_load(&instance->owner) == PW_OWNER_CLOSED ? PW_CLOSED : PW_OK;
 }
 
-void *
-pw_memory_at(pw_instance *instance, uint64_t offset, uint64_t size_bytes)
+/* Where bytes lie in the default memory, or NULL when they are not all inside. */
+static uint8_t *
+memory_at(const pw_instance *instance, uint64_t offset, uint64_t size_bytes)
 {
-    wasm_memory_inst_t memory =
-        instance && instance->wamr ? wasm_runtime_get_default_memory(instance->wamr) : NULL;
-    if (!memory)
-        return NULL;
-    uint64_t size = wasm_memory_get_cur_page_count(memory) * wasm_memory_get_bytes_per_page(memory);
-    if (offset > size || size_bytes > size - offset)
+    wasm_memory_inst_t memory = default_memory(instance);
+    uint64_t size = memory_size(instance);
+    if (!memory || offset > size || size_bytes > size - offset)
         return NULL;
     static uint8_t nothing; /* an empty memory has no address on 32 bits */
     uint8_t *base = size ? wasm_memory_get_base_address(memory) : &nothing;
     return base ? base + offset : NULL;
 }
 
-int32_t
-pw_global_get(pw_instance *instance, const char *name, uint64_t *slots)
+void *
+pw_memory_read(pw_instance *instance, uint64_t offset, uint64_t size_bytes)
 {
-    if (!instance || !name || !slots)
+    int32_t status = instance ? enter(instance) : PW_BAD_ARGUMENT;
+    if (status != PW_OK)
+        return pw_python_int(status);
+    const uint8_t *from = memory_at(instance, offset, size_bytes);
+    void *found = from ? pw_python_bytes(from, size_bytes) : pw_python_int(PW_NOT_FOUND);
+    leave(instance);
+    return found;
+}
+
+int32_t
+pw_memory_write(pw_instance *instance, uint64_t offset, const char *content, uint64_t size_bytes)
+{
+    if (!instance || !content)
         return PW_BAD_ARGUMENT;
+    int32_t status = enter(instance);
+    if (status != PW_OK)
+        return status;
+    uint8_t *to = memory_at(instance, offset, size_bytes);
+    if (to)
+        memcpy(to, content, size_bytes);
+    leave(instance);
+    return to ? PW_OK : PW_NOT_FOUND;
+}
+
+static int32_t
+get_global(pw_instance *instance, const char *name, uint64_t *slots)
+{
     wasm_global_inst_t global;
     if (!wasm_runtime_get_export_global_inst(instance->wamr, name, &global))
         return PW_NOT_FOUND;
@@ -504,11 +565,9 @@ pw_global_get(pw_instance *instance, const char *name, uint64_t *slots)
     return PW_OK;
 }
 
-int32_t
-pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots)
+static int32_t
+set_global(pw_instance *instance, const char *name, const uint64_t *slots)
 {
-    if (!instance || !name || !slots)
-        return PW_BAD_ARGUMENT;
     wasm_global_inst_t global;
     if (!wasm_runtime_get_export_global_inst(instance->wamr, name, &global))
         return PW_NOT_FOUND;
@@ -517,4 +576,30 @@ pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots)
         return PW_UNSUPPORTED;
     memcpy(global.global_data, slots, cells_of(letter) * sizeof(uint32_t));
     return PW_OK;
+}
+
+int32_t
+pw_global_get(pw_instance *instance, const char *name, uint64_t *slots)
+{
+    if (!instance || !name || !slots)
+        return PW_BAD_ARGUMENT;
+    int32_t status = enter(instance);
+    if (status != PW_OK)
+        return status;
+    status = get_global(instance, name, slots);
+    leave(instance);
+    return status;
+}
+
+int32_t
+pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots)
+{
+    if (!instance || !name || !slots)
+        return PW_BAD_ARGUMENT;
+    int32_t status = enter(instance);
+    if (status != PW_OK)
+        return status;
+    status = set_global(instance, name, slots);
+    leave(instance);
+    return status;
 }

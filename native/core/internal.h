@@ -52,9 +52,9 @@ struct pw_module {
     pw_import *functions; /* the function imports */
     uint32_t function_count;
     pw_places *places;
-    atomic_uint instances;
-    pthread_mutex_t lock;
-    pw_instance *closed; /* ended instances: small, kept because a thread may still hold a handle */
+    pthread_mutex_t lock;  /* of what follows */
+    bool closed;           /* the WAMR side is gone */
+    uint32_t open, freeing; /* instances that are not closed yet, not freed yet */
 };
 
 #define PW_TEXT_SIZE 8192
@@ -80,7 +80,6 @@ struct pw_function {
 
 struct pw_instance {
     pw_module *module;
-    pw_instance *next;        /* in the module's list of closed ones */
     pthread_mutex_t lock;     /* between terminate and close */
     wasm_module_inst_t wamr;
     wasm_exec_env_t env;
@@ -109,13 +108,17 @@ char *pw_type_letters(wasm_func_type_t type, bool results);
 void pw_stop(pw_instance *instance);
 /* Gives its signal back when an instance goes: it has no WAMR side any more that others could find. */
 void pw_stop_listening(pw_instance *instance);
-/* Frees an instance's own memory, its WAMR side being gone. */
-void pw_instance_free(pw_instance *instance);
+/* Before and after an instance of the module is there, and is open: PW_OK or PW_CLOSED. */
+int32_t pw_module_join(pw_module *module);
+void pw_module_leave(pw_module *module, bool open, bool freeing);
 /* Whether WAMR may be given these bytes: PW_OK, PW_BAD_MODULE or PW_UNSUPPORTED with the reason in `error`. */
 int32_t pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size);
 /* Makes the calling thread ready to run guest code; done once a thread. */
 bool pw_thread_ready(void);
 bool pw_python_is_set(void);
+/* A new object, or NULL with an exception set. */
+void *pw_python_bytes(const void *content, uint64_t size);
+void *pw_python_int(int32_t value);
 /* Calls a host function that is a Python callable. */
 void pw_python_call(pw_instance *instance, const pw_import *import, const pw_host_function *host, uint64_t *slots);
 void pw_trampoline(wasm_exec_env_t env, uint64_t *slots);

@@ -195,22 +195,28 @@ externs_free(pw_extern *externs, uint32_t count)
     free(externs);
 }
 
+/* Gives up what is WAMR's, and what only instances need. */
 static void
-release(pw_module *module)
+shut(pw_module *module)
 {
     if (module->wamr)
         wasm_runtime_unload(module->wamr);
-    while (module->closed) {
-        pw_instance *instance = module->closed;
-        module->closed = instance->next;
-        pw_instance_free(instance);
-    }
+    pw_places_free(module->places);
+    free(module->bytes);
+    module->wamr = NULL;
+    module->places = NULL;
+    module->bytes = NULL;
+    module->closed = true;
+}
+
+static void
+discard(pw_module *module)
+{
+    shut(module);
     pthread_mutex_destroy(&module->lock);
     externs_free(module->imports, module->import_count);
     externs_free(module->exports, module->export_count);
     free(module->functions);
-    pw_places_free(module->places);
-    free(module->bytes);
     free(module->original);
     free(module);
 }
@@ -235,7 +241,7 @@ pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module *
     module->bytes = malloc(size ? size : 1);
     module->original = malloc(size ? size : 1);
     if (!module->bytes || !module->original) {
-        release(module);
+        discard(module);
         return PW_NO_MEMORY;
     }
     memcpy(module->bytes, bytes, size);
@@ -253,7 +259,7 @@ pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module *
     if (module->wamr)
         status = describe_all(module) ? link_imports(module, error, error_size) : PW_NO_MEMORY;
     if (status != PW_OK) {
-        release(module);
+        discard(module);
         return status;
     }
     *out = module;
@@ -265,20 +271,62 @@ pw_module_close(pw_module *module)
 {
     if (!module)
         return PW_OK;
-    if (atomic_load(&module->instances) > 0)
-        return PW_BUSY;
-    release(module);
-    return PW_OK;
+    pthread_mutex_lock(&module->lock);
+    int32_t status = module->open ? PW_BUSY : module->closed ? PW_CLOSED : PW_OK;
+    if (status == PW_OK)
+        shut(module);
+    pthread_mutex_unlock(&module->lock);
+    return status;
+}
+
+int32_t
+pw_module_free(pw_module *module)
+{
+    if (!module)
+        return PW_OK;
+    pthread_mutex_lock(&module->lock);
+    int32_t status = module->freeing ? PW_BUSY : module->closed ? PW_CLOSED : PW_OK;
+    pthread_mutex_unlock(&module->lock);
+    if (status != PW_BUSY)
+        discard(module);
+    return status;
+}
+
+int32_t
+pw_module_join(pw_module *module)
+{
+    pthread_mutex_lock(&module->lock);
+    bool closed = module->closed;
+    if (!closed) {
+        module->open++;
+        module->freeing++;
+    }
+    pthread_mutex_unlock(&module->lock);
+    return closed ? PW_CLOSED : PW_OK;
+}
+
+void
+pw_module_leave(pw_module *module, bool open, bool freeing)
+{
+    pthread_mutex_lock(&module->lock);
+    module->open -= open;
+    module->freeing -= freeing;
+    pthread_mutex_unlock(&module->lock);
 }
 
 uint32_t
-pw_module_place(const pw_module *module, uint32_t function, uint32_t offset)
+pw_module_place(pw_module *module, uint32_t function, uint32_t offset)
 {
     if (!module)
         return 0;
-    if (wasm_runtime_get_module_package_type(module->wamr) == Wasm_Module_AoT)
-        return offset;
-    return function < module->function_count ? 0 : pw_places_find(module->places, function - module->function_count, offset);
+    uint32_t place = 0;
+    pthread_mutex_lock(&module->lock);
+    if (!module->closed && wasm_runtime_get_module_package_type(module->wamr) == Wasm_Module_AoT)
+        place = offset;
+    else if (function >= module->function_count)
+        place = pw_places_find(module->places, function - module->function_count, offset);
+    pthread_mutex_unlock(&module->lock);
+    return place;
 }
 
 uint32_t

@@ -81,6 +81,18 @@ call(void *callable, const uint64_t *values, uint32_t count)
     return result;
 }
 
+void *
+pw_python_bytes(const void *content, uint64_t size)
+{
+    return python.PyBytes_FromStringAndSize(content, (ptrdiff_t)size);
+}
+
+void *
+pw_python_int(int32_t value)
+{
+    return python.PyLong_FromLongLong(value);
+}
+
 void
 pw_python_call(pw_instance *instance, const pw_import *import, const pw_host_function *host, uint64_t *slots)
 {

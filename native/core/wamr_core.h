@@ -9,7 +9,9 @@
  *    four bytes; a funcref is its function index, UINT64_MAX being null; an externref is a number that the caller chose, 0
  *    being null. A v128 takes two slots, the lower half first.
  *  - Nothing is printed. What WAMR would print is kept and handed out by pw_log_take.
- *  - An instance runs on one thread at a time; any thread may ask it to stop with pw_instance_terminate.
+ *  - An instance runs on one thread at a time; any thread may ask it to stop with pw_instance_terminate. Threads that use one at once,
+ *    or close what another one uses, meet PW_BUSY or PW_CLOSED.
+ *  - What is closed gives up nearly all of its memory; its handle stays safe to use until pw_*_free, after which nobody may have it.
  */
 #ifndef WAMR_CORE_H
 #define WAMR_CORE_H
@@ -17,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PW_ABI_VERSION 4
+#define PW_ABI_VERSION 5
 #define PW_API __attribute__((visibility("default")))
 
 /* Host functions with at most this many parameters, all integers, are called with their values instead of a slot array. */
@@ -39,7 +41,7 @@ typedef enum pw_status {
     PW_BAD_ARGUMENT = 8,
     PW_NOT_FOUND = 9,
     PW_TERMINATED = 10,    /* stopped by pw_instance_terminate; the instance can only be closed */
-    PW_CLOSED = 11         /* the instance was closed, perhaps by another thread just now */
+    PW_CLOSED = 11         /* it was closed, perhaps by another thread just now */
 } pw_status;
 
 typedef enum pw_kind { PW_FUNCTION = 0, PW_TABLE = 1, PW_MEMORY = 2, PW_GLOBAL = 3 } pw_kind;
@@ -71,6 +73,7 @@ typedef struct pw_python {
     void (*PyErr_Fetch)(void **kind, void **exception, void **traceback);
     void (*PyErr_NormalizeException)(void **kind, void **exception, void **traceback);
     int (*PyException_SetTraceback)(void *exception, void *traceback);
+    void *(*PyBytes_FromStringAndSize)(const char *content, ptrdiff_t size);
     void *none;     /* the objects None and int */
     void *int_type;
 } pw_python;
@@ -119,15 +122,17 @@ PW_API uint32_t pw_confine(const int32_t *folders, const uint8_t *writable, uint
  * AOT bytes are native code: only those that somebody vouches for may come here. PW_UNSUPPORTED for another target's. */
 PW_API int32_t pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module **module, char *error,
                               uint32_t error_size);
-/* Frees a module. PW_BUSY while an instance of it is open. */
+/* Ends a module: PW_BUSY while an instance of it is open, PW_CLOSED when it has ended. */
 PW_API int32_t pw_module_close(pw_module *module);
+/* Closes and frees it; says the same. PW_BUSY, and no effect, while an instance of it is not freed. */
+PW_API int32_t pw_module_free(pw_module *module);
 /* Where in the file the instruction is that a frame of a stack names by `function` and `offset`; 0 when it is not known. */
-PW_API uint32_t pw_module_place(const pw_module *module, uint32_t function, uint32_t offset);
+PW_API uint32_t pw_module_place(pw_module *module, uint32_t function, uint32_t offset);
 PW_API uint32_t pw_module_import_count(const pw_module *module);
 PW_API int32_t pw_module_import_get(const pw_module *module, uint32_t index, pw_extern *out);
 PW_API uint32_t pw_module_export_count(const pw_module *module);
 PW_API int32_t pw_module_export_get(const pw_module *module, uint32_t index, pw_extern *out);
-/* The index-th custom section, in the order of the file. name is not terminated; both point into the module. */
+/* The index-th custom section, in the order of the file. name is not terminated; both are there until pw_module_free. */
 PW_API int32_t pw_module_custom_section_get(const pw_module *module, uint32_t index, const char **name, uint32_t *name_size,
                                             const uint8_t **bytes, uint32_t *size);
 
@@ -139,9 +144,10 @@ PW_API void pw_python_set(const pw_python *python);
 PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, pw_failure *failure,
                                 uint32_t stack_bytes, uint32_t max_pages, pw_instance **instance, char *error,
                                 uint32_t error_size);
-/* Ends an instance: PW_BUSY while it runs, PW_CLOSED when it has ended. Its handle, and those of its functions, stay safe to use
- * until the module is closed: a thread that is about to call meets PW_CLOSED, not freed memory. */
+/* Ends an instance: PW_BUSY while it is used, PW_CLOSED when it has ended. */
 PW_API int32_t pw_instance_close(pw_instance *instance);
+/* Closes and frees it, and its functions; says the same. PW_BUSY, and no effect, while it is used. */
+PW_API int32_t pw_instance_free(pw_instance *instance);
 /* Finds an exported function; the handle belongs to the instance. */
 PW_API int32_t pw_instance_function(pw_instance *instance, const char *name, pw_function **function);
 /* Calls. `slots` holds the arguments, then the results: room for the larger of the two. */
@@ -159,9 +165,12 @@ PW_API void pw_instance_terminate(pw_instance *instance);
 PW_API int32_t pw_instance_terminate_on(pw_instance *instance, int32_t signal_number);
 /* Copies the text of the last trap and the wasm call stack at it, both terminated; empty when the instance was closed meanwhile. */
 PW_API void pw_instance_trap_get(pw_instance *instance, char *message, uint32_t message_size, char *stack, uint32_t stack_size);
-/* Where size_bytes at offset lie in the default memory, or NULL when they are not all inside. Valid until guest code runs. */
-PW_API void *pw_memory_at(pw_instance *instance, uint64_t offset, uint64_t size_bytes);
-PW_API uint64_t pw_memory_size(pw_instance *instance);
+/* A new Python object, called with Python's lock held: bytes of the default memory, or the status as an int, PW_NOT_FOUND when they are not
+ * all inside; NULL with an exception set when there is no room for them. */
+PW_API void *pw_memory_read(pw_instance *instance, uint64_t offset, uint64_t size_bytes);
+/* PW_NOT_FOUND, with nothing written, when they would not all be inside. */
+PW_API int32_t pw_memory_write(pw_instance *instance, uint64_t offset, const char *content, uint64_t size_bytes);
+PW_API int32_t pw_memory_size(pw_instance *instance, uint64_t *size_bytes);
 /* Reads or writes an exported global through its slot, or a v128's two. PW_UNSUPPORTED when written but immutable. */
 PW_API int32_t pw_global_get(pw_instance *instance, const char *name, uint64_t *slots);
 PW_API int32_t pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots);

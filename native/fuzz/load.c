@@ -65,9 +65,9 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         hosts[i].native = nothing;
     if (hosts && pw_instance_open(module, hosts, functions, NULL, STACK_BYTES, PAGES, &instance, error, sizeof error) == PW_OK) {
         call_exports(module, instance);
-        pw_instance_close(instance);
+        pw_instance_free(instance);
     }
     free(hosts);
-    pw_module_close(module);
+    pw_module_free(module);
     return 0;
 }

@@ -17,7 +17,7 @@ _TYPES = {
     "uint64_t": ctypes.c_uint64,
     "const char *": ctypes.c_char_p,
     "char *": ctypes.c_char_p,
-    "void *": ctypes.c_void_p,
+    "void *": (ctypes.c_void_p, ctypes.py_object),
     "const uint64_t *": ctypes.c_void_p,
     "uint64_t *": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)),
     "const uint8_t *": ctypes.c_char_p,
@@ -86,7 +86,7 @@ def test_another_interface_version_is_one_clear_error():
             setattr(self, name, wrapped := _Function(function))
             return wrapped
 
-    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 4"):
+    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 5"):
         _abi.bind(Library())
 
 

@@ -73,6 +73,9 @@ def test_no_bytes_corrupt_memory(fuzzer, modules, tmp_path):
             (if (result i32) (local.get 0)
               (then (call_indirect (param i32) (result i32) (i32.const 0) (i32.const 0))) (else (i32.const 1)))))""")
     )
+    names = wat(r'(module (import "a\00b" "\00" (func)) (func (export "\00x") (param i64)) (func (export "") (nop)))')
+    for which, more in (("", b""), ("-bad", b"\0\x08\x04name\1\5\1")):
+        (corpus / f"names{which}.wasm").write_bytes(names + more)
     (corpus / "vectors.wasm").write_bytes(wat(VECTORS))
     for seed in range(40):
         (corpus / f"blocks{seed}.wasm").write_bytes(wasmtime.wat2wasm(blocks.module(random.Random(seed))))

@@ -99,16 +99,6 @@ def test_memory_outside_is_refused(instance, offset, size):
             instance.memory.write(offset, bytes(size))
 
 
-def test_a_large_piece_of_memory_is_read_in_parts(instance, monkeypatch):
-    """ctypes copies less than 2 GiB at once; here the limit is lower."""
-    monkeypatch.setattr("pywamr.memory._AT_ONCE_BYTES", 1000)
-    content = bytes(range(256)) * 10
-    instance.memory.write(7, content)
-    assert instance.memory.read(7, len(content)) == content
-    assert instance.memory.read(7, 2000) == content[:2000]
-    instance.memory.write(7, bytes(len(content)))
-
-
 def test_memory_follows_growth(instance):
     instance.memory.write(65530, b"edge")
     assert instance.call("grow") == 1

@@ -1,14 +1,14 @@
 """The table of libwamr_core's functions, the only place that declares one. tests/pywamr/test_abi.py holds it against the header."""
 
 import ctypes
-from ctypes import CDLL, POINTER, Structure, c_char_p, c_int32, c_uint32, c_uint64, c_void_p
+from ctypes import CDLL, POINTER, Structure, c_char_p, c_int32, c_uint32, c_uint64, c_void_p, py_object
 from functools import cache
 from pathlib import Path
 
 import pywamr
 from pywamr.errors import LibraryError
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 DIRECT_PARAMS = 8
 LIBRARY_NAME = "libwamr_core.so"
 
@@ -62,6 +62,7 @@ PYTHON_FUNCTIONS = (
     "PyErr_Fetch",
     "PyErr_NormalizeException",
     "PyException_SetTraceback",
+    "PyBytes_FromStringAndSize",
 )
 
 
@@ -81,6 +82,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_confine": (c_uint32, (POINTER(c_int32), c_char_p, c_uint32, c_uint32)),
     "pw_module_load": (c_int32, (c_char_p, c_uint32, c_uint32, POINTER(c_void_p), c_char_p, c_uint32)),
     "pw_module_close": (c_int32, (c_void_p,)),
+    "pw_module_free": (c_int32, (c_void_p,)),
     "pw_module_place": (c_uint32, (c_void_p, c_uint32, c_uint32)),
     "pw_module_import_count": (c_uint32, (c_void_p,)),
     "pw_module_import_get": (c_int32, (c_void_p, c_uint32, POINTER(Extern))),
@@ -106,6 +108,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
         ),
     ),
     "pw_instance_close": (c_int32, (c_void_p,)),
+    "pw_instance_free": (c_int32, (c_void_p,)),
     "pw_instance_function": (c_int32, (c_void_p, c_char_p, POINTER(c_void_p))),
     "pw_function_call": (c_int32, (c_void_p, c_void_p)),
     "pw_function_call_each": (c_int32, (c_void_p, c_void_p, c_uint32, POINTER(c_uint32))),
@@ -113,11 +116,13 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_instance_terminate": (None, (c_void_p,)),
     "pw_instance_terminate_on": (c_int32, (c_void_p, c_int32)),
     "pw_instance_trap_get": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),
-    "pw_memory_at": (c_void_p, (c_void_p, c_uint64, c_uint64)),
-    "pw_memory_size": (c_uint64, (c_void_p,)),
+    "pw_memory_read": (py_object, (c_void_p, c_uint64, c_uint64)),
+    "pw_memory_write": (c_int32, (c_void_p, c_uint64, c_char_p, c_uint64)),
+    "pw_memory_size": (c_int32, (c_void_p, POINTER(c_uint64))),
     "pw_global_get": (c_int32, (c_void_p, c_char_p, c_void_p)),
     "pw_global_set": (c_int32, (c_void_p, c_char_p, c_void_p)),
 }
+_WITH_THE_LOCK = ("pw_memory_read",)  # of Python, which every other call gives up meanwhile
 
 
 def bind(library: CDLL) -> CDLL:
@@ -135,6 +140,9 @@ def bind(library: CDLL) -> CDLL:
     found = library.pw_abi_version()
     if found != ABI_VERSION:
         raise LibraryError(f"{library._name} speaks interface version {found}, these bindings speak {ABI_VERSION}")
+    for name in _WITH_THE_LOCK:
+        result, arguments = SIGNATURES[name]
+        setattr(library, name, ctypes.PYFUNCTYPE(result, *arguments)((name, library)))
     return library
 
 

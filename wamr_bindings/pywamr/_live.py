@@ -2,7 +2,6 @@
 
 import ctypes
 import sys
-import weakref
 from typing import TYPE_CHECKING, NoReturn
 
 from pywamr import _abi
@@ -20,7 +19,6 @@ from pywamr.errors import (
 )
 
 if TYPE_CHECKING:
-    from pywamr.instance import Function
     from pywamr.module import Module
 
 
@@ -33,32 +31,38 @@ class Live:
         self.raw = ctypes.c_void_p()
         self.references = References()
         self.hosts = HostCalls(self.references)
-        self.functions: weakref.WeakSet[Function] = weakref.WeakSet()
+        self.closed = False
 
     def handle(self) -> int:
-        """The shim's handle. Raises ClosedError."""
+        """The shim's handle. Raises ClosedError; what another thread closes just now, the shim finds closed."""
         handle = self.raw.value
-        if handle is None:
+        if self.closed or handle is None:
             raise ClosedError("the instance is closed")
         return handle
 
     def close(self) -> None:
-        """Frees the instance. Again: no effect. Raises BusyError while it runs."""
+        """Gives up all that the instance has but its handle. Again: no effect. Raises BusyError while it runs."""
         if self.raw.value is None:
             return
-        if self.library.pw_instance_close(self.raw.value) == _abi.BUSY:
+        status = self.library.pw_instance_close(self.raw.value)
+        if status == _abi.BUSY:
             raise BusyError("the instance is running")
-        self.raw.value = None
-        self.hosts.let_go()
-        for function in list(self.functions):
-            function.retire()
+        self.closed = True
+        if status == _abi.OK:
+            self.hosts.let_go()
 
     def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
         if self.raw.value is not None and not finalizing():
-            self.library.pw_instance_close(self.raw.value)
+            self.library.pw_instance_free(self.raw.value)
             self.raw.value = None
             self.hosts.let_go()
             self.module.let_go()
+
+    def usable(self, status: int) -> int:
+        """The status; raises BusyError and ClosedError where it says that another thread uses the instance, or has closed it."""
+        if status in (_abi.BUSY, _abi.CLOSED):
+            self.refuse(status, "")
+        return status
 
     def raise_status(self, status: int) -> NoReturn:
         """Raises what a call's status stands for."""

@@ -47,7 +47,7 @@ class Instance:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self.live.raw.value is None
+        return self.live.closed
 
     def function(self, name: str) -> "Function":
         """An exported function, ready to be called many times. Raises NotExportedError."""
@@ -57,7 +57,7 @@ class Instance:
             if not isinstance(kind, FunctionType):
                 raise NotExportedError(f"the module exports no function {name!r}")
             handle = ctypes.c_void_p()
-            if self._library.pw_instance_function(self.live.handle(), _abi.name(name), handle) != _abi.OK:
+            if self.live.usable(self._library.pw_instance_function(self.live.handle(), _abi.name(name), handle)) != _abi.OK:
                 raise NotExportedError(f"the function {name!r} can't be called")
             assert handle.value is not None
             known = self._functions[name] = Function(self.live, name, kind, handle.value)
@@ -71,7 +71,7 @@ class Instance:
         """The value of an exported global. Raises NotExportedError, UnsupportedError for an externref."""
         kind, slots = self._global(name), _slots(2)
         status = self._library.pw_global_get(self.live.handle(), _abi.name(name), slots)
-        if status != _abi.OK:
+        if self.live.usable(status) != _abi.OK:
             raise UnsupportedError(f"a global of type {kind.value!r} can't be read from outside: {name!r}")
         (raw,) = slots_struct([kind.value]).unpack_from(slots)
         return lift(kind.value, raw, self._references)
@@ -82,7 +82,7 @@ class Instance:
         lowered = lower(kind.value, value, self._references, f"the global {name!r}")
         slots = _slots(2)
         slots_struct([kind.value]).pack_into(slots, 0, lowered)
-        if self._library.pw_global_set(self.live.handle(), _abi.name(name), slots) != _abi.OK:
+        if self.live.usable(self._library.pw_global_set(self.live.handle(), _abi.name(name), slots)) != _abi.OK:
             raise UnsupportedError(f"the global {name!r} can't be written from outside")
 
     def limit_fuel(self, fuel: int | None) -> None:
@@ -117,7 +117,7 @@ class Instance:
             self.live.raise_status(status)
 
     def close(self) -> None:
-        """Frees the instance, as its end does when nothing refers to it, its functions or its memory any more.
+        """Ends the instance, as is done when nothing refers to it, its functions or its memory any more.
 
         Again: no effect. Raises BusyError while it runs.
         """
@@ -140,7 +140,6 @@ class Function:
     """An exported function of one instance; `type` says what it takes and returns."""
 
     __slots__ = (
-        "__weakref__",
         "_call",
         "_free",
         "_handle",
@@ -157,8 +156,7 @@ class Function:
         self.name = name
         self.type = kind
         self._live = live
-        live.functions.add(self)
-        self._handle: int | None = handle
+        self._handle = handle
         self._free: list[tuple[Any, int]] = []  # buffers of slots; each call has one of its own
         self._call = _abi.library().pw_function_call
         self._pack_checked = packer(kind.params, live.references)
@@ -219,10 +217,6 @@ class Function:
         status = _abi.library().pw_function_call_each(self._handle, slots, count, done)
         if status:
             self._live.raise_status(status)
-
-    def retire(self) -> None:
-        """The instance is closed; for this package's own use."""
-        self._handle = None
 
     def _pack_carefully(self, slots: Any, values: tuple[Any, ...]) -> None:
         try:

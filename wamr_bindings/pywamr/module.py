@@ -29,17 +29,16 @@ class Module:
     def __init__(self, handle: int, *, compiled: bool) -> None:
         self._library = _abi.library()
         self._faults = compiled and b"bounds=hardware" in self._library.pw_aot_target()
-        self._library.pw_runtime_open()  # once more: WAMR stays for as long as the module does
-        self._handle: int | None = handle
-        self._dropped = False
-        self._lives: weakref.WeakSet[Live] = weakref.WeakSet()
+        self._handle = handle
+        self._closed = self._dropped = False
+        self._lives: weakref.WeakValueDictionary[int, Live] = weakref.WeakValueDictionary()
         self.imports: tuple[Import, ...] = self._read_imports()
         self.exports: tuple[Export, ...] = self._read_exports()
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._handle is None
+        return self._closed
 
     @property
     def custom_sections(self) -> tuple[tuple[str, bytes], ...]:
@@ -76,21 +75,23 @@ class Module:
         if missing:
             raise MissingImportError(tuple(missing))
         instance = Instance(self, self._live(), tuple(bound), stack_bytes, max_pages or 0)
-        self._lives.add(instance.live)
+        self._lives[id(instance.live)] = instance.live
         return instance
 
     def close(self) -> None:
-        """Closes every instance and frees the module. Again: no effect. Raises BusyError while one of them runs.
+        """Closes every instance and the module. Again: no effect. Raises BusyError while one of them runs.
 
         What nothing refers to any more, neither itself nor by an instance, is closed as well.
         """
-        if self._handle is None:
-            return
-        for live in list(self._lives):
-            live.close()
-        if self._library.pw_module_close(self._handle) != _abi.OK:
+        for reference in self._lives.valuerefs():
+            if (live := reference()) is not None:
+                live.close()
+        status = self._library.pw_module_close(self._handle)
+        if status == _abi.BUSY:
             raise BusyError("an instance of the module is running")
-        self._ended()
+        self._closed = True
+        if status == _abi.OK:
+            self._library.pw_runtime_close()
 
     def frames(self, stack_text: str, *, faulted: bool = False) -> tuple[WasmFrame, ...]:
         """The frames in the text of a stack, as WAMR writes it; for this package's own use.
@@ -106,12 +107,11 @@ class Module:
 
     def let_go(self) -> None:
         """An instance has ended that was the last to need this; for this package's own use."""
-        if self._dropped and self._handle is not None and self._library.pw_module_close(self._handle) == _abi.OK:
-            self._ended()
-
-    def _ended(self) -> None:
-        self._handle = None
-        self._library.pw_runtime_close()
+        if not self._dropped:
+            return
+        status = self._library.pw_module_free(self._handle)
+        if status == _abi.OK:  # it was not closed before
+            self._library.pw_runtime_close()
 
     def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
         if not finalizing():
@@ -125,7 +125,7 @@ class Module:
         self.close()
 
     def _live(self) -> int:
-        if self._handle is None:
+        if self._closed:
             raise ClosedError("the module is closed")
         return self._handle
 
@@ -163,11 +163,14 @@ def load(wasm: bytes, limit_bytes: int, places: bool) -> Module:
     """See `Runtime.load`."""
     if len(wasm) > limit_bytes:
         raise LoadError(f"the module is {len(wasm)} bytes, more than the limit of {limit_bytes}")
-    handle, error = ctypes.c_void_p(), _abi.error_buffer()
-    status = _abi.library().pw_module_load(wasm, len(wasm), places, handle, error, len(error))
+    library, handle, error = _abi.library(), ctypes.c_void_p(), _abi.error_buffer()
+    if library.pw_runtime_open() != _abi.OK:  # once more: WAMR stays for as long as the module does
+        raise PywamrError("WAMR could not start: not enough memory")
+    status = library.pw_module_load(wasm, len(wasm), places, handle, error, len(error))
     if status == _abi.OK:
         assert handle.value is not None
         return Module(handle.value, compiled=wasm.startswith(b"\0aot"))
+    library.pw_runtime_close()
     message = _abi.text(error.value)
     if status == _abi.BAD_MODULE:
         raise LoadError(message)

@@ -35,7 +35,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self._library = _abi.library()
-        self._modules: weakref.WeakSet[Module] = weakref.WeakSet()
+        self._modules: weakref.WeakValueDictionary[int, Module] = weakref.WeakValueDictionary()
         if self._library.pw_runtime_open() != _abi.OK:
             raise LibraryError("WAMR could not start: not enough memory")
         self._open = True
@@ -50,7 +50,7 @@ class Runtime:
         if not self._open:
             raise ClosedError("the runtime is closed")
         module = load(bytes(wasm), limit_bytes, places)
-        self._modules.add(module)
+        self._modules[id(module)] = module
         return module
 
     def take_log(self) -> str:
@@ -64,16 +64,17 @@ class Runtime:
 
         One that is dropped ends too; modules that are still referred to go on.
         """
-        if not self._open:
-            return
-        for module in list(self._modules):
-            module.close()
-        self._open = False
-        self._library.pw_runtime_close()
+        for reference in self._modules.valuerefs():
+            if (module := reference()) is not None:
+                module.close()
+        self._end()
 
     def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
-        if self._open and not finalizing():
-            self._open = False
+        if not finalizing():
+            self._end()
+
+    def _end(self) -> None:
+        if self.__dict__.pop("_open", False):  # once, whatever threads do
             self._library.pw_runtime_close()
 
     def __enter__(self) -> Self:
