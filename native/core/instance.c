@@ -547,7 +547,7 @@ pw_memory_write(pw_instance *instance, uint64_t offset, const char *content, uin
         return status;
     uint8_t *to = memory_at(instance, offset, size_bytes);
     if (to)
-        memcpy(to, content, size_bytes);
+        memcpy(to, content, (size_t)size_bytes);
     leave(instance);
     return to ? PW_OK : PW_NOT_FOUND;
 }
