@@ -353,6 +353,39 @@ function(wamr_ignore_bad_names)
     wamr_mend(core/iwasm/interpreter/wasm_loader.c "${call}            return false;\n" "${call}            if (error_buf)\n                error_buf[0] = 0;\n")
 endfunction()
 
+# WAMR 978ce3f, on Linux: code that was written is run without the processor being told. ARM's and RISC-V's fetch instructions from a cache of their
+# own, which may hold what was there before; emulators have none.
+function(wamr_tell_of_new_code)
+    set(nothing "    (void)start;\n    (void)len;\n")
+    wamr_mend(core/shared/platform/common/posix/posix_memmap.c "${nothing}" "    __builtin___clear_cache((char *)start, (char *)start + len);\n")
+endfunction()
+
+# WAMR 978ce3f, on RISC-V: takes it that the two instructions which add up to an address follow each other. LLVM keeps the upper half in a register
+# (loops with many constants), and the image was refused. The upper half notes what it stands for, and lower halves look for theirs.
+function(wamr_fix_riscv_addresses)
+    set(file core/iwasm/aot/arch/aot_reloc_riscv.c)
+    set(upper "            rv_add_val((uint16 *)addr, (imm_hi << 12));\n")
+    wamr_mend(${file} "${upper}" "${upper}            if (reloc_type == R_RISCV_PCREL_HI20)\n                break;\n")
+    set(lower "            if ((uintptr_t)addr - (uintptr_t)symbol_addr\n                    - (uintptr_t)reloc_addend\n                != 4) {\n                goto fail_addr_out_of_range;\n            }\n")
+    wamr_mend(${file} "${lower}" "            CHECK_RELOC_OFFSET(sizeof(uint32));\n            val = (int32)reloc_addend; /* by do_text_relocation */\n            if (val != reloc_addend) {\n                goto fail_addr_out_of_range;\n            }\n            rv_calc_imm(val, &imm_hi, &imm_lo);\n            rv_add_val((uint16 *)addr, reloc_type == R_RISCV_PCREL_LO12_I ? imm_lo << 20 : ((imm_lo >> 5) << 25) + ((imm_lo & 0x1f) << 7));\n")
+
+    set(file core/iwasm/aot/aot_loader.c)
+    set(riscv "#if defined(BUILD_TARGET_RISCV64_LP64D)\n")
+    set(each "    for (i = 0; i < group->relocation_count; i++, relocation++) {\n        int32 symbol_index = -1;\n")
+    set(twice "    const uint32 upper_half = 23, lower_half = 24, lower_half_store = 25; /* R_RISCV_PCREL_HI20, _LO12_I, _LO12_S */\n    for (i = 0; i < 2 * group->relocation_count; i++, relocation++) {\n        int32 symbol_index = -1;\n        if (i == group->relocation_count)\n            relocation = group->relocations;\n        bool lower = relocation->relocation_type == lower_half || relocation->relocation_type == lower_half_store;\n        if (lower != (i >= group->relocation_count))\n            continue;\n")
+    set(symbol "        symbol_len = (uint32)strlen(relocation->symbol_name);\n        if (symbol_len + 1 <= sizeof(symbol_buf))\n            symbol = symbol_buf;\n        else {\n            if (!(symbol = loader_malloc(symbol_len + 1, error_buf,\n                                         error_buf_size))) {\n                return false;\n            }\n        }\n        bh_memcpy_s(symbol, symbol_len, relocation->symbol_name, symbol_len);\n        symbol[symbol_len] = '\\0';\n\n#if WASM_ENABLE_STATIC_PGO")
+    wamr_mend(${file} "${each}${symbol}" "${riscv}${twice}#else\n${each}#endif\n${symbol}")
+    set(call "        if (!apply_relocation(\n                module, aot_text, aot_text_size, relocation->relocation_offset,\n                ")
+    set(notes "        int64 addend = relocation->relocation_addend;\n${riscv}        if (lower) {\n            uint64 where = (uint64)(uintptr_t)symbol_addr + (uint64)addend - (uint64)(uintptr_t)aot_text;\n            AOTRelocation *first = group->relocations, *behind = first + group->relocation_count, *upper = relocation;\n            while (upper > first && !(upper->relocation_type == upper_half && upper->relocation_offset == where))\n                upper--;\n            while (upper < behind && !(upper->relocation_type == upper_half && upper->relocation_offset == where))\n                upper++;\n            if (upper == behind) {\n                set_error_buf(error_buf, error_buf_size, \"half an address\");\n                return false;\n            }\n            addend = upper->relocation_addend;\n        }\n        else if (relocation->relocation_type == upper_half) {\n            relocation->relocation_addend = (int64)((uint64)(uintptr_t)symbol_addr + (uint64)addend - (uint64)(uintptr_t)aot_text - relocation->relocation_offset);\n        }\n#endif\n")
+    wamr_mend(${file} "${call}relocation->relocation_addend, relocation->relocation_type," "${notes}${call}addend, relocation->relocation_type,")
+endfunction()
+
+# WAMR 978ce3f, interpreting on 64 bits: a function's frame, which holds pointers, begins at any multiple of four. Processors that want more are
+# helped out by their firmware, slowly.
+function(wamr_align_frames)
+    wamr_mend(core/iwasm/interpreter/wasm_interp.h "return align_uint(frame_size, 4);" "return align_uint(frame_size, (unsigned)sizeof(void *));")
+endfunction()
+
 # WAMR 978ce3f, whose fast interpreter rewrites code: stacks tell places in what it wrote, and the place of a function's beginning where a fault of
 # the processor's ends it. The loader tells native/core/places.c of each instruction, and what may fault or end writes its place down. In the text of
 # stacks, in both modes, each frame's function has its index in the place of the frame's own number.
@@ -405,6 +438,9 @@ wamr_fix_room_for_parameters()
 wamr_fix_vector_results()
 wamr_fix_full_memory()
 wamr_fix_vector_on_stack()
+wamr_tell_of_new_code()
+wamr_fix_riscv_addresses()
+wamr_align_frames()
 wamr_take_zeros_in_names()
 wamr_ignore_bad_names()
 wamr_tell_places()

@@ -38,8 +38,20 @@ def _weighed(number: int, order: list[str]) -> str:
     return f"""(func (export "weighed{number}") (param {" ".join(order)}) (result f64) {total})"""
 
 
-MODULE = MODULE.replace("WEIGHED", "\n".join(_weighed(number, order) for number, order in enumerate(ORDERS)))
-KERNELS = ("crc32", "sha256", "sort", "matrix", "filter", "parse")
+def _series(length: int) -> str:
+    """A loop with many constants: more than there are registers, so that their addresses, or halves of them, are kept instead."""
+    turns = "".join(
+        f"(local.set $x (f64.add (f64.mul (local.get $x) (f64.const {1 / (7 + each)})) (f64.const {each + 0.3})))"
+        for each in range(length)
+    )
+    return f"""(func (export "series{length}") (param $n i32) (param $x f64) (result f64) (loop $again {turns}
+      (br_if $again (local.tee $n (i32.sub (local.get $n) (i32.const 1))))) (local.get $x))"""
+
+
+SERIES = (4, 16, 24, 40, 200)
+WEIGHED = [_weighed(number, order) for number, order in enumerate(ORDERS)]
+MODULE = MODULE.replace("WEIGHED", "\n".join([*WEIGHED, *map(_series, SERIES)]))
+KERNELS = ("crc32", "sha256", "sort", "matrix", "filter", "fir", "mix", "parse")
 
 
 def bits(value: float) -> str:
@@ -78,6 +90,7 @@ def floats(code: bytes) -> dict[str, list[str]]:
                 )
                 for number, order in enumerate(ORDERS)
             ],
+            "series": [bits(instance.call(f"series{length}", 3, 0.5)) for length in SERIES],
         }
     return found | {"seen": seen}
 
