@@ -190,6 +190,18 @@ function(wamr_optimise_fully)
               "if (comp_ctx->comp_data->func_count >= 10\n                    || ${rest}" "if (${rest}")
 endfunction()
 
+# WAMR 978ce3f: LLVM 19 gives a signalling NaN back as it is when it is rounded on RISC-V; core 2.0 wants a quiet one, which its sum with -0 is.
+function(wamr_fix_riscv_rounding)
+    set(file core/iwasm/compilation/aot_emit_numberic.c)
+    set(before "static bool\ncompile_op_float_math(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx,\n")
+    set(quiet "static LLVMValueRef\nquiet(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx, bool is_f32, LLVMValueRef value)\n{\n    if (strncmp(comp_ctx->target_arch, \"riscv\", 5) != 0)\n        return value;\n    return call_llvm_float_experimental_constrained_intrinsic(\n        comp_ctx, func_ctx, is_f32, is_f32 ? \"llvm.experimental.constrained.fadd.f32\" : \"llvm.experimental.constrained.fadd.f64\",\n        value, LLVMConstReal(is_f32 ? F32_TYPE : F64_TYPE, -0.0), comp_ctx->fp_rounding_mode, comp_ctx->fp_exception_behavior);\n}\n\n")
+    wamr_mend(${file} "${before}" "${quiet}${before}")
+    foreach(rounding ceil floor trunc rint)
+        set(call "is_f32 ? \"llvm.${rounding}.f32\" : \"llvm.${rounding}.f64\",\n                                ")
+        wamr_mend(${file} "${call}operand)," "${call}quiet(comp_ctx, func_ctx, is_f32, operand)),")
+    endforeach()
+endfunction()
+
 # WAMR 978ce3f on RISC-V: a float32 that goes into compiled code has zeros above it, where the processor wants ones and takes anything else
 # for a NaN; and floats for which the registers of their own do not suffice go to integer registers before they go to the stack.
 function(wamr_fix_riscv_floats)
@@ -425,6 +437,7 @@ wamr_fix_empty_memory()
 wamr_vectors_on_riscv()
 wamr_fix_vector_nan()
 wamr_fix_narrowing()
+wamr_fix_riscv_rounding()
 wamr_fix_riscv_floats()
 wamr_fix_arm_arguments()
 wamr_optimise_fully()
