@@ -130,7 +130,7 @@ class ModuleHost:
             exports = {each.name for each in module.exports}
             for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
                 if name in exports:
-                    self._instance.call(name)  # before anything else, and once
+                    self._run(self._instance.function(name))  # before anything else, and once
                     break
         except BaseException:
             self._runtime.close()
@@ -183,7 +183,7 @@ class ModuleHost:
         if "state" not in self.interfaces:
             return None
         save, post = self._functions("state", "save")
-        area = save()
+        area = self._run(save)
         state = self._read_list(area, STATE_LIMIT_BYTES, "the state")
         if post is not None:
             post(area)
@@ -195,14 +195,17 @@ class ModuleHost:
 
     # -- into the module
 
-    def _call(self, interface: str, function: str, *values: int) -> Outcome:
-        self._drop()
-        export, post = self._functions(interface, function)
+    def _run(self, function: Function, *values: int) -> Any:
         try:
-            area = export(*values)
+            return function(*values)
         finally:
             if self._wasi is not None:
                 self._wasi.end_lines()
+
+    def _call(self, interface: str, function: str, *values: int) -> Outcome:
+        self._drop()
+        export, post = self._functions(interface, function)
+        area = self._run(export, *values)
         try:
             failed = self._read(area, 1)[0]
             if failed > 1:

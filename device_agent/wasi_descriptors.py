@@ -24,7 +24,7 @@ class Lines:
             del self._rest[: end + (self._rest[end : end + 1] == b"\n")]
 
     def end(self) -> None:
-        """The rest becomes one too: the module has come to an end, for now."""
+        """The rest becomes one too: a call into the module has ended."""
         if self._rest:
             self.write(b"\n")
 

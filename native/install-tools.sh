@@ -29,7 +29,7 @@ if [ "${1:-}" = test ]; then
 fi
 if [ "${1:-}" = aotc ]; then
     need g++ g++
-    # Any of LLVM 14 to 19 will do; of those, 19 makes the fastest code and compiles the fewest things wrong.
+    # Any of LLVM 14 to 19 will do; of those, 19 makes the fastest code.
     [ -d /usr/lib/llvm-19/include/llvm-c ] || wanted="$wanted llvm-19-dev"
 fi
 if [ "${1:-}" = cross ]; then

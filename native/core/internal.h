@@ -54,7 +54,7 @@ struct pw_module {
     pw_places *places;
     pthread_mutex_t lock;  /* of what follows */
     bool closed;           /* the WAMR side is gone */
-    uint32_t open, freeing; /* instances that are not closed yet, not freed yet */
+    uint32_t open, kept;   /* instances that are not closed yet, not freed yet */
 };
 
 #define PW_TEXT_SIZE 8192
@@ -110,7 +110,7 @@ void pw_stop(pw_instance *instance);
 void pw_stop_listening(pw_instance *instance);
 /* Before and after an instance of the module is there, and is open: PW_OK or PW_CLOSED. */
 int32_t pw_module_join(pw_module *module);
-void pw_module_leave(pw_module *module, bool open, bool freeing);
+void pw_module_leave(pw_module *module, bool open, bool kept);
 /* Whether WAMR may be given these bytes: PW_OK, PW_BAD_MODULE or PW_UNSUPPORTED with the reason in `error`. */
 int32_t pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size);
 /* Makes the calling thread ready to run guest code; done once a thread. */

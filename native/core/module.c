@@ -285,10 +285,12 @@ pw_module_free(pw_module *module)
     if (!module)
         return PW_OK;
     pthread_mutex_lock(&module->lock);
-    int32_t status = module->freeing ? PW_BUSY : module->closed ? PW_CLOSED : PW_OK;
+    bool kept = module->kept > 0;
     pthread_mutex_unlock(&module->lock);
-    if (status != PW_BUSY)
-        discard(module);
+    if (kept)
+        return PW_BUSY;
+    int32_t status = pw_module_close(module);
+    discard(module);
     return status;
 }
 
@@ -299,18 +301,18 @@ pw_module_join(pw_module *module)
     bool closed = module->closed;
     if (!closed) {
         module->open++;
-        module->freeing++;
+        module->kept++;
     }
     pthread_mutex_unlock(&module->lock);
     return closed ? PW_CLOSED : PW_OK;
 }
 
 void
-pw_module_leave(pw_module *module, bool open, bool freeing)
+pw_module_leave(pw_module *module, bool open, bool kept)
 {
     pthread_mutex_lock(&module->lock);
     module->open -= open;
-    module->freeing -= freeing;
+    module->kept -= kept;
     pthread_mutex_unlock(&module->lock);
 }
 

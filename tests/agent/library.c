@@ -1,3 +1,4 @@
+/* What a C program does with files, folders and its output: tests/agent/test_wasi_library.py calls it. A failure is its line and errno. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -10,7 +10,7 @@ from tests.support.emulated import PYTHON
 
 STRESS = r"""
 import sys, threading, time
-from pywamr import BusyError, ClosedError, MissingImportError, PywamrError, Runtime, TerminatedError, Trap
+from pywamr import BusyError, ClosedError, Runtime, TerminatedError, Trap
 from tests.support.wat import wat
 
 sys.setswitchinterval(1e-6)

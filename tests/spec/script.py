@@ -153,7 +153,7 @@ class Script:
         try:
             self._current = self._load(command)
         except UnsupportedError:
-            self._current = "imports a memory, table or global, or a function of several results: refused by design"
+            self._current = "imports a function of several results: refused by design"
         except Skip as reason:
             self._current = str(reason)
         except Exception:
@@ -223,7 +223,7 @@ class Script:
                 raise AssertionError(f"trapped with {trap} instead of {command['text']}") from None
             return True
         except UnsupportedError as error:
-            raise Skip("imports a memory, table or global, or a function of several results: refused by design") from error
+            raise Skip("imports a function of several results: refused by design") from error
         raise AssertionError(f"{found} instead of the trap {command['text']}")
 
     _assert_uninstantiable = _assert_trap
