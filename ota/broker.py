@@ -1,6 +1,7 @@
 """The operator's connection to a broker: publish and wait, collect what is retained, follow what comes."""
 
 import contextlib
+import logging
 import queue
 import socket
 import ssl
@@ -26,6 +27,7 @@ WINDOW = 20
 MAX_PACKET_BYTES = 4 << 20
 WAITING_LIMIT_BYTES = 64 << 20  # of messages that nobody has taken yet; one beyond is dropped
 MESSAGE_OVERHEAD_BYTES = 500
+logger = logging.getLogger(__name__)
 
 
 class BrokerError(OtaError):
@@ -41,6 +43,7 @@ class Broker:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._incoming: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self._waiting_bytes, self._waiting_lock = 0, threading.Lock()
+        self._dropped = 0
         self._connected: queue.Queue[str | None] = queue.Queue()
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
@@ -76,6 +79,8 @@ class Broker:
         client.loop_stop()
         # Nothing of ours in it any more: so paho closes the rest as soon as we are gone, not at some collection of cycles.
         client.on_connect = client.on_connect_fail = client.on_message = client.on_socket_open = None
+        if self._dropped:
+            logger.warning("%d messages came faster than they could be taken, and were dropped", self._dropped)
 
     def publish_all(self, messages: list[tuple[str, bytes]], progress: Callable[[int], None] = lambda _: None) -> None:
         """Publishes retained messages, in order, and waits until the broker has them all; `progress` gets bytes done."""
@@ -144,7 +149,8 @@ class Broker:
         topic, payload = message.topic, bytes(message.payload)
         with self._waiting_lock:
             if self._waiting_bytes + _weight(topic, payload) > WAITING_LIMIT_BYTES:
-                return  # whoever floods the broker must not take the operator's memory
+                self._dropped += 1  # whoever floods the broker must not take the operator's memory
+                return
             self._waiting_bytes += _weight(topic, payload)
         self._incoming.put((topic, payload))
 

@@ -7,7 +7,7 @@ from ota.formats.broker_url import BrokerUrl
 from ota.workspace import Settings
 
 
-def test_a_flood_of_messages_takes_no_more_memory_than_is_allowed_and_does_not_end_the_connection():
+def test_a_flood_of_messages_takes_no_more_memory_than_is_allowed_and_does_not_end_the_connection(caplog):
     broker = Broker(Settings("test.example", BrokerUrl("127.0.0.1", 1, tls=False), "lab"))
     payload = bytes(MAX_PACKET_BYTES)
     for _ in range(100):
@@ -18,6 +18,8 @@ def test_a_flood_of_messages_takes_no_more_memory_than_is_allowed_and_does_not_e
     for _ in range(3):  # there is room again
         broker._on_message(None, None, SimpleNamespace(topic="t", payload=payload))
         assert [topic for topic, _ in broker.messages(5, quiet_s=0.01)] == ["t"]
+    broker.__exit__(None, None, None)
+    assert f"{100 - len(taken)} messages" in caplog.text
 
 
 def test_a_flood_of_empty_messages_has_an_end_too():

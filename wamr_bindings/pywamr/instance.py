@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pywamr import _abi
 from pywamr._live import Live
 from pywamr._values import Value, has_references, lift, lower, packer, slot_count, slots_struct
-from pywamr.errors import ArgumentError, BusyError, NotExportedError, UnsupportedError
+from pywamr.errors import ArgumentError, BusyError, ClosedError, NotExportedError, UnsupportedError
 from pywamr.memory import Memory
 from pywamr.types import FunctionType, GlobalType, Import, ValueType
 
@@ -42,6 +42,8 @@ class Instance:
         )
         if status != _abi.OK:
             live.raw.value = None
+            if status == _abi.CLOSED:
+                raise ClosedError("the module is closed")
             live.refuse(status, _abi.text(error.value))
 
     @property
