@@ -26,10 +26,7 @@ def seclude(channel: socket.socket) -> None:
     """First of all: no inherited descriptor but the channel, no core file, no signal from the terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1):
-        os.dup2(nothing, standard)
-    os.close(nothing)
+    _silence(0, 1)
     os.closerange(3, channel.fileno())
     os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -40,6 +37,7 @@ def give_up(memory_bytes: int, folders: Sequence[tuple[int, bool]] = (), *, devi
     """Before guest code: at most `memory_bytes` more memory and some headroom, a user of its own, no privileges, no files but in
     `folders`, no sockets, no processes. Returns the measures of MEASURES that are in force. Raises Refused DEVICE_UNAVAILABLE.
     """
+    _silence(2)  # the agent's own until now, for what Python had to say
     limit = _data_bytes() + memory_bytes + DATA_HEADROOM_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     writable = [descriptor for descriptor, write in folders if write]
@@ -48,6 +46,13 @@ def give_up(memory_bytes: int, folders: Sequence[tuple[int, bool]] = (), *, devi
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the call is enough
     own = _take_own_user(writable)
     return confine(folders, devices=devices) | own
+
+
+def _silence(*standard: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for each in standard:
+        os.dup2(nothing, each)
+    os.close(nothing)
 
 
 def _data_bytes() -> int:

@@ -21,12 +21,13 @@ from device_agent.frames import (
     WRITES_PER_EVENT,
     KeyWrite,
 )
+from device_agent.rates import Rate
 from device_agent.wasi import Wasi
 from ota.errors import OtaError
 from ota.formats.capabilities import TopicGrants, check_exports, check_imports, export_name, import_module
 from ota.formats.module import ModuleDescription
 from ota.formats.report import LEVELS
-from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, NotExportedError, Runtime, ValueType
+from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, MemoryType, NotExportedError, Runtime, ValueType
 
 _I32, _I64 = ValueType.I32, ValueType.I64
 _DEVICE_DENIED, _DEVICE_FAILED = 0, 1
@@ -44,6 +45,7 @@ _EXPORT_TYPES = {
     "_initialize": FunctionType((), ()),
     "__wasm_call_ctors": FunctionType((), ()),
 }
+_EXPORT_TYPES |= {f"cabi_post_{name}": FunctionType((_I32,), ()) for name in _EXPORT_TYPES if "#" in name}
 
 
 class ContractError(OtaError):
@@ -52,25 +54,6 @@ class ContractError(OtaError):
 
 class ModuleError(OtaError):
     """The module answered with an error; its text is the module's own."""
-
-
-class Rate:
-    """How often something may happen: so many times a second, a second's worth at once."""
-
-    def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.per_second = per_second
-        self._clock = clock
-        self._left, self._seen = float(per_second), clock()
-
-    def take(self) -> bool:
-        """Whether it may happen once more now."""
-        now = self._clock()
-        self._left = min(float(self.per_second), self._left + (now - self._seen) * self.per_second)
-        self._seen = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 @dataclass(frozen=True)
@@ -117,6 +100,7 @@ class ModuleHost:
         self._wasi = self._new_wasi() if "wasi" in self._capabilities.items else None
         self._instance: Instance | None = None
         self._known: dict[tuple[str, str], tuple[Function, Function | None]] = {}
+        self._fuel = limits.fuel
         self.host_calls = 0  # since the start
         self._runtime = Runtime()
         try:
@@ -124,8 +108,9 @@ class ModuleHost:
             check_imports([(each.module, each.name) for each in module.imports], self._capabilities)
             self.interfaces = check_exports(each.name for each in module.exports)
             _check_types(module.exports)
-            self._instance = module.instantiate(self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages)
-            self._instance.limit_fuel(limits.fuel or None)
+            self._instance = module.instantiate(
+                self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages, fuel=limits.fuel or None
+            )
             self._realloc = self._instance.function("cabi_realloc")
             exports = {each.name for each in module.exports}
             for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
@@ -160,15 +145,15 @@ class ModuleHost:
         """
         self._keys = dict(keys)
         if "state" in self.interfaces and state:
-            self._call("state", "restore", *self._lower(state))
+            self._call("state", "restore", state)
         if "startup" not in self.interfaces:
             return self._take()
         config = "\n".join(f"{key}={value}" for key, value in sorted(self._config.items())).encode()
-        return self._call("startup", "init", *self._lower(config))
+        return self._call("startup", "init", config)
 
     def handle(self, topic: str, payload: bytes) -> Outcome:
         """Hands over an event. Raises ModuleError when the module answers with an error, Trap, ContractError."""
-        return self._call("events", "handle", *self._lower(topic.encode()), *self._lower(payload))
+        return self._call("events", "handle", topic.encode(), payload)
 
     def tick(self, now_ns: int) -> Outcome:
         """Calls `timer.tick`, where the module has it."""
@@ -183,6 +168,7 @@ class ModuleHost:
         if "state" not in self.interfaces:
             return None
         save, post = self._functions("state", "save")
+        self._refuel()
         area = self._run(save)
         state = self._read_list(area, STATE_LIMIT_BYTES, "the state")
         if post is not None:
@@ -202,9 +188,17 @@ class ModuleHost:
             if self._wasi is not None:
                 self._wasi.end_lines()
 
-    def _call(self, interface: str, function: str, *values: int) -> Outcome:
+    def _refuel(self) -> None:
+        if self._fuel:
+            self._live().limit_fuel(self._fuel)
+
+    def _call(self, interface: str, function: str, *content: bytes | int) -> Outcome:
         self._drop()
+        self._refuel()
         export, post = self._functions(interface, function)
+        values: list[int] = []
+        for each in content:
+            values += self._lower(each) if isinstance(each, bytes) else (each,)
         area = self._run(export, *values)
         try:
             failed = self._read(area, 1)[0]
@@ -349,16 +343,16 @@ class ModuleHost:
         self._log(LEVELS[level], self._text(pointer, size)[:TEXT_LIMIT])
 
     def _publish(self, topic_at: int, topic_size: int, payload_at: int, payload_size: int, out: int) -> None:
-        topic, size = self._text(topic_at, topic_size), payload_size & 0xFFFFFFFF
+        topic, topic_size, size = self._text(topic_at, topic_size), topic_size & 0xFFFFFFFF, payload_size & 0xFFFFFFFF
         if not self._publish_grants.allow(topic):
             error = _PUBLISH_DENIED
         elif size > PAYLOAD_LIMIT_BYTES:
             error = _PUBLISH_TOO_LARGE
-        elif not self._has_room(size) or not self._message_rate.take():
+        elif not self._has_room(topic_size + size) or not self._message_rate.take():
             error = _PUBLISH_QUEUE_FULL
         else:
             self._messages.append((topic, self._read(payload_at, size)))
-            self._message_bytes += size
+            self._message_bytes += topic_size + size
             self._write(out, b"\0\0")
             return
         self._write(out, bytes((1, error)))
@@ -485,6 +479,8 @@ class ModuleHost:
 
 def _check_types(exports: tuple[Export, ...]) -> None:
     for export in exports:
+        if export.name == "memory" and not isinstance(export.type, MemoryType):
+            raise ContractError("export memory is not a memory")
         wanted = _EXPORT_TYPES.get(export.name)
         if wanted is not None and export.type != wanted:
             raise ContractError(f"export {export.name} has type {export.type}, the contract says {wanted}")

@@ -29,7 +29,8 @@ TEXT_LIMIT = 1000
 MESSAGES_PER_EVENT = 256
 WRITES_PER_EVENT = 1024
 KEY_LIMIT_BYTES = 256
-MESSAGE_BYTES_PER_EVENT = 256 * 1024
+MESSAGE_BYTES_PER_EVENT = 256 * 1024  # topics counted
+NUMBER_LIMIT = (1 << 53) - 1
 # To go to sleep and to be woken takes longer than most answers do: look for them first, where another processor can work on them.
 LOOK_NS = 100_000
 PROCESSORS = len(os.sched_getaffinity(0))
@@ -117,13 +118,16 @@ class Usage:
     memory_bytes: int = 0
 
 
+NO_USAGE = Usage()
+
+
 @dataclass(frozen=True)
 class Done:
     """From the worker: handled; what the module wants sent and kept."""
 
     messages: tuple[tuple[str, bytes], ...]
     writes: tuple[KeyWrite, ...]
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Refused:
     """From the worker: the module answered with an error. Nothing is sent or kept."""
 
     text: str
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ class Failed:
 
     reason: str
     detail: str
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True)
@@ -233,14 +239,14 @@ def encode_answer(answer: Answer) -> bytes:
             return _pack_done(answer)
         case Log(level, message):
             value: list[Any] = ["log", level, message[:TEXT_LIMIT]]
-        case Refused(text):
-            value = ["refused", text[:TEXT_LIMIT]]
+        case Refused(text, usage):
+            value = ["refused", text[:TEXT_LIMIT], usage.host_calls, usage.took_us, usage.memory_bytes]
         case Ready(interfaces, mode, measures):
             value = ["ready", sorted(interfaces), mode, sorted(measures)]
         case State(state):
             value = ["state", state]
-        case Failed(reason, detail):
-            value = ["failed", reason, detail[:TEXT_LIMIT]]
+        case Failed(reason, detail, usage):
+            value = ["failed", reason, detail[:TEXT_LIMIT], usage.host_calls, usage.took_us, usage.memory_bytes]
     return cbor.encode(value)
 
 
@@ -251,20 +257,34 @@ def decode_answer(data: bytes) -> Answer:
     match cbor.decode(data, "answer of a worker", FRAME_LIMIT_BYTES):
         case ["log", str() as level, str() as message] if level in LEVELS and len(message) <= TEXT_LIMIT:
             return Log(level, message)
-        case ["refused", str() as text] if len(text) <= TEXT_LIMIT:
-            return Refused(text)
+        case ["refused", str() as text, *numbers] if len(text) <= TEXT_LIMIT:
+            return Refused(text, _usage(numbers))
         case ["ready", list() as interfaces, ("interpreter" | "aot") as mode, list() as measures] if all(
             isinstance(each, str) for each in (*interfaces, *measures)
         ):
             return Ready(frozenset(interfaces), mode, frozenset(measures))
         case ["state", (bytes() | None) as state] if state is None or len(state) <= STATE_LIMIT_BYTES:
             return State(state)
-        case ["failed", str() as reason, str() as detail] if len(detail) <= TEXT_LIMIT:
-            return Failed(reason, detail)
+        case ["failed", str() as reason, str() as detail, *numbers] if len(detail) <= TEXT_LIMIT:
+            return Failed(reason, detail, _usage(numbers))
     raise malformed("answer of a worker", "not one that is known")
 
 
+def _usage(numbers: list[Any]) -> Usage:
+    match numbers:
+        case [int() as calls, int() as took_us, int() as memory_bytes] if all(0 <= each <= NUMBER_LIMIT for each in numbers):
+            return Usage(calls, took_us, memory_bytes)
+    raise malformed("answer of a worker", "a usage that is none")
+
+
+def size_of(event: Event) -> int:
+    """How long its packet is."""
+    return _EVENT_HEAD.size + len(event.topic.encode()) + len(event.payload)
+
+
 def _unpack_event(data: bytes) -> Event:
+    if len(data) > FRAME_LIMIT_BYTES:
+        raise malformed("event", f"it is longer than {FRAME_LIMIT_BYTES} bytes")
     try:
         _, size = _EVENT_HEAD.unpack_from(data)
         start = _EVENT_HEAD.size + size
@@ -292,7 +312,7 @@ def _pack_done(done: Done) -> bytes:
 def _unpack_done(data: bytes) -> Done:
     try:
         _, messages, writes, calls, took_us, memory_bytes = _DONE_HEAD.unpack_from(data)
-        if messages > MESSAGES_PER_EVENT or writes > WRITES_PER_EVENT or max(calls, took_us, memory_bytes) >= 1 << 53:
+        if messages > MESSAGES_PER_EVENT or writes > WRITES_PER_EVENT or max(calls, took_us, memory_bytes) > NUMBER_LIMIT:
             raise malformed("answer of a worker", "a number is beyond its limit")
         at, sent, kept = _DONE_HEAD.size, [], []
         for _ in range(messages):

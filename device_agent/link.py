@@ -91,7 +91,8 @@ class Link:
         if not self.online:
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.publish(topic, payload, retain=True), GOODBYE_S)
+            async with asyncio.timeout(GOODBYE_S):
+                await self.publish(topic, payload, retain=True)
         self._client.disconnect()
         await asyncio.sleep(0)  # lets the loop write it
 
@@ -168,10 +169,10 @@ class Link:
             while not self._lost.is_set():
                 if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                     break
-                try:
-                    await asyncio.wait_for(self._lost.wait(), min(self._config.keepalive_s / 6, MISC_MAX_S))
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    # Not wait_for: on Python 3.11 it forgets that it was cancelled when what it waits for comes at the same time.
+                    async with asyncio.timeout(min(self._config.keepalive_s / 6, MISC_MAX_S)):
+                        await self._lost.wait()
         finally:
             self._release()
 

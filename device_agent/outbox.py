@@ -1,6 +1,7 @@
 """Messages of modules on their way out: kept on disk, in order, until the broker has them; the oldest go when there is no room."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -95,10 +96,9 @@ class Outbox:
                 if await self._send(encode_messages(batch)) and await self._forget(batch):
                     continue
                 await asyncio.sleep(0.05)
-            try:
-                await asyncio.wait_for(self._written.wait(), RETRY_S if batch else None)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S if batch else None):  # not wait_for, see device_agent.link
+                    await self._written.wait()
 
     async def _forget(self, batch: list[Message]) -> bool:
         try:

@@ -18,9 +18,11 @@ from device_agent.contract import ContractError, ModuleError, ModuleHost
 from device_agent.devices import open_devices
 from device_agent.source_lines import SourceLines
 from ota.errors import OtaError
+from ota.formats import topics
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, import_module
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason
+from ota.formats.text import printable
 from ota.formats.wasm import read
 from pywamr import PywamrError, TerminatedError, Trap
 
@@ -47,6 +49,10 @@ def _read(path: Path) -> bytes:
         raise RunError(f"{path}: {error.strerror}") from error
 
 
+def _topic(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
 def run_module(module: Path, options: Options) -> int:
     """Starts the module, hands over each event, and prints what comes of it; returns the exit code.
 
@@ -54,10 +60,9 @@ def run_module(module: Path, options: Options) -> int:
     """
     wasm = _read(module)
     code = _read(options.image) if options.image is not None else wasm
-    events = options.events
-    pairs = [event.partition("=") for event in events]
-    if any(not separator for _, separator, _ in pairs):
-        raise RunError("an event is written TOPIC=PAYLOAD")
+    pairs = [os.fsencode(event).partition(b"=") for event in options.events]
+    if any(not separator or not topics.is_topic(_topic(topic)) for topic, separator, _ in pairs):
+        raise RunError("an event is written TOPIC=PAYLOAD, with a topic that something can be published on")
     show = _Printer(options.as_json)
     started = time.perf_counter()
 
@@ -74,7 +79,7 @@ def run_module(module: Path, options: Options) -> int:
                 begun = host.begin(b"", {})
             _show_outcome(show, "started", begun)
             limit = deadline.of(description.limits.deadline_ms / 1000)
-            handled = [_deliver(host, limit, show, topic, payload.encode()) for topic, _, payload in pairs]
+            handled = [_deliver(host, description, limit, show, _topic(topic), payload) for topic, _, payload in pairs]
             return 0 if all(handled) else 1
         except (Trap, ContractError, TerminatedError) as error:
             if isinstance(error, TerminatedError) and not deadline.passed:
@@ -170,8 +175,14 @@ class _Deadline:
         os._exit(1)
 
 
-def _deliver(host: ModuleHost, deadline: _Deadline, show: "_Printer", topic: str, payload: bytes) -> bool:
+def _deliver(
+    host: ModuleHost, description: ModuleDescription, deadline: _Deadline, show: "_Printer", topic: str, payload: bytes
+) -> bool:
     started = time.perf_counter()
+    wanted = description.capabilities.filters("subscribe")
+    if not any(topics.covers(each, topic) for each in wanted):
+        told = f"a board would not deliver {topic}: the module subscribes to {', '.join(wanted) or 'nothing'}"
+        sys.stderr.write(printable(told) + "\n")
     try:
         with deadline:
             outcome = host.handle(topic, payload)
@@ -207,14 +218,15 @@ def _describe(module: Path, wasm: bytes) -> ModuleDescription:
     if not path.exists():
         imported = {name for name, _ in read(wasm).imports}
         everything: dict[str, Any] = {name: {} for name in FUNCTIONS if import_module(name) in imported}
-        if "messaging" in everything:
-            everything["messaging"] = {"publish": ["#"], "subscribe": ["#"]}
+        everything["messaging"] = {"publish": ["#"], "subscribe": ["#"]}
         return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(everything, str(module)))
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: {error}") from error
     about = value.get("module", {})
+    if not isinstance(about, dict):
+        raise RunError(f"{path}: module is not a table")
     return ModuleDescription(
         name=str(about.get("name", module.stem)),
         version=str(about.get("version", "0.0.0")),
@@ -232,7 +244,9 @@ class _Printer:
     def __call__(self, what: str, **about: Any) -> None:
         if self._as_json:
             line = json.dumps({"what": what, **about}, ensure_ascii=False)
+            if not line.isprintable():
+                line = json.dumps({"what": what, **about})
         else:
-            line = f"{what:8} " + "  ".join(f"{key}={value}" for key, value in about.items())
+            line = printable(f"{what:8} " + "  ".join(f"{key}={value}" for key, value in about.items()))
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

@@ -5,6 +5,7 @@ once more; a second worker that dies of the same event has it taken away, so tha
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter, deque
@@ -193,6 +194,7 @@ class Supervisor:
                     await self._feed(worker)
 
     async def _feed(self, worker: Worker) -> None:
+        in_hand = ""
         try:
             if self._tick_is_due():
                 self._schedule_tick(worker)
@@ -200,6 +202,7 @@ class Supervisor:
             elif self._queue:
                 event = self._queue[0]
                 event.tries += 1
+                in_hand = event.topic
                 self.module_counters["events"] += 1
                 handled = await self._deliver(worker, worker.handle(event.topic, event.payload))
                 self._queue.popleft()
@@ -207,6 +210,8 @@ class Supervisor:
                 self.last_handled_ns = time.monotonic_ns()
         except WorkerFailed as failure:
             if not self._stopped:
+                if in_hand:
+                    failure.detail += f"; in hand was an event on {in_hand}"
                 self._give_up_on_poison(worker.spec)
                 self._failed(worker, failure)
 
@@ -215,6 +220,7 @@ class Supervisor:
             done = await call
         except EventRefused as error:
             logger.info("%s refused an event: %s", worker.spec.label, error)
+            self._account(error.usage)
             return False
         self._account(done.usage)
         await self.on_outcome(worker.spec, done)
@@ -232,6 +238,7 @@ class Supervisor:
             logger.error("an event on %s, in hand when %s failed, was taken away %s", event.topic, spec.label, why)
 
     def _failed(self, worker: Worker, failure: WorkerFailed) -> None:
+        self._account(failure.usage)
         self.counters["failures"] += 1
         self.module_counters["traps" if failure.reason is Reason.TRAPPED else "failures"] += 1
         self.on_failure(worker, failure)
@@ -258,10 +265,9 @@ class Supervisor:
         timeout_s = None
         if self._next_tick is not None and self._current is not None and self._current.alive:
             timeout_s = max(0.0, self._next_tick - time.monotonic())
-        try:
-            await asyncio.wait_for(self._wake.wait(), timeout_s)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):  # not wait_for, see device_agent.link
+                await self._wake.wait()
 
     async def _begin(self, worker: Worker, state: bytes) -> frames.Done:
         try:

@@ -473,8 +473,8 @@ class Wasi:
         self._write(
             out,
             struct.pack(
-                "<QQBxxxxxxxQQQQQ", about.st_dev, about.st_ino, file_type(about), about.st_nlink, about.st_size, about.st_atime_ns,
-                about.st_mtime_ns, about.st_ctime_ns,
+                "<QQBxxxxxxxQQQQQ", about.st_dev, about.st_ino, file_type(about), about.st_nlink, about.st_size,
+                *(max(0, each) for each in (about.st_atime_ns, about.st_mtime_ns, about.st_ctime_ns)),  # files older than 1970
             ),
         )  # fmt: skip
 

@@ -64,7 +64,7 @@ def file_type(about: os.stat_result) -> int:
 
 def times(about: os.stat_result, accessed: int, modified: int, flags: int) -> tuple[int, int]:
     """Times of access and change in nanoseconds, of the flags of *_filestat_set_times. Raises Errno."""
-    if flags & 3 == 3 or flags & 12 == 12:
+    if flags & 3 == 3 or flags & 12 == 12 or (flags & 1 and accessed < 0) or (flags & 4 and modified < 0):
         raise Errno(INVAL)
     now = time.time_ns()
     first = accessed if flags & 1 else now if flags & 2 else about.st_atime_ns

@@ -5,20 +5,20 @@ interpreted code and lets it tell where it was; a moment later the agent kills. 
 """
 
 import contextlib
+import errno
 import signal
 import socket
 import sys
 import time
 
 from device_agent import confinement, frames
-from device_agent.contract import ContractError, ModuleError, ModuleHost
+from device_agent.contract import ModuleError, ModuleHost
 from device_agent.devices import import_drivers, open_devices
-from ota.errors import OtaError
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
-from pywamr import LoadError, PywamrError, Runtime, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
+from pywamr import LoadError, Runtime, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
 
 # Workers are forked from a process that has imported this (device_agent.zygote).
 runtime_version()  # loads the library, starts nothing
@@ -80,6 +80,19 @@ def _where(stack: tuple[WasmFrame, ...]) -> str:
     return f" in {' < '.join(frame.function for frame in stack[:8])}" if stack else ""
 
 
+def _reason(error: Exception) -> tuple[Reason, str]:
+    match error:
+        case Refused():
+            return error.reason, error.detail
+        case LoadError() | UnsupportedError():
+            return Reason.MODULE_INVALID, str(error)
+        case Trap():
+            return Reason.TRAPPED, f"{error}{_where(error.stack)}"
+        case TerminatedError():
+            return Reason.DEADLINE_EXCEEDED, f"it was{_where(error.stack) or ' not in its own code'}"
+    return Reason.TRAPPED, f"{type(error).__name__}: {error}"
+
+
 class _Worker:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -94,31 +107,47 @@ class _Worker:
             signal.setitimer(signal.ITIMER_REAL, limit_s + GRACE_S)
             answer = self._answer(request)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            self._channel.send(frames.encode_answer(answer))
+            answer = self._send(answer)
             if isinstance(answer, frames.Failed):
                 return
 
+    def _send(self, answer: frames.Answer) -> frames.Answer:
+        """What was sent in the end: the way to the agent is narrower where the agent is not root."""
+        data = frames.encode_answer(answer)
+        try:
+            self._channel.send(data)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            answer = frames.Failed(Reason.TOO_LARGE.value, f"an answer of {len(data)} bytes: see net.core.wmem_max")
+            self._channel.send(frames.encode_answer(answer))
+        return answer
+
     def _answer(self, request: frames.Request) -> frames.Answer:
+        calls, started = self._host.host_calls if self._host else 0, time.perf_counter_ns()
+
+        def failed(reason: Reason, detail: str) -> frames.Failed:
+            return frames.Failed(reason.value, detail, self._usage(calls, started))
+
         try:
             if isinstance(request, frames.Start):
                 return self._start(request)
             if self._host is None:
                 return frames.Failed(Reason.START_FAILED.value, "no module was started")
-            return self._serve(self._host, request)
+            return self._serve(self._host, request, calls, started)
         except ModuleError as error:
             if isinstance(request, frames.Begin):
-                return frames.Failed(Reason.STATE_REFUSED.value, str(error))
-            return frames.Refused(str(error))
-        except Refused as error:
-            return frames.Failed(error.reason.value, error.detail)
-        except (LoadError, UnsupportedError) as error:
-            return frames.Failed(Reason.MODULE_INVALID.value, str(error))
-        except Trap as trap:
-            return frames.Failed(Reason.TRAPPED.value, f"{trap}{_where(trap.stack)}")
-        except TerminatedError as error:
-            return frames.Failed(Reason.DEADLINE_EXCEEDED.value, f"it was{_where(error.stack) or ' not in its own code'}")
-        except (ContractError, PywamrError, OtaError, MemoryError) as error:
-            return frames.Failed(Reason.TRAPPED.value, f"{type(error).__name__}: {error}")
+                return failed(Reason.STATE_REFUSED, str(error))
+            return frames.Refused(str(error), self._usage(calls, started))
+        except Exception as error:  # noqa: BLE001  (whatever guest code brings about is as bad as a trap, and is told)
+            return failed(*_reason(error))
+
+    def _usage(self, calls: int, started: int) -> frames.Usage:
+        """Since a request came, at which there had been so many calls of capabilities."""
+        took_us = (time.perf_counter_ns() - started) // 1000
+        if self._host is None:
+            return frames.Usage(0, took_us, 0)
+        return frames.Usage(self._host.host_calls - calls, took_us, self._host.memory_bytes)
 
     def _start(self, start: frames.Start) -> frames.Ready:
         description = ModuleDescription.from_bytes(start.description)
@@ -141,8 +170,7 @@ class _Worker:
         self._host.terminate_on(frames.TERMINATE)
         return frames.Ready(self._host.interfaces, "interpreter", measures)
 
-    def _serve(self, host: ModuleHost, request: frames.Request) -> frames.Answer:
-        calls, started = host.host_calls, time.perf_counter_ns()
+    def _serve(self, host: ModuleHost, request: frames.Request, calls: int, started: int) -> frames.Answer:
         match request:
             case frames.Event(topic, payload):
                 outcome = host.handle(topic, payload)
@@ -154,8 +182,7 @@ class _Worker:
                 outcome = host.begin(state, keys)
             case _:
                 return frames.State(host.save())
-        took_us = (time.perf_counter_ns() - started) // 1000
-        return frames.Done(outcome.messages, outcome.writes, frames.Usage(host.host_calls - calls, took_us, host.memory_bytes))
+        return frames.Done(outcome.messages, outcome.writes, self._usage(calls, started))
 
     def _log(self, level: str, message: str) -> None:
         self._channel.send(frames.encode_answer(frames.Log(level, message)))

@@ -16,8 +16,9 @@ from ota.formats.capabilities import TopicGrants
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
 
-LOGS_PER_REQUEST, LOGS_ENDURED = 200, 2000
+LOGS_OF_OURS = 10  # that a worker may write beside its module's
 PACKETS_AT_ONCE = 64
+_PACKET_OVERHEAD_BYTES = 64  # Linux, unix_dgram_sendmsg: all but 32 of the buffer's bytes
 _SNDBUFFORCE = 32  # socket(7); beyond what the system allows everybody
 logger = logging.getLogger(__name__)
 _receiver = frames.Receiver()  # for one packet at a time, of whichever worker
@@ -27,14 +28,22 @@ zygote = Zygote()
 class WorkerFailed(OtaError):
     """The worker is gone: it trapped, crashed, missed its deadline, or would not start. `reason` is the stable code."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason.value}: {detail}")
+    def __init__(self, reason: Reason, detail: str, usage: frames.Usage = frames.NO_USAGE) -> None:
+        super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+        self.usage = usage
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}"
 
 
 class EventRefused(OtaError):
-    """The module answered an event with an error; it goes on."""
+    """The module answered an event with an error, or the event is too large for it; it goes on."""
+
+    def __init__(self, text: str, usage: frames.Usage = frames.NO_USAGE) -> None:
+        super().__init__(text)
+        self.usage = usage
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Worker:
         self.lacking: tuple[str, ...] = ()  # measures of confinement that it has not
         self._log = log
         self._died = died
-        self._logged = 0
+        self._logged, self._may_log = 0, 0
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[frames.Answer] | None = None
         self._failure: WorkerFailed | None = None
@@ -84,8 +93,7 @@ class Worker:
         self._deadline_s = spec.description.limits.deadline_ms / 1000
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
-            for end in (self._channel, other):
-                _widen(end)
+            self._room = min(_widen(end) for end in (self._channel, other))  # bytes of one packet
             try:
                 self._process = zygote.fork(other)
             except OSError as error:
@@ -131,7 +139,10 @@ class Worker:
 
     async def handle(self, topic: str, payload: bytes) -> frames.Done:
         """Hands over an event. Raises WorkerFailed, EventRefused."""
-        return await self._effects(frames.Event(topic, payload), self._deadline_s)
+        event = frames.Event(topic, payload)
+        if (size := frames.size_of(event)) > self._room:
+            raise EventRefused(f"the event has {size} bytes, the way to a worker holds {self._room}")
+        return await self._effects(event, self._deadline_s)
 
     async def tick(self, now_ns: int) -> frames.Done:
         """Calls the module's timer. Raises WorkerFailed, EventRefused."""
@@ -159,7 +170,7 @@ class Worker:
                 raise self._fail(Reason.CRASHED, f"the worker answered with {wrong}, which it should have kept its module from")
             return answer
         if isinstance(answer, frames.Refused):
-            raise EventRefused(answer.text)
+            raise EventRefused(answer.text, answer.usage)
         raise self._fail(Reason.CRASHED, f"answered {type(answer).__name__} to {type(request).__name__}")
 
     def _beyond_its_grants(self, done: frames.Done) -> str:
@@ -167,7 +178,7 @@ class Worker:
         for topic, _ in done.messages:
             if not self._publish_grants.allow(topic):
                 return f"a message on {topic[:100]!r}"
-        if sum(len(payload) for _, payload in done.messages) > frames.MESSAGE_BYTES_PER_EVENT:
+        if sum(len(topic.encode()) + len(payload) for topic, payload in done.messages) > frames.MESSAGE_BYTES_PER_EVENT:
             return f"messages of more than {frames.MESSAGE_BYTES_PER_EVENT} bytes"
         if not done.writes:
             return ""
@@ -187,12 +198,13 @@ class Worker:
         if self._failure is not None:
             raise self._failure
         self._logged = 0
+        self._may_log = LOGS_OF_OURS + int(self.spec.description.limits.log_lines_per_s * (1 + deadline_s + frames.TERMINATE_S))
         waiting: asyncio.Future[frames.Answer] = self._loop.create_future()
         self._answer = waiting
         try:
             self._channel.send(frames.encode_request(request))
         except OSError as error:
-            self._fail(Reason.CRASHED, f"the worker is gone: {error.strerror}")
+            self._fail(Reason.CRASHED, f"{type(request).__name__} does not reach the worker: {error.strerror}")
         self._look_briefly()
 
         timer: asyncio.TimerHandle | None = None
@@ -250,12 +262,12 @@ class Worker:
             return
         if isinstance(answer, frames.Log):
             self._logged += 1
-            if self._logged > LOGS_ENDURED:
-                self._lost("the worker wrote log records without end")
-            elif self._logged <= LOGS_PER_REQUEST:
+            if self._logged > self._may_log:
+                self._lost("the worker wrote more log records than its module may")
+            else:
                 self._log(self.spec, answer.level, answer.message)
         elif isinstance(answer, frames.Failed):
-            self._lost(answer.detail, _reason(answer.reason))
+            self._lost(answer.detail, _reason(answer.reason), answer.usage)
         elif self._late:
             self._lost("")  # its module was told to end, and can't be called again
         elif self._answer is not None and not self._answer.done():
@@ -263,20 +275,20 @@ class Worker:
         else:
             self._lost("the worker spoke without being asked")
 
-    def _lost(self, why: str, reason: Reason = Reason.CRASHED) -> None:
+    def _lost(self, why: str, reason: Reason = Reason.CRASHED, usage: frames.Usage = frames.NO_USAGE) -> None:
         """It ended by itself, or at its deadline: whoever waits for an answer hears of it; when nobody does, `died` does."""
         idle = self._answer is None
         if self._late:
             why = f"{self._late}; {why}" if reason is Reason.DEADLINE_EXCEEDED else self._late
             reason = Reason.DEADLINE_EXCEEDED
-        failure = self._fail(reason, why)
+        failure = self._fail(reason, why, usage)
         if idle:
             self._died(self, failure)
 
-    def _fail(self, reason: Reason, detail: str) -> WorkerFailed:
+    def _fail(self, reason: Reason, detail: str, usage: frames.Usage = frames.NO_USAGE) -> WorkerFailed:
         """The end of this worker; the first reason stays."""
         if self._failure is None:
-            self._failure = WorkerFailed(reason, detail)
+            self._failure = WorkerFailed(reason, detail, usage)
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
             self._process.kill()
@@ -304,12 +316,13 @@ class FatalImages:
         return replace(spec, image=None, image_digest=b"") if spec.image_digest in self._digests else spec
 
 
-def _widen(end: socket.socket) -> None:
-    """Room for the largest packet, as far as may be."""
+def _widen(end: socket.socket) -> int:
+    """Room for the largest packet, as far as may be (net.core.wmem_max, where the agent is not root). How long one may be then."""
     try:
         end.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, frames.SOCKET_BUFFER_BYTES)
     except OSError:  # only root may
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BUFFER_BYTES)
+    return min(frames.FRAME_LIMIT_BYTES, end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _PACKET_OVERHEAD_BYTES)
 
 
 def _reason(code: str) -> Reason:

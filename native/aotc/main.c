@@ -196,6 +196,19 @@ compile(const aot_target *target, char *cpu, char *features, wasm_module_t modul
     return status;
 }
 
+static bool
+imports_functions_only(wasm_module_t module)
+{
+    for (int32_t i = 0; i < wasm_runtime_get_import_count(module); i++) {
+        wasm_import_t import;
+        memset(&import, 0, sizeof import);
+        wasm_runtime_get_import_type(module, i, &import);
+        if (import.kind != WASM_IMPORT_EXPORT_KIND_FUNC)
+            return false;
+    }
+    return true;
+}
+
 static int
 run(const aot_target *target, char *cpu, char *features, const char *in, const char *out)
 {
@@ -209,10 +222,12 @@ run(const aot_target *target, char *cpu, char *features, const char *in, const c
     pw_facts facts;
     bool good = pw_check_bytes(bytes, size, &facts, error, sizeof error) == PW_OK;
     wasm_module_t module = good ? wasm_runtime_load(bytes, size, error, sizeof error) : NULL;
-    if (module)
+    if (!module)
+        fail(in, error);
+    else if (imports_functions_only(module))
         status = compile(target, cpu, features, module, names_there, out);
     else
-        fail(in, error);
+        fail(in, "it imports a memory, a table or a variable: only functions can be imported");
     if (module)
         wasm_runtime_unload(module);
     free(bytes);

@@ -398,6 +398,35 @@ function(wamr_align_frames)
     wamr_mend(core/iwasm/interpreter/wasm_interp.h "return align_uint(frame_size, 4);" "return align_uint(frame_size, (unsigned)sizeof(void *));")
 endfunction()
 
+# WAMR 978ce3f runs a start function in an environment of its own, where neither fuel nor a signal reaches it; native/core/start.c does instead.
+function(wamr_leave_start)
+    wamr_mend(core/iwasm/interpreter/wasm_runtime.c "*start_func = module_inst->e->start_function;" "*start_func = NULL; /* pw_start */")
+    wamr_mend(core/iwasm/aot/aot_runtime.c "if (!module->start_function && !initialize_func" "if (/* pw_start */ !initialize_func")
+endfunction()
+
+# WAMR 978ce3f, interpreting: each call counts anew what it may do, those of host functions too, and what it has done is forgotten.
+function(wamr_keep_fuel)
+    set(file core/iwasm/interpreter/wasm_interp_fast.c)
+    wamr_mend(${file} "    if (instructions_left == 0) {  " "    if (exec_env->instructions_to_execute == 0) {")
+    wamr_mend(${file} "    else if (instructions_left > 0)  " "    else if (exec_env->instructions_to_execute > 0)")
+    wamr_mend(${file} "        instructions_left--;\n" "        exec_env->instructions_to_execute--;\n")
+    wamr_mend(${file} "    int instructions_left = -1;\n    if (exec_env) {\n        instructions_left = exec_env->instructions_to_execute;\n    }\n" "    /* what is left is counted where it is kept */\n")
+endfunction()
+
+# WAMR 978ce3f, loading: takes for v128.const whatever begins with its first byte and has 16 bytes to spare; takes flags of segments modulo 4 and 8;
+# has a word for a shared table, and takes it.
+function(wamr_check_flags)
+    set(file core/iwasm/interpreter/wasm_loader.c)
+    set(byte "                (void)read_uint8(p);\n\n                CHECK_BUF(p, p_end, 16);\n                wasm_runtime_read_v128(p, &high, &low);\n")
+    set(number "                uint32 vector_opcode;\n                read_leb_uint32(p, p_end, vector_opcode);\n                if (vector_opcode != 12) {\n                    set_error_buf(error_buf, error_buf_size, \"constant expression required\");\n                    goto fail;\n                }\n                CHECK_BUF(p, p_end, 16);\n                wasm_runtime_read_v128(p, &high, &low);\n")
+    wamr_mend(${file} "${byte}" "${number}")
+    set(refuse "{\n                set_error_buf(error_buf, error_buf_size, \"invalid flags of a segment\");\n                return false;\n            }\n")
+    wamr_mend(${file} "            /* last three bits */\n" "            if (table_segment->mode > 7) ${refuse}")
+    wamr_mend(${file} "            mem_flag = mem_index & 0x03;\n" "            if (mem_index > 2) ${refuse}            mem_flag = mem_index;\n")
+    set(shared "                                      \"tables cannot be shared\", is_aot);\n")
+    wamr_mend(core/iwasm/common/wasm_loader_common.c "${shared}" "${shared}            return false;\n")
+endfunction()
+
 # WAMR 978ce3f, whose fast interpreter rewrites code: stacks tell places in what it wrote, and the place of a function's beginning where a fault of
 # the processor's ends it. The loader tells native/core/places.c of each instruction, and what may fault or end writes its place down. In the text of
 # stacks, in both modes, each frame's function has its index in the place of the frame's own number.
@@ -457,5 +486,8 @@ wamr_align_frames()
 wamr_take_zeros_in_names()
 wamr_ignore_bad_names()
 wamr_tell_places()
+wamr_leave_start()
+wamr_keep_fuel()
+wamr_check_flags()
 wamr_make_vectors()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

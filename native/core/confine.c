@@ -5,6 +5,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -47,12 +48,6 @@ static const int always[] = {
     SYS_clock_nanosleep, SYS_nanosleep, SYS_getrandom, SYS_getpid, SYS_gettid, SYS_exit, SYS_exit_group, SYS_setitimer,
     SYS_sched_yield, SYS_sendto, SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_ppoll, SYS_pselect6,
     SYS_set_robust_list, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid, SYS_dup,
-#ifdef SYS_mmap
-    SYS_mmap,
-#endif
-#ifdef SYS_mmap2
-    SYS_mmap2,
-#endif
 #ifdef SYS_poll
     SYS_poll,
 #endif
@@ -97,6 +92,13 @@ static const int always[] = {
 #endif
 };
 
+/* Allowed for memory of one's own only: what is shared no limit counts. */
+#ifdef SYS_mmap2
+#define MAP_CALL SYS_mmap2
+#else
+#define MAP_CALL SYS_mmap
+#endif
+
 /* For open descriptors of devices and folders. */
 static const int descriptors[] = {
     SYS_ioctl, SYS_fcntl, SYS_fstat, SYS_pread64, SYS_pwrite64, SYS_fsync, SYS_fdatasync,
@@ -137,11 +139,12 @@ allow(struct sock_filter *at, const int *calls, size_t count)
     return at;
 }
 
-/* Every call that is not on the list fails with EPERM; a signal may go to this process alone. */
+/* Every call that is not on the list fails with EPERM; a signal may go to this process alone, and memory is mapped
+ * for it alone. */
 static bool
 filter_calls(uint32_t needs)
 {
-    struct sock_filter program[16 + 2 * (COUNT(always) + COUNT(descriptors) + COUNT(paths))], *at = program;
+    struct sock_filter program[20 + 2 * (COUNT(always) + COUNT(descriptors) + COUNT(paths))], *at = program;
     *at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
     *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0);
     *at++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
@@ -154,6 +157,11 @@ filter_calls(uint32_t needs)
     *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_tgkill, 0, 3);
     *at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0]));
     *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)getpid(), 0, 1);
+    *at++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MAP_CALL, 0, 4);
+    *at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3]));
+    *at++ = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, MAP_TYPE);
+    *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MAP_PRIVATE, 0, 1);
     *at++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     *at++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
     struct sock_fprog filter = { (unsigned short)(at - program), program };

@@ -5,6 +5,10 @@
 #include <string.h>
 
 #define ARGUMENT_CELLS 32 /* calls that need no more use the C stack */
+#define NESTED_LIMIT 100  /* calls into guest code from host functions that guest code called: Python's own limit ends in odd places */
+
+static const char too_deep[] = "native stack overflow";
+static _Thread_local uint32_t nested __attribute__((tls_model("initial-exec")));
 
 #if PW_HARDWARE_BOUNDS
 /* WAMR, core/iwasm/common/wasm_runtime_common.h: the environment whose guest code the calling thread is in. */
@@ -118,7 +122,10 @@ pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
     const pw_import *import = wasm_runtime_get_function_attachment(env);
     wasm_module_inst_t wamr = wasm_runtime_get_module_inst(env);
     pw_instance *instance = wasm_runtime_get_custom_data(wamr);
-    instance->wamr = wamr; /* in a start function it is not known yet, and a host function may need the memory */
+    if ((uintptr_t)__builtin_frame_address(0) < pw_host_floor) {
+        wasm_runtime_set_exception(wamr, too_deep);
+        return;
+    }
 #if PW_HARDWARE_BOUNDS
     /* Host code is not guest code: its faults are its own, and it may enter another instance. */
     struct WASMExecEnv *running = wasm_runtime_get_exec_env_tls();
@@ -169,7 +176,7 @@ take_exception(pw_instance *instance)
     static const char prefix[] = "Exception: ";
     if (text && strncmp(text, prefix, sizeof prefix - 1) == 0)
         text += sizeof prefix - 1;
-    pw_error_set(instance->message, sizeof instance->message, "%s", text ? text : "");
+    pw_error_set(pw_last.message, sizeof pw_last.message, "%s", text ? text : "");
     wasm_runtime_clear_exception(instance->wamr);
     if (atomic_load(&instance->terminated)) {
         if (instance->depth > 1)
@@ -184,8 +191,7 @@ take_exception(pw_instance *instance)
 }
 
 static int32_t
-check_hosts(const pw_module *module, const pw_host_function *hosts, uint32_t host_count, const pw_failure *failure, char *error,
-            uint32_t error_size)
+check_hosts(const pw_module *module, const pw_host_function *hosts, uint32_t host_count, char *error, uint32_t error_size)
 {
     if (host_count != module->function_count || (host_count && !hosts))
         return PW_BAD_ARGUMENT;
@@ -195,7 +201,7 @@ check_hosts(const pw_module *module, const pw_host_function *hosts, uint32_t hos
             pw_error_set(error, error_size, "no host function for import %s.%s", import->module, import->name);
             return PW_MISSING_IMPORT;
         }
-        if ((hosts[i].values && !import->direct) || (!hosts[i].native && (!failure || !pw_python_is_set())))
+        if ((hosts[i].values && !import->direct) || (!hosts[i].native && !pw_python_is_set()))
             return PW_BAD_ARGUMENT;
     }
     return PW_OK;
@@ -214,7 +220,6 @@ discard(pw_instance *instance)
     }
     pthread_mutex_destroy(&instance->lock);
     free(instance->hosts);
-    free(instance->stack);
     free(instance);
 }
 
@@ -225,17 +230,14 @@ shut(pw_instance *instance)
     pthread_mutex_lock(&instance->lock);
     wasm_exec_env_t env = instance->env;
     wasm_module_inst_t wamr = instance->wamr;
-    pw_text *stack = instance->stack;
     instance->env = NULL;
     instance->wamr = NULL;
-    instance->stack = NULL;
     pthread_mutex_unlock(&instance->lock);
     pw_stop_listening(instance);
     if (env)
         wasm_runtime_destroy_exec_env(env);
     if (wamr)
         wasm_runtime_deinstantiate(wamr);
-    free(stack);
 }
 
 static wasm_memory_inst_t
@@ -252,25 +254,32 @@ memory_size(const pw_instance *instance)
 }
 
 static int32_t
-instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, char *error, uint32_t error_size)
+instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, int32_t fuel)
 {
     struct InstantiationArgs2 *args = NULL;
     if (!pw_thread_ready() || !wasm_runtime_instantiation_args_create(&args))
         return PW_NO_MEMORY;
+    char *error = pw_last.message;
+    uint32_t error_size = sizeof pw_last.message;
     wasm_runtime_instantiation_args_set_default_stack_size(args, stack_bytes);
     wasm_runtime_instantiation_args_set_max_memory_pages(args, max_pages);
-    wasm_runtime_instantiation_args_set_custom_data(args, instance); /* the start function may call out */
-    (void)enter(instance); /* nobody else knows it yet */
-    pw_text *outer = pw_capture;
-    pw_capture = instance->stack;
+    wasm_runtime_instantiation_args_set_custom_data(args, instance);
+    pw_text_clear(pw_last.stack);
     instance->wamr = wasm_runtime_instantiate_ex2(instance->module->wamr, args, error, error_size);
-    pw_capture = outer;
-    leave(instance);
     wasm_runtime_instantiation_args_destroy(args);
     if (!instance->wamr)
-        return instance->host_failed ? PW_HOST_ERROR : PW_TRAP;
+        return PW_TRAP;
     instance->env = wasm_runtime_create_exec_env(instance->wamr, stack_bytes);
-    return instance->env ? call_imported_start(instance) : PW_NO_MEMORY;
+    if (!instance->env)
+        return PW_NO_MEMORY;
+    wasm_runtime_set_instruction_count_limit(instance->env, fuel);
+    (void)enter(instance); /* nobody else knows it yet */
+    pw_text *outer = pw_capture;
+    pw_capture = pw_last.stack;
+    int32_t status = pw_start(instance) ? call_imported_start(instance) : take_exception(instance);
+    pw_capture = outer;
+    leave(instance);
+    return status;
 }
 
 /* WAMR only keeps a memory from growing beyond the limit. Of an image it can be told no sooner than when it is there. */
@@ -285,8 +294,8 @@ check_pages(uint64_t pages, uint32_t max_pages, char *error, uint32_t error_size
 }
 
 int32_t
-pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, pw_failure *failure,
-                 uint32_t stack_bytes, uint32_t max_pages, pw_instance **out, char *error, uint32_t error_size)
+pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
+                 uint32_t max_pages, int32_t fuel, pw_instance **out, char *error, uint32_t error_size)
 {
     pw_error_set(error, error_size, "%s", "");
     if (!module || !out || stack_bytes == 0)
@@ -294,7 +303,7 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     *out = NULL;
     int32_t status = check_pages(module->facts.memory_pages, max_pages, error, error_size);
     if (status == PW_OK)
-        status = check_hosts(module, hosts, host_count, failure, error, error_size);
+        status = check_hosts(module, hosts, host_count, error, error_size);
     if (status != PW_OK)
         return status;
     status = pw_module_join(module);
@@ -306,12 +315,9 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
         return PW_NO_MEMORY;
     }
     instance->module = module;
-    instance->fuel = -1;
-    instance->failure = failure;
     instance->hosts = calloc(host_count + 1, sizeof *instance->hosts);
-    instance->stack = calloc(1, sizeof *instance->stack);
     pthread_mutex_init(&instance->lock, NULL);
-    if (!instance->hosts || !instance->stack) {
+    if (!instance->hosts) {
         discard(instance);
         pw_module_leave(module, true, true);
         return PW_NO_MEMORY;
@@ -319,7 +325,7 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
     if (host_count)
         memcpy(instance->hosts, hosts, host_count * sizeof *hosts);
     *out = instance; /* already valid for pw_memory_*, should the start function call out */
-    status = instantiate(instance, stack_bytes, max_pages, error, error_size);
+    status = instantiate(instance, stack_bytes, max_pages, fuel < 0 ? -1 : fuel);
     if (status == PW_OK)
         status = check_pages(memory_size(instance) / 65536, max_pages, error, error_size);
     if (status != PW_OK) {
@@ -417,8 +423,6 @@ static int32_t
 call_once(pw_instance *instance, pw_function *function, uint64_t *slots, uint32_t *cells)
 {
     slots_to_cells(function->params, slots, cells);
-    if (instance->depth == 1)
-        wasm_runtime_set_instruction_count_limit(instance->env, instance->fuel);
     if (!wasm_runtime_call_wasm(instance->env, function->wamr, function->param_cells, cells))
         return take_exception(instance);
     if (atomic_load(&instance->terminated))
@@ -434,8 +438,15 @@ pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, ui
         return PW_BAD_ARGUMENT;
     *done = 0;
     pw_instance *instance = function->instance;
+    if (!pw_thread_ready())
+        return PW_NO_MEMORY;
+    pw_text_clear(pw_last.stack);
     if (atomic_load(&instance->terminated))
         return PW_TERMINATED;
+    if (nested == NESTED_LIMIT) {
+        pw_error_set(pw_last.message, sizeof pw_last.message, "%s", too_deep);
+        return PW_TRAP;
+    }
     int32_t status = enter(instance);
     if (status != PW_OK)
         return status;
@@ -444,15 +455,16 @@ pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, ui
     status = PW_NO_MEMORY;
     if (function->cells > ARGUMENT_CELLS)
         cells = malloc(function->cells * sizeof *cells);
-    if (cells && pw_thread_ready()) {
+    if (cells) {
         pw_text *outer = pw_capture;
-        pw_capture = instance->stack;
-        pw_text_clear(instance->stack);
+        pw_capture = pw_last.stack;
+        nested++;
         status = PW_OK;
         for (; status == PW_OK && *done < count; slots += function->width) {
             status = call_once(instance, function, slots, cells);
             *done += status == PW_OK;
         }
+        nested--;
         pw_capture = outer;
     }
     if (cells != local)
@@ -473,7 +485,11 @@ pw_instance_fuel_set(pw_instance *instance, int32_t fuel)
 {
     if (!instance)
         return PW_BAD_ARGUMENT;
-    instance->fuel = fuel < 0 ? -1 : fuel;
+    int32_t status = enter(instance);
+    if (status != PW_OK)
+        return status;
+    wasm_runtime_set_instruction_count_limit(instance->env, fuel < 0 ? -1 : fuel);
+    leave(instance);
     return PW_OK;
 }
 
@@ -484,20 +500,6 @@ pw_instance_terminate(pw_instance *instance)
         return;
     pthread_mutex_lock(&instance->lock);
     pw_stop(instance);
-    pthread_mutex_unlock(&instance->lock);
-}
-
-void
-pw_instance_trap_get(pw_instance *instance, char *message, uint32_t message_size, char *stack, uint32_t stack_size)
-{
-    pw_error_set(message, message_size, "%s", "");
-    pw_error_set(stack, stack_size, "%s", "");
-    if (!instance)
-        return;
-    pthread_mutex_lock(&instance->lock);
-    pw_error_set(message, message_size, "%s", instance->message);
-    if (instance->stack)
-        pw_error_set(stack, stack_size, "%s", instance->stack->bytes);
     pthread_mutex_unlock(&instance->lock);
 }
 

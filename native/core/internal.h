@@ -84,16 +84,25 @@ struct pw_instance {
     wasm_module_inst_t wamr;
     wasm_exec_env_t env;
     pw_host_function *hosts;
-    pw_failure *failure;
     pw_function *functions;
     atomic_uintptr_t owner; /* the thread whose call is in progress; 0: none; PW_OWNER_CLOSED */
     uint32_t depth;         /* nested calls in progress; the owner's */
-    int32_t fuel;           /* branches and calls of one call from outside; negative: no limit */
     bool host_failed;
     atomic_bool terminated;
-    char message[256];
-    pw_text *stack;
 };
+
+/* What ended the calling thread's last call: an instance may be another thread's by the time that somebody asks. */
+typedef struct pw_ended {
+    char message[256];
+    pw_text *stack; /* there once the thread is ready */
+    void *failure; /* what a host function raised, or returned and should not: a reference; NULL for none */
+    uint32_t import_index;
+    bool raised;
+} pw_ended;
+extern _Thread_local pw_ended pw_last;
+
+/* Below this address of the calling thread's stack no host function is entered: it is owed as much room as guest code had. */
+extern _Thread_local uintptr_t pw_host_floor __attribute__((tls_model("initial-exec")));
 
 /* Where the calling thread's WAMR output goes; NULL sends it to the log. */
 extern _Thread_local pw_text *pw_capture;
@@ -113,6 +122,8 @@ int32_t pw_module_join(pw_module *module);
 void pw_module_leave(pw_module *module, bool open, bool kept);
 /* Whether WAMR may be given these bytes: PW_OK, PW_BAD_MODULE or PW_UNSUPPORTED with the reason in `error`. */
 int32_t pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error, uint32_t error_size);
+/* Runs the start function, unless it is an import; false when it trapped. */
+bool pw_start(pw_instance *instance);
 /* Makes the calling thread ready to run guest code; done once a thread. */
 bool pw_thread_ready(void);
 bool pw_python_is_set(void);

@@ -24,11 +24,10 @@ pw_python_is_set(void)
 static void
 fail(pw_instance *instance, const pw_import *import, void *object, bool raised)
 {
-    pw_failure *failure = instance->failure;
-    void *before = failure->object; /* none, or one that nobody asked for */
-    failure->object = object;
-    failure->import_index = import->index;
-    failure->raised = raised;
+    void *before = pw_last.failure; /* none, or one that nobody asked for */
+    pw_last.failure = object;
+    pw_last.import_index = import->index;
+    pw_last.raised = raised;
     instance->host_failed = true;
     python.Py_DecRef(before);
 }
@@ -91,6 +90,19 @@ void *
 pw_python_int(int32_t value)
 {
     return python.PyLong_FromLongLong(value);
+}
+
+void *
+pw_failure_take(uint32_t *import_index, uint32_t *raised)
+{
+    void *found = pw_last.failure;
+    *import_index = pw_last.import_index;
+    *raised = found ? pw_last.raised : 2;
+    if (!found)
+        return pw_python_int(PW_NOT_FOUND);
+    pw_last.failure = NULL;
+    pw_text_clear(pw_last.stack);
+    return found;
 }
 
 void

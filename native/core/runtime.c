@@ -2,6 +2,7 @@
 #include "internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static pthread_mutex_t runtime_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -11,6 +12,11 @@ static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static pw_text log_text;
 
 _Thread_local pw_text *pw_capture;
+_Thread_local pw_ended pw_last;
+_Thread_local uintptr_t pw_host_floor __attribute__((tls_model("initial-exec")));
+
+/* WAMR, core/shared/platform/include/platform_api_vmcore.h: the lowest address of the calling thread's stack, asked for once. */
+uint8_t *os_thread_get_stack_boundary(void);
 
 void
 pw_text_clear(pw_text *text)
@@ -101,7 +107,22 @@ pw_runtime_version(void)
     return text;
 }
 
-#if PW_HARDWARE_BOUNDS
+void
+pw_ended_get(char *message, uint32_t message_size, char *stack, uint32_t stack_size)
+{
+    pw_error_set(message, message_size, "%s", pw_last.message);
+    pw_error_set(stack, stack_size, "%s", pw_last.stack ? pw_last.stack->bytes : "");
+    if (pw_last.stack)
+        pw_text_clear(pw_last.stack);
+}
+
+static void
+find_host_floor(void)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0), lowest = (uintptr_t)os_thread_get_stack_boundary();
+    pw_host_floor = lowest + (here - lowest) / 2;
+}
+
 static pthread_key_t thread_key;
 static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
 
@@ -109,7 +130,11 @@ static void
 thread_ended(void *unused)
 {
     (void)unused;
+    free(pw_last.stack);
+    pw_last.stack = NULL;
+#if PW_HARDWARE_BOUNDS
     wasm_runtime_destroy_thread_env();
+#endif
 }
 
 static void
@@ -118,21 +143,28 @@ make_thread_key(void)
     pthread_key_create(&thread_key, thread_ended);
 }
 
-bool
-pw_thread_ready(void)
+static bool
+wamr_ready(void)
 {
-    if (wasm_runtime_thread_env_inited())
-        return true;
-    pthread_once(&thread_once, make_thread_key);
-    return wasm_runtime_init_thread_env() && pthread_setspecific(thread_key, &thread_key) == 0;
-}
+#if PW_HARDWARE_BOUNDS
+    return wasm_runtime_thread_env_inited() || wasm_runtime_init_thread_env();
 #else
+    return true;
+#endif
+}
+
 bool
 pw_thread_ready(void)
 {
-    return true;
+    if (!pw_last.stack) {
+        find_host_floor();
+        pthread_once(&thread_once, make_thread_key);
+        pw_last.stack = calloc(1, sizeof *pw_last.stack);
+        if (!pw_last.stack || pthread_setspecific(thread_key, &thread_key) != 0)
+            return false;
+    }
+    return wamr_ready();
 }
-#endif
 
 int32_t
 pw_runtime_open(void)

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PW_ABI_VERSION 5
+#define PW_ABI_VERSION 6
 #define PW_API __attribute__((visibility("default")))
 
 /* Host functions with at most this many parameters, all integers, are called with their values instead of a slot array. */
@@ -31,8 +31,8 @@ typedef struct pw_function pw_function;
 
 typedef enum pw_status {
     PW_OK = 0,
-    PW_TRAP = 1,           /* the guest trapped: pw_instance_trap_get */
-    PW_HOST_ERROR = 2,     /* a host function failed: pw_failure says how */
+    PW_TRAP = 1,           /* the guest trapped: pw_ended_get */
+    PW_HOST_ERROR = 2,     /* a host function failed: pw_failure_take */
     PW_BAD_MODULE = 3,     /* the bytes are not a module that WAMR accepts */
     PW_MISSING_IMPORT = 4, /* an import was given no host function */
     PW_UNSUPPORTED = 5,    /* a well-formed module asks for what this interface refuses */
@@ -89,13 +89,6 @@ typedef struct pw_host_function {
     void (*native)(uint64_t *slots);
 } pw_host_function;
 
-/* How a host function failed. */
-typedef struct pw_failure {
-    void *object;          /* the exception, or the result that does not fit; a reference that belongs to who reads it */
-    uint32_t import_index; /* which import, counted among the functions */
-    uint32_t raised;       /* 1: an exception */
-} pw_failure;
-
 /* What a confined process has; which of them depends on the kernel. */
 enum { PW_NO_NEW_PRIVILEGES = 1, PW_SECCOMP = 2, PW_LANDLOCK = 4 };
 /* What a process needs that is else refused: calls on open device descriptors; calls on files in granted folders. */
@@ -138,12 +131,10 @@ PW_API int32_t pw_module_custom_section_get(const pw_module *module, uint32_t in
 
 /* Before host functions are Python callables. */
 PW_API void pw_python_set(const pw_python *python);
-/* Instantiates and runs the start function. `hosts` has one entry for each function import and is copied; `failure` is where a Python
- * callable that fails is found, for as long as the instance lives, and NULL without such ones.
- * stack_bytes: operand stack; max_pages: 0 keeps the module's own limit, else lowers it. */
-PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, pw_failure *failure,
-                                uint32_t stack_bytes, uint32_t max_pages, pw_instance **instance, char *error,
-                                uint32_t error_size);
+/* Instantiates and runs the start function. `hosts` has one entry for each function import and is copied.
+ * stack_bytes: operand stack; max_pages: 0 keeps the module's own limit, else lowers it; fuel: see pw_instance_fuel_set. */
+PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
+                                uint32_t max_pages, int32_t fuel, pw_instance **instance, char *error, uint32_t error_size);
 /* Ends an instance: PW_BUSY while it is used, PW_CLOSED when it has ended. */
 PW_API int32_t pw_instance_close(pw_instance *instance);
 /* Closes and frees it, and its functions; says the same. PW_BUSY, and no effect, while it is used. */
@@ -155,16 +146,19 @@ PW_API int32_t pw_function_call(pw_function *function, uint64_t *slots);
 /* Calls `count` times. `slots` has one row a call, each as long as the larger of arguments and results, at least 1: arguments
  * in, results out. Ends at the first call that does not return; *done is how many did. */
 PW_API int32_t pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done);
-/* How many branches and calls each call from outside may interpret; more is a trap. Negative: no limit. Code that was compiled ahead of
- * time does not count. */
+/* How many branches and calls may be interpreted from now on, by however many calls from outside; one more is a trap, until there is new
+ * fuel. Negative: no limit. Code that was compiled ahead of time does not count. */
 PW_API int32_t pw_instance_fuel_set(pw_instance *instance, int32_t fuel);
 /* From any thread: ends the call in progress with PW_TERMINATED. Interpreted code only. */
 PW_API void pw_instance_terminate(pw_instance *instance);
 /* A signal that does the same, and then what a handler that it had does; until the instance is closed. PW_BUSY: another instance of this
  * process has one already. */
 PW_API int32_t pw_instance_terminate_on(pw_instance *instance, int32_t signal_number);
-/* Copies the text of the last trap and the wasm call stack at it, both terminated; empty when the instance was closed meanwhile. */
-PW_API void pw_instance_trap_get(pw_instance *instance, char *message, uint32_t message_size, char *stack, uint32_t stack_size);
+/* What ended the calling thread's last call, after PW_TRAP or PW_TERMINATED: text and wasm call stack, both terminated. */
+PW_API void pw_ended_get(char *message, uint32_t message_size, char *stack, uint32_t stack_size);
+/* The same after PW_HOST_ERROR, called with Python's lock held: a new reference to what a host function returned and should not (*raised: 0)
+ * or raised (1), or to nothing (2); *import_index: of which import, counted among the functions. */
+PW_API void *pw_failure_take(uint32_t *import_index, uint32_t *raised);
 /* A new Python object, called with Python's lock held: bytes of the default memory, or the status as an int, PW_NOT_FOUND when they are not
  * all inside; NULL with an exception set when there is no room for them. */
 PW_API void *pw_memory_read(pw_instance *instance, uint64_t offset, uint64_t size_bytes);

@@ -9,6 +9,7 @@ from ota.broker import Broker
 from ota.ca import Enrolled, enrolled
 from ota.cli import output
 from ota.formats.report import LEVELS, LogRecord
+from ota.formats.text import printable
 from ota.workspace import Workspace
 
 FOREVER_S = 10 * 365 * 86_400.0
@@ -139,8 +140,8 @@ def _logs(arguments: argparse.Namespace) -> int:
                 continue
             clock = time.strftime("%H:%M:%S", time.localtime(record.time_s))
             if isinstance(record, LogRecord):
-                output.result(f"{clock}  {device}  {record.level:5}  {record.module or 'agent'}: {record.message}")
+                output.result(f"{clock}  {device}  {record.level:5}  {record.module or 'agent'}: {printable(record.message)}")
             else:
                 payload = record.payload.decode("utf-8", "backslashreplace")
-                output.result(f"{clock}  {device}  event  {record.module}: {record.topic} {payload}")
+                output.result(f"{clock}  {device}  event  {record.module}: {printable(f'{record.topic} {payload}')}")
     return 0

@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from ota.errors import OtaError
+from ota.formats.text import printable
 
 
 def result(text: str) -> None:
-    """A line of the result."""
-    sys.stdout.write(text + "\n")
+    """A line of the result, or several; what they hold is not for the terminal to obey."""
+    sys.stdout.write(printable(text, keep="\n") + "\n")
     sys.stdout.flush()
 
 
 def result_json(value: Any) -> None:
     """The result for machines: one JSON value a line."""
-    result(json.dumps(value, ensure_ascii=False, default=_plain))
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    result(text if text.isprintable() else json.dumps(value, default=_plain))
 
 
 def note(text: str) -> None:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 ATTEMPTS = (
     "open", "create", "openat2", "handle", "stat", "unlink", "inet", "unix", "netlink", "kill", "tgkill", "ptrace", "read-memory",
     "fork", "execute", "unshare", "bpf", "io_uring", "become-root", "limits", "memfd",
+    "share-memory",
 )  # fmt: skip
 
 
@@ -25,7 +26,7 @@ def met(tmp_path_factory) -> dict:
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
     database.write_text("secret")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.agent.hostile.drive", str(database), *ATTEMPTS, "descriptors"],
+        [sys.executable, "-m", "tests.agent.hostile.drive", str(database), *ATTEMPTS, "write-to-the-agents-log", "descriptors"],
         cwd=ROOT,
         env=os.environ | {"HOSTILE_LIBRARY": str(library)},
         capture_output=True,
@@ -34,6 +35,7 @@ def met(tmp_path_factory) -> dict:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "forged" not in done.stderr
     assert database.read_text() == "secret"
     first, second = done.stdout.splitlines()
     return json.loads(first) | {"status": json.loads(second)}

@@ -10,7 +10,7 @@ from ota.formats.capabilities import Capabilities
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason, Refused
 from pywamr import Trap
-from tests.support.wat import ERROR, OK, contract_module
+from tests.support.wat import CONTRACT, ERROR, OK, contract_module, wat
 
 PUBLISH = '(import "device:module/messaging@0.1.0" "publish" (func $publish (param i32 i32 i32 i32 i32)))'
 LOG = '(import "device:module/logging@0.1.0" "log" (func $log (param i32 i32 i32)))'
@@ -257,3 +257,38 @@ def test_a_module_begins_once_before_anything_else(exports, runs):
 def test_a_beginning_of_another_type_is_refused(name):
     with pytest.raises(ContractError, match=f"export {name} has type"):
         host(contract_module(more=f'(func (export "{name}") (param i32))'))
+
+
+def test_what_is_exported_as_memory_is_one():
+    for other in ('(func (export "memory"))', '(global (export "memory") i32 (i32.const 0))'):
+        text = CONTRACT.replace('(memory (export "memory") 1)', f"(memory 1) {other}")
+        with pytest.raises(ContractError, match="export memory is not a memory"):
+            host(wat(text.format(body=OK, imports="", data="", more="")))
+
+
+def test_a_function_that_cleans_up_has_the_type_that_it_is_called_by():
+    text = CONTRACT.replace('#handle") (param i32) (global.set', '#handle") (param i64) (global.set')
+    with pytest.raises(ContractError, match="#handle has type"):
+        host(wat(text.format(body=OK, imports="", data="", more="")))
+
+
+def test_what_is_sent_while_an_event_is_handed_over_is_sent():
+    text = CONTRACT.replace(
+        "(local $at i32)",
+        """(local $at i32)
+        (call $publish (i32.const 100) (i32.const 5) (i32.const 200) (i32.const 1) (i32.const 80))""",
+    )
+    module = host(wat(text.format(body=OK, imports=PUBLISH, data='(data (i32.const 100) "out/x")', more="")))
+    assert module.handle("t", b"x").messages == (("out/x", b"\0"),) * 2  # for the topic and for the payload
+
+
+def test_fuel_is_for_all_that_an_event_does():
+    turns = "(local.set $n (i32.const {})) (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))"
+    text = CONTRACT.replace("(local $at i32)", f"(local $at i32) (local $n i32) {turns.format(400)}")
+    wasm = wat(text.format(body=f"(local $n i32) {turns.format(400)} {OK}", imports="", data="", more=""))
+    module = host(wasm, fuel=1000)
+    with pytest.raises(Trap, match="instruction limit exceeded"):
+        module.handle("t", b"x")  # three times 400
+    module = host(wasm, fuel=1300)
+    for _ in range(3):
+        module.handle("t", b"x")

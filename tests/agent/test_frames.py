@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from device_agent import frames
 from device_agent.frames import Done, Event, KeyWrite, Usage
+from ota.formats import cbor
 from ota.formats.reasons import Reason, Refused
 
 topics = st.text(max_size=60)
@@ -82,3 +83,17 @@ def test_a_packet_beyond_the_limit_is_refused_by_its_size():
     with pytest.raises(Refused) as caught:
         frames.decode_answer(b"\x81" + bytes(frames.FRAME_LIMIT_BYTES))
     assert caught.value.reason is Reason.TOO_LARGE
+
+
+def test_an_event_beyond_the_limit_is_refused_and_not_cut():
+    packet = frames.encode_request(frames.Event("t", bytes(frames.FRAME_LIMIT_BYTES)))
+    assert len(packet) == frames.size_of(frames.Event("t", bytes(frames.FRAME_LIMIT_BYTES)))
+    with pytest.raises(Refused, match="longer than 1048576 bytes"):
+        frames.decode_request(packet[: frames.FRAME_LIMIT_BYTES + 1])
+
+
+@pytest.mark.parametrize("numbers", [[], [1, 2], [1, 2, -3], [1, 2, 1 << 53], [1, 2, "3"], [1, 2, 3, 4]])
+def test_a_usage_that_is_none_is_refused(numbers):
+    for head in (["refused", "no"], ["failed", "trapped", "why"]):
+        with pytest.raises(Refused, match="a usage that is none"):
+            frames.decode_answer(cbor.encode([*head, *numbers]))

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from device_agent.contract import ModuleHost, Rate
+from device_agent.contract import ModuleHost
+from device_agent.rates import Rate
 from device_agent.supervisor import Supervisor
 from device_agent.workers import ModuleSpec, Worker, WorkerFailed
 from ota.formats.capabilities import Capabilities

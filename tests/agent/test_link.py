@@ -58,3 +58,29 @@ def test_messages_that_share_a_record_of_tls_do_not_wait_for_the_next(tmp_path):
     config = BrokerConfig(BrokerUrl("127.0.0.1", free_port(), tls=True), ca_file=tmp_path / "server.pem")
     together = b"".join(publish("a/b", each) for each in payloads)
     assert asyncio.run(received(together, len(payloads), tls, config)) == payloads
+
+
+def test_a_link_that_is_cancelled_just_when_it_loses_the_broker_ends():
+    async def inside():
+        served = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1000)
+            writer.write(CONNACK)
+            served.set()
+            await reader.read(1000)
+            writer.close()
+
+        config = BrokerConfig(BrokerUrl("127.0.0.1", free_port(), tls=False))
+        server = await asyncio.start_server(serve, "127.0.0.1", config.url.port)
+        link = Link(config, "board", lambda *_: None, lambda: None, lambda: None)
+        running = asyncio.create_task(link.run())
+        await served.wait()
+        await asyncio.sleep(0.1)
+        link._lost.set()  # both before the loop turns again
+        running.cancel()
+        await asyncio.wait([running], timeout=3)
+        server.close()
+        return running.cancelled()
+
+    assert asyncio.run(inside())

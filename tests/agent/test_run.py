@@ -204,3 +204,41 @@ def test_the_signal_is_what_it_was_afterwards(built, capsys):
     before = signal.getsignal(signal.SIGINT)
     run(capsys, built, "--event", "in/x=a")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+ESCAPES = (
+    '(import "device:module/logging@0.1.0" "log" (func $log (param i32 i32 i32)))',
+    '(data (i32.const 100) "\\1b[31m\\c2\\9b2J\\0aforged  line")',
+)
+
+
+def test_what_a_module_says_does_not_move_the_cursor(tmp_path):
+    module = tmp_path / "escapes.wasm"
+    module.write_bytes(contract_module("(call $log (i32.const 1) (i32.const 100) (i32.const 22)) (i32.const 0)", *ESCAPES))
+    command = [sys.executable, "-m", "device_agent", "run", str(module), "--event", "a/b=x"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (line,) = [each for each in shown.splitlines() if each.startswith("log")]
+    assert line.endswith("message=\\x1b[31m\\x9b2J\\nforged  line")
+    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout
+    assert "\x9b" not in as_json
+    assert json.loads(as_json.splitlines()[1])["message"] == "\x1b[31m\x9b2J\nforged  line"
+
+
+def test_an_event_is_bytes_on_a_topic_that_there_can_be(tmp_path):
+    module = tmp_path / "m.wasm"
+    module.write_bytes(contract_module())
+    command = [sys.executable, "-m", "device_agent", "run", str(module), "--event"]
+    for event in (b"a=\xff", b"a/b=\xe2\x82\xac"):
+        assert subprocess.run([*command, event], capture_output=True, check=True).stderr == b""
+    for event in (b"=x", b"a/#=x", b"a/+=x", b"nothing"):
+        done = subprocess.run([*command, event], capture_output=True, text=True, check=False)
+        assert (done.returncode, "TOPIC=PAYLOAD" in done.stderr) == (1, True)
+
+
+def test_an_event_that_no_board_would_deliver_is_told(tmp_path):
+    (tmp_path / "m.wasm").write_bytes(contract_module())
+    (tmp_path / "m.toml").write_text('[capabilities.messaging]\nsubscribe = ["in/#"]\n')
+    command = [sys.executable, "-m", "device_agent", "run", str(tmp_path / "m.wasm"), "--event"]
+    assert subprocess.run([*command, "in/x=1"], capture_output=True, text=True, check=True).stderr == ""
+    told = subprocess.run([*command, "sys/x=1"], capture_output=True, text=True, check=True).stderr
+    assert told == "a board would not deliver sys/x: the module subscribes to in/#\n"

@@ -321,6 +321,15 @@ def test_times_are_set_one_or_both_and_not_two_ways_at_once(guest, folder):
     assert stat(guest, number)[5:7] == (55, 123_456_789)
 
 
+def test_times_before_1970_are_not_set_and_not_shown(guest, folder):
+    number = guest.open("file")
+    for flags in (1, 4):
+        assert guest("fd_filestat_set_times", number, -(10**9), -(10**9), flags) == errors.INVAL
+        assert guest.path("path_filestat_set_times", 3, "file", -1, -1, flags, before=(0,)) == errors.INVAL
+    os.utime(folder / "file", ns=(-(10**9), -2 * 10**9))
+    assert stat(guest, number)[5:7] == (0, 0)
+
+
 def test_a_long_listing_comes_in_pieces(guest, folder):
     for number in range(300):
         (folder / "dir" / f"entry{number:03}").touch()

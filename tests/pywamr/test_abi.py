@@ -26,7 +26,6 @@ _TYPES = {
     "pw_extern *": ctypes.POINTER(_abi.Extern),
     "const pw_host_function *": ctypes.POINTER(_abi.HostFunction),
     "const pw_python *": ctypes.POINTER(_abi.Python),
-    "pw_failure *": ctypes.POINTER(_abi.Failure),
 }
 
 
@@ -86,7 +85,7 @@ def test_another_interface_version_is_one_clear_error():
             setattr(self, name, wrapped := _Function(function))
             return wrapped
 
-    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 5"):
+    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 6"):
         _abi.bind(Library())
 
 

@@ -1,6 +1,7 @@
 """What the loader refuses before WAMR sees it, and images that do not fit."""
 
 import struct
+import subprocess
 from array import array
 
 import pytest
@@ -226,3 +227,47 @@ def test_an_import_that_is_exported_again_is_called_as_the_host_function_that_it
     with pytest.raises(LookupError):
         instance.call("fail", 64)
     assert instance.call("add", 3, 4) == 7
+
+
+def by_hand(*sections: bytes) -> bytes:
+    return b"\0asm\x01\0\0\0" + b"".join(sections)
+
+
+TABLE, MEMORY = section(4, b"\x01\x70\x00\x01"), section(5, b"\x01\x00\x01")
+
+
+@pytest.mark.parametrize(
+    ("faulty", "why"),
+    [
+        (by_hand(section(6, b"\x01\x7b\x00\xfd\x00" + bytes(16) + b"\x0b")), "constant expression required"),
+        (by_hand(section(6, b"\x01\x7b\x00\xfd\x6e" + bytes(16) + b"\x0b")), "constant expression required"),
+        (by_hand(section(6, b"\x01\x7b\x00\xfd\xff\x01" + bytes(16) + b"\x0b")), "constant expression required"),
+        (by_hand(TABLE, section(9, b"\x01\x08\x41\x00\x0b\x00")), "invalid flags of a segment"),
+        (by_hand(TABLE, section(9, b"\x01\x09\x00\x00")), "invalid flags of a segment"),
+        (by_hand(TABLE, section(9, b"\x01\x11\x00\x00")), "invalid flags of a segment"),
+        (by_hand(MEMORY, section(11, b"\x01\x04\x41\x00\x0b\x01a")), "invalid flags of a segment"),
+        (by_hand(MEMORY, section(11, b"\x01\x71\x01a")), "invalid flags of a segment"),
+        (by_hand(section(4, b"\x01\x70\x02\x01")), "tables cannot be shared"),
+        (by_hand(section(4, b"\x01\x70\x03\x01\x02")), "tables cannot be shared"),
+    ],
+)
+def test_what_is_no_core_module_is_refused(faulty, why):
+    with Runtime() as runtime, pytest.raises(LoadError, match=why):
+        runtime.load(faulty)
+
+
+def test_a_vector_constant_may_be_written_at_length():
+    wasm = by_hand(section(6, b"\x01\x7b\x00\xfd\x8c\x00" + bytes(range(16)) + b"\x0b"), section(7, b"\x01\x01g\x03\x00"))
+    with Runtime() as runtime:
+        assert runtime.load(wasm).instantiate().get_global("g") == bytes(range(16))
+
+
+@needs_aotc
+@pytest.mark.parametrize("what", ["memory 1", "table 1 funcref", "global i32"])
+def test_there_is_no_image_of_a_module_that_imports_more_than_functions(what):
+    wasm = wat(f'(module (import "a" "b" ({what})))')
+    with Runtime() as runtime, pytest.raises(UnsupportedError, match="only functions"):
+        runtime.load(wasm)
+    with pytest.raises(subprocess.CalledProcessError) as met:
+        compiled(wasm)
+    assert "only functions can be imported" in met.value.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pywamr
 from pywamr.errors import LibraryError
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 DIRECT_PARAMS = 8
 LIBRARY_NAME = "libwamr_core.so"
 
@@ -18,6 +18,7 @@ OK, TRAP, HOST_ERROR, BAD_MODULE, MISSING_IMPORT, UNSUPPORTED, NO_MEMORY, BUSY, 
 FUNCTION, TABLE, MEMORY, GLOBAL = range(4)
 NO_NEW_PRIVILEGES, SECCOMP, LANDLOCK = 1, 2, 4
 NEEDS_DEVICES, NEEDS_FOLDERS = 1, 2
+NOTHING = 2  # pw_failure_take
 _ZERO = b"\xc0\x80"
 
 
@@ -40,12 +41,6 @@ class HostFunction(Structure):
     """pw_host_function."""
 
     _fields_ = (("values", c_void_p), ("slots", c_void_p), ("native", c_void_p))
-
-
-class Failure(Structure):
-    """pw_failure."""
-
-    _fields_ = (("object", c_void_p), ("import_index", c_uint32), ("raised", c_uint32))
 
 
 PYTHON_FUNCTIONS = (
@@ -99,9 +94,9 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
             c_void_p,
             POINTER(HostFunction),
             c_uint32,
-            POINTER(Failure),
             c_uint32,
             c_uint32,
+            c_int32,
             POINTER(c_void_p),
             c_char_p,
             c_uint32,
@@ -115,14 +110,15 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_instance_fuel_set": (c_int32, (c_void_p, c_int32)),
     "pw_instance_terminate": (None, (c_void_p,)),
     "pw_instance_terminate_on": (c_int32, (c_void_p, c_int32)),
-    "pw_instance_trap_get": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),
+    "pw_ended_get": (None, (c_char_p, c_uint32, c_char_p, c_uint32)),
+    "pw_failure_take": (py_object, (POINTER(c_uint32), POINTER(c_uint32))),
     "pw_memory_read": (py_object, (c_void_p, c_uint64, c_uint64)),
     "pw_memory_write": (c_int32, (c_void_p, c_uint64, c_char_p, c_uint64)),
     "pw_memory_size": (c_int32, (c_void_p, POINTER(c_uint64))),
     "pw_global_get": (c_int32, (c_void_p, c_char_p, c_void_p)),
     "pw_global_set": (c_int32, (c_void_p, c_char_p, c_void_p)),
 }
-_WITH_THE_LOCK = ("pw_memory_read",)  # of Python, which every other call gives up meanwhile
+_WITH_THE_LOCK = ("pw_memory_read", "pw_failure_take")  # of Python, which every other call gives up meanwhile
 
 
 def bind(library: CDLL) -> CDLL:

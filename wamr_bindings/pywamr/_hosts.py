@@ -18,10 +18,9 @@ _INTEGERS = (ValueType.I32, ValueType.I64)
 
 
 class HostCalls:
-    """The host functions of one instance, kept alive for it, and where the shim leaves how one of them failed."""
+    """The host functions of one instance, kept alive for it."""
 
     def __init__(self, references: References) -> None:
-        self.failure = _abi.Failure()
         self._references = references
         self._imports: list[Import] = []
         self._alive: list[Callable[..., Any]] = []
@@ -43,28 +42,20 @@ class HostCalls:
         return table
 
     def take_failure(self) -> BaseException | None:
-        """The exception that ended the call; forgotten here."""
-        if self.failure.object is None:
+        """How a host function ended this thread's last call, if one did; forgotten here."""
+        index, raised = ctypes.c_uint32(), ctypes.c_uint32()
+        found = _abi.library().pw_failure_take(index, raised)
+        if raised.value == _abi.NOTHING:
             return None
-        found = self.let_go()
-        if self.failure.raised:
+        if raised.value:
             assert isinstance(found, BaseException)
             return found
-        wanted = self._imports[self.failure.import_index]
+        wanted = self._imports[index.value]
         assert isinstance(wanted.type, FunctionType)
         if not wanted.type.results:
             return HostResultError(f"{_name(wanted)} returns nothing, but the host function returned {_shown(found)}")
         bits = 32 if wanted.type.results[0] is ValueType.I32 else 64
         return HostResultError(f"{_name(wanted)} must return an integer of {bits} bits, not {_shown(found)}")
-
-    def let_go(self) -> Any:
-        """What the shim left, if anything: nobody else has it any more."""
-        address, self.failure.object = self.failure.object, None
-        if address is None:
-            return None
-        found = ctypes.cast(address, ctypes.py_object).value
-        ctypes.pythonapi.Py_DecRef(ctypes.py_object(found))  # the shim's reference, which is ours now
-        return found
 
     def _slots(self, function: Callable[..., Value], kind: FunctionType, name: str) -> Callable[[int], None]:
         params, results = slots_struct(kind.params), slots_struct(kind.results)

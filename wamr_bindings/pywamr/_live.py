@@ -48,14 +48,11 @@ class Live:
         if status == _abi.BUSY:
             raise BusyError("the instance is running")
         self.closed = True
-        if status == _abi.OK:
-            self.hosts.let_go()
 
     def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
         if self.raw.value is not None and not finalizing():
             self.library.pw_instance_free(self.raw.value)
             self.raw.value = None
-            self.hosts.let_go()
             self.module.let_go()
 
     def usable(self, status: int) -> int:
@@ -65,31 +62,28 @@ class Live:
         return status
 
     def raise_status(self, status: int) -> NoReturn:
-        """Raises what a call's status stands for."""
-        if status == _abi.HOST_ERROR:  # even where another thread has closed it by now
-            self.refuse(status, "")
-        self.handle()
-        message = stack = ""
-        if status in (_abi.TRAP, _abi.TERMINATED):
-            raw_message, raw_stack = ctypes.create_string_buffer(256), ctypes.create_string_buffer(8192)
-            self.library.pw_instance_trap_get(self.raw.value, raw_message, len(raw_message), raw_stack, len(raw_stack))
-            message, stack = _abi.text(raw_message.value), _abi.text(raw_stack.value)
-        self.refuse(status, message, stack)
-
-    def refuse(self, status: int, message: str, stack: str = "") -> NoReturn:
-        """Raises what a status stands for, with these words."""
-        failure = self.hosts.take_failure()
-        if status == _abi.HOST_ERROR and failure is not None:
+        """Raises what the status stands for that this thread's call ended with."""
+        if status == _abi.HOST_ERROR:
+            failure = self.hosts.take_failure()
+            assert failure is not None
             try:
                 raise failure
             finally:
                 del failure  # whose traceback holds this frame
-        if status == _abi.TRAP:
-            trap = Trap(message)
-            trap.stack = self.module.frames(stack, faulted=trap.code is TrapCode.MEMORY_OUT_OF_BOUNDS)
-            raise trap
+        if status not in (_abi.TRAP, _abi.TERMINATED):
+            self.refuse(status, "")
+        raw_message, raw_stack = ctypes.create_string_buffer(256), ctypes.create_string_buffer(8192)
+        self.library.pw_ended_get(raw_message, len(raw_message), raw_stack, len(raw_stack))
+        stack = _abi.text(raw_stack.value)
         if status == _abi.TERMINATED:
+            self.hosts.take_failure()  # the end from outside is what is told
             raise TerminatedError(self.module.frames(stack))
+        trap = Trap(_abi.text(raw_message.value))
+        trap.stack = self.module.frames(stack, faulted=trap.code is TrapCode.MEMORY_OUT_OF_BOUNDS)
+        raise trap
+
+    def refuse(self, status: int, message: str) -> NoReturn:
+        """Raises what a status stands for, with these words."""
         if status == _abi.CLOSED:
             raise ClosedError("the instance is closed")
         if status == _abi.BUSY:

@@ -29,6 +29,7 @@ class Instance:
         bound: tuple[tuple[Import, Callable[..., Value]], ...],
         stack_bytes: int,
         max_pages: int,
+        fuel: int | None,
     ) -> None:
         self._library = _abi.library()
         self._exports = {export.name: export.type for export in module.exports}
@@ -38,12 +39,14 @@ class Instance:
         self.memory = Memory(live)
         error = _abi.error_buffer()
         status = self._library.pw_instance_open(
-            handle, live.hosts.table(bound), len(bound), live.hosts.failure, stack_bytes, max_pages, live.raw, error, len(error)
+            handle, live.hosts.table(bound), len(bound), stack_bytes, max_pages, _fuel(fuel), live.raw, error, len(error)
         )
         if status != _abi.OK:
             live.raw.value = None
             if status == _abi.CLOSED:
                 raise ClosedError("the module is closed")
+            if status in (_abi.TRAP, _abi.HOST_ERROR, _abi.TERMINATED):
+                live.raise_status(status)
             live.refuse(status, _abi.text(error.value))
 
     @property
@@ -88,13 +91,12 @@ class Instance:
             raise UnsupportedError(f"the global {name!r} can't be written from outside")
 
     def limit_fuel(self, fuel: int | None) -> None:
-        """How many branches and calls each call from outside may interpret; one more is a Trap, OUT_OF_FUEL. None: no limit.
+        """How many branches and calls may be interpreted from now on, by however many calls from outside; one more is a Trap,
+        OUT_OF_FUEL, until there is new fuel. None: no limit. Ahead-of-time code does not count.
 
-        Raises ValueError outside 1 to 2³¹-1. Ahead-of-time code does not count.
+        Raises ValueError outside 1 to 2³¹-1, BusyError while the instance runs on another thread.
         """
-        if fuel is not None and not 0 < fuel < 1 << 31:
-            raise ValueError(f"fuel must be between 1 and 2147483647, not {fuel}")
-        self._library.pw_instance_fuel_set(self.live.handle(), -1 if fuel is None else fuel)
+        self.live.usable(self._library.pw_instance_fuel_set(self.live.handle(), _fuel(fuel)))
 
     def terminate(self) -> None:
         """From any thread: ends the call in progress, which raises TerminatedError; the instance can then only be closed.
@@ -230,6 +232,12 @@ class Function:
         references = self._live.references
         values = tuple(lift(kind, value, references) for kind, value in zip(self.type.results, raw, strict=True))
         return values[0] if len(values) == 1 else values
+
+
+def _fuel(fuel: int | None) -> int:
+    if fuel is not None and not 0 < fuel < 1 << 31:
+        raise ValueError(f"fuel must be between 1 and 2147483647, not {fuel}")
+    return -1 if fuel is None else fuel
 
 
 def _slots(count: int) -> "ctypes.Array[ctypes.c_char]":

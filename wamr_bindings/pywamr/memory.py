@@ -37,9 +37,11 @@ class Memory:
             self._live.usable(found)
         raise self._outside(offset, size)
 
-    def write(self, offset: int, content: bytes) -> None:
+    def write(self, offset: int, content: bytes | bytearray | memoryview) -> None:
         """Copies `content` to `offset`. Raises MemoryRangeError, with nothing written, when it does not all fit."""
         handle = self._live.handle()
+        if not isinstance(content, bytes):
+            content = bytes(memoryview(content))
         if not 0 <= offset < 1 << 64 or self._live.usable(self._write(handle, offset, content, len(content))) != _abi.OK:
             raise self._outside(offset, len(content))
 

@@ -55,16 +55,22 @@ class Module:
         return tuple(found)
 
     def instantiate(
-        self, hosts: HostFunctions | None = None, *, stack_bytes: int = 64 * 1024, max_pages: int | None = None
+        self,
+        hosts: HostFunctions | None = None,
+        *,
+        stack_bytes: int = 64 * 1024,
+        max_pages: int | None = None,
+        fuel: int | None = None,
     ) -> Instance:
         """A new instance, its start function run.
 
         `hosts` needs a callable for every import; one that is not imported is ignored. `stack_bytes` is the guest's operand
-        stack; `max_pages` (of 64 KiB) lowers the memory limit of the module. Raises MissingImportError naming every import
-        that lacks a host function, Trap when the start function or a segment traps, and what a host function raised meanwhile.
+        stack; `max_pages` (of 64 KiB) lowers the memory limit of the module; `fuel` is for the start function and what comes
+        after it, see `Instance.limit_fuel`. Raises MissingImportError naming every import that lacks a host function, Trap when
+        the start function or a segment traps, what a host function raised meanwhile, and ValueError.
         """
-        if stack_bytes <= 0 or (max_pages is not None and max_pages <= 0):
-            raise ValueError(f"stack_bytes and max_pages must be positive, not {stack_bytes} and {max_pages}")
+        if not 0 < stack_bytes < 1 << 32 or (max_pages is not None and not 0 < max_pages < 1 << 32):
+            raise ValueError(f"stack_bytes and max_pages must be positive numbers of 32 bits, not {stack_bytes} and {max_pages}")
         bound, missing = [], []
         for wanted in self.imports:
             function = (hosts or {}).get(wanted.module, {}).get(wanted.name)
@@ -74,7 +80,7 @@ class Module:
                 bound.append((wanted, function))
         if missing:
             raise MissingImportError(tuple(missing))
-        instance = Instance(self, self._live(), tuple(bound), stack_bytes, max_pages or 0)
+        instance = Instance(self, self._live(), tuple(bound), stack_bytes, max_pages or 0, fuel)
         self._lives[id(instance.live)] = instance.live
         return instance
 

@@ -73,6 +73,10 @@ attempt(const char *what, const char *path, int victim)
         return outcome(syscall(SYS_prlimit64, 0, 0, NULL, NULL));
     if (strcmp(what, "memfd") == 0)
         return outcome(syscall(SYS_memfd_create, "x", 0));
+    if (strcmp(what, "share-memory") == 0)
+        return outcome(mmap(NULL, 1 << 30, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? -1 : 0);
+    if (strcmp(what, "write-to-the-agents-log") == 0)
+        return outcome(write(2, "forged line\n", 12));
     return -1;
 }
 

@@ -1,0 +1,33 @@
+/* The start function: WAMR would run it while it instantiates, where no fuel and no signal reaches it. */
+#include "internal.h"
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#pragma GCC diagnostic ignored "-Wstrict-prototypes"
+#pragma GCC diagnostic ignored "-Wpedantic"
+#include "aot_runtime.h"
+#pragma GCC diagnostic pop
+
+bool
+pw_start(pw_instance *instance)
+{
+    const WASMModuleInstance *wamr = (const WASMModuleInstance *)instance->wamr; /* ahead-of-time instances begin likewise */
+    uint32_t cells[1] = { 0 };
+    if (wamr->module_type == Wasm_Module_Bytecode) {
+        wasm_function_inst_t start = wamr->e->start_function;
+        return !start || wasm_runtime_call_wasm(instance->env, start, 0, cells);
+    }
+    const AOTModule *module = (const AOTModule *)wamr->module;
+    if (!module->start_function)
+        return true;
+    uint32_t type = module->func_type_indexes[module->start_func_index - module->import_func_count];
+    AOTFunctionInstance start = {
+        .func_name = "",
+        .func_index = module->start_func_index,
+        .u.func = { .func_type = (AOTFuncType *)module->types[type], .func_ptr = module->start_function },
+    };
+    return wasm_runtime_call_wasm(instance->env, &start, 0, cells);
+}
