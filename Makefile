@@ -4,6 +4,7 @@
 # make bench-boards  the same in emulated boards; writes build/bench-boards.json
 # make spec   the WebAssembly spec tests in both modes; writes build/spec.json
 # make aotc   the ahead-of-time compiler, an optional part; installs LLVM
+# make emulators  what `python -m qemu` needs; installs QEMU
 # make wheels for every kind of board, into build/wheels; installs cross-compilers
 # make check  formatting, types, layers
 # Everything that is downloaded or built goes below build/.
@@ -15,7 +16,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*) $(wildcard sdk/te
 PACKAGES := $(wildcard wamr_bindings/pywamr/*.py device_agent/*.* ota/*.py ota/*/*.py boards/*.py boards/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
-.PHONY: test test-full demo bench bench-boards check modules aotc spec wheels clean
+.PHONY: test test-full demo bench bench-boards check modules aotc spec wheels emulators clean
 
 # What is emulated runs two at a time, an architecture each; boards mostly wait. What counts milliseconds runs before them, alone.
 EMULATED := tests/boards tests/pywamr/test_architectures.py
@@ -59,7 +60,7 @@ $(VENV)/.venv:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.venv $(NATIVE)
-	$(BIN)/python -m pip install -q -e '.[demo,guests]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
+	$(BIN)/python -m pip install -q -e '.[demo,guests,lines]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
@@ -69,6 +70,10 @@ $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install -q -e '.[test]' -C cmake.define.PW_AOTC=ON
 	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix build/npm assemblyscript@0.28.20; fi
 	@touch $@
+
+emulators: $(VENV)/.demo
+	sh native/install-tools.sh boards
+	$(BIN)/python -m pip install -q -e '.[emulate]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
 
 wheels: build/wheels/.built
 
@@ -80,7 +85,7 @@ build/wheels/.built: $(NATIVE) $(PACKAGES) | $(VENV)/.demo
 
 aotc: $(VENV)/.demo
 	sh native/install-tools.sh aotc
-	$(BIN)/python -m pip install -q -e '.[demo,guests]' -C cmake.define.PW_AOTC=ON
+	$(BIN)/python -m pip install -q -e '.[demo,guests,lines]' -C cmake.define.PW_AOTC=ON
 
 # wasmer's last package is for Python 3.10: it is measured where there is one.
 $(VENV)/.bench: $(VENV)/.test

@@ -23,7 +23,7 @@ from boards.kernel import initramfs, kernel, modules
 from boards.packages import Lock, Package, fetch, load_lock
 from boards.rootfs import host_tools, tool, unpack
 
-__all__ = ["Built", "build_image", "kernel_command_line", "settings_tar"]
+__all__ = ["Built", "build_image", "check_parts", "kernel_command_line", "settings_tar"]
 
 SYSTEM = Path(__file__).with_name("system")
 EPOCH_S = 1735689600  # of every file: 2025-01-01
@@ -217,6 +217,18 @@ def _precompile(tools: Path, root: Path) -> None:
 def kernel_command_line(board: Board) -> str:
     """What an image's kernel is told."""
     return f"console={board.serial.device},{board.serial.baud_rate} quiet panic=5"
+
+
+def check_parts(settings: Path | None, factory: Path | None) -> None:
+    """Whether what goes onto a card is what belongs there: a card is read by whoever holds it. Raises BoardError."""
+    if settings is not None:
+        if not (settings / "agent.toml").is_file():
+            raise BoardError(f"{settings} has no agent.toml: `ota settings` makes a board's settings")
+        for path in sorted(settings.rglob("*.pem")):
+            if b"PRIVATE KEY" in path.read_bytes():
+                raise BoardError(f"{path} is a private key of the operator's: it does not go onto a card")
+    if factory is not None and not (factory / "manifest.suit").is_file():
+        raise BoardError(f"{factory} has no manifest.suit: `ota build` makes what a board begins with")
 
 
 def settings_tar(folder: Path) -> bytes:

@@ -1,6 +1,7 @@
 """The command `device-agent`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-format", choices=("text", "json"), help="default: text on a terminal, json elsewhere")
     parser.add_argument("--debug", action="store_true", help="log more, and show tracebacks")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    check = commands.add_parser("check", help="check the configuration, the storage and the root of trust, and end")
+    check = commands.add_parser(
+        "check",
+        help="check the configuration and the root of trust, and end",
+        epilog="example: device-agent --config /etc/wamr-ota/agent.toml check",
+    )
     check.set_defaults(command="check")
-    request = commands.add_parser("request", help="print a signing request for this board's key, making the key if there is none")
+    request = commands.add_parser(
+        "request",
+        help="print a signing request for this board's key, making the key if there is none",
+        epilog="example: device-agent request roof-1 --key /etc/wamr-ota/device.key",
+    )
     request.add_argument("device", help="the board's name")
     request.add_argument("--key", type=Path, required=True, help="file of the key")
-    run = commands.add_parser("run", help="run one module in this process, without any agent (what `ota run` does)")
+    run = commands.add_parser(
+        "run",
+        help="run one module in this process, without any agent (what `ota run` does)",
+        epilog="example: device-agent run blink.wasm --event button=1 --trace",
+    )
     run.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
@@ -56,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{arguments.config}: good")
             return 0
         return serve(arguments.config, arguments.log_format, debug=arguments.debug)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OtaError as error:
         if arguments.debug:
             raise

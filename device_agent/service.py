@@ -8,12 +8,14 @@ import os
 import signal
 import stat
 import sys
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from device_agent.agent import Agent
-from device_agent.config import ConfigError, load
+from device_agent.config import Config, ConfigError, load
 from ota.formats.reasons import Refused
 from ota.formats.report import LogRecord
 
@@ -82,12 +84,22 @@ class _ToOperator(logging.Handler):
 
 
 def check_configuration(path: Path) -> None:
-    """Raises ConfigError, StoreError, Refused when the agent could not start with this configuration."""
+    """Raises ConfigError, StoreError, Refused when the agent could not start with this configuration. Leaves nothing behind."""
+    config = load(path)
+    broker = config.broker
+    named = (config.factory, *((broker.ca_file, broker.password_file) if broker is not None else ()))
+    for each in named:
+        if each is not None and not each.exists():
+            raise ConfigError(f"{each}: No such file or directory")
 
-    async def check() -> None:
-        _open(path)
+    async def check(storage: Path) -> None:
+        _agent(replace(config, storage=storage))
 
-    asyncio.run(check())
+    if config.storage.exists():
+        asyncio.run(check(config.storage))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(check(Path(folder)))
 
 
 def serve(path: Path, log_format: str | None, *, debug: bool) -> int:
@@ -110,7 +122,10 @@ async def _serve(path: Path) -> int:
 
 
 def _open(path: Path) -> Agent:
-    config = load(path)
+    return _agent(load(path))
+
+
+def _agent(config: Config) -> Agent:
     try:
         return Agent(config)
     except OSError as error:

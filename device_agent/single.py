@@ -203,6 +203,8 @@ def _show_outcome(show: "_Printer", what: str, outcome: Any, **about: Any) -> No
 
 
 def _show_trap(show: "_Printer", error: Exception, lines: SourceLines) -> None:
+    if lines.unread:
+        sys.stderr.write("source lines are in the module, and need pyelftools: pip install pyelftools\n")
     if isinstance(error, TerminatedError):
         why = "no answer within the module's deadline_ms"
         show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=why, stack=lines.stack(error.stack))

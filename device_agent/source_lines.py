@@ -22,6 +22,7 @@ class SourceLines:
 
     def __init__(self, wasm: bytes) -> None:
         """Raises nothing: a module without DWARF, or with a broken one, has no lines."""
+        self.unread = False  # the module carries DWARF, and there is nothing here to read it
         self._code = 0
         self._lines: list[tuple[int, str]] = []
         self._functions: dict[str, str] = {}
@@ -51,7 +52,11 @@ class SourceLines:
                 debug[name.removeprefix(".debug_")] = content
         if "info" not in debug:
             return
-        reader = importlib.import_module("elftools.dwarf.dwarfinfo")
+        try:
+            reader = importlib.import_module("elftools.dwarf.dwarfinfo")
+        except ImportError:
+            self.unread = True
+            return
         dwarf = _dwarf(reader, debug)
         for unit in dwarf.iter_CUs():
             files = _files(dwarf, unit)

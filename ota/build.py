@@ -161,6 +161,8 @@ def build(
     shape = wasm.read(blob)
     description = describe(module, shape)
     if version is not None:
+        if not is_name(version):
+            raise BuildError(f"{version!r} is no version: 1 to 64 letters, digits, - _ or .")
         description = replace(description, version=version)
     check_imports(shape.imports, description.capabilities)
     check_exports(shape.exports)

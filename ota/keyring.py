@@ -27,6 +27,10 @@ class KeyFileError(OtaError):
     """A key file is missing, readable by others, of another kind, or locked with another passphrase."""
 
 
+class KeyLockedError(KeyFileError):
+    """A key file is locked, and no passphrase was given."""
+
+
 class SigningKey:
     """A private key that signs COSE_Sign1 messages."""
 
@@ -53,8 +57,9 @@ class SigningKey:
         except OSError as error:
             raise KeyFileError(f"{path}: {error.strerror}") from error
         except TypeError:
-            why = "is locked: give --passphrase-file" if passphrase is None else "is not locked, but a passphrase was given"
-            raise KeyFileError(f"{path} {why}") from None
+            if passphrase is None:
+                raise KeyLockedError(f"{path} is locked: give --passphrase-file") from None
+            raise KeyFileError(f"{path} is not locked, but a passphrase was given") from None
         except ValueError:
             raise KeyFileError(f"{path} is not a PEM private key, or the passphrase is wrong") from None
         if isinstance(key, ed25519.Ed25519PrivateKey) or (

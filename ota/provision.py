@@ -27,7 +27,7 @@ proc_period_s = 10.0
 [grants.clock]
 
 [grants.messaging]
-subscribe = ["sys/#"]
+subscribe = ["sys/#", "in/#"]
 publish = ["readings/#", "alerts/#"]
 """
 

@@ -1,5 +1,6 @@
 """`ota new`: a module to begin with, in one of the languages of sdk/templates."""
 
+import re
 from pathlib import Path
 
 import ota
@@ -34,9 +35,9 @@ def create(name: str, language: str, parent: Path) -> Path:
     try:
         folder.mkdir()
         for file, text in files.items():
-            (folder / file).write_text(text.replace("NAME", name) if file != "device_module.h" else text, encoding="utf-8")
+            (folder / file).write_text(re.sub(r"\bNAME\b", name, text) if file != "device_module.h" else text, encoding="utf-8")
     except FileExistsError:
         raise TemplateError(f"{folder} is there already") from None
     except OSError as error:
-        raise TemplateError(f"{error.filename}: {error.strerror}") from error
+        raise TemplateError(f"{error.filename or folder}: {error.strerror}") from error
     return folder

@@ -11,8 +11,9 @@ devices/*.pem     certificates of devices
 import fcntl
 import json
 import os
+import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ota.formats.broker_url import BrokerUrl
 from ota.formats.fields import is_name
 from ota.formats.signed import Role
 from ota.formats.trust import ROLES, ROOT_TYPE, Root, first_root, next_root
-from ota.keyring import SigningKey, sign_document
+from ota.keyring import KeyLockedError, SigningKey, sign_document
 
 SETTINGS = "ota.toml"
 YEAR_S = 365 * 86_400
@@ -52,16 +53,33 @@ class Workspace:
         self.folder = folder
         self.settings = settings
         self.passphrase = passphrase
+        self.ask_passphrase: Callable[[Path], bytes] | None = None  # where somebody can be asked, for a key that is locked
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, now_s: int, algorithm: str, passphrase: bytes | None = None) -> "Workspace":
         """Makes keys and the first root. Raises WorkspaceError when the folder is a workspace already, and changes nothing."""
-        if (folder / SETTINGS).exists() or (folder / "keys").exists():
+        if (folder / SETTINGS).exists():
             raise WorkspaceError(f"{folder} is a workspace already; its keys are not overwritten")
+        if (folder / "keys").exists():
+            raise WorkspaceError(
+                f"{folder} has keys and no {SETTINGS}: take its keys and trust away, if nobody needs them, and begin anew"
+            )
         if not is_name(settings.group):
             raise WorkspaceError(f"{settings.group!r} is not a name for a group")
+        if passphrase == b"":
+            raise WorkspaceError("an empty passphrase locks nothing")
         (folder / "trust").mkdir(parents=True, exist_ok=True)
         (folder / "keys").mkdir(mode=0o700)
+        try:
+            cls._fill(folder, settings, now_s, algorithm, passphrase)
+        except BaseException:  # nobody has seen these keys: half of a workspace is of no use
+            shutil.rmtree(folder / "keys")
+            (folder / "trust" / "root.1.cbor").unlink(missing_ok=True)
+            raise
+        return cls(folder, settings, passphrase)
+
+    @staticmethod
+    def _fill(folder: Path, settings: Settings, now_s: int, algorithm: str, passphrase: bytes | None) -> None:
         keys = {}
         for role in ROLES:
             keys[role] = SigningKey.generate(algorithm)
@@ -71,7 +89,6 @@ class Workspace:
         document = sign_document(root.to_payload(), ROOT_TYPE, [keys["root"]])
         write_durably(folder / "trust" / "root.1.cbor", document)
         write_durably(folder / SETTINGS, _settings_text(settings).encode())
-        return cls(folder, settings, passphrase)
 
     @classmethod
     def open(cls, folder: Path, passphrase: bytes | None = None) -> "Workspace":
@@ -86,7 +103,14 @@ class Workspace:
 
     def key(self, role: str) -> SigningKey:
         """The private key of a role. Raises KeyFileError."""
-        return SigningKey.load(self.folder / "keys" / f"{role}.pem", self.passphrase)
+        path = self.folder / "keys" / f"{role}.pem"
+        try:
+            return SigningKey.load(path, self.passphrase)
+        except KeyLockedError:
+            if self.ask_passphrase is None:
+                raise
+            self.passphrase = self.ask_passphrase(path)
+        return SigningKey.load(path, self.passphrase)
 
     def root_documents(self) -> dict[int, bytes]:
         """The chain of root documents by number."""
@@ -153,7 +177,7 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def _settings_text(settings: Settings) -> str:
-    return f'''# An operator's workspace; see docs/operator.md.
+    return f'''# An operator's workspace: what `ota` is told with -C.
 vendor = "{settings.vendor}"       # a domain name; boards accept modules of this vendor only
 broker = "{settings.broker}"
 group = "{settings.group}"         # where `ota publish` deploys to unless told otherwise

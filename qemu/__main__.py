@@ -15,7 +15,11 @@ from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.provision import DEFAULT_POLICY, LOCAL, BoardSettings
 from ota.workspace import Workspace
-from qemu.board import SOURCE, EmulatedBoard
+
+try:
+    from qemu.board import SOURCE, EmulatedBoard
+except ModuleNotFoundError as error:
+    raise SystemExit(f"qemu: {error.name} is not installed: make emulators") from None
 
 KEPT = SOURCE / "build" / "qemu"
 # This machine, as a board behind QEMU's user network sees it.

@@ -31,7 +31,8 @@ def test_the_steps_by_hand_work_against_mosquitto(tmp_path, modules):
     (steps,) = blocks(ROOT / "README.md", "sh")
     broker = Mosquitto(tmp_path)
     broker.start()
-    shutil.copytree(modules, tmp_path / "modules")
+    (tmp_path / "build").mkdir()
+    shutil.copytree(modules, tmp_path / "build" / "modules")
     script = f"set -eu\ntrap 'kill %1' EXIT\n{steps.replace(':1883', f':{broker.port}')}"
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     try:

@@ -112,7 +112,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """The runtime is the agent's; `ota` does not import it but hands over."""
-    command = [sys.executable, "-m", "device_agent", "run", str(arguments.module)]
+    module = str(arguments.module)
+    command = [sys.executable, "-m", "device_agent", "run", f"./{module}" if module.startswith("-") else module]
     command += [part for event in arguments.event for part in ("--event", event)]
     command += [part for name in arguments.deny for part in ("--deny", name)]
     command += [f"--{name}" for name in ("trace", "json") if getattr(arguments, name)]

@@ -10,7 +10,7 @@ from typing import Any
 from boards.card import OBJECTIONS, check_image, find_disk, write_image
 from boards.definition import Board, board_names, load_board
 from boards.errors import BoardError
-from boards.image import build_image
+from boards.image import build_image, check_parts
 from boards.wheels import find
 from ota.cli import output
 from ota.formats.manifest import ANY_BOARD
@@ -90,6 +90,9 @@ def _build(arguments: argparse.Namespace) -> int:
     for folder in filter(None, (arguments.settings, arguments.factory)):
         if not folder.is_dir():
             raise BoardError(f"{folder} is not a folder")
+    check_parts(arguments.settings, arguments.factory)
+    if not arguments.out.parent.is_dir():
+        raise BoardError(f"{arguments.out.parent} is not a folder")
     wheel = find(board.processor.target, arguments.wheels)
     built = build_image(
         board, wheel, arguments.out, arguments.cache, settings=arguments.settings, factory=arguments.factory, progress=output.note

@@ -34,7 +34,9 @@ def add_commands(commands: Any) -> None:
     logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
     logs.add_argument("--device", default="+", help="only of this one")
     logs.add_argument("--level", choices=LEVELS, default="info", help="the least level to show (default %(default)s)")
-    logs.add_argument("--seconds", type=float, default=5.0, help="without --follow: how long to listen (default %(default)s)")
+    logs.add_argument(
+        "--seconds", type=output.seconds, default=5.0, help="without --follow: how long to listen (default %(default)s)"
+    )
     logs.add_argument("--json", action="store_true", help="machine-readable")
     logs.set_defaults(handler=_logs)
 
@@ -79,7 +81,7 @@ def _status(arguments: argparse.Namespace) -> int:
     elif arguments.prometheus:
         output.result(prometheus.text(found))
     elif not found:
-        output.note("no board has reported to this broker")
+        output.note(f"no board{f' of group {arguments.group}' if arguments.group else ''} has reported to this broker")
     else:
         output.result(output.table(_HEAD, [_row(each) for each in sorted(found, key=lambda each: each.report.device)]))
     return 0

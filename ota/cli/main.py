@@ -1,8 +1,10 @@
 """The command `ota`: parsing, and the one place where an error becomes a line and an exit code."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from boards.errors import BoardError
@@ -19,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("-C", dest="folder", type=Path, default=Path(), metavar="FOLDER", help="the workspace (default: this folder)")
     top.add_argument("--debug", action="store_true", help="show tracebacks")
+    top.add_argument("--version", action="version", version=f"ota {version('wamr-ota')}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)
     operator.add_commands(commands)
     author.add_commands(commands)
@@ -33,17 +36,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     handler: Handler = arguments.handler
     try:
-        return handler(arguments)
-    except (OtaError, BoardError) as error:
+        code = handler(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _drop_output()
+        return 1
+    except (OtaError, BoardError, OSError) as error:
         if arguments.debug:
             raise
-        sys.stderr.write(f"ota: {error}\n")
+        _drop_output()
+        sys.stderr.write(f"ota: {_words(error)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("ota: interrupted\n")
         return 130
-    except BrokenPipeError:
-        return 1
+
+
+def _words(error: Exception) -> str:
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def _drop_output() -> None:
+    """What is still to be written has nowhere to go, and the end of the interpreter is not to complain of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> None:

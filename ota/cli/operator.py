@@ -1,7 +1,6 @@
 """init, publish: what needs a workspace and its keys."""
 
 import argparse
-import getpass
 import sys
 import time
 from pathlib import Path
@@ -44,7 +43,12 @@ def add_commands(commands: Any) -> None:
     publish.add_argument(
         "--fraction", type=_fraction, default=FRACTION_ALL, metavar="PERCENT", help="of the group's boards (default 100)"
     )
-    publish.add_argument("--wait", type=float, metavar="SECONDS", help="wait until the boards have ended the update")
+    publish.add_argument(
+        "--wait",
+        type=output.seconds,
+        metavar="SECONDS",
+        help="wait until each board of the group that is online has ended the update",
+    )
     publish.add_argument("--dry-run", action="store_true", help="check and build, but sign and send nothing to the broker")
     publish.add_argument("--json", action="store_true", help="machine-readable result")
     add_build_options(publish)
@@ -77,8 +81,8 @@ def _targets(text: str) -> tuple[str, ...]:
 
 def _fraction(text: str) -> int:
     value = float(text)
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError("between 0 and 100")
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError("more than 0, at most 100")
     return round(value * FRACTION_ALL / 100)
 
 
@@ -91,15 +95,18 @@ def passphrase(arguments: argparse.Namespace, *, ask: bool = False) -> bytes | N
             raise OtaError(f"{arguments.passphrase_file}: {error.strerror}") from error
     if not ask:
         return None
-    first = getpass.getpass("passphrase for the new keys: ")
-    if not first or getpass.getpass("once more: ") != first:
+    first = output.secret("passphrase for the new keys: ", "--passphrase-file")
+    if not first or output.secret("once more: ", "--passphrase-file") != first:
         raise OtaError("the passphrases are empty or differ")
     return first.encode()
 
 
 def open_workspace(arguments: argparse.Namespace) -> Workspace:
-    """The workspace that the command line names."""
-    return Workspace.open(arguments.folder, passphrase(arguments) if "passphrase_file" in arguments else None)
+    """The workspace that the command line names. Who sits at a terminal is asked for the passphrase of locked keys."""
+    workspace = Workspace.open(arguments.folder, passphrase(arguments) if "passphrase_file" in arguments else None)
+    if sys.stdin.isatty():
+        workspace.ask_passphrase = lambda path: output.secret(f"passphrase of {path}: ", "--passphrase-file").encode()
+    return workspace
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -119,7 +126,12 @@ def _init(arguments: argparse.Namespace) -> int:
 def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
     """From a .wasm, signed now, or from a folder that was built before."""
     if arguments.module.is_dir():
+        for name, given in (("--board", arguments.board != ANY_BOARD), ("--version", arguments.version), ("--aot", arguments.aot)):
+            if given:
+                raise OtaError(f"{arguments.module} is built and signed already: {name} is for a .wasm")
         return Update.load(arguments.module)
+    if arguments.module.exists() and not arguments.module.with_suffix(".toml").exists():
+        output.note(f"{arguments.module} has no .toml beside it: the module subscribes to nothing, so no event will reach it")
     board = class_of(arguments.board)
     return build(
         arguments.module,
@@ -139,7 +151,11 @@ def _publish(arguments: argparse.Namespace) -> int:
     update = build_update(workspace, arguments)
     size = sum(len(payload) for _, payload in artifacts(update))
     if arguments.dry_run:
-        output.result(f"{update.label} for group {group}: {size} bytes in {len(update.index.digests)} chunks; nothing was sent")
+        chunks = len(update.index.digests)
+        if arguments.json:
+            output.result_json({"manifest": update.digest, "group": group, "bytes": size, "chunks": chunks, "sent": False})
+        else:
+            output.result(f"{update.label} for group {group}: {size} bytes, {chunks} chunk{'s' * (chunks != 1)}; nothing was sent")
         return 0
     with Broker(workspace.settings) as broker, output.progress(update.label, size) as advance:
         deployment = deploy(workspace, broker, update, group, int(time.time()), fraction_ppm=arguments.fraction, progress=advance)
@@ -153,32 +169,40 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 
 def _wait(workspace: Workspace, deployment: Deployment, arguments: argparse.Namespace) -> int:
+    told: dict[str, str] = {}
+
     def changed(report: Report) -> None:
-        if not arguments.json:
-            attempt = report.attempt
-            why = f"  {attempt.reason}: {attempt.detail}" if attempt.reason else ""
-            share = f"  {attempt.done_chunks}/{attempt.chunks} chunks" if attempt.state == "fetching" and attempt.chunks else ""
-            output.note(f"  {report.device}: {attempt.state}{share}{why}")
+        attempt = report.attempt
+        why = f"  {attempt.reason}: {attempt.detail}" if attempt.reason else ""
+        share = f"  {attempt.done_chunks}/{attempt.chunks} chunks" if attempt.state == "fetching" and attempt.chunks else ""
+        line = f"  {report.device}: {attempt.state}{share}{why}"
+        if not arguments.json and told.get(report.device) != line:
+            output.note(line)
+        told[report.device] = line
 
     with Broker(workspace.settings) as broker:
         outcome = wait_for(broker, deployment, arguments.wait, changed)
     states = {device: report.attempt.state for device, report in outcome.reports.items()}
     if arguments.json:
-        reasons = {device: report.attempt.reason for device, report in outcome.reports.items() if report.attempt.reason}
+        failed = {device: report.attempt for device, report in outcome.reports.items() if report.attempt.reason}
         output.result_json(
             {
                 "deployment": deployment.deployment_id,
                 "group": deployment.group,
                 "confirmed": outcome.confirmed,
                 "states": states,
-                "reasons": reasons,
+                "reasons": {device: attempt.reason for device, attempt in failed.items()},
+                "details": {device: attempt.detail for device, attempt in failed.items()},
                 "pending": sorted(outcome.pending),
             }
         )
     elif not states:
-        output.result(f"no board of group {deployment.group} answered in {arguments.wait:.0f} s")
+        output.result(
+            f"no board of group {deployment.group} took it up in {arguments.wait:.0f} s; `ota status` shows what boards there are"
+        )
     else:
         good = sum(state == "confirmed" for state in states.values())
-        output.result(f"{good} of {len(states)} boards confirmed it; {len(outcome.pending)} have not ended")
+        pending = len(outcome.pending)
+        output.result(f"{good} of {len(states)} boards confirmed it; {pending} {'has' if pending == 1 else 'have'} not ended")
     sys.stdout.flush()
     return 0 if outcome.confirmed else 1

@@ -1,5 +1,6 @@
 """How the commands speak: results on standard output, everything else on standard error, JSON where it is asked for."""
 
+import argparse
 import getpass
 import json
 import sys
@@ -38,11 +39,19 @@ def confirm(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def secret(question: str) -> str:
-    """Asks a person for something that is not shown. Raises OtaError where there is none to ask."""
+def secret(question: str, option: str = "--password-file") -> str:
+    """Asks a person for something that is not shown. Raises OtaError where there is none to ask, and names the option instead."""
     if not sys.stdin.isatty():
-        raise OtaError(f"{question.rstrip(': ')}: nobody is there to ask; name a file with --password-file")
+        raise OtaError(f"{question.rstrip(': ')}: nobody is there to ask; name a file with {option}")
     return getpass.getpass(question)
+
+
+def seconds(text: str) -> float:
+    """A span of time on a command line."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError("a number of seconds, more than 0")
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,13 @@
-"""What the agent's process writes to standard error."""
+"""The agent's process: what it writes to standard error, and what it looks at before it starts."""
 
 import subprocess
 import sys
+
+import pytest
+
+from device_agent.config import ConfigError
+from device_agent.service import check_configuration
+from tests.support.signing import Signer
 
 SCRIPT = """
 import logging, os
@@ -33,3 +39,16 @@ def test_a_log_that_is_no_file_for_appending_is_left_alone(tmp_path):
     assert (tmp_path / "log").stat().st_size > 2_000_000
     piped = subprocess.run([sys.executable, "-c", SCRIPT], stderr=subprocess.PIPE, check=True)
     assert len(piped.stderr) > 2_000_000
+
+
+def test_a_check_leaves_nothing_behind_and_looks_for_what_is_named(tmp_path):
+    root = tmp_path / "root.cbor"
+    root.write_bytes(Signer().root_document())
+    text = f'[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "{tmp_path}/kept"\n[trust]\nroot = "{root}"\n'
+    (tmp_path / "agent.toml").write_text(text)
+    check_configuration(tmp_path / "agent.toml")
+    assert not (tmp_path / "kept").exists()
+    for more in ('[factory]\nfolder = "nowhere"\n', '[broker]\nurl = "mqtts://b.example"\nca_file = "nowhere"\n'):
+        (tmp_path / "agent.toml").write_text(text + more)
+        with pytest.raises(ConfigError, match="nowhere: No such file"):
+            check_configuration(tmp_path / "agent.toml")
