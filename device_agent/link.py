@@ -25,6 +25,7 @@ RECONNECT_MIN_S, RECONNECT_MAX_S = 0.5, 60.0
 CONNECT_TIMEOUT_S = 10.0
 MISC_MAX_S = 5.0  # between looks at the clock for the keep-alive; an idle board should sleep
 GOODBYE_S = 2.0
+SESSION_TAKEN_OVER = 0x8E  # MQTT 5, section 3.14.2.1
 MAX_PACKET_BYTES = 4 << 20
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class Link:
         on_online: Callable[[], None],
         on_offline: Callable[[], None],
     ) -> None:
-        self._config = config
+        self._config, self._device = config, device
+        self._taken_over = False
         self._loop = asyncio.get_running_loop()
         self._on_message, self._on_online, self._on_offline = on_message, on_online, on_offline
         self._filters: set[str] = set()
@@ -77,8 +79,10 @@ class Link:
         try:
             while True:
                 if await self._connect():
-                    delay_s = RECONNECT_MIN_S
+                    self._taken_over = False
                     await self._serve()
+                    if not self._taken_over:
+                        delay_s = RECONNECT_MIN_S
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 (spreads reconnections, no secret)
                 delay_s = min(2 * delay_s, RECONNECT_MAX_S)
         finally:
@@ -234,6 +238,9 @@ class Link:
     def _disconnected(
         self, client: paho.Client, data: Any, flags: paho.DisconnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
+        if code.value == SESSION_TAKEN_OVER:
+            self._taken_over = True
+            logger.warning("another client has this board's name at the broker: are there two boards called %s?", self._device)
         self._lost.set()
 
     def _published(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, properties: Properties | None) -> None:

@@ -60,16 +60,23 @@ def test_messages_that_share_a_record_of_tls_do_not_wait_for_the_next(tmp_path):
     assert asyncio.run(received(together, len(payloads), tls, config)) == payloads
 
 
+async def close(server: asyncio.Server, writers: list[asyncio.StreamWriter]) -> None:
+    server.close()
+    for each in writers:
+        each.close()
+        with contextlib.suppress(OSError):
+            await each.wait_closed()
+
+
 def test_a_link_that_is_cancelled_just_when_it_loses_the_broker_ends():
     async def inside():
-        served = asyncio.Event()
+        served, writers = asyncio.Event(), []
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read(1000)
             writer.write(CONNACK)
+            writers.append(writer)
             served.set()
-            await reader.read(1000)
-            writer.close()
 
         config = BrokerConfig(BrokerUrl("127.0.0.1", free_port(), tls=False))
         server = await asyncio.start_server(serve, "127.0.0.1", config.url.port)
@@ -80,7 +87,34 @@ def test_a_link_that_is_cancelled_just_when_it_loses_the_broker_ends():
         link._lost.set()  # both before the loop turns again
         running.cancel()
         await asyncio.wait([running], timeout=3)
-        server.close()
+        await close(server, writers)
         return running.cancelled()
 
     assert asyncio.run(inside())
+
+
+def test_two_boards_of_one_name_say_so_and_come_back_ever_more_slowly(caplog):
+    async def inside():
+        times, writers = [], []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            times.append(asyncio.get_running_loop().time())
+            await reader.read(1000)
+            writer.write(CONNACK)
+            await asyncio.sleep(0.05)
+            writer.write(bytes((0xE0, 2, 0x8E, 0)))  # DISCONNECT: session taken over
+            writers.append(writer)
+
+        config = BrokerConfig(BrokerUrl("127.0.0.1", free_port(), tls=False))
+        server = await asyncio.start_server(serve, "127.0.0.1", config.url.port)
+        running = asyncio.create_task(Link(config, "twin", lambda *_: None, lambda: None, lambda: None).run())
+        while len(times) < 4:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)  # until that connection was ended too
+        running.cancel()
+        await close(server, writers)
+        return times
+
+    times = asyncio.run(inside())
+    assert times[3] - times[2] > 1.0  # half of two seconds at least; the first time half a second at most
+    assert "are there two boards called twin?" in caplog.text
