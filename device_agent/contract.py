@@ -74,7 +74,7 @@ class ModuleHost:
         config: Mapping[str, str],
         log: Callable[[str, str], None],
         clock_ns: Callable[[], int] = time.time_ns,
-        observe: Callable[[str, tuple[Any, ...], Any, int], None] | None = None,
+        observe: Callable[[str, list[Any], Any, int], None] | None = None,
         devices: Devices | None = None,
         *,
         places: bool = False,
@@ -82,7 +82,7 @@ class ModuleHost:
         """Raises Refused IMPORT_UNDECLARED or EXPORT_MISSING, ContractError, and pywamr's LoadError, UnsupportedError, Trap.
 
         Imports are checked against the description before any guest code runs. `observe` sees each call of a host function once it
-        has returned: name, arguments, result, nanoseconds. `places`: see `Runtime.load`.
+        has returned: name, arguments and answer for people, nanoseconds. `places`: see `Runtime.load`.
         """
         self._capabilities, limits = description.capabilities, description.limits
         self._publish_grants = TopicGrants(self._capabilities.filters("publish"))
@@ -312,11 +312,13 @@ class ModuleHost:
 
         if observe is None:
             return counted
+        from device_agent.tracing import described  # nothing that workers need
 
         def call(*values: Any) -> Any:
             started = time.perf_counter_ns()
             result = counted(*values)
-            observe(name, values, result, time.perf_counter_ns() - started)
+            took_ns = time.perf_counter_ns() - started
+            observe(name, *described(name, values, result, self._read), took_ns)
             return result
 
         return call

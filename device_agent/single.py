@@ -66,10 +66,10 @@ def run_module(module: Path, options: Options) -> int:
     show = _Printer(options.as_json)
     started = time.perf_counter()
 
-    def observe(name: str, values: tuple[Any, ...], result: Any, took_ns: int) -> None:
+    def observe(name: str, values: list[Any], result: Any, took_ns: int) -> None:
         at_ms = round((time.perf_counter() - started) * 1000, 3)
         about = {} if result is None else {"result": result}
-        show("call", function=name, arguments=list(values), **about, at_ms=at_ms, took_us=round(took_ns / 1000, 1))
+        show("call", function=name, arguments=values, **about, at_ms=at_ms, took_us=round(took_ns / 1000, 1))
 
     deadline = _Deadline(show)
     with _ended_by_ctrl_c():

@@ -1,0 +1,102 @@
+"""What `--trace` shows of each capability: what a module asked, and what it was told."""
+
+import pytest
+
+from device_agent.contract import ModuleHost
+from device_agent.devices import Devices
+from ota.formats.capabilities import FUNCTIONS, Capabilities, import_module
+from ota.formats.module import Limits, ModuleDescription
+from tests.support.wat import contract_module
+
+
+class Line:
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+
+    def read(self) -> bool:
+        return True
+
+    def write(self, value: bool) -> None:
+        if self.broken:
+            raise OSError("no power")
+
+
+class Port:
+    def read(self, limit: int) -> bytes:
+        return b"hello"[:limit]
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
+GRANTED = {
+    "logging": {},
+    "messaging": {"publish": ["out/#"], "subscribe": ["#"]},
+    "keyvalue": {"quota_bytes": 20},
+    "clock": {},
+    "config": {},
+    "random": {},
+    "gpio": {"inputs": ["gpiochip0:1"], "outputs": ["gpiochip0:2", "gpiochip0:3"]},
+    "serial": {"ports": ["/dev/ttyS1:9600"]},
+}
+DATA = r"""(data (i32.const 1000) "out/a") (data (i32.const 1010) "sys/b")
+  (data (i32.const 1020) "gpiochip0:1gpiochip0:2gpiochip0:3")
+  (data (i32.const 1060) "/dev/ttyS1") (data (i32.const 1080) "key") (data (i32.const 1090) "a\ff\1b value")"""
+
+
+def text(at: int, size: int) -> str:
+    return f"(i32.const {at}) (i32.const {size})"
+
+
+OUT = "(i32.const 2000)"
+CALLS = [
+    ("logging", "log", f"(i32.const 2) {text(1000, 5)}", "i32 i32 i32", ["info", "out/a"], None),
+    ("messaging", "publish", f"{text(1000, 5)} {text(1090, 9)} {OUT}", "i32 i32 i32 i32 i32", ["out/a", "a\\xff\x1b value"], "ok"),
+    ("messaging", "publish", f"{text(1010, 5)} {text(1090, 1)} {OUT}", "i32 i32 i32 i32 i32", ["sys/b", "a"], "error denied"),
+    ("messaging", "publish", f"{text(1000, 5)} {text(0, 65537)} {OUT}", "i32 i32 i32 i32 i32", None, "error too-large"),
+    ("keyvalue", "get", f"{text(1080, 3)} {OUT}", "i32 i32 i32", ["key"], "none"),
+    ("keyvalue", "set", f"{text(1080, 3)} {text(1000, 5)} {OUT}", "i32 i32 i32 i32 i32", ["key", "out/a"], "ok"),
+    (
+        "keyvalue",
+        "set",
+        f"{text(1080, 3)} {text(1000, 30)} {OUT}",
+        "i32 i32 i32 i32 i32",
+        None,
+        "error the quota of 20 bytes is used up",
+    ),
+    ("keyvalue", "delete", f"{text(1080, 3)} {OUT}", "i32 i32 i32", ["key"], "ok"),
+    ("config", "get", f"{text(1080, 3)} {OUT}", "i32 i32 i32", ["key"], "set"),
+    ("gpio", "read", f"{text(1020, 11)} {OUT}", "i32 i32 i32", ["gpiochip0:1"], True),
+    ("gpio", "write", f"{text(1031, 11)} (i32.const 1) {OUT}", "i32 i32 i32 i32", ["gpiochip0:2", 1], "ok"),
+    ("gpio", "write", f"{text(1042, 11)} (i32.const 1) {OUT}", "i32 i32 i32 i32", ["gpiochip0:3", 1], "error failed"),
+    ("gpio", "write", f"{text(1020, 11)} (i32.const 1) {OUT}", "i32 i32 i32 i32", ["gpiochip0:1", 1], "error denied"),
+    ("serial", "read", f"{text(1060, 10)} (i32.const 4) {OUT}", "i32 i32 i32 i32", ["/dev/ttyS1", 4], "hell"),
+    ("serial", "read", f"{text(1060, 3)} (i32.const 4) {OUT}", "i32 i32 i32 i32", ["/de", 4], "error denied"),
+    ("serial", "write", f"{text(1060, 10)} {text(1000, 5)} {OUT}", "i32 i32 i32 i32 i32", ["/dev/ttyS1", "out/a"], "ok"),
+]
+
+
+@pytest.mark.parametrize(("interface", "function", "arguments", "kinds", "shown", "answer"), CALLS)
+def test_a_call_is_shown_as_people_read_it(interface, function, arguments, kinds, shown, answer):
+    imported = f'(import "{import_module(interface)}" "{function}" (func $f (param {kinds})))'
+    wasm = contract_module(f"(call $f {arguments}) (i32.const 0)", imported, DATA, "")
+    devices = Devices(
+        {"gpiochip0:1": Line()}, {"gpiochip0:2": Line(), "gpiochip0:3": Line(broken=True)}, {"/dev/ttyS1": Port()}, ()
+    )
+    seen = []
+    description = ModuleDescription("m", "1", Capabilities.parse(GRANTED, "test"), Limits())
+    host = ModuleHost(wasm, description, {"key": "set"}, lambda *_: None, observe=lambda *call: seen.append(call), devices=devices)
+    host.handle("t", b"")
+    ((name, values, result, took_ns),) = seen
+    assert name == f"{interface}.{function}"
+    assert result == answer
+    assert took_ns > 0
+    if shown is not None:
+        assert values == shown
+
+
+def test_every_function_with_addresses_is_described():
+    from device_agent.tracing import _SHAPES
+
+    plain = {f"clock.{name}" for name in FUNCTIONS["clock"]} | {f"wasi.{name}" for name in FUNCTIONS["wasi"]}
+    assert set(_SHAPES) == {f"{name}.{each}" for name, functions in FUNCTIONS.items() for each in functions} - plain
