@@ -63,7 +63,7 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     pw_host_function *hosts = calloc(functions + 1u, sizeof *hosts);
     for (uint32_t i = 0; hosts && i < functions; i++)
         hosts[i].native = nothing;
-    if (hosts && pw_instance_open(module, hosts, functions, STACK_BYTES, PAGES, -1, &instance, error, sizeof error) == PW_OK) {
+    if (hosts && pw_instance_open(module, hosts, functions, STACK_BYTES, PAGES, FUEL, &instance, error, sizeof error) == PW_OK) {
         call_exports(module, instance);
         pw_instance_free(instance);
     }

@@ -213,4 +213,67 @@ static inline bool dm_config_get(dm_bytes key, dm_bytes *value)
     return out.some;
 }
 
+/* Random bytes, at most 64 KiB; more gives none. They lie in the arena. */
+DM_IMPORT("random", "get") void dm_import_random_get(uint32_t size, dm_bytes *out);
+
+static inline dm_bytes dm_random(uint32_t size)
+{
+    dm_bytes out;
+    dm_import_random_get(size, &out);
+    return out;
+}
+
+typedef enum dm_device_status { DM_DEVICE_DONE = 0, DM_DEVICE_DENIED, DM_DEVICE_FAILED } dm_device_status;
+
+DM_IMPORT("gpio", "read") void dm_import_gpio_read(const uint8_t *line, uint32_t size, uint8_t *out);
+DM_IMPORT("gpio", "write") void dm_import_gpio_write(const uint8_t *line, uint32_t size, uint32_t value, uint8_t *out);
+
+/* Lines are named as in the manifest: DM_TEXT("gpiochip0:17"). */
+static inline dm_device_status dm_gpio_read(dm_bytes line, bool *value)
+{
+    uint8_t out[2] = { 0, 0 };
+    dm_import_gpio_read(line.at, line.size, out);
+    if (out[0])
+        return (dm_device_status)(out[1] + 1);
+    *value = out[1];
+    return DM_DEVICE_DONE;
+}
+
+static inline dm_device_status dm_gpio_write(dm_bytes line, bool value)
+{
+    uint8_t out[2] = { 0, 0 };
+    dm_import_gpio_write(line.at, line.size, value, out);
+    return out[0] ? (dm_device_status)(out[1] + 1) : DM_DEVICE_DONE;
+}
+
+typedef struct dm_serial_data {
+    uint8_t failed;
+    union {
+        dm_bytes data;
+        uint8_t error;
+    } as;
+} dm_serial_data;
+
+DM_IMPORT("serial", "read") void dm_import_serial_read(const uint8_t *port, uint32_t size, uint32_t limit, dm_serial_data *out);
+DM_IMPORT("serial", "write")
+void dm_import_serial_write(const uint8_t *port, uint32_t size, const uint8_t *data, uint32_t data_size, uint8_t *out);
+
+/* What has arrived, at most `limit` bytes; never waits. It lies in the arena. Ports are named by their path. */
+static inline dm_device_status dm_serial_read(dm_bytes port, uint32_t limit, dm_bytes *data)
+{
+    dm_serial_data out = { 0, { { 0, 0 } } };
+    dm_import_serial_read(port.at, port.size, limit, &out);
+    if (out.failed)
+        return (dm_device_status)(out.as.error + 1);
+    *data = out.as.data;
+    return DM_DEVICE_DONE;
+}
+
+static inline dm_device_status dm_serial_write(dm_bytes port, dm_bytes data)
+{
+    uint8_t out[2] = { 0, 0 };
+    dm_import_serial_write(port.at, port.size, data.at, data.size, out);
+    return out[0] ? (dm_device_status)(out[1] + 1) : DM_DEVICE_DONE;
+}
+
 #endif

@@ -3,42 +3,11 @@
 import pytest
 
 from device_agent.contract import ModuleHost
-from device_agent.devices import Devices
 from ota.formats.capabilities import FUNCTIONS, Capabilities, import_module
 from ota.formats.module import Limits, ModuleDescription
+from tests.support.devices import GRANTED, some_devices
 from tests.support.wat import contract_module
 
-
-class Line:
-    def __init__(self, broken: bool = False) -> None:
-        self.broken = broken
-
-    def read(self) -> bool:
-        return True
-
-    def write(self, value: bool) -> None:
-        if self.broken:
-            raise OSError("no power")
-
-
-class Port:
-    def read(self, limit: int) -> bytes:
-        return b"hello"[:limit]
-
-    def write(self, data: bytes) -> None:
-        pass
-
-
-GRANTED = {
-    "logging": {},
-    "messaging": {"publish": ["out/#"], "subscribe": ["#"]},
-    "keyvalue": {"quota_bytes": 20},
-    "clock": {},
-    "config": {},
-    "random": {},
-    "gpio": {"inputs": ["gpiochip0:1"], "outputs": ["gpiochip0:2", "gpiochip0:3"]},
-    "serial": {"ports": ["/dev/ttyS1:9600"]},
-}
 DATA = r"""(data (i32.const 1000) "out/a") (data (i32.const 1010) "sys/b")
   (data (i32.const 1020) "gpiochip0:1gpiochip0:2gpiochip0:3")
   (data (i32.const 1060) "/dev/ttyS1") (data (i32.const 1080) "key") (data (i32.const 1090) "a\ff\1b value")"""
@@ -80,12 +49,11 @@ CALLS = [
 def test_a_call_is_shown_as_people_read_it(interface, function, arguments, kinds, shown, answer):
     imported = f'(import "{import_module(interface)}" "{function}" (func $f (param {kinds})))'
     wasm = contract_module(f"(call $f {arguments}) (i32.const 0)", imported, DATA, "")
-    devices = Devices(
-        {"gpiochip0:1": Line()}, {"gpiochip0:2": Line(), "gpiochip0:3": Line(broken=True)}, {"/dev/ttyS1": Port()}, ()
-    )
     seen = []
     description = ModuleDescription("m", "1", Capabilities.parse(GRANTED, "test"), Limits())
-    host = ModuleHost(wasm, description, {"key": "set"}, lambda *_: None, observe=lambda *call: seen.append(call), devices=devices)
+    host = ModuleHost(
+        wasm, description, {"key": "set"}, lambda *_: None, observe=lambda *call: seen.append(call), devices=some_devices()
+    )
     host.handle("t", b"")
     ((name, values, result, took_ns),) = seen
     assert name == f"{interface}.{function}"
