@@ -41,6 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
     run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
+    run.add_argument(
+        "--simulate", action="store_true", help="GPIO lines and serial ports that are not there: shows what is written"
+    )
+    run.add_argument(
+        "--device", action="append", default=[], metavar="NAME=VALUE", help="likewise, with what is read from this one"
+    )
     run.add_argument("--image", type=Path, help="an ahead-of-time image of the module, to run instead of interpreting it")
     run.add_argument("--json", action="store_true", help="machine-readable results")
     return parser
@@ -62,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "run":
             from device_agent.single import Options, run_module
 
-            options = Options(arguments.event, arguments.trace, tuple(arguments.deny), arguments.image, arguments.json)
+            devices = tuple(arguments.device) if arguments.simulate or arguments.device else None
+            options = Options(arguments.event, arguments.trace, tuple(arguments.deny), arguments.image, arguments.json, devices)
             return run_module(arguments.module, options)
         if arguments.command == "check":
             check_configuration(arguments.config)

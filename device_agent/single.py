@@ -15,7 +15,8 @@ from typing import Any
 
 from device_agent import frames
 from device_agent.contract import ContractError, ModuleError, ModuleHost
-from device_agent.devices import open_devices
+from device_agent.devices import Devices, open_devices
+from device_agent.simulated import simulated_devices
 from device_agent.source_lines import SourceLines
 from ota.errors import OtaError
 from ota.formats import topics
@@ -40,6 +41,7 @@ class Options:
     deny: tuple[str, ...] = ()  # capabilities that are not granted
     image: Path | None = None  # compiled ahead of time for this machine by its author
     as_json: bool = False
+    devices: tuple[str, ...] | None = None  # "name=value" of GPIO lines and serial ports that are only simulated; None: real ones
 
 
 def _read(path: Path) -> bytes:
@@ -101,7 +103,7 @@ def _start(
                 raise RunError(f"there is no capability {name!r}: {', '.join(FUNCTIONS)}")
         kept = {name: each for name, each in description.capabilities.items.items() if name not in options.deny}
         check_allowed(read(wasm).imports, description.capabilities, Capabilities(kept))
-        devices = open_devices(description.capabilities)
+        devices = _devices(description.capabilities, options, show)
 
         def log(level: str, message: str) -> None:
             show("log", level=level, message=message)
@@ -116,6 +118,17 @@ def _start(
         host.terminate_on(signal.SIGINT)
         deadline.host = host
     return host, description
+
+
+def _devices(capabilities: Capabilities, options: Options, show: "_Printer") -> Devices:
+    if options.devices is None:
+        return open_devices(capabilities)
+    values = [each.partition("=") for each in options.devices]
+    if any(not separator for _, separator, _ in values):
+        raise RunError("a device is written NAME=VALUE")
+    return simulated_devices(
+        capabilities, {name: value for name, _, value in values}, lambda name, value: show("device", name=name, value=value)
+    )
 
 
 @contextmanager

@@ -52,6 +52,16 @@ def add_commands(commands: Any) -> None:
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
     run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
+    run.add_argument(
+        "--simulate", action="store_true", help="GPIO lines and serial ports that are not there: shows what is written"
+    )
+    run.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="likewise, with a line's level or what arrives at a port",
+    )
     run.add_argument("--aot", action="store_true", help="compile it for this machine first, and run that")
     run.add_argument("--json", action="store_true", help="machine-readable results")
     run.set_defaults(handler=_run)
@@ -116,7 +126,8 @@ def _run(arguments: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "device_agent", "run", f"./{module}" if module.startswith("-") else module]
     command += [part for event in arguments.event for part in ("--event", event)]
     command += [part for name in arguments.deny for part in ("--deny", name)]
-    command += [f"--{name}" for name in ("trace", "json") if getattr(arguments, name)]
+    command += [part for device in arguments.device for part in ("--device", device)]
+    command += [f"--{name}" for name in ("trace", "json", "simulate") if getattr(arguments, name)]
     if not arguments.aot:
         return subprocess.run(command, check=False).returncode
     with tempfile.TemporaryDirectory() as folder:

@@ -242,3 +242,65 @@ def test_an_event_that_no_board_would_deliver_is_told(tmp_path):
     assert subprocess.run([*command, "in/x=1"], capture_output=True, text=True, check=True).stderr == ""
     told = subprocess.run([*command, "sys/x=1"], capture_output=True, text=True, check=True).stderr
     assert told == "a board would not deliver sys/x: the module subscribes to in/#\n"
+
+
+BUTTON = r"""#include "device_module.h"
+static bool handle(dm_bytes topic, dm_bytes payload, dm_bytes *error)
+{
+    (void)topic;
+    (void)payload;
+    (void)error;
+    bool pressed = false;
+    dm_bytes data = { 0, 0 };
+    dm_gpio_read(DM_TEXT("gpiochip0:17"), &pressed);
+    dm_gpio_write(DM_TEXT("gpiochip0:4"), pressed);
+    dm_serial_read(DM_TEXT("/dev/ttyS1"), 5, &data);
+    return dm_serial_write(DM_TEXT("/dev/ttyS1"), data) == DM_DEVICE_DONE;
+}
+DM_EVENTS(handle)
+"""
+
+
+@pytest.fixture(scope="module")
+def button(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("button")
+    (folder / "button.c").write_text(BUTTON)
+    (folder / "button.toml").write_text(
+        """[capabilities.messaging]
+subscribe = ["#"]
+[capabilities.gpio]
+inputs = ["gpiochip0:17"]
+outputs = ["gpiochip0:4"]
+[capabilities.serial]
+ports = ["/dev/ttyS1:9600"]
+"""
+    )
+    from tests.conftest import ROOT
+
+    flags = ["-target", "wasm32-freestanding", "-nostdlib", "-fno-builtin", "-O2", "-Wl,--no-entry", "-I", str(ROOT / "sdk" / "c")]
+    command = [sys.executable, "-m", "ziglang", "cc", *flags, str(folder / "button.c"), "-o", str(folder / "button.wasm")]
+    subprocess.run(command, check=True)
+    return folder / "button.wasm"
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        (("--simulate",), [("gpiochip0:4", "0"), ("/dev/ttyS1", "")]),
+        (("--device", "gpiochip0:17=1", "--device", "/dev/ttyS1=hello world"), [("gpiochip0:4", "1"), ("/dev/ttyS1", "hello")]),
+    ],
+)
+def test_a_module_is_tried_where_there_are_no_devices(button, words, written):
+    command = [sys.executable, "-m", "ota.cli.main", "run", str(button), "--json", "--event", "a=b", *words]
+    lines = [json.loads(line) for line in subprocess.run(command, capture_output=True, check=True).stdout.splitlines()]
+    assert [(line["name"], line["value"]) for line in lines if line["what"] == "device"] == written
+
+
+def test_a_device_that_the_module_has_not_is_not_simulated(button, capsys):
+    for value, message in (
+        ("gpiochip0:5=1", "the module has no device gpiochip0:5: gpiochip0:17, gpiochip0:4, /dev/ttyS1"),
+        ("gpiochip0:17=on", "gpiochip0:17 is a line, whose level is 0 or 1, not 'on'"),
+        ("gpiochip0:17", "a device is written NAME=VALUE"),
+    ):
+        assert main(["run", str(button), "--device", value]) == 1
+        assert message in capsys.readouterr().err
