@@ -11,6 +11,7 @@ devices/*.pem     certificates of devices
 import fcntl
 import json
 import os
+import re
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from ota.formats.trust import ROLES, ROOT_TYPE, Root, first_root, next_root
 from ota.keyring import KeyLockedError, SigningKey, sign_document
 
 SETTINGS = "ota.toml"
+_DOMAIN = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", re.IGNORECASE)
 YEAR_S = 365 * 86_400
 
 
@@ -66,6 +68,8 @@ class Workspace:
             )
         if not is_name(settings.group):
             raise WorkspaceError(f"{settings.group!r} is not a name for a group")
+        if not _DOMAIN.fullmatch(settings.vendor):
+            raise WorkspaceError(f"{settings.vendor!r} is not a domain name, such as example.com")
         if passphrase == b"":
             raise WorkspaceError("an empty passphrase locks nothing")
         (folder / "trust").mkdir(parents=True, exist_ok=True)

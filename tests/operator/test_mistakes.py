@@ -150,3 +150,10 @@ def test_what_fits_on_a_card_is_not_refused(workspace, tmp_path):
         ota(workspace, "settings", "b1", "--board", "generic-armv7", "--broker", "mqtt://192.0.2.1", "--no-token", "-o", board) == 0
     )
     check_parts(board, None)
+
+
+@pytest.mark.parametrize("vendor", ["", "not a domain", "example", "-a.com", 'a".com', "a..com"])
+def test_a_vendor_is_a_domain_name(tmp_path, capsys, vendor):
+    assert ota(tmp_path / "operator", "init", f"--vendor={vendor}") == 1
+    assert "is not a domain name" in capsys.readouterr().err
+    assert not (tmp_path / "operator" / "keys").exists()
