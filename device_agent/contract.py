@@ -324,15 +324,15 @@ class ModuleHost:
         return call
 
     def _limited(self, log: Callable[[str, str], None]) -> Callable[[str, str], None]:
-        """Drops lines beyond the rate, and says once how many were dropped."""
-        dropped = 0
+        """Drops lines beyond the rate, and says once a second at most how many were dropped."""
+        dropped, notices = 0, Rate(1)
 
         def write(level: str, message: str) -> None:
             nonlocal dropped
             if not self._log_rate.take():
                 dropped += 1
                 return
-            if dropped:
+            if dropped and notices.take():
                 log("warn", f"{dropped} log lines were dropped: the module may write {self._log_rate.per_second} a second")
                 dropped = 0
             log(level, message)

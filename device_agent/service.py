@@ -16,6 +16,7 @@ from typing import TextIO
 
 from device_agent.agent import Agent
 from device_agent.config import Config, ConfigError, load
+from device_agent.store import DATABASE
 from ota.formats.reasons import Refused
 from ota.formats.report import LogRecord
 
@@ -87,7 +88,11 @@ def check_configuration(path: Path) -> None:
     """Raises ConfigError, StoreError, Refused when the agent could not start with this configuration. Leaves nothing behind."""
     config = load(path)
     broker = config.broker
-    named = (config.factory, *((broker.ca_file, broker.password_file) if broker is not None else ()))
+    named = [config.factory]
+    if broker is not None:
+        named += [broker.ca_file, broker.password_file]
+        if not config.wants_enrolment:
+            named += [broker.certificate_file, broker.key_file]
     for each in named:
         if each is not None and not each.exists():
             raise ConfigError(f"{each}: No such file or directory")
@@ -95,7 +100,7 @@ def check_configuration(path: Path) -> None:
     async def check(storage: Path) -> None:
         _agent(replace(config, storage=storage))
 
-    if config.storage.exists():
+    if (config.storage / DATABASE).exists():
         asyncio.run(check(config.storage))
         return
     with tempfile.TemporaryDirectory() as folder:

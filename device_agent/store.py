@@ -23,6 +23,7 @@ from ota.formats.chunks import ChunkIndex
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Message
 
+DATABASE = "agent.sqlite"  # below the storage folder
 SCHEMA_VERSION = 1
 _SCHEMA = """
 create table numbers (name text primary key, value integer not null) strict;
@@ -85,16 +86,16 @@ class Store:
         except OSError as error:
             raise StoreError(f"{folder}: {error.strerror}") from error
         try:
-            self._database = sqlite3.connect(folder / "agent.sqlite", isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(folder / DATABASE, isolation_level=None, check_same_thread=False)
         except sqlite3.DatabaseError as error:
             os.close(self._lock)
-            raise StoreError(f"{folder / 'agent.sqlite'}: {error}") from error
+            raise StoreError(f"{folder / DATABASE}: {error}") from error
         try:
             self._database.executescript("pragma journal_mode=wal; pragma synchronous=full; pragma foreign_keys=on;")
             self._migrate()
         except sqlite3.DatabaseError as error:
             self.close()
-            raise StoreError(f"{folder / 'agent.sqlite'}: {error}") from error
+            raise StoreError(f"{folder / DATABASE}: {error}") from error
         except BaseException:
             self.close()
             raise

@@ -211,7 +211,7 @@ class Supervisor:
         except WorkerFailed as failure:
             if not self._stopped:
                 if in_hand:
-                    failure.detail += f"; in hand was an event on {in_hand}"
+                    failure.detail = f"with an event on {in_hand[:100]} in hand: {failure.detail}"
                 self._give_up_on_poison(worker.spec)
                 self._failed(worker, failure)
 

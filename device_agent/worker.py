@@ -14,11 +14,12 @@ import time
 from device_agent import confinement, frames
 from device_agent.contract import ModuleError, ModuleHost
 from device_agent.devices import import_drivers, open_devices
+from ota.errors import OtaError
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
-from pywamr import LoadError, Runtime, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
+from pywamr import LoadError, PywamrError, Runtime, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
 
 # Workers are forked from a process that has imported this (device_agent.zygote).
 runtime_version()  # loads the library, starts nothing
@@ -147,7 +148,9 @@ class _Worker:
         took_us = (time.perf_counter_ns() - started) // 1000
         if self._host is None:
             return frames.Usage(0, took_us, 0)
-        return frames.Usage(self._host.host_calls - calls, took_us, self._host.memory_bytes)
+        with contextlib.suppress(OtaError, PywamrError):  # of a module that can't be asked any more
+            return frames.Usage(self._host.host_calls - calls, took_us, self._host.memory_bytes)
+        return frames.Usage(self._host.host_calls - calls, took_us, 0)
 
     def _start(self, start: frames.Start) -> frames.Ready:
         description = ModuleDescription.from_bytes(start.description)

@@ -198,7 +198,8 @@ class Worker:
         if self._failure is not None:
             raise self._failure
         self._logged = 0
-        self._may_log = LOGS_OF_OURS + int(self.spec.description.limits.log_lines_per_s * (1 + deadline_s + frames.TERMINATE_S))
+        per_s = self.spec.description.limits.log_lines_per_s + 1  # one says how many were dropped
+        self._may_log = LOGS_OF_OURS + int(per_s * (1 + deadline_s + frames.TERMINATE_S))
         waiting: asyncio.Future[frames.Answer] = self._loop.create_future()
         self._answer = waiting
         try:

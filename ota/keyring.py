@@ -57,7 +57,7 @@ class SigningKey:
         except OSError as error:
             raise KeyFileError(f"{path}: {error.strerror}") from error
         except TypeError:
-            if passphrase is None:
+            if not passphrase:
                 raise KeyLockedError(f"{path} is locked: give --passphrase-file") from None
             raise KeyFileError(f"{path} is not locked, but a passphrase was given") from None
         except ValueError:

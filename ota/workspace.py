@@ -28,7 +28,9 @@ from ota.formats.trust import ROLES, ROOT_TYPE, Root, first_root, next_root
 from ota.keyring import KeyLockedError, SigningKey, sign_document
 
 SETTINGS = "ota.toml"
-_DOMAIN = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", re.IGNORECASE)
+_DOMAIN = re.compile(
+    r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9][a-z0-9-]{0,61}[a-z0-9]", re.IGNORECASE | re.ASCII
+)
 YEAR_S = 365 * 86_400
 
 
@@ -78,7 +80,8 @@ class Workspace:
             cls._fill(folder, settings, now_s, algorithm, passphrase)
         except BaseException:  # nobody has seen these keys: half of a workspace is of no use
             shutil.rmtree(folder / "keys")
-            (folder / "trust" / "root.1.cbor").unlink(missing_ok=True)
+            for made in (folder / "trust" / "root.1.cbor", folder / SETTINGS):
+                made.unlink(missing_ok=True)
             raise
         return cls(folder, settings, passphrase)
 
@@ -168,11 +171,15 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Replaces a file so that after a power cut it is the old or the new one, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

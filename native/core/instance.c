@@ -139,6 +139,36 @@ pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
         wasm_runtime_set_exception(wamr, "host function failed");
 }
 
+static int32_t
+refuse_depth(void)
+{
+    pw_error_set(pw_last.message, sizeof pw_last.message, "%s", too_deep);
+    return PW_TRAP;
+}
+
+/* Before and after guest code runs, whose stack is then noted down if it ends by a trap. */
+static pw_text *
+begin_guest(void)
+{
+    pw_text *outer = pw_capture;
+    pw_capture = pw_last.stack;
+    nested++;
+    return outer;
+}
+
+static void
+end_guest(pw_text *outer)
+{
+    nested--;
+    pw_capture = outer;
+}
+
+static bool
+is_ended(int32_t status)
+{
+    return status == PW_TRAP || status == PW_HOST_ERROR || status == PW_TERMINATED;
+}
+
 /* WAMR does not call a start function that is an import. */
 static int32_t
 call_imported_start(pw_instance *instance)
@@ -146,6 +176,8 @@ call_imported_start(pw_instance *instance)
     uint64_t start = instance->module->facts.start, slot = 0;
     if (start == PW_NO_START)
         return PW_OK;
+    if ((uintptr_t)__builtin_frame_address(0) < pw_host_floor)
+        return refuse_depth();
     call_host(instance, &instance->module->functions[start], &slot);
     return instance->host_failed ? PW_HOST_ERROR : PW_OK;
 }
@@ -257,7 +289,9 @@ static int32_t
 instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, int32_t fuel)
 {
     struct InstantiationArgs2 *args = NULL;
-    if (!pw_thread_ready() || !wasm_runtime_instantiation_args_create(&args))
+    if (nested == NESTED_LIMIT)
+        return refuse_depth();
+    if (!wasm_runtime_instantiation_args_create(&args))
         return PW_NO_MEMORY;
     char *error = pw_last.message;
     uint32_t error_size = sizeof pw_last.message;
@@ -274,10 +308,9 @@ instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, int
         return PW_NO_MEMORY;
     wasm_runtime_set_instruction_count_limit(instance->env, fuel);
     (void)enter(instance); /* nobody else knows it yet */
-    pw_text *outer = pw_capture;
-    pw_capture = pw_last.stack;
+    pw_text *outer = begin_guest();
     int32_t status = pw_start(instance) ? call_imported_start(instance) : take_exception(instance);
-    pw_capture = outer;
+    end_guest(outer);
     leave(instance);
     return status;
 }
@@ -295,12 +328,15 @@ check_pages(uint64_t pages, uint32_t max_pages, char *error, uint32_t error_size
 
 int32_t
 pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
-                 uint32_t max_pages, int32_t fuel, pw_instance **out, char *error, uint32_t error_size)
+                 uint32_t max_pages, int32_t fuel, pw_instance **out, pw_ended **ended, char *error, uint32_t error_size)
 {
     pw_error_set(error, error_size, "%s", "");
-    if (!module || !out || stack_bytes == 0)
+    if (!module || !out || !ended || stack_bytes == 0)
         return PW_BAD_ARGUMENT;
     *out = NULL;
+    *ended = NULL;
+    if (!pw_thread_ready())
+        return PW_NO_MEMORY;
     int32_t status = check_pages(module->facts.memory_pages, max_pages, error, error_size);
     if (status == PW_OK)
         status = check_hosts(module, hosts, host_count, error, error_size);
@@ -330,6 +366,8 @@ pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host
         status = check_pages(memory_size(instance) / 65536, max_pages, error, error_size);
     if (status != PW_OK) {
         *out = NULL;
+        if (is_ended(status))
+            *ended = pw_ended_new();
         shut(instance);
         discard(instance);
         pw_module_leave(module, true, true);
@@ -431,22 +469,15 @@ call_once(pw_instance *instance, pw_function *function, uint64_t *slots, uint32_
     return PW_OK;
 }
 
-int32_t
-pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done)
+static int32_t
+call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done)
 {
-    if (!function || !slots || !done)
-        return PW_BAD_ARGUMENT;
-    *done = 0;
     pw_instance *instance = function->instance;
-    if (!pw_thread_ready())
-        return PW_NO_MEMORY;
     pw_text_clear(pw_last.stack);
     if (atomic_load(&instance->terminated))
         return PW_TERMINATED;
-    if (nested == NESTED_LIMIT) {
-        pw_error_set(pw_last.message, sizeof pw_last.message, "%s", too_deep);
-        return PW_TRAP;
-    }
+    if (nested == NESTED_LIMIT)
+        return refuse_depth();
     int32_t status = enter(instance);
     if (status != PW_OK)
         return status;
@@ -456,16 +487,13 @@ pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, ui
     if (function->cells > ARGUMENT_CELLS)
         cells = malloc(function->cells * sizeof *cells);
     if (cells) {
-        pw_text *outer = pw_capture;
-        pw_capture = pw_last.stack;
-        nested++;
+        pw_text *outer = begin_guest();
         status = PW_OK;
         for (; status == PW_OK && *done < count; slots += function->width) {
             status = call_once(instance, function, slots, cells);
             *done += status == PW_OK;
         }
-        nested--;
-        pw_capture = outer;
+        end_guest(outer);
     }
     if (cells != local)
         free(cells);
@@ -474,10 +502,29 @@ pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, ui
 }
 
 int32_t
+pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done, pw_ended **ended)
+{
+    if (!function || !slots || !done || !ended)
+        return PW_BAD_ARGUMENT;
+    *done = 0;
+    *ended = NULL;
+    if (!pw_thread_ready())
+        return PW_NO_MEMORY;
+    int32_t status = call_each(function, slots, count, done);
+    if (is_ended(status))
+        *ended = pw_ended_new();
+    return status;
+}
+
+int32_t
 pw_function_call(pw_function *function, uint64_t *slots)
 {
     uint32_t done;
-    return pw_function_call_each(function, slots, 1, &done);
+    pw_ended *ended;
+    int32_t status = pw_function_call_each(function, slots, 1, &done, &ended);
+    if (is_ended(status))
+        slots[0] = (uintptr_t)ended;
+    return status;
 }
 
 int32_t

@@ -91,15 +91,17 @@ struct pw_instance {
     atomic_bool terminated;
 };
 
-/* What ended the calling thread's last call: an instance may be another thread's by the time that somebody asks. */
-typedef struct pw_ended {
+/* What ends a call is noted down for the thread, until the call does: then it is the caller's. */
+typedef struct pw_note {
     char message[256];
     pw_text *stack; /* there once the thread is ready */
     void *failure; /* what a host function raised, or returned and should not: a reference; NULL for none */
     uint32_t import_index;
     bool raised;
-} pw_ended;
-extern _Thread_local pw_ended pw_last;
+} pw_note;
+extern _Thread_local pw_note pw_last;
+/* Hands over what was noted; NULL without memory. */
+pw_ended *pw_ended_new(void);
 
 /* Below this address of the calling thread's stack no host function is entered: it is owed as much room as guest code had. */
 extern _Thread_local uintptr_t pw_host_floor __attribute__((tls_model("initial-exec")));

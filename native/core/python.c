@@ -2,6 +2,9 @@
  * what a callback of ctypes costs, and needs no memory that is both writable and executable. */
 #include "internal.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static pw_python python;
 
 /* PY_VECTORCALL_ARGUMENTS_OFFSET: the callee may use the place before the first argument. */
@@ -92,17 +95,60 @@ pw_python_int(int32_t value)
     return python.PyLong_FromLongLong(value);
 }
 
-void *
-pw_failure_take(uint32_t *import_index, uint32_t *raised)
+struct pw_ended {
+    char message[256];
+    char *stack;
+    void *failure;
+    uint32_t import_index;
+    bool raised;
+};
+
+pw_ended *
+pw_ended_new(void)
 {
-    void *found = pw_last.failure;
-    *import_index = pw_last.import_index;
-    *raised = found ? pw_last.raised : 2;
-    if (!found)
-        return pw_python_int(PW_NOT_FOUND);
+    pw_ended *ended = calloc(1, sizeof *ended);
+    char *stack = strdup(pw_last.stack->bytes);
+    if (!ended || !stack) {
+        free(ended);
+        free(stack);
+        return NULL;
+    }
+    memcpy(ended->message, pw_last.message, sizeof ended->message);
+    ended->stack = stack;
+    ended->failure = pw_last.failure;
+    ended->import_index = pw_last.import_index;
+    ended->raised = pw_last.raised;
     pw_last.failure = NULL;
     pw_text_clear(pw_last.stack);
-    return found;
+    return ended;
+}
+
+void
+pw_ended_text(const pw_ended *ended, char *message, uint32_t message_size, char *stack, uint32_t stack_size)
+{
+    pw_error_set(message, message_size, "%s", ended->message);
+    pw_error_set(stack, stack_size, "%s", ended->stack);
+}
+
+void *
+pw_ended_failure(pw_ended *ended, uint32_t *import_index, uint32_t *raised)
+{
+    void *found = ended->failure;
+    ended->failure = NULL;
+    *import_index = ended->import_index;
+    *raised = ended->raised;
+    return found ? found : pw_python_int(PW_NOT_FOUND);
+}
+
+void
+pw_ended_free(pw_ended *ended)
+{
+    if (!ended)
+        return;
+    if (ended->failure)
+        python.Py_DecRef(ended->failure);
+    free(ended->stack);
+    free(ended);
 }
 
 void

@@ -12,7 +12,7 @@ static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static pw_text log_text;
 
 _Thread_local pw_text *pw_capture;
-_Thread_local pw_ended pw_last;
+_Thread_local pw_note pw_last;
 _Thread_local uintptr_t pw_host_floor __attribute__((tls_model("initial-exec")));
 
 /* WAMR, core/shared/platform/include/platform_api_vmcore.h: the lowest address of the calling thread's stack, asked for once. */
@@ -107,20 +107,11 @@ pw_runtime_version(void)
     return text;
 }
 
-void
-pw_ended_get(char *message, uint32_t message_size, char *stack, uint32_t stack_size)
-{
-    pw_error_set(message, message_size, "%s", pw_last.message);
-    pw_error_set(stack, stack_size, "%s", pw_last.stack ? pw_last.stack->bytes : "");
-    if (pw_last.stack)
-        pw_text_clear(pw_last.stack);
-}
-
 static void
 find_host_floor(void)
 {
     uintptr_t here = (uintptr_t)__builtin_frame_address(0), lowest = (uintptr_t)os_thread_get_stack_boundary();
-    pw_host_floor = lowest + (here - lowest) / 2;
+    pw_host_floor = here > lowest ? lowest + (here - lowest) / 2 : 0;
 }
 
 static pthread_key_t thread_key;
@@ -159,9 +150,12 @@ pw_thread_ready(void)
     if (!pw_last.stack) {
         find_host_floor();
         pthread_once(&thread_once, make_thread_key);
-        pw_last.stack = calloc(1, sizeof *pw_last.stack);
-        if (!pw_last.stack || pthread_setspecific(thread_key, &thread_key) != 0)
+        pw_text *stack = calloc(1, sizeof *stack);
+        if (!stack || pthread_setspecific(thread_key, &thread_key) != 0) {
+            free(stack);
             return false;
+        }
+        pw_last.stack = stack;
     }
     return wamr_ready();
 }

@@ -28,11 +28,13 @@
 typedef struct pw_module pw_module;
 typedef struct pw_instance pw_instance;
 typedef struct pw_function pw_function;
+/* How a call ended that did not return. */
+typedef struct pw_ended pw_ended;
 
 typedef enum pw_status {
     PW_OK = 0,
-    PW_TRAP = 1,           /* the guest trapped: pw_ended_get */
-    PW_HOST_ERROR = 2,     /* a host function failed: pw_failure_take */
+    PW_TRAP = 1,           /* the guest trapped: pw_ended_text */
+    PW_HOST_ERROR = 2,     /* a host function failed: pw_ended_failure */
     PW_BAD_MODULE = 3,     /* the bytes are not a module that WAMR accepts */
     PW_MISSING_IMPORT = 4, /* an import was given no host function */
     PW_UNSUPPORTED = 5,    /* a well-formed module asks for what this interface refuses */
@@ -132,20 +134,23 @@ PW_API int32_t pw_module_custom_section_get(const pw_module *module, uint32_t in
 /* Before host functions are Python callables. */
 PW_API void pw_python_set(const pw_python *python);
 /* Instantiates and runs the start function. `hosts` has one entry for each function import and is copied.
- * stack_bytes: operand stack; max_pages: 0 keeps the module's own limit, else lowers it; fuel: see pw_instance_fuel_set. */
+ * stack_bytes: operand stack; max_pages: 0 keeps the module's own limit, else lowers it; fuel: see pw_instance_fuel_set; *ended: see
+ * pw_function_call. */
 PW_API int32_t pw_instance_open(pw_module *module, const pw_host_function *hosts, uint32_t host_count, uint32_t stack_bytes,
-                                uint32_t max_pages, int32_t fuel, pw_instance **instance, char *error, uint32_t error_size);
+                                uint32_t max_pages, int32_t fuel, pw_instance **instance, pw_ended **ended, char *error,
+                                uint32_t error_size);
 /* Ends an instance: PW_BUSY while it is used, PW_CLOSED when it has ended. */
 PW_API int32_t pw_instance_close(pw_instance *instance);
 /* Closes and frees it, and its functions; says the same. PW_BUSY, and no effect, while it is used. */
 PW_API int32_t pw_instance_free(pw_instance *instance);
 /* Finds an exported function; the handle belongs to the instance. */
 PW_API int32_t pw_instance_function(pw_instance *instance, const char *name, pw_function **function);
-/* Calls. `slots` holds the arguments, then the results: room for the larger of the two. */
+/* Calls. `slots` holds the arguments, then the results: room for the larger of the two, and for one at least. After PW_TRAP, PW_HOST_ERROR
+ * and PW_TERMINATED the first holds the address of a pw_ended, which is the caller's; NULL without memory for it. */
 PW_API int32_t pw_function_call(pw_function *function, uint64_t *slots);
 /* Calls `count` times. `slots` has one row a call, each as long as the larger of arguments and results, at least 1: arguments
- * in, results out. Ends at the first call that does not return; *done is how many did. */
-PW_API int32_t pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done);
+ * in, results out. Ends at the first call that does not return; *done is how many did, *ended what ended that one. */
+PW_API int32_t pw_function_call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done, pw_ended **ended);
 /* How many branches and calls may be interpreted from now on, by however many calls from outside; one more is a trap, until there is new
  * fuel. Negative: no limit. Code that was compiled ahead of time does not count. */
 PW_API int32_t pw_instance_fuel_set(pw_instance *instance, int32_t fuel);
@@ -154,11 +159,13 @@ PW_API void pw_instance_terminate(pw_instance *instance);
 /* A signal that does the same, and then what a handler that it had does; until the instance is closed. PW_BUSY: another instance of this
  * process has one already. */
 PW_API int32_t pw_instance_terminate_on(pw_instance *instance, int32_t signal_number);
-/* What ended the calling thread's last call, after PW_TRAP or PW_TERMINATED: text and wasm call stack, both terminated. */
-PW_API void pw_ended_get(char *message, uint32_t message_size, char *stack, uint32_t stack_size);
-/* The same after PW_HOST_ERROR, called with Python's lock held: a new reference to what a host function returned and should not (*raised: 0)
- * or raised (1), or to nothing (2); *import_index: of which import, counted among the functions. */
-PW_API void *pw_failure_take(uint32_t *import_index, uint32_t *raised);
+/* Text and wasm call stack of what ended a call, both terminated. */
+PW_API void pw_ended_text(const pw_ended *ended, char *message, uint32_t message_size, char *stack, uint32_t stack_size);
+/* After PW_HOST_ERROR, called with Python's lock held: a new reference to what a host function raised (*raised: 1), or returned and should
+ * not; *import_index: of which import, counted among the functions. */
+PW_API void *pw_ended_failure(pw_ended *ended, uint32_t *import_index, uint32_t *raised);
+/* With Python's lock held. NULL: no effect. */
+PW_API void pw_ended_free(pw_ended *ended);
 /* A new Python object, called with Python's lock held: bytes of the default memory, or the status as an int, PW_NOT_FOUND when they are not
  * all inside; NULL with an exception set when there is no room for them. */
 PW_API void *pw_memory_read(pw_instance *instance, uint64_t offset, uint64_t size_bytes);

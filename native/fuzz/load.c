@@ -19,7 +19,6 @@ nothing(uint64_t *slots)
 static void
 call_exports(pw_module *module, pw_instance *instance)
 {
-    pw_instance_fuel_set(instance, FUEL);
     for (uint32_t i = 0; i < pw_module_export_count(module) && i < 20; i++) {
         pw_extern export;
         pw_function *function = NULL;
@@ -37,7 +36,10 @@ call_exports(pw_module *module, pw_instance *instance)
             if (export.params[k] == 'e' || export.params[k] == 'r')
                 slots[k] = export.params[k] == 'r' ? UINT64_MAX : 0;
         }
-        (void)pw_function_call(function, slots);
+        pw_instance_fuel_set(instance, FUEL);
+        int32_t status = pw_function_call(function, slots);
+        if (status == PW_TRAP || status == PW_HOST_ERROR || status == PW_TERMINATED)
+            pw_ended_free((pw_ended *)(uintptr_t)slots[0]);
     }
 }
 
@@ -57,16 +59,18 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     char error[256];
     pw_module *module = NULL;
     pw_instance *instance = NULL;
+    pw_ended *ended = NULL;
     if (pw_module_load(bytes, (uint32_t)size, 1, &module, error, sizeof error) != PW_OK)
         return 0;
     uint32_t functions = pw_module_import_count(module);
     pw_host_function *hosts = calloc(functions + 1u, sizeof *hosts);
     for (uint32_t i = 0; hosts && i < functions; i++)
         hosts[i].native = nothing;
-    if (hosts && pw_instance_open(module, hosts, functions, STACK_BYTES, PAGES, FUEL, &instance, error, sizeof error) == PW_OK) {
+    if (hosts && pw_instance_open(module, hosts, functions, STACK_BYTES, PAGES, FUEL, &instance, &ended, error, sizeof error) == PW_OK) {
         call_exports(module, instance);
         pw_instance_free(instance);
     }
+    pw_ended_free(ended);
     free(hosts);
     pw_module_free(module);
     return 0;

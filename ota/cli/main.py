@@ -10,6 +10,7 @@ from pathlib import Path
 from boards.errors import BoardError
 from ota.cli import author, board, flash, fleet, operator
 from ota.errors import OtaError
+from ota.formats.text import printable
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         _drop_output()
-        sys.stderr.write(f"ota: {_words(error)}\n")
+        sys.stderr.write(f"ota: {printable(_words(error))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("ota: interrupted\n")

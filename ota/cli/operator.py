@@ -17,6 +17,7 @@ from ota.formats.chunks import DEFAULT_CHUNK_BYTES
 from ota.formats.deployment import FRACTION_ALL, Deployment
 from ota.formats.manifest import ANY_BOARD
 from ota.formats.report import Report
+from ota.formats.text import printable
 from ota.keyring import ALGORITHMS
 from ota.publish import artifacts, deploy
 from ota.workspace import Settings, Workspace
@@ -81,7 +82,7 @@ def _targets(text: str) -> tuple[str, ...]:
 
 def _fraction(text: str) -> int:
     value = float(text)
-    if not 0 < value <= 100:
+    if not 0 < value <= 100 or not round(value * FRACTION_ALL / 100):
         raise argparse.ArgumentTypeError("more than 0, at most 100")
     return round(value * FRACTION_ALL / 100)
 
@@ -175,7 +176,7 @@ def _wait(workspace: Workspace, deployment: Deployment, arguments: argparse.Name
         attempt = report.attempt
         why = f"  {attempt.reason}: {attempt.detail}" if attempt.reason else ""
         share = f"  {attempt.done_chunks}/{attempt.chunks} chunks" if attempt.state == "fetching" and attempt.chunks else ""
-        line = f"  {report.device}: {attempt.state}{share}{why}"
+        line = printable(f"  {report.device}: {attempt.state}{share}{why}")
         if not arguments.json and told.get(report.device) != line:
             output.note(line)
         told[report.device] = line

@@ -27,7 +27,7 @@ def result_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """Something for a person that is not the result."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text, keep="\n") + "\n")
 
 
 def confirm(question: str) -> bool:
@@ -43,7 +43,10 @@ def secret(question: str, option: str = "--password-file") -> str:
     """Asks a person for something that is not shown. Raises OtaError where there is none to ask, and names the option instead."""
     if not sys.stdin.isatty():
         raise OtaError(f"{question.rstrip(': ')}: nobody is there to ask; name a file with {option}")
-    return getpass.getpass(question)
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        raise OtaError("no answer") from None
 
 
 def seconds(text: str) -> float:
@@ -62,8 +65,9 @@ def _plain(value: Any) -> Any:
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Columns as wide as they need to be."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows))
+    shown = [[printable(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown)
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 ATTEMPTS = (
     "open", "create", "openat2", "handle", "stat", "unlink", "inet", "unix", "netlink", "kill", "tgkill", "ptrace", "read-memory",
     "fork", "execute", "unshare", "bpf", "io_uring", "become-root", "limits", "memfd",
-    "share-memory",
+    "share-memory", "tgkill-like-mmap",
 )  # fmt: skip
 
 

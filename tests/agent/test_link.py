@@ -80,10 +80,12 @@ def test_a_link_that_is_cancelled_just_when_it_loses_the_broker_ends():
 
         config = BrokerConfig(BrokerUrl("127.0.0.1", free_port(), tls=False))
         server = await asyncio.start_server(serve, "127.0.0.1", config.url.port)
-        link = Link(config, "board", lambda *_: None, lambda: None, lambda: None)
+        online = asyncio.Event()
+        link = Link(config, "board", lambda *_: None, online.set, lambda: None)
         running = asyncio.create_task(link.run())
         await served.wait()
-        await asyncio.sleep(0.1)
+        await online.wait()
+        await asyncio.sleep(0.1)  # until it waits again
         link._lost.set()  # both before the loop turns again
         running.cancel()
         await asyncio.wait([running], timeout=3)
@@ -108,8 +110,9 @@ def test_two_boards_of_one_name_say_so_and_come_back_ever_more_slowly(caplog):
         config = BrokerConfig(BrokerUrl("127.0.0.1", free_port(), tls=False))
         server = await asyncio.start_server(serve, "127.0.0.1", config.url.port)
         running = asyncio.create_task(Link(config, "twin", lambda *_: None, lambda: None, lambda: None).run())
-        while len(times) < 4:
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(30):
+            while len(times) < 4:
+                await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)  # until that connection was ended too
         running.cancel()
         await close(server, writers)

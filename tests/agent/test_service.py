@@ -48,7 +48,15 @@ def test_a_check_leaves_nothing_behind_and_looks_for_what_is_named(tmp_path):
     (tmp_path / "agent.toml").write_text(text)
     check_configuration(tmp_path / "agent.toml")
     assert not (tmp_path / "kept").exists()
-    for more in ('[factory]\nfolder = "nowhere"\n', '[broker]\nurl = "mqtts://b.example"\nca_file = "nowhere"\n'):
+    (tmp_path / "kept").mkdir()
+    check_configuration(tmp_path / "agent.toml")
+    assert not list((tmp_path / "kept").iterdir())
+    certificate = 'certificate_file = "nowhere"\nkey_file = "nowhere"\n'
+    for more in (
+        f'[broker]\nurl = "mqtts://b.example"\n{certificate}',
+        '[factory]\nfolder = "nowhere"\n',
+        '[broker]\nurl = "mqtts://b.example"\nca_file = "nowhere"\n',
+    ):
         (tmp_path / "agent.toml").write_text(text + more)
         with pytest.raises(ConfigError, match="nowhere: No such file"):
             check_configuration(tmp_path / "agent.toml")

@@ -157,7 +157,7 @@ def code(request):
 @pytest.mark.parametrize("order", ["", "rmi", "imr", "mri"])
 def test_the_interpreter_ends_while_threads_run_guest_code(code, order):
     script = RUNNING.format(path=sys.path, code=code.hex(), order=order)
-    done = subprocess.run([*PYTHON, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([*PYTHON, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")
 
 

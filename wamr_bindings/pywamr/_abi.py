@@ -18,7 +18,6 @@ OK, TRAP, HOST_ERROR, BAD_MODULE, MISSING_IMPORT, UNSUPPORTED, NO_MEMORY, BUSY, 
 FUNCTION, TABLE, MEMORY, GLOBAL = range(4)
 NO_NEW_PRIVILEGES, SECCOMP, LANDLOCK = 1, 2, 4
 NEEDS_DEVICES, NEEDS_FOLDERS = 1, 2
-NOTHING = 2  # pw_failure_take
 _ZERO = b"\xc0\x80"
 
 
@@ -98,6 +97,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
             c_uint32,
             c_int32,
             POINTER(c_void_p),
+            POINTER(c_void_p),
             c_char_p,
             c_uint32,
         ),
@@ -106,19 +106,20 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_instance_free": (c_int32, (c_void_p,)),
     "pw_instance_function": (c_int32, (c_void_p, c_char_p, POINTER(c_void_p))),
     "pw_function_call": (c_int32, (c_void_p, c_void_p)),
-    "pw_function_call_each": (c_int32, (c_void_p, c_void_p, c_uint32, POINTER(c_uint32))),
+    "pw_function_call_each": (c_int32, (c_void_p, c_void_p, c_uint32, POINTER(c_uint32), POINTER(c_void_p))),
     "pw_instance_fuel_set": (c_int32, (c_void_p, c_int32)),
     "pw_instance_terminate": (None, (c_void_p,)),
     "pw_instance_terminate_on": (c_int32, (c_void_p, c_int32)),
-    "pw_ended_get": (None, (c_char_p, c_uint32, c_char_p, c_uint32)),
-    "pw_failure_take": (py_object, (POINTER(c_uint32), POINTER(c_uint32))),
+    "pw_ended_text": (None, (c_void_p, c_char_p, c_uint32, c_char_p, c_uint32)),
+    "pw_ended_failure": (py_object, (c_void_p, POINTER(c_uint32), POINTER(c_uint32))),
+    "pw_ended_free": (None, (c_void_p,)),
     "pw_memory_read": (py_object, (c_void_p, c_uint64, c_uint64)),
     "pw_memory_write": (c_int32, (c_void_p, c_uint64, c_char_p, c_uint64)),
     "pw_memory_size": (c_int32, (c_void_p, POINTER(c_uint64))),
     "pw_global_get": (c_int32, (c_void_p, c_char_p, c_void_p)),
     "pw_global_set": (c_int32, (c_void_p, c_char_p, c_void_p)),
 }
-_WITH_THE_LOCK = ("pw_memory_read", "pw_failure_take")  # of Python, which every other call gives up meanwhile
+_WITH_THE_LOCK = ("pw_memory_read", "pw_ended_failure", "pw_ended_free")  # of Python, which every other call gives up meanwhile
 
 
 def bind(library: CDLL) -> CDLL:

@@ -41,12 +41,10 @@ class HostCalls:
             self._alive.append(called)
         return table
 
-    def take_failure(self) -> BaseException | None:
-        """How a host function ended this thread's last call, if one did; forgotten here."""
+    def failure(self, ended: int) -> BaseException:
+        """How a host function ended a call."""
         index, raised = ctypes.c_uint32(), ctypes.c_uint32()
-        found = _abi.library().pw_failure_take(index, raised)
-        if raised.value == _abi.NOTHING:
-            return None
+        found = _abi.library().pw_ended_failure(ended, index, raised)
         if raised.value:
             assert isinstance(found, BaseException)
             return found

@@ -61,22 +61,28 @@ class Live:
             self.refuse(status, "")
         return status
 
-    def raise_status(self, status: int) -> NoReturn:
-        """Raises what the status stands for that this thread's call ended with."""
+    def raise_status(self, status: int, ended: int | None) -> NoReturn:
+        """Raises what the status of a call stands for; `ended` is the shim's pw_ended, which is freed."""
+        if status not in (_abi.TRAP, _abi.HOST_ERROR, _abi.TERMINATED):
+            self.refuse(status, "")
+        if not ended:
+            raise PywamrError("a call ended, and there was no memory to tell how")
+        try:
+            self._raise_ended(status, ended)
+        finally:
+            self.library.pw_ended_free(ended)
+
+    def _raise_ended(self, status: int, ended: int) -> NoReturn:
         if status == _abi.HOST_ERROR:
-            failure = self.hosts.take_failure()
-            assert failure is not None
+            failure = self.hosts.failure(ended)
             try:
                 raise failure
             finally:
                 del failure  # whose traceback holds this frame
-        if status not in (_abi.TRAP, _abi.TERMINATED):
-            self.refuse(status, "")
         raw_message, raw_stack = ctypes.create_string_buffer(256), ctypes.create_string_buffer(8192)
-        self.library.pw_ended_get(raw_message, len(raw_message), raw_stack, len(raw_stack))
+        self.library.pw_ended_text(ended, raw_message, len(raw_message), raw_stack, len(raw_stack))
         stack = _abi.text(raw_stack.value)
         if status == _abi.TERMINATED:
-            self.hosts.take_failure()  # the end from outside is what is told
             raise TerminatedError(self.module.frames(stack))
         trap = Trap(_abi.text(raw_message.value))
         trap.stack = self.module.frames(stack, faulted=trap.code is TrapCode.MEMORY_OUT_OF_BOUNDS)

@@ -37,16 +37,16 @@ class Instance:
         self.live = live = Live(module)
         self._references = live.references
         self.memory = Memory(live)
-        error = _abi.error_buffer()
+        error, ended, table = _abi.error_buffer(), ctypes.c_void_p(), live.hosts.table(bound)
         status = self._library.pw_instance_open(
-            handle, live.hosts.table(bound), len(bound), stack_bytes, max_pages, _fuel(fuel), live.raw, error, len(error)
+            handle, table, len(bound), stack_bytes, max_pages, _fuel(fuel), live.raw, ended, error, len(error)
         )
         if status != _abi.OK:
             live.raw.value = None
             if status == _abi.CLOSED:
                 raise ClosedError("the module is closed")
             if status in (_abi.TRAP, _abi.HOST_ERROR, _abi.TERMINATED):
-                live.raise_status(status)
+                live.raise_status(status, ended.value)
             live.refuse(status, _abi.text(error.value))
 
     @property
@@ -118,7 +118,7 @@ class Instance:
         if status == _abi.BAD_ARGUMENT:
             raise ValueError(f"signal {signal_number} can't be handled")
         if status:
-            self.live.raise_status(status)
+            self.live.refuse(status, "")
 
     def close(self) -> None:
         """Ends the instance, as is done when nothing refers to it, its functions or its memory any more.
@@ -185,7 +185,7 @@ class Function:
             self._pack_carefully(slots, values)
         status = self._call(self._handle, address)
         if status:
-            self._live.raise_status(status)
+            self._live.raise_status(status, ctypes.c_void_p.from_buffer(slots).value)
         results = self._unpack(slots)
         self._free.append(taken)
         if self._lift_results:
@@ -216,11 +216,11 @@ class Function:
             raise ArgumentError(f"{self.name}: rows must be writable, of {self.width} slots of 8 bytes each")
         if not rows.nbytes:
             return
-        count, done = rows.nbytes // (_SLOT_BYTES * self.width), ctypes.c_uint32()
+        count, done, ended = rows.nbytes // (_SLOT_BYTES * self.width), ctypes.c_uint32(), ctypes.c_void_p()
         slots = (ctypes.c_char * rows.nbytes).from_buffer(rows)
-        status = _abi.library().pw_function_call_each(self._handle, slots, count, done)
+        status = _abi.library().pw_function_call_each(self._handle, slots, count, done, ended)
         if status:
-            self._live.raise_status(status)
+            self._live.raise_status(status, ended.value)
 
     def _pack_carefully(self, slots: Any, values: tuple[Any, ...]) -> None:
         try:

@@ -19,6 +19,12 @@ outcome(long result)
     return result < 0 ? errno : 0;
 }
 
+#ifdef SYS_mmap2
+#define MAP_CALL SYS_mmap2
+#else
+#define MAP_CALL SYS_mmap
+#endif
+
 int
 attempt(const char *what, const char *path, int victim)
 {
@@ -51,6 +57,8 @@ attempt(const char *what, const char *path, int victim)
         return outcome(kill(victim, 0));
     if (strcmp(what, "tgkill") == 0)
         return outcome(syscall(SYS_tgkill, victim, victim, 0));
+    if (strcmp(what, "tgkill-like-mmap") == 0) /* a process with the number that the call has which maps memory */
+        return outcome(syscall(SYS_tgkill, MAP_CALL, MAP_CALL, 0, MAP_PRIVATE));
     if (strcmp(what, "ptrace") == 0)
         return outcome(ptrace(PTRACE_ATTACH, victim, NULL, NULL));
     if (strcmp(what, "read-memory") == 0)
