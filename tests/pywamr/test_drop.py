@@ -17,7 +17,8 @@ from tests.support.wat import wat
 CODE = wat("""(module (import "host" "f" (func $f (param i32) (result i32))) (memory (export "memory") 1)
   (func (export "call") (param i32) (result i32) (call $f (local.get 0))))""")
 HOSTS = {"host": {"f": lambda value: value + 1}}
-CYCLES = 10_000 if len(PYTHON) == 1 else 1_000  # emulated: a few
+SLOW = len(PYTHON) > 1 or "PYWAMR_TEST_LIBRARY_FOLDER" in os.environ  # emulated, or with sanitizers
+CYCLES = 1_000 if SLOW else 10_000
 
 
 def size_kb(what: str) -> int:
