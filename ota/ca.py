@@ -51,8 +51,10 @@ class CertificateAuthority:
         self.certificate_file = self._folder / "trust" / "ca.pem"
         key_file = self._folder / "keys" / "ca.pem"
         if not key_file.exists() and not self.certificate_file.exists():
+            if (key_file.parent / "release.pem").exists():
+                workspace.key("release")  # what locks that one is asked for, and locks this one
             SigningKey.generate("es256").save(key_file, workspace.passphrase)
-        self._key = SigningKey.load(key_file, workspace.passphrase).private
+        self._key = workspace.key("ca").private
         if not self.certificate_file.exists():
             write_durably(self.certificate_file, self._own(workspace.settings.vendor).public_bytes(Encoding.PEM))
         self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())

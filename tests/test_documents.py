@@ -12,6 +12,7 @@ import pytest
 from device_agent import config
 from ota.formats.reasons import Reason
 from tests.conftest import ROOT
+from tests.support.guest_c import compile_c
 from tests.support.lab import Mosquitto
 
 
@@ -48,11 +49,10 @@ def test_the_steps_by_hand_work_against_mosquitto(tmp_path, modules):
 
 
 def test_the_module_of_the_readme_compiles_and_runs(tmp_path):
-    source, module = tmp_path / "echo.c", tmp_path / "echo.wasm"
+    source = tmp_path / "echo.c"
     source.write_text(blocks(ROOT / "README.md", "c")[0])
+    module = compile_c(source)
     module.with_suffix(".toml").write_text(blocks(ROOT / "README.md", "toml")[0])
-    flags = ["-target", "wasm32-freestanding", "-nostdlib", "-fno-builtin", "-O2", "-Wl,--no-entry", "-I", str(ROOT / "sdk" / "c")]
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", *flags, str(source), "-o", str(module)], check=True)
     command = [sys.executable, "-m", "ota.cli.main", "run", str(module), "--event", "sys/x=hello"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,15 +1,6 @@
 /* The start function: WAMR would run it while it instantiates, where no fuel and no signal reaches it. */
 #include "internal.h"
-
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wsign-compare"
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-#pragma GCC diagnostic ignored "-Wunused-parameter"
-#pragma GCC diagnostic ignored "-Wstrict-prototypes"
-#pragma GCC diagnostic ignored "-Wpedantic"
-#include "aot_runtime.h"
-#pragma GCC diagnostic pop
+#include "wamr_private.h"
 
 bool
 pw_start(pw_instance *instance)

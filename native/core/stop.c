@@ -4,23 +4,12 @@
  * follows only writes a text and a flag, which the interpreter looks at with each branch and each call; the stack is written down by the
  * thread that runs. That needs two fields of WAMR's own structures, which its public headers do not show. */
 #include "internal.h"
+#include "wamr_private.h"
 
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wsign-compare"
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-#pragma GCC diagnostic ignored "-Wunused-parameter"
-#pragma GCC diagnostic ignored "-Wstrict-prototypes"
-#pragma GCC diagnostic ignored "-Wpedantic"
-#include "../interpreter/wasm_runtime.h"
-#include "wasm_exec_env.h"
-#include "wasm_suspend_flags.h"
-#pragma GCC diagnostic pop
 
 #if !WASM_SUSPEND_FLAGS_IS_ATOMIC
 #error "the flag that ends a call must be one that a signal's handler may set"

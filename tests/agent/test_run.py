@@ -13,6 +13,7 @@ import pytest
 from device_agent.__main__ import main
 from device_agent.source_lines import SourceLines
 from tests.support.aot import aotc, compiled
+from tests.support.guest_c import compile_c
 from tests.support.wat import contract_module, wat
 
 SOURCE = """#include "device_module.h"
@@ -34,13 +35,9 @@ DM_EVENTS(handle)
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A module in C with DWARF, and its description."""
-    from tests.conftest import ROOT
-
     folder = tmp_path_factory.mktemp("run")
     (folder / "faulty.c").write_text(SOURCE)
-    flags = ["-target", "wasm32-freestanding", "-O1", "-g", "-nostdlib", "-Wl,--no-entry", f"-I{ROOT / 'sdk' / 'c'}"]
-    command = [sys.executable, "-m", "ziglang", "cc", *flags, str(folder / "faulty.c"), "-o", str(folder / "faulty.wasm")]
-    subprocess.run(command, check=True)
+    compile_c(folder / "faulty.c", "-O1", "-g")
     (folder / "faulty.toml").write_text(
         '[module]\nname = "faulty"\nversion = "1.0.0"\n[capabilities.messaging]\npublish = ["out"]\n'
     )
@@ -275,12 +272,7 @@ outputs = ["gpiochip0:4"]
 ports = ["/dev/ttyS1:9600"]
 """
     )
-    from tests.conftest import ROOT
-
-    flags = ["-target", "wasm32-freestanding", "-nostdlib", "-fno-builtin", "-O2", "-Wl,--no-entry", "-I", str(ROOT / "sdk" / "c")]
-    command = [sys.executable, "-m", "ziglang", "cc", *flags, str(folder / "button.c"), "-o", str(folder / "button.wasm")]
-    subprocess.run(command, check=True)
-    return folder / "button.wasm"
+    return compile_c(folder / "button.c")
 
 
 @pytest.mark.parametrize(

@@ -7,25 +7,14 @@ import sys
 
 import pytest
 
-from ota.cli.main import main, parser
+from ota.cli.main import parser
 from ota.errors import OtaError
 from ota.formats.reasons import Refused
 from ota.formats.trust import first_root
 from ota.keyring import KeyFileError, SigningKey
 from ota.workspace import Workspace, WorkspaceError
 from tests.support.aot import aotc
-
-
-@pytest.fixture
-def workspace(tmp_path, capsys):
-    folder = tmp_path / "operator"
-    assert main(["-C", str(folder), "init", "--vendor", "test.example"]) == 0
-    capsys.readouterr()
-    return folder
-
-
-def ota(folder, *words):
-    return main(["-C", str(folder), *map(str, words)])
+from tests.support.operator import ota
 
 
 def test_init_makes_keys_that_nobody_else_can_read(workspace):

@@ -11,24 +11,15 @@ import pytest
 
 from boards.errors import BoardError
 from boards.image import check_parts
+from ota.ca import CertificateAuthority
 from ota.cli import output
-from ota.cli.main import main
+from ota.keyring import KeyFileError
 from ota.templates import LANGUAGES, create
+from ota.workspace import Workspace
+from tests.support.operator import ota
 from tests.support.wat import contract_module
 
 OTA = [sys.executable, "-m", "ota.cli.main"]
-
-
-@pytest.fixture
-def workspace(tmp_path, capsys):
-    folder = tmp_path / "operator"
-    assert main(["-C", str(folder), "init", "--vendor", "test.example"]) == 0
-    capsys.readouterr()
-    return folder
-
-
-def ota(folder, *words):
-    return main(["-C", str(folder), *map(str, words)])
 
 
 def test_an_init_that_fails_leaves_nothing_and_can_be_done_again(tmp_path, capsys, monkeypatch):
@@ -168,3 +159,14 @@ def test_a_vendor_is_a_domain_name(tmp_path, capsys, vendor):
     assert ota(tmp_path / "operator", "init", f"--vendor={vendor}") == 1
     assert "is not a domain name" in capsys.readouterr().err
     assert not (tmp_path / "operator" / "keys").exists()
+
+
+def test_the_authority_of_a_locked_workspace_is_never_unlocked(tmp_path):
+    (tmp_path / "secret").write_text("correct horse")
+    folder = tmp_path / "operator"
+    assert ota(folder, "init", "--passphrase-file", tmp_path / "secret") == 0
+    with pytest.raises(KeyFileError, match="is locked"):
+        CertificateAuthority(Workspace.open(folder))
+    assert not (folder / "keys" / "ca.pem").exists()
+    CertificateAuthority(Workspace.open(folder, b"correct horse"))
+    assert b"ENCRYPTED" in (folder / "keys" / "ca.pem").read_bytes()
