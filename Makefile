@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV := build/venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*) $(wildcard sdk/templates/*/*)
-PACKAGES := $(wildcard wamr_bindings/pywamr/*.py device_agent/*.* ota/*.py ota/*/*.py boards/*.py boards/*/*)
+PACKAGES := $(wildcard wamr_bindings/pywamr/*.py device_agent/*.* device_agent/*/*.py ota/*.py ota/*/*.py boards/*.py boards/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 
 .PHONY: test test-full demo bench bench-boards check modules aotc spec wheels emulators clean

@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default %(default)s)")
     arguments = parser.parse_args()
     from bench import code, events, runtime, transfer
-    from ota.aot import Compiler
+    from ota.author.aot import Compiler
 
     parts = (code, runtime, events, transfer)
     rows: list[Row] = [row for part in parts for row in part.measure(arguments.rounds)]

@@ -57,7 +57,7 @@ for each in pathlib.Path("/proc").iterdir():
     if each.name.isdigit() and b"python3" in words[0] and int(each.name) != os.getpid():
         size = lambda key: int(rollup[key].split()[0]) / 1024
         stat = (each / "stat").read_text().rsplit(")", 1)[1].split()
-        kind = "agent" if b"device_agent" in words else "forked" if b"device_agent.zygote" in words else "other"
+        kind = "agent" if b"device_agent" in words else "forked" if b"device_agent.sandbox.zygote" in words else "other"
         private = size("Private_Dirty") + size("Private_Clean")
         found.append([kind, int(each.name), size("Pss"), private, int(stat[11]) + int(stat[12]), int(stat[1]), size("Rss")])
 forked = {each[1] for each in found if each[0] == "forked"}

@@ -14,7 +14,7 @@ import wasm3
 import wasmtime
 
 from bench.measure import Row
-from ota.aot import Compiler, host_target
+from ota.author.aot import Compiler, host_target
 from pywamr import Runtime
 
 SOURCE = Path(__file__).parent / "kernels" / "kernels.c"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bench.measure import Row, median
-from device_agent.workers import ModuleSpec, Worker, zygote
+from device_agent.channel.workers import ModuleSpec, Worker, zygote
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import Limits, ModuleDescription

@@ -10,8 +10,8 @@ from pathlib import Path
 import wasmtime
 
 from bench.measure import Row, alternate, median, per_call_ns
-from device_agent.supervisor import Supervisor
-from device_agent.workers import ModuleSpec, Worker
+from device_agent.channel.workers import ModuleSpec, Worker
+from device_agent.instance.supervisor import Supervisor
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import Limits, ModuleDescription

@@ -9,9 +9,9 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bench.measure import Row, alternate, median
-from ota.broker import Broker
 from ota.formats import topics
-from ota.publish import artifacts
+from ota.operator.broker import Broker
+from ota.operator.publish import artifacts
 from tests.support.lab import GROUP, Lab, Mosquitto, echo
 from tests.system.test_updates import only_worker
 

@@ -59,14 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         if arguments.command == "request":
-            from device_agent.identity import signing_request
+            from device_agent.broker.identity import signing_request
 
             print(signing_request(arguments.key, arguments.device).decode(), end="")
             return 0
-        from device_agent.service import check_configuration, serve
+        from device_agent.node.service import check_configuration, serve
 
         if arguments.command == "run":
-            from device_agent.single import Options, run_module
+            from device_agent.tools.single import Options, run_module
 
             devices = tuple(arguments.device) if arguments.simulate or arguments.device else None
             options = Options(arguments.event, arguments.trace, tuple(arguments.deny), arguments.image, arguments.json, devices)

@@ -13,8 +13,8 @@ from boards.errors import BoardError
 from ota.cli.output import note, result
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
-from ota.provision import DEFAULT_POLICY, LOCAL, BoardSettings
-from ota.workspace import Workspace
+from ota.operator.provision import DEFAULT_POLICY, LOCAL, BoardSettings
+from ota.operator.workspace import Workspace
 
 try:
     from qemu.board import SOURCE, EmulatedBoard

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent import config
+from device_agent.node import config
 from ota.formats.reasons import Reason
 from tests.conftest import ROOT
 from tests.support.guest_c import compile_c
@@ -62,7 +62,7 @@ def test_the_module_of_the_readme_compiles_and_runs(tmp_path):
 def test_the_example_configuration_names_every_setting():
     loaded = config.load(ROOT / "device_agent" / "agent.example.toml")
     assert loaded.device == "board-1"
-    text = (ROOT / "device_agent" / "config.py").read_text()
+    text = (ROOT / "device_agent" / "node" / "config.py").read_text()
     names = set(
         re.findall(r'"(?:device|broker|enrolment|storage|trust|factory|trial|fetch|health|report|sources|limits)\.(\w+)"', text)
     )

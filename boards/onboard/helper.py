@@ -439,7 +439,7 @@ def probe(folder: str, name: str) -> Answer:
     """Whether an agent that was unpacked can be imported, and its runtime opened; why not."""
     version = pathlib.Path(folder, "versions", name)
     environment = {**os.environ, "PYTHONPATH": f"{version}/lib:{version}/packages", "PYTHONDONTWRITEBYTECODE": "1"}
-    code = "import device_agent.agent, pywamr; pywamr.Runtime().close()"
+    code = "import device_agent.node.agent, pywamr; pywamr.Runtime().close()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     return {"good": done.returncode == 0, "why": done.stderr.strip()[-300:]}
 

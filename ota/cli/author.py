@@ -7,14 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ota import diagnostic
-from ota.aot import Compiler, host_target
+from ota.author.aot import Compiler, host_target
+from ota.author.templates import LANGUAGES, create
 from ota.cli import operator, output
 from ota.errors import OtaError
-from ota.formats import manifest, trust
+from ota.formats import diagnostic, manifest, trust
 from ota.formats.cbor import sha256
-from ota.templates import LANGUAGES, create
-from ota.workspace import Workspace
+from ota.operator.workspace import Workspace
 
 
 def add_commands(commands: Any) -> None:

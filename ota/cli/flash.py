@@ -15,16 +15,16 @@ from boards.image import kernel_command_line
 from boards.line import SerialLine
 from boards.uboot import UBoot
 from boards.wheels import find
-from ota import fleet
-from ota.broker import Broker
-from ota.ca import CertificateAuthority
 from ota.cli import output
 from ota.cli.operator import add_passphrase, open_workspace
-from ota.enrolment import new_token, serve
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
-from ota.provision import DEFAULT_POLICY, BoardSettings, read_policy
-from ota.workspace import Workspace
+from ota.operator import reports
+from ota.operator.broker import Broker
+from ota.operator.ca import CertificateAuthority
+from ota.operator.enrolment import new_token, serve
+from ota.operator.provision import DEFAULT_POLICY, BoardSettings, read_policy
+from ota.operator.workspace import Workspace
 
 HOUR_S = 3600
 FOREVER_S = 10 * 365 * 86_400.0
@@ -130,7 +130,7 @@ class _Operator:
 
     def reported(self, device: str, agent: str, up_s: float, timeout_s: float) -> bool:
         with Broker(self._workspace.settings) as broker:
-            for found in fleet.follow(broker, timeout_s):
+            for found in reports.follow(broker, timeout_s):
                 report = found.report
                 if found.online and (report.device, report.agent) == (device, agent) and report.uptime_s <= up_s:
                     return True

@@ -4,13 +4,13 @@ import argparse
 import time
 from typing import Any
 
-from ota import fleet, prometheus
-from ota.broker import Broker
-from ota.ca import Enrolled, enrolled
 from ota.cli import output
 from ota.formats.report import LEVELS, LogRecord
 from ota.formats.text import printable
-from ota.workspace import Workspace
+from ota.operator import prometheus, reports
+from ota.operator.broker import Broker
+from ota.operator.ca import Enrolled, enrolled
+from ota.operator.workspace import Workspace
 
 FOREVER_S = 10 * 365 * 86_400.0
 
@@ -41,7 +41,7 @@ def add_commands(commands: Any) -> None:
     logs.set_defaults(handler=_logs)
 
 
-def _row(device: fleet.Device) -> tuple[str, ...]:
+def _row(device: reports.Device) -> tuple[str, ...]:
     report = device.report
     running, attempt = report.running, report.attempt
     module = f"{running.name} {running.version}" if running.name else "-"
@@ -54,7 +54,7 @@ def _row(device: fleet.Device) -> tuple[str, ...]:
 _HEAD = ("device", "group", "module", "slot", "update", "events", "seen")
 
 
-def _as_json(device: fleet.Device) -> dict[str, Any]:
+def _as_json(device: reports.Device) -> dict[str, Any]:
     report = device.report
     return {
         "device": report.device,
@@ -75,7 +75,7 @@ def _status(arguments: argparse.Namespace) -> int:
     with Broker(workspace.settings) as broker:
         if arguments.watch:
             return _watch(broker, arguments)
-        found = [each for each in fleet.devices(broker).values() if arguments.group in (None, each.report.group)]
+        found = [each for each in reports.devices(broker).values() if arguments.group in (None, each.report.group)]
     if arguments.json:
         output.result_json([_as_json(each) for each in found])
     elif arguments.prometheus:
@@ -88,7 +88,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _watch(broker: Broker, arguments: argparse.Namespace) -> int:
-    for device in fleet.follow(broker, FOREVER_S):
+    for device in reports.follow(broker, FOREVER_S):
         if arguments.group not in (None, device.report.group):
             continue
         if arguments.json:
@@ -104,7 +104,7 @@ def _devices(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
     certificates = enrolled(workspace.folder)
     with Broker(workspace.settings) as broker:
-        found = fleet.devices(broker)
+        found = reports.devices(broker)
     names = sorted(found.keys() | certificates.keys())
     if arguments.json:
         output.result_json([_device(name, found.get(name), certificates.get(name)) for name in names])
@@ -114,7 +114,7 @@ def _devices(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _about(name: str, device: fleet.Device | None) -> tuple[str, ...]:
+def _about(name: str, device: reports.Device | None) -> tuple[str, ...]:
     if device is None:
         return name, "-", "-", "-", "-", "never reported"
     report = device.report
@@ -125,7 +125,7 @@ def _until(certificate: Enrolled | None) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(certificate.expires_s)) if certificate else "none"
 
 
-def _device(name: str, device: fleet.Device | None, certificate: Enrolled | None) -> dict[str, Any]:
+def _device(name: str, device: reports.Device | None, certificate: Enrolled | None) -> dict[str, Any]:
     about = _as_json(device) if device else {"device": name, "online": False}
     return about | {"certificate": vars(certificate) if certificate else None}
 
@@ -134,7 +134,7 @@ def _logs(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
     least = LEVELS.index(arguments.level)
     with Broker(workspace.settings) as broker:
-        for device, record in fleet.follow_logs(broker, FOREVER_S if arguments.follow else arguments.seconds, arguments.device):
+        for device, record in reports.follow_logs(broker, FOREVER_S if arguments.follow else arguments.seconds, arguments.device):
             if isinstance(record, LogRecord) and LEVELS.index(record.level) < least:
                 continue
             if arguments.json:

@@ -6,12 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ota.broker import Broker
-from ota.build import Update, build
+from ota.author.build import Update, build
 from ota.cli import output
 from ota.cli.board import class_of, targets_of
 from ota.errors import OtaError
-from ota.fleet import wait_for
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES
 from ota.formats.deployment import FRACTION_ALL, Deployment
@@ -19,8 +17,10 @@ from ota.formats.manifest import ANY_BOARD
 from ota.formats.report import Report
 from ota.formats.text import printable
 from ota.keyring import ALGORITHMS
-from ota.publish import artifacts, deploy
-from ota.workspace import Settings, Workspace
+from ota.operator.broker import Broker
+from ota.operator.publish import artifacts, deploy
+from ota.operator.reports import wait_for
+from ota.operator.workspace import Settings, Workspace
 
 
 def add_commands(commands: Any) -> None:

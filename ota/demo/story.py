@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ota.broker import Broker
-from ota.build import Update, build, sign
+from ota.author.build import Update, build, sign
 from ota.cli.output import table
 from ota.demo.stage import DEVICE, GROUP, Stage
 from ota.errors import OtaError
 from ota.formats import suit
 from ota.formats.report import Report
 from ota.keyring import SigningKey
-from ota.publish import deploy
-from ota.workspace import Workspace
+from ota.operator.broker import Broker
+from ota.operator.publish import deploy
+from ota.operator.workspace import Workspace
 
 OFFLINE_S = 3.0
 Claim = tuple[str, bool, str]

@@ -5,9 +5,9 @@ import tty
 
 import pytest
 
-from device_agent.contract import ContractError, ModuleHost
-from device_agent.devices import Devices, open_devices
-from device_agent.wasi import FUNCTIONS as WASI_FUNCTIONS
+from device_agent.sandbox.contract import ContractError, ModuleHost
+from device_agent.sandbox.devices import Devices, open_devices
+from device_agent.sandbox.wasi import FUNCTIONS as WASI_FUNCTIONS
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason, Refused

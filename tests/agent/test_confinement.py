@@ -61,7 +61,7 @@ def test_the_kernel_confirms_it(met):
 
 
 def test_what_the_kernel_lacks_is_said():
-    from device_agent.confinement import MEASURES, lacking
+    from device_agent.channel.measures import MEASURES, lacking
 
     everything = frozenset(MEASURES)
     assert lacking(everything) == ()

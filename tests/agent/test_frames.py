@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent import frames
-from device_agent.frames import Done, Event, KeyWrite, Usage
+from device_agent.channel import frames
+from device_agent.channel.frames import Done, Event, KeyWrite, Usage
 from ota.formats import cbor
 from ota.formats.reasons import Reason, Refused
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from device_agent.contract import ModuleHost
-from device_agent.rates import Rate
-from device_agent.supervisor import Supervisor
-from device_agent.workers import ModuleSpec, Worker, WorkerFailed
+from device_agent.channel.workers import ModuleSpec, Worker, WorkerFailed
+from device_agent.instance.supervisor import Supervisor
+from device_agent.sandbox.contract import ModuleHost
+from device_agent.sandbox.rates import Rate
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import Limits, ModuleDescription

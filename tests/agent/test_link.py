@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import ssl
 
-from device_agent.config import BrokerConfig
-from device_agent.link import Link
+from device_agent.broker.link import Link
+from device_agent.node.config import BrokerConfig
 from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 from tests.support.tls import server_certificate

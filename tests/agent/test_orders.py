@@ -4,8 +4,8 @@ import asyncio
 from collections import Counter
 from types import SimpleNamespace
 
-from device_agent.orders import Orders
-from device_agent.updates import Update
+from device_agent.desired.orders import Orders
+from device_agent.instance.updates import Update
 from ota.formats import topics, trust
 from ota.formats.reasons import Reason
 from ota.keyring import SigningKey
@@ -22,13 +22,13 @@ class Desk:
         config = SimpleNamespace(group="lab", device="board", retry_s=60)
         self.tasks = []
         root = trust.first_root(signer.root_document())
-        self.orders = Orders(config, store, root, None, runner, self.write, self.keep, lambda: None, Counter())
+        self.orders = Orders(config, store, root, None, runner, self.write, self.spawn_supervised, lambda: None, Counter())
 
     async def write(self, function, *values):
         await self.go.wait()
         return function(*values)
 
-    def keep(self, work) -> None:
+    def spawn_supervised(self, work) -> None:
         self.tasks.append(asyncio.ensure_future(work))
 
     def wants(self, document: bytes) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from device_agent import frames, workers
-from device_agent.workers import EventRefused, ModuleSpec, Worker, WorkerFailed
+from device_agent.channel import frames, workers
+from device_agent.channel.workers import EventRefused, ModuleSpec, Worker, WorkerFailed
 from ota.formats.capabilities import Capabilities
 from ota.formats.reasons import Reason
 from tests.agent.test_workers import PUBLISH, spec

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from device_agent.config import ConfigError
-from device_agent.service import check_configuration
+from device_agent.node.config import ConfigError
+from device_agent.node.service import check_configuration
 from tests.support.signing import Signer
 
 SCRIPT = """
 import logging, os
-from device_agent.service import _Bounded
+from device_agent.node.service import _Bounded
 logging.basicConfig(level=logging.INFO, handlers=[_Bounded()], format="%(message)s")
 for number in range(30_000):
     logging.info("record %06d %s", number, "x" * 80)

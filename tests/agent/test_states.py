@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from device_agent import states, updates
-from device_agent.states import ENDED, TRANSITIONS, Phase
-from device_agent.updates import MAX_RESUMPTIONS, RETRYABLE, Commit, RollBack, Update, WriteJournal, step
+from device_agent.instance import states, updates
+from device_agent.instance.states import ENDED, TRANSITIONS, Phase
+from device_agent.instance.updates import MAX_RESUMPTIONS, RETRYABLE, Commit, RollBack, Update, WriteJournal, step
 from ota.formats.reasons import Reason
 from ota.formats.report import STATES
 from tests.conftest import ROOT

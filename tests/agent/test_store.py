@@ -6,11 +6,11 @@ import sqlite3
 
 import pytest
 
-from device_agent import store as stores
-from device_agent.frames import KeyWrite
-from device_agent.states import Phase
-from device_agent.store import Slot, Store, StoreError
-from device_agent.updates import Update
+from device_agent.channel.frames import KeyWrite
+from device_agent.instance.states import Phase
+from device_agent.instance.updates import Update
+from device_agent.storage import store as stores
+from device_agent.storage.store import Slot, Store, StoreError
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
 from ota.formats.reasons import Reason, Refused

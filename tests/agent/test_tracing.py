@@ -2,7 +2,7 @@
 
 import pytest
 
-from device_agent.contract import ModuleHost
+from device_agent.sandbox.contract import ModuleHost
 from ota.formats.capabilities import FUNCTIONS, Capabilities, import_module
 from ota.formats.module import Limits, ModuleDescription
 from tests.support.devices import GRANTED, some_devices
@@ -64,7 +64,7 @@ def test_a_call_is_shown_as_people_read_it(interface, function, arguments, kinds
 
 
 def test_every_function_with_addresses_is_described():
-    from device_agent.tracing import _SHAPES
+    from device_agent.sandbox.tracing import _SHAPES
 
     plain = {f"clock.{name}" for name in FUNCTIONS["clock"]} | {f"wasi.{name}" for name in FUNCTIONS["wasi"]}
     assert set(_SHAPES) == {f"{name}.{each}" for name, functions in FUNCTIONS.items() for each in functions} - plain

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from device_agent import wasi_numbers as errors
+from device_agent.sandbox import wasi_numbers as errors
 from tests.support.wasi_guest import ALL, Guest
 
 APPEND, NONBLOCK, SYNC = 1, 4, 16

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.wasi import Wasi
+from device_agent.sandbox.wasi import Wasi
 from pywamr import Runtime
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from device_agent import frames, workers
-from device_agent.supervisor import Supervisor
-from device_agent.workers import ModuleSpec, Worker, WorkerFailed
-from device_agent.zygote import Zygote
+from device_agent.channel import frames, workers
+from device_agent.channel.workers import ModuleSpec, Worker, WorkerFailed
+from device_agent.channel.zygote import Zygote
+from device_agent.instance.supervisor import Supervisor
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import Limits, ModuleDescription

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.zygote import Zygote
+from device_agent.channel.zygote import Zygote
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def test_what_cannot_be_loaded_is_an_error():
 
 def test_an_answer_that_comes_too_late_does_not_pass_for_the_next_one(monkeypatch):
     with opened("tests.support.slow") as zygote:
-        monkeypatch.setattr("device_agent.zygote.ANSWER_S", 0.2)
+        monkeypatch.setattr("device_agent.channel.zygote.ANSWER_S", 0.2)
         with pytest.raises(OSError, match="does not start"):
             zygote.start()
         monkeypatch.undo()

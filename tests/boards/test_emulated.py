@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bench.boards import MEMORY
-from ota.build import build
+from ota.author.build import build
 from ota.formats import topics
 from ota.keyring import SigningKey
 from tests.support.aot import aotc

@@ -12,11 +12,11 @@ import zipfile
 
 import pytest
 
-from ota import fleet
-from ota.broker import Broker
 from ota.cli.main import main
 from ota.demo.broker import DemoBroker
-from ota.workspace import Workspace
+from ota.operator import reports
+from ota.operator.broker import Broker
+from ota.operator.workspace import Workspace
 from tests.conftest import ROOT
 from tests.support.guest import PASSWORD, Guest
 from tests.support.serial import Cable
@@ -65,7 +65,7 @@ class Desk:
     def reported(self, agent, timeout_s):
         """Whether this agent reports as started within the last half minute."""
         with Broker(Workspace.open(self.folder / "operator").settings) as broker:
-            for each in fleet.follow(broker, timeout_s):
+            for each in reports.follow(broker, timeout_s):
                 if each.online and each.report.agent == agent and each.report.uptime_s < 30:
                     return True
         return False
@@ -76,7 +76,7 @@ class Desk:
         with Broker(Workspace.open(self.folder / "operator").settings) as broker:
             return any(
                 each.online and each.report.agent in agents and each.report.time_s >= now - 1
-                for each in fleet.follow(broker, timeout_s)
+                for each in reports.follow(broker, timeout_s)
             )
 
     def close(self):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ota.build import sign
+from ota.author.build import sign
 from ota.formats import cbor, suit
 from ota.formats import manifest as manifests
 from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest, vendor_id

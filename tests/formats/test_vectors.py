@@ -7,9 +7,9 @@ import re
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from ota.diagnostic import describe_manifest, diagnostic
 from ota.formats import suit
 from ota.formats.cose import Sign1, VerifyKey
+from ota.formats.diagnostic import describe_manifest, diagnostic
 from ota.formats.manifest import Manifest
 from ota.formats.reasons import Reason, Refused
 

@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-from ota.broker import MAX_PACKET_BYTES, WAITING_LIMIT_BYTES, Broker
 from ota.formats.broker_url import BrokerUrl
-from ota.workspace import Settings
+from ota.operator.broker import MAX_PACKET_BYTES, WAITING_LIMIT_BYTES, Broker
+from ota.operator.workspace import Settings
 
 
 def test_a_flood_of_messages_takes_no_more_memory_than_is_allowed_and_does_not_end_the_connection(caplog):

@@ -14,16 +14,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.identity import IdentityError, check_certificate, signing_request
-from ota.ca import CertificateAuthority, RequestRefused, enrolled
-from ota.enrolment import answer, new_token
+from device_agent.broker.identity import IdentityError, check_certificate, signing_request
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.enrolment import Answer, Request, Token
 from ota.formats.reasons import Reason, Refused
 from ota.keyring import KeyFileError, SigningKey
-from ota.provision import BoardSettings, ProvisionError, read_policy
-from ota.workspace import Settings, Workspace
+from ota.operator.ca import CertificateAuthority, RequestRefused, enrolled
+from ota.operator.enrolment import answer, new_token
+from ota.operator.provision import BoardSettings, ProvisionError, read_policy
+from ota.operator.workspace import Settings, Workspace
 
 NOW_S = 1_800_000_000
 

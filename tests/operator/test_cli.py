@@ -12,7 +12,7 @@ from ota.errors import OtaError
 from ota.formats.reasons import Refused
 from ota.formats.trust import first_root
 from ota.keyring import KeyFileError, SigningKey
-from ota.workspace import Workspace, WorkspaceError
+from ota.operator.workspace import Workspace, WorkspaceError
 from tests.support.aot import aotc
 from tests.support.operator import ota
 

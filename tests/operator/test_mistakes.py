@@ -11,11 +11,11 @@ import pytest
 
 from boards.errors import BoardError
 from boards.image import check_parts
-from ota.ca import CertificateAuthority
+from ota.author.templates import LANGUAGES, create
 from ota.cli import output
 from ota.keyring import KeyFileError
-from ota.templates import LANGUAGES, create
-from ota.workspace import Workspace
+from ota.operator.ca import CertificateAuthority
+from ota.operator.workspace import Workspace
 from tests.support.operator import ota
 from tests.support.wat import contract_module
 
@@ -25,7 +25,9 @@ OTA = [sys.executable, "-m", "ota.cli.main"]
 def test_an_init_that_fails_leaves_nothing_and_can_be_done_again(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "operator"
     with monkeypatch.context() as broken:
-        broken.setattr("ota.workspace._settings_text", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        broken.setattr(
+            "ota.operator.workspace._settings_text", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
         assert ota(folder, "init") == 1
     assert capsys.readouterr().err == "ota: No space left on device\n"
     assert not (folder / "keys").exists()

@@ -2,9 +2,9 @@
 
 import re
 
-from ota.fleet import Device
 from ota.formats.report import Report, Running
-from ota.prometheus import text
+from ota.operator.prometheus import text
+from ota.operator.reports import Device
 
 
 def device(name: str, **counters: int) -> Device:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device_agent.contract import ModuleError, ModuleHost
+from device_agent.sandbox.contract import ModuleError, ModuleHost
 from ota.formats.capabilities import Capabilities
 from ota.formats.module import Limits, ModuleDescription
 from pywamr import Trap

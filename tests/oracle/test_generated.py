@@ -11,7 +11,7 @@ import wasmtime
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ota.aot import host_target
+from ota.author.aot import host_target
 from pywamr import FunctionType, GlobalType, Instance, LoadError, MemoryType, Runtime, Trap, TrapCode, ValueType
 from tests.support.aot import WITH_VECTORS, aotc, compiled
 from tests.support.tools import wasm_tools

@@ -5,7 +5,7 @@ import wasmtime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ota.aot import host_target
+from ota.author.aot import host_target
 from tests.support.aot import WITH_VECTORS, aotc, compiled
 from tests.support.operations import Operation, module, operands, ours, results, scalars, vectors
 

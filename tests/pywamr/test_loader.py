@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 
-from ota.aot import AotError, Compiler, host_target
+from ota.author.aot import AotError, Compiler, host_target
 from pywamr import ArgumentError, LoadError, Runtime, Trap, UnsupportedError, aot_target
 from tests.support.aot import aotc, compiled
 from tests.support.wat import wat

@@ -58,8 +58,8 @@ def stack_of(instance, name: str) -> tuple[WasmFrame, ...]:
     return caught.value.stack
 
 
-def interpreted(wasm: bytes, places: bool = True):
-    return Runtime().load(wasm, places=places).instantiate({"host": {"nothing": lambda: None}})
+def interpreted(wasm: bytes, record_offsets: bool = True):
+    return Runtime().load(wasm, record_offsets=record_offsets).instantiate({"host": {"nothing": lambda: None}})
 
 
 some = st.lists(st.sampled_from(OTHERS), max_size=6)
@@ -94,13 +94,13 @@ def test_compiled_code_names_the_same_places_where_it_names_any():
 
 def test_without_places_there_is_none():
     wasm = module(list(TRAPS), [], [])
-    instance = interpreted(wasm, places=False)
+    instance = interpreted(wasm, record_offsets=False)
     assert [frame.offset for frame in stack_of(instance, "run0")] == [0, 0]
 
 
 def test_a_call_that_is_ended_tells_where_it_was():
     wasm = wat('(module (func (export "spin") (loop $l (br $l))))')
-    instance = Runtime().load(wasm, places=True).instantiate()
+    instance = Runtime().load(wasm, record_offsets=True).instantiate()
     timer = threading.Timer(0.05, instance.terminate)
     timer.start()
     with pytest.raises(TerminatedError) as caught:

@@ -56,7 +56,7 @@ def repeat(use, ends, met):
 ends, turn, met = time.monotonic() + float(sys.argv[1]), 0, set()
 while time.monotonic() < ends:
     runtime = Runtime()
-    module = runtime.load(WASM, places=True)
+    module = runtime.load(WASM, record_offsets=True)
     instance = module.instantiate(HOSTS, max_pages=100)
     chosen = list(uses(module, instance))
     chosen = [chosen[(turn * step) % len(chosen)] for step in (1, 3, 5)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ota.aot import host_target
+from ota.author.aot import host_target
 from pywamr import ArgumentError, Runtime, UnsupportedError
 from tests.support.aot import WITH_VECTORS, aotc, compiled
 from tests.support.wat import wat

@@ -1,6 +1,6 @@
 """sdk/c/device_module.h: every capability from C."""
 
-from device_agent.contract import ModuleHost
+from device_agent.sandbox.contract import ModuleHost
 from ota.formats.capabilities import FUNCTIONS, Capabilities, import_module
 from ota.formats.module import Limits, ModuleDescription
 from pywamr import Runtime

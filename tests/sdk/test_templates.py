@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.contract import ModuleHost
-from ota.build import describe
+from device_agent.sandbox.contract import ModuleHost
+from ota.author.build import describe
+from ota.author.templates import LANGUAGES
 from ota.cli.main import main
 from ota.formats import wasm
-from ota.templates import LANGUAGES
 from tests.conftest import ROOT
 
 SIZE_LIMITS = {"assemblyscript": 1000, "c": 8000, "rust": 40_000, "wat": 1000, "zig": 3000}  # bytes, with names for traps

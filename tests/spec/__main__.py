@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ota.aot import host_target
+from ota.author.aot import host_target
 from tests.spec.script import Script
 from tests.spec.source import HERE, commands, files
 from tests.support.aot import aotc

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ota.aot import host_target
+from ota.author.aot import host_target
 from pywamr import (
     FunctionType,
     GlobalType,

@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ota.aot import find_compiler, host_target
+from ota.author.aot import find_compiler, host_target
 
 WITH_VECTORS = {"x86_64": "x86-64-v2"}
 """The least processor that has what vector instructions need, where it is not the least of the target anyway."""

@@ -1,6 +1,6 @@
 """Devices that are none, for tests of what modules are told."""
 
-from device_agent.devices import Devices
+from device_agent.sandbox.devices import Devices
 
 
 class Line:

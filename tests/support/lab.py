@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ota.broker import Broker
-from ota.build import Update
+from ota.author.build import Update
 from ota.demo.broker import DemoBroker, free_port
 from ota.demo.stage import DEVICE, Observer
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.report import Report
-from ota.publish import artifacts
-from ota.workspace import Settings
+from ota.operator.broker import Broker
+from ota.operator.publish import artifacts
+from ota.operator.workspace import Settings
 from tests.support.signing import VENDOR, Signer
 from tests.support.wat import contract_module
 

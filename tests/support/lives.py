@@ -3,7 +3,7 @@
 import os
 
 
-def rehearse():
+def warm_up():
     """There is nothing to make ready."""
 
 

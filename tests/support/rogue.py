@@ -1,7 +1,7 @@
 """A worker that was taken over: it does whatever the topic of an event says."""
 
-from device_agent import frames
-from device_agent.frames import Done, KeyWrite, Log, Ready
+from device_agent.channel import frames
+from device_agent.channel.frames import Done, KeyWrite, Log, Ready
 
 ANSWERS = {
     "topic": Done((("else/where", b""),), ()),
@@ -14,7 +14,7 @@ ANSWERS = {
 }
 
 
-def rehearse():
+def warm_up():
     """There is nothing to make ready."""
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from ota.build import Update, sign
+from ota.author.build import Update, sign
 from ota.formats.capabilities import ABI, Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex

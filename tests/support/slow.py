@@ -2,7 +2,7 @@
 
 import time
 
-from tests.support.lives import main, rehearse
+from tests.support.lives import main, warm_up
 
-__all__ = ["main", "rehearse"]
+__all__ = ["main", "warm_up"]
 time.sleep(1.5)

@@ -3,7 +3,7 @@
 import os
 import struct
 
-from device_agent.wasi import Wasi
+from device_agent.sandbox.wasi import Wasi
 
 ALL = (1 << 29) - 1
 READING = ALL & ~(1 << 6)

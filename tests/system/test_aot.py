@@ -2,7 +2,7 @@
 
 import pytest
 
-from ota.aot import AotError, Compiler, host_target
+from ota.author.aot import AotError, Compiler, host_target
 from ota.formats.capabilities import ABI
 from ota.formats.manifest import image_class_id, vendor_id
 from pywamr import aot_target

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from ota import fleet
-from ota.broker import Broker
-from ota.ca import CertificateAuthority
 from ota.cli.main import main
 from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
-from ota.workspace import Workspace
+from ota.operator import reports
+from ota.operator.broker import Broker
+from ota.operator.ca import CertificateAuthority
+from ota.operator.workspace import Workspace
 from tests.support.lab import Mosquitto
 from tests.support.tls import server_certificate
 
@@ -88,7 +88,7 @@ class Site:
 
     def reported(self, timeout_s=20.0):
         with Broker(Workspace.open(self.folder / "operator").settings) as broker:
-            return any(each.online and each.report.device == "board-1" for each in fleet.follow(broker, timeout_s))
+            return any(each.online and each.report.device == "board-1" for each in reports.follow(broker, timeout_s))
 
 
 @pytest.fixture

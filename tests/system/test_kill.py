@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from device_agent.states import Phase
-from device_agent.store import Store
+from device_agent.instance.states import Phase
+from device_agent.storage.store import Store
 from ota.demo.broker import DemoBroker
 from tests.support.lab import Lab, echo
 from tests.system.test_updates import workers

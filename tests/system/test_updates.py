@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ota.build import sign
+from ota.author.build import sign
 from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.chunks import ChunkIndex

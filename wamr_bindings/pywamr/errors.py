@@ -90,7 +90,7 @@ class WasmFrame:
     """One frame of a wasm call stack, innermost first; `index` counts the imports too.
 
     `offset`: bytes from the beginning of the .wasm to the instruction; 0 where it is not known: interpreted code that was loaded
-    without `places`, and compiled code that hardware stops.
+    without `record_offsets`, and compiled code that hardware stops.
     """
 
     index: int

@@ -165,14 +165,14 @@ def _letters(raw: bytes | None) -> tuple[ValueType, ...]:
     return tuple(ValueType(letter) for letter in _abi.text(raw))
 
 
-def load(wasm: bytes, limit_bytes: int, places: bool) -> Module:
+def load(wasm: bytes, limit_bytes: int, record_offsets: bool) -> Module:
     """See `Runtime.load`."""
     if len(wasm) > limit_bytes:
         raise LoadError(f"the module is {len(wasm)} bytes, more than the limit of {limit_bytes}")
     library, handle, error = _abi.library(), ctypes.c_void_p(), _abi.error_buffer()
     if library.pw_runtime_open() != _abi.OK:  # once more: WAMR stays for as long as the module does
         raise PywamrError("WAMR could not start: not enough memory")
-    status = library.pw_module_load(wasm, len(wasm), places, handle, error, len(error))
+    status = library.pw_module_load(wasm, len(wasm), record_offsets, handle, error, len(error))
     if status == _abi.OK:
         assert handle.value is not None
         return Module(handle.value, compiled=wasm.startswith(b"\0aot"))

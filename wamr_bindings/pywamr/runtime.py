@@ -40,16 +40,16 @@ class Runtime:
             raise LibraryError("WAMR could not start: not enough memory")
         self._open = True
 
-    def load(self, wasm: bytes, limit_bytes: int = MODULE_LIMIT_BYTES, *, places: bool = False) -> Module:
+    def load(self, wasm: bytes, limit_bytes: int = MODULE_LIMIT_BYTES, *, record_offsets: bool = False) -> Module:
         """A module out of .wasm bytes, or out of an ahead-of-time image that the caller *trusts as native code*.
 
-        `places` keeps 12 bytes for each instruction of a .wasm, so that stacks tell where it is (`WasmFrame.offset`).
+        `record_offsets` keeps 12 bytes for each instruction of a .wasm, so that stacks tell where it is (`WasmFrame.offset`).
         Raises LoadError for bytes that are no module or more than `limit_bytes`, UnsupportedError for a module that imports
         anything but functions of at most one result, and for an image that was not compiled for `aot_target()`.
         """
         if not self._open:
             raise ClosedError("the runtime is closed")
-        module = load(bytes(wasm), limit_bytes, places)
+        module = load(bytes(wasm), limit_bytes, record_offsets)
         self._modules[id(module)] = module
         return module
 

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from device_agent import workers, zygote
+from device_agent.channel import workers, zygote
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import ModuleDescription

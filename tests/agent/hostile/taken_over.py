@@ -3,8 +3,8 @@
 import ctypes
 import os
 
-from device_agent import worker
-from device_agent.contract import Outcome
+from device_agent.sandbox import worker
+from device_agent.sandbox.contract import Outcome
 
 _LIBRARY = ctypes.CDLL(os.environ["HOSTILE_LIBRARY"])
 
@@ -34,4 +34,4 @@ class HostileHost:
 
 
 worker.ModuleHost = HostileHost
-main, rehearse = worker.main, worker.rehearse
+main, warm_up = worker.main, worker.warm_up

@@ -1,0 +1,1 @@
+"""The MQTT link, delivery of the outbox, identity and enrolment."""

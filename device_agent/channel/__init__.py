@@ -1,0 +1,1 @@
+"""What agent and worker say to each other: frames, and the agent's end of a worker."""

@@ -1,0 +1,336 @@
+"""What agent and worker say to each other, a packet at a time on a SEQPACKET socket pair.
+
+A worker is trusted less than the agent: what comes from it is decoded strictly, size first, and a packet that does not fit ends
+the worker. A packet is a CBOR list, but for the two that go with every event: those are records behind a letter that begins none.
+
+  event  "E", length of the topic (u16), topic, payload
+  done   "D", counts of messages and writes (u16 each); calls, microseconds and bytes of memory (u64 each); then
+         each message: lengths of topic and payload (u16, u32), topic, payload
+         each write: length of the key (u16), 1 and the length of the value or 0 and 0 (u8, u32), key, value
+"""
+
+import mmap
+import os
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ota.formats import cbor
+from ota.formats.fields import malformed
+from ota.formats.report import LEVELS
+
+FRAME_LIMIT_BYTES = 1 << 20
+PAYLOAD_LIMIT_BYTES = 64 * 1024
+STATE_LIMIT_BYTES = 64 * 1024
+TEXT_LIMIT = 1000
+MESSAGES_PER_EVENT = 256
+WRITES_PER_EVENT = 1024
+KEY_LIMIT_BYTES = 256
+MESSAGE_BYTES_PER_EVENT = 256 * 1024  # topics counted
+NUMBER_LIMIT = (1 << 53) - 1
+# To go to sleep and to be woken takes longer than most answers do: look for them first, where another processor can work on them.
+LOOK_NS = 100_000
+PROCESSORS = len(os.sched_getaffinity(0))
+START_DEADLINE_S, BEGIN_DEADLINE_S = 20.0, 10.0
+# At its deadline a worker gets this signal, and so much longer to tell where its module was. Without a module it ends of it.
+TERMINATE = signal.SIGUSR2
+TERMINATE_S = 0.25
+SOCKET_BUFFER_BYTES = 2 * FRAME_LIMIT_BYTES
+_EVENT, _DONE = ord("E"), ord("D")
+_EVENT_HEAD, _DONE_HEAD = struct.Struct("<BH"), struct.Struct("<BHHQQQ")
+_MESSAGE_HEAD, _WRITE_HEAD = struct.Struct("<HI"), struct.Struct("<HBI")
+
+
+@dataclass(frozen=True)
+class KeyWrite:
+    """A change of a module's keys; None deletes."""
+
+    key: str
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """To the worker, first: what to run."""
+
+    path: str  # the .wasm
+    digest: bytes
+    description: bytes  # encoded ModuleDescription
+    config: dict[str, str]
+    image: str  # path of an ahead-of-time image, "" for none
+    image_digest: bytes
+
+
+@dataclass(frozen=True)
+class Begin:
+    """To the worker: take this state, if the module has any, and these keys, and initialise. Answer: Done or Refused."""
+
+    state: bytes
+    keys: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Event:
+    """To the worker: handle an event. Answer: Done or Refused."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Tick:
+    """To the worker: the timer. Nanoseconds since 1970. Answer: Done or Refused."""
+
+    now_ns: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """To the worker: are you well? Answer: Done or Refused."""
+
+
+@dataclass(frozen=True)
+class Save:
+    """To the worker: hand over your state. Answer: State."""
+
+
+Request = Start | Begin | Event | Tick | Check | Save
+
+
+@dataclass(frozen=True)
+class Ready:
+    """From the worker: the module is loaded; the interfaces that it has."""
+
+    interfaces: frozenset[str]
+    mode: str  # "interpreter" or "aot"
+    measures: frozenset[str]  # how the worker is confined: device_agent.channel.measures.MEASURES
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a request took, and what the module holds."""
+
+    host_calls: int = 0
+    took_us: int = 0
+    memory_bytes: int = 0
+
+
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True)
+class Done:
+    """From the worker: handled; what the module wants sent and kept."""
+
+    messages: tuple[tuple[str, bytes], ...]
+    writes: tuple[KeyWrite, ...]
+    usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True)
+class Refused:
+    """From the worker: the module answered with an error. Nothing is sent or kept."""
+
+    text: str
+    usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True)
+class State:
+    """From the worker: the module's state, None where it has none."""
+
+    state: bytes | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """From the worker, its last words: why it can't go on, as a reason code."""
+
+    reason: str
+    detail: str
+    usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True)
+class Log:
+    """From the worker, at any time: a log record of the module."""
+
+    level: str
+    message: str
+
+
+Answer = Ready | Done | Refused | State | Failed | Log
+
+
+class Receiver:
+    """Takes packets from a channel into one buffer, whose pages are only there once a packet needed them."""
+
+    def __init__(self) -> None:
+        self._buffer = mmap.mmap(-1, FRAME_LIMIT_BYTES + 1)
+        self._view = memoryview(self._buffer)
+
+    def take(self, channel: socket.socket) -> bytes:
+        """The next packet, cut behind the limit; empty at the end. Raises what `socket.recv_into` raises."""
+        return bytes(self._view[: channel.recv_into(self._buffer)])
+
+    def take_soon(self, channel: socket.socket) -> bytes:
+        """`take`, looking for the next packet for a moment before going to sleep: events often come in rows."""
+        end = time.perf_counter_ns() + LOOK_NS if PROCESSORS > 1 else 0
+        while time.perf_counter_ns() < end:
+            try:
+                return bytes(self._view[: channel.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)])
+            except BlockingIOError:
+                continue
+        return self.take(channel)
+
+
+def encode_request(request: Request) -> bytes:
+    """A packet to a worker."""
+    match request:
+        case Start(path, digest, description, config, image, image_digest):
+            value: list[Any] = ["start", path, digest, description, config, image, image_digest]
+        case Begin(state, keys):
+            value = ["begin", state, keys]
+        case Event(topic, payload):
+            name = topic.encode()
+            return _EVENT_HEAD.pack(_EVENT, len(name)) + name + payload
+        case Tick(now_ns):
+            value = ["tick", now_ns]
+        case Check():
+            value = ["check"]
+        case Save():
+            value = ["save"]
+    return cbor.encode(value)
+
+
+def decode_request(data: bytes) -> Request:
+    """In the worker. Raises Refused MALFORMED."""
+    if data[:1] == b"E":
+        return _unpack_event(data)
+    match cbor.decode(data, "request", FRAME_LIMIT_BYTES):
+        case ["tick", int() as now_ns]:
+            return Tick(now_ns)
+        case ["check"]:
+            return Check()
+        case ["save"]:
+            return Save()
+        case ["begin", bytes() as state, dict() as keys]:
+            return Begin(state, keys)
+        case [
+            "start",
+            str() as path,
+            bytes() as digest,
+            bytes() as about,
+            dict() as config,
+            str() as image,
+            bytes() as image_digest,
+        ]:
+            return Start(path, digest, about, config, image, image_digest)
+    raise malformed("request", "not one that is known")
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """A packet to the agent."""
+    match answer:
+        case Done():
+            return _pack_done(answer)
+        case Log(level, message):
+            value: list[Any] = ["log", level, message[:TEXT_LIMIT]]
+        case Refused(text, usage):
+            value = ["refused", text[:TEXT_LIMIT], usage.host_calls, usage.took_us, usage.memory_bytes]
+        case Ready(interfaces, mode, measures):
+            value = ["ready", sorted(interfaces), mode, sorted(measures)]
+        case State(state):
+            value = ["state", state]
+        case Failed(reason, detail, usage):
+            value = ["failed", reason, detail[:TEXT_LIMIT], usage.host_calls, usage.took_us, usage.memory_bytes]
+    return cbor.encode(value)
+
+
+def decode_answer(data: bytes) -> Answer:
+    """In the agent. Raises Refused TOO_LARGE, MALFORMED."""
+    if data[:1] == b"D" and len(data) <= FRAME_LIMIT_BYTES:
+        return _unpack_done(data)
+    match cbor.decode(data, "answer of a worker", FRAME_LIMIT_BYTES):
+        case ["log", str() as level, str() as message] if level in LEVELS and len(message) <= TEXT_LIMIT:
+            return Log(level, message)
+        case ["refused", str() as text, *numbers] if len(text) <= TEXT_LIMIT:
+            return Refused(text, _usage(numbers))
+        case ["ready", list() as interfaces, ("interpreter" | "aot") as mode, list() as measures] if all(
+            isinstance(each, str) for each in (*interfaces, *measures)
+        ):
+            return Ready(frozenset(interfaces), mode, frozenset(measures))
+        case ["state", (bytes() | None) as state] if state is None or len(state) <= STATE_LIMIT_BYTES:
+            return State(state)
+        case ["failed", str() as reason, str() as detail, *numbers] if len(detail) <= TEXT_LIMIT:
+            return Failed(reason, detail, _usage(numbers))
+    raise malformed("answer of a worker", "not one that is known")
+
+
+def _usage(numbers: list[Any]) -> Usage:
+    match numbers:
+        case [int() as calls, int() as took_us, int() as memory_bytes] if all(0 <= each <= NUMBER_LIMIT for each in numbers):
+            return Usage(calls, took_us, memory_bytes)
+    raise malformed("answer of a worker", "a usage that is none")
+
+
+def size_of(event: Event) -> int:
+    """How long its packet is."""
+    return _EVENT_HEAD.size + len(event.topic.encode()) + len(event.payload)
+
+
+def _unpack_event(data: bytes) -> Event:
+    if len(data) > FRAME_LIMIT_BYTES:
+        raise malformed("event", f"it is longer than {FRAME_LIMIT_BYTES} bytes")
+    try:
+        _, size = _EVENT_HEAD.unpack_from(data)
+        start = _EVENT_HEAD.size + size
+        if start <= len(data):
+            return Event(str(data[_EVENT_HEAD.size : start], "utf-8"), data[start:])
+    except (struct.error, UnicodeDecodeError) as error:
+        raise malformed("event", str(error)) from None
+    raise malformed("event", "it ends too early")
+
+
+def _pack_done(done: Done) -> bytes:
+    usage = done.usage
+    parts = [
+        _DONE_HEAD.pack(_DONE, len(done.messages), len(done.writes), usage.host_calls, usage.took_us, usage.memory_bytes),
+    ]
+    for topic, payload in done.messages:
+        name = topic.encode()
+        parts += (_MESSAGE_HEAD.pack(len(name), len(payload)), name, payload)
+    for each in done.writes:
+        name, value = each.key.encode(), each.value
+        parts += (_WRITE_HEAD.pack(len(name), value is not None, len(value or b"")), name, value or b"")
+    return b"".join(parts)
+
+
+def _unpack_done(data: bytes) -> Done:
+    try:
+        _, messages, writes, calls, took_us, memory_bytes = _DONE_HEAD.unpack_from(data)
+        if messages > MESSAGES_PER_EVENT or writes > WRITES_PER_EVENT or max(calls, took_us, memory_bytes) > NUMBER_LIMIT:
+            raise malformed("answer of a worker", "a number is beyond its limit")
+        at, sent, kept = _DONE_HEAD.size, [], []
+        for _ in range(messages):
+            name_size, size = _MESSAGE_HEAD.unpack_from(data, at)
+            name_at = at + _MESSAGE_HEAD.size
+            if size > PAYLOAD_LIMIT_BYTES or name_size + size > len(data) - name_at:
+                raise malformed("answer of a worker", "a message is longer than may be")
+            at = name_at + name_size + size
+            sent.append((str(data[name_at : at - size], "utf-8"), data[at - size : at]))
+        for _ in range(writes):
+            name_size, there, size = _WRITE_HEAD.unpack_from(data, at)
+            name_at = at + _WRITE_HEAD.size
+            if there > 1 or (size and not there) or name_size + size > len(data) - name_at:
+                raise malformed("answer of a worker", "a write is longer than may be, or neither keeps nor deletes")
+            at = name_at + name_size + size
+            kept.append(KeyWrite(str(data[name_at : at - size], "utf-8"), data[at - size : at] if there else None))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise malformed("answer of a worker", str(error)) from None
+    if at != len(data):
+        raise malformed("answer of a worker", "its parts are not as long as it is")
+    return Done(tuple(sent), tuple(kept), Usage(calls, took_us, memory_bytes))

@@ -1,0 +1,333 @@
+"""A worker process as the agent sees it: requests out, answers in, a deadline on each, and no trust in it."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from device_agent.channel import frames
+from device_agent.channel.measures import lacking
+from device_agent.channel.zygote import Zygote
+from ota.errors import OtaError
+from ota.formats.capabilities import TopicGrants
+from ota.formats.module import ModuleDescription
+from ota.formats.reasons import Reason, Refused
+
+LOGS_OF_OURS = 10  # that a worker may write beside its module's
+PACKETS_AT_ONCE = 64
+_PACKET_OVERHEAD_BYTES = 64  # Linux, unix_dgram_sendmsg: all but 32 of the buffer's bytes
+_SNDBUFFORCE = 32  # socket(7); beyond what the system allows everybody
+logger = logging.getLogger(__name__)
+_receiver = frames.Receiver()  # for one packet at a time, of whichever worker
+zygote = Zygote()
+
+
+class WorkerFailed(OtaError):
+    """The worker is gone: it trapped, crashed, missed its deadline, or would not start. `reason` is the stable code."""
+
+    def __init__(self, reason: Reason, detail: str, usage: frames.Usage = frames.NO_USAGE) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+        self.usage = usage
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}"
+
+
+class EventRefused(OtaError):
+    """The module answered an event with an error, or the event is too large for it; it goes on."""
+
+    def __init__(self, text: str, usage: frames.Usage = frames.NO_USAGE) -> None:
+        super().__init__(text)
+        self.usage = usage
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """What a worker is to run, all of it decided before."""
+
+    description: ModuleDescription
+    blob: Path
+    digest: bytes
+    config: dict[str, str]
+    image: Path | None = None  # compiled ahead of time for this board; the .wasm runs where it does not load
+    image_digest: bytes = b""
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.description.name} {self.description.version}"
+
+
+class Worker:
+    """One worker. Every method but `kill` is for one caller at a time."""
+
+    def __init__(
+        self,
+        spec: ModuleSpec,
+        log: Callable[[ModuleSpec, str, str], None],
+        died: Callable[["Worker", WorkerFailed], None] = lambda worker, failure: None,
+    ) -> None:
+        """Starts the process. `log` gets the module's log records; `died` is called when it dies with nothing asked of it.
+
+        Raises WorkerFailed when it can't be started.
+        """
+        self.spec = spec
+        self._publish_grants = TopicGrants(spec.description.capabilities.filters("publish"))
+        self._key_bytes: dict[str, int] = {}
+        self.interfaces: frozenset[str] = frozenset()
+        self.mode = ""  # "interpreter" or "aot", once it has started
+        self.lacking: tuple[str, ...] = ()  # measures of confinement that it has not
+        self._log = log
+        self._died = died
+        self._logged, self._may_log = 0, 0
+        self._loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[frames.Answer] | None = None
+        self._failure: WorkerFailed | None = None
+        self._silent = False  # it ended without a word
+        self._late = ""  # why it was told to end what it does
+        self._deadline_s = spec.description.limits.deadline_ms / 1000
+        self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            self._room = min(_widen(end) for end in (self._channel, other))  # bytes of one packet
+            try:
+                self._process = zygote.fork(other)
+            except OSError as error:
+                self._channel.close()
+                raise WorkerFailed(Reason.START_FAILED, f"no process for it: {error}") from error
+        self._channel.setblocking(False)
+        self._loop.add_reader(self._channel.fileno(), self._readable)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked anything."""
+        return self._failure is None
+
+    @property
+    def fatal_image(self) -> bytes:
+        """The digest of the ahead-of-time image that the process died in without a word, as it does of an instruction that the
+        processor does not have; empty when it did not, or interpreted.
+        """
+        return self.spec.image_digest if self._silent and self.mode != "interpreter" else b""
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Loads the module. Raises WorkerFailed with the reason that the worker or the clock gives."""
+        spec = self.spec
+        image = str(spec.image) if spec.image is not None else ""
+        request = frames.Start(str(spec.blob), spec.digest, spec.description.to_bytes(), spec.config, image, spec.image_digest)
+        answer = await self._ask(request, frames.START_DEADLINE_S)
+        if not isinstance(answer, frames.Ready):
+            raise self._fail(Reason.START_FAILED, f"answered {type(answer).__name__} to start")
+        self.interfaces, self.mode = answer.interfaces, answer.mode
+        self.lacking = lacking(answer.measures)
+        if self.lacking:
+            logger.warning("this kernel can't confine modules by: %s", ", ".join(self.lacking))
+
+    async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
+        """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""
+        self._key_bytes = {key: len(key.encode()) + len(value) for key, value in keys.items()}
+        return await self._effects(frames.Begin(state, keys), frames.BEGIN_DEADLINE_S)
+
+    async def handle(self, topic: str, payload: bytes) -> frames.Done:
+        """Hands over an event. Raises WorkerFailed, EventRefused."""
+        event = frames.Event(topic, payload)
+        if (size := frames.size_of(event)) > self._room:
+            raise EventRefused(f"the event has {size} bytes, the way to a worker holds {self._room}")
+        return await self._effects(event, self._deadline_s)
+
+    async def tick(self, now_ns: int) -> frames.Done:
+        """Calls the module's timer. Raises WorkerFailed, EventRefused."""
+        return await self._effects(frames.Tick(now_ns), self._deadline_s)
+
+    async def check(self) -> None:
+        """Asks whether the module is well. Raises WorkerFailed; a module that says it is not well raises EventRefused."""
+        await self._effects(frames.Check(), self._deadline_s)
+
+    async def save(self) -> bytes | None:
+        """The module's state, None where it has none. Raises WorkerFailed."""
+        answer = await self._ask(frames.Save(), self._deadline_s)
+        if isinstance(answer, frames.State):
+            return answer.state
+        raise self._fail(Reason.CRASHED, f"answered {type(answer).__name__} to save")
+
+    def kill(self) -> None:
+        """Ends the process at once; whoever waits for an answer gets WorkerFailed. Again: no effect."""
+        self._fail(Reason.CRASHED, "the worker was stopped")
+
+    async def _effects(self, request: frames.Request, deadline_s: float) -> frames.Done:
+        answer = await self._ask(request, deadline_s)
+        if isinstance(answer, frames.Done):
+            if wrong := self._beyond_its_grants(answer):
+                raise self._fail(Reason.CRASHED, f"the worker answered with {wrong}, which it should have kept its module from")
+            return answer
+        if isinstance(answer, frames.Refused):
+            raise EventRefused(answer.text, answer.usage)
+        raise self._fail(Reason.CRASHED, f"answered {type(answer).__name__} to {type(request).__name__}")
+
+    def _beyond_its_grants(self, done: frames.Done) -> str:
+        """What the module may not do and its worker let pass, "" when there is nothing: a worker is not trusted with that alone."""
+        for topic, _ in done.messages:
+            if not self._publish_grants.allow(topic):
+                return f"a message on {topic[:100]!r}"
+        if sum(len(topic.encode()) + len(payload) for topic, payload in done.messages) > frames.MESSAGE_BYTES_PER_EVENT:
+            return f"messages of more than {frames.MESSAGE_BYTES_PER_EVENT} bytes"
+        if not done.writes:
+            return ""
+        before = sum(self._key_bytes.values())
+        for each in done.writes:
+            size = len(each.key.encode())
+            if not 0 < size <= frames.KEY_LIMIT_BYTES:
+                return f"a key of {size} bytes"
+            self._key_bytes.pop(each.key, None)
+            if each.value is not None:
+                self._key_bytes[each.key] = size + len(each.value)
+        if sum(self._key_bytes.values()) > max(before, self.spec.description.capabilities.quota_bytes):
+            return "more keys and values than its quota"
+        return ""
+
+    async def _ask(self, request: frames.Request, deadline_s: float) -> frames.Answer:
+        if self._failure is not None:
+            raise self._failure
+        self._logged = 0
+        per_s = self.spec.description.limits.log_lines_per_s + 1  # one says how many were dropped
+        self._may_log = LOGS_OF_OURS + int(per_s * (1 + deadline_s + frames.TERMINATE_S))
+        waiting: asyncio.Future[frames.Answer] = self._loop.create_future()
+        self._answer = waiting
+        try:
+            self._channel.send(frames.encode_request(request))
+        except OSError as error:
+            self._fail(Reason.CRASHED, f"{type(request).__name__} does not reach the worker: {error.strerror}")
+        self._look_briefly()
+
+        timer: asyncio.TimerHandle | None = None
+
+        def late() -> None:
+            nonlocal timer
+            self._readable()  # the loop itself may have been late, with the answer there in time
+            if self._late:
+                self._lost("")
+            elif not waiting.done():
+                self._late = f"no answer to {type(request).__name__} in {deadline_s} s"
+                timer = self._loop.call_later(frames.TERMINATE_S, late)
+                self._process.send(frames.TERMINATE)
+
+        if not waiting.done():
+            timer = self._loop.call_later(deadline_s, late)
+        try:
+            return await waiting
+        finally:
+            self._answer = None
+            if timer is not None:
+                timer.cancel()
+
+    def _look_briefly(self) -> None:
+        """Most answers come within the time that going to sleep and waking up would take: look for them first."""
+        if frames.PROCESSORS < 2:
+            return
+        end = time.perf_counter_ns() + frames.LOOK_NS
+        while self._failure is None and self._answer is not None and not self._answer.done():
+            self._readable()
+            if time.perf_counter_ns() > end:
+                return
+
+    def _readable(self) -> None:
+        for _ in range(PACKETS_AT_ONCE):
+            if self._failure is not None:
+                return
+            try:
+                data = _receiver.take(self._channel)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if data:
+                self._receive(data)
+            else:
+                self._silent = not self._late
+                self._lost("the worker ended without a word")
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            answer = frames.decode_answer(data)
+        except Refused as error:
+            self._lost(str(error))
+            return
+        if isinstance(answer, frames.Log):
+            self._logged += 1
+            if self._logged > self._may_log:
+                self._lost("the worker wrote more log records than its module may")
+            else:
+                self._log(self.spec, answer.level, answer.message)
+        elif isinstance(answer, frames.Failed):
+            self._lost(answer.detail, _reason(answer.reason), answer.usage)
+        elif self._late:
+            self._lost("")  # its module was told to end, and can't be called again
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+        else:
+            self._lost("the worker spoke without being asked")
+
+    def _lost(self, why: str, reason: Reason = Reason.CRASHED, usage: frames.Usage = frames.NO_USAGE) -> None:
+        """It ended by itself, or at its deadline: whoever waits for an answer hears of it; when nobody does, `died` does."""
+        idle = self._answer is None
+        if self._late:
+            why = f"{self._late}; {why}" if reason is Reason.DEADLINE_EXCEEDED else self._late
+            reason = Reason.DEADLINE_EXCEEDED
+        failure = self._fail(reason, why, usage)
+        if idle:
+            self._died(self, failure)
+
+    def _fail(self, reason: Reason, detail: str, usage: frames.Usage = frames.NO_USAGE) -> WorkerFailed:
+        """The end of this worker; the first reason stays."""
+        if self._failure is None:
+            self._failure = WorkerFailed(reason, detail, usage)
+            self._loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+            self._process.kill()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(self._failure)
+        return self._failure
+
+
+class FatalImages:
+    """Ahead-of-time images that a worker has died in: modules are interpreted instead."""
+
+    def __init__(self) -> None:
+        self._digests: set[bytes] = set()
+
+    def note(self, worker: Worker) -> bool:
+        """Whether a worker died in its image."""
+        digest = worker.fatal_image
+        if digest and digest not in self._digests:
+            logger.error("%s died in its ahead-of-time image: it is interpreted from now on", worker.spec.label)
+            self._digests.add(digest)
+        return bool(digest)
+
+    def without(self, spec: ModuleSpec) -> ModuleSpec:
+        """The same, without an image that is one of them."""
+        return replace(spec, image=None, image_digest=b"") if spec.image_digest in self._digests else spec
+
+
+def _widen(end: socket.socket) -> int:
+    """Room for the largest packet, as far as may be (net.core.wmem_max, where the agent is not root). How long one may be then."""
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, frames.SOCKET_BUFFER_BYTES)
+    except OSError:  # only root may
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, frames.SOCKET_BUFFER_BYTES)
+    return min(frames.FRAME_LIMIT_BYTES, end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _PACKET_OVERHEAD_BYTES)
+
+
+def _reason(code: str) -> Reason:
+    try:
+        return Reason(code)
+    except ValueError:
+        return Reason.CRASHED

@@ -1,0 +1,107 @@
+"""The agent's end of the zygote (`device_agent.sandbox.zygote`): starts that process and asks it for workers."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+
+__all__ = ["Child", "Zygote"]
+
+PRELOAD = "device_agent.sandbox.worker"
+SERVER = "device_agent.sandbox.zygote"
+ANSWER_S = 20.0  # starting Python on a slow board included
+_LIMIT_BYTES = 64
+
+
+@dataclass
+class Child:
+    """A process that the zygote has forked."""
+
+    pid: int
+    _descriptor: int
+
+    def send(self, number: int) -> None:
+        """Sends it a signal, if it is still there."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill(self) -> None:
+        """Ends it. Again: no effect."""
+        if self._descriptor < 0:
+            return
+        self.send(signal.SIGKILL)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+class Zygote:
+    """The agent's end. Starts the process with the first child, and again when it has died."""
+
+    def __init__(self, preload: str = PRELOAD) -> None:
+        """`preload` is a module: its `warm_up()` is called once, and then its `main(channel)` is what each child runs."""
+        self._preload = preload
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts the process, and waits until it has loaded everything. Running already: no effect. Raises OSError."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-P", "-m", SERVER, str(theirs.fileno()), self._preload]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
+        ours.settimeout(ANSWER_S)
+        self._socket = ours
+        try:
+            ready = ours.recv(_LIMIT_BYTES) == b"ready"
+        except OSError:
+            ready = False
+        if not ready:
+            self.close()
+            raise OSError("the process that workers are forked from does not start")
+
+    def fork(self, channel: socket.socket) -> Child:
+        """A new child that has this channel and nothing else. Raises OSError."""
+        for last in (False, True):
+            self.start()
+            try:
+                return self._fork(channel)
+            except (BrokenPipeError, ConnectionResetError):  # it has died: once more
+                if last:
+                    raise
+        raise AssertionError
+
+    def _fork(self, channel: socket.socket) -> Child:
+        assert self._socket is not None
+        try:
+            socket.send_fds(self._socket, [b"fork"], [channel.fileno()])
+            answer, descriptors, _, _ = socket.recv_fds(self._socket, _LIMIT_BYTES, 1)
+            if not answer:
+                raise ConnectionResetError("the process that workers are forked from has ended")
+        except OSError:
+            self.close()  # an answer that comes late must not pass for the next one
+            raise
+        if not descriptors:
+            raise OSError(f"no worker can be forked: {answer.decode()}")
+        return Child(int(answer), descriptors[0])
+
+    def close(self) -> None:
+        """Ends the process; its children go on. Again: no effect."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None

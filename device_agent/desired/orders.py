@@ -1,0 +1,135 @@
+"""What the operator wants: the chain of roots, the group's deployment, and whether this board is to join it now."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from device_agent.broker.link import Link
+from device_agent.instance import states
+from device_agent.instance.runner import Runner
+from device_agent.instance.states import Phase
+from device_agent.instance.updates import RETRYABLE, Update
+from device_agent.node.config import Config
+from device_agent.storage.store import Store
+from ota.formats import deployment as deployments
+from ota.formats import topics, trust
+from ota.formats.reasons import Reason, Refused
+
+logger = logging.getLogger(__name__)
+
+
+class Orders:
+    """Takes root and deployment documents, and posts to the runner what this board is to begin."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        root: trust.Root,
+        link: Link | None,
+        runner: Runner,
+        on_writer: Callable[..., Awaitable[Any]],
+        spawn_supervised: Callable[[Any], object],
+        report: Callable[[], None],
+        counters: Counter[str],
+    ) -> None:
+        """`root` is the newest that is trusted; `spawn_supervised` runs a coroutine; `report` tells the operator."""
+        self._config, self._store, self.root = config, store, root
+        self._link, self._runner, self._on_writer = link, runner, on_writer
+        self._spawn_supervised, self._report, self._counters = spawn_supervised, report, counters
+        self._desired: bytes | None = None
+        self.refusal: Refused | None = None  # of a document that is no update yet
+        self._retry: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def received(self, topic: str, payload: bytes) -> bool:
+        """Takes a message that is one of these documents; False for another."""
+        if topic == topics.desired(self._config.group):
+            self._desired = payload
+            self.consider()
+        elif topic == topics.root(self.root.number + 1):
+            self._spawn_supervised(self._next_root(payload))
+        else:
+            return False
+        return True
+
+    async def _next_root(self, document: bytes) -> None:
+        number = self.root.number + 1
+        try:
+            root = trust.next_root(self.root, document)
+            await self._on_writer(self._store.add_root, number, document)
+        except Refused as error:
+            logger.error("root document %d is refused: %s", number, error)
+            self._refuse(error)
+            return
+        if root.number != self.root.number + 1:
+            return  # it came twice
+        self.root = root
+        if self._link is not None:
+            self._link.unsubscribe(topics.root(number))
+            self._link.subscribe(topics.root(number + 1))
+        self.consider()
+
+    def consider(self) -> None:
+        """Looks at the group's deployment, and offers it to the runner if this board is to join it now."""
+        document = self._desired
+        if document is None:
+            return
+        try:
+            wanted = deployments.verify(document, self.root, self._config.group)
+        except Refused as error:
+            self._refuse(error)
+            return
+        self._spawn_supervised(self._offer(wanted, document))
+
+    async def _offer(self, wanted: deployments.Deployment, document: bytes) -> None:
+        """Another document may arrive while this waits for the disk: what is told to the operator is then its own."""
+        mark = f"deployment.{wanted.group}"
+        try:
+            seen = await self._on_writer(self._store.number, mark)
+            if wanted.epoch < seen:
+                raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {wanted.epoch} is below {seen}, which was seen")
+            if wanted.epoch > seen:
+                await self._on_writer(self._store.raise_number, mark, wanted.epoch)
+            update = self._runner.update
+            if not wanted.includes(self._config.device) or not self._is_news(wanted, update):
+                self._clear_refusal(document)
+                return
+            deployments.may_start(wanted, self.root, int(time.time()))
+        except Refused as error:
+            if document is not self._desired:
+                return
+            self._refuse(error)
+            if error.reason in (Reason.CLOCK_NOT_SET, Reason.DISK_FULL):
+                self.consider_later()
+            return
+        self._clear_refusal(document)
+        self._runner.post(states.Offered(wanted.deployment_id, wanted.manifest_digest))
+
+    @staticmethod
+    def _is_news(wanted: deployments.Deployment, update: Update) -> bool:
+        if update.deployment != wanted.deployment_id:
+            return True
+        return update.phase is Phase.FAILED and update.reason in RETRYABLE
+
+    def consider_later(self) -> None:
+        """Looks again after the time for a retry."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = self._loop.call_later(self._config.retry_s, self.consider)
+
+    def _refuse(self, error: Refused) -> None:
+        """A refusal before there is an update: told to the operator, not kept."""
+        if self.refusal is None or (self.refusal.reason, self.refusal.detail) != (error.reason, error.detail):
+            logger.error("refused: %s", error)
+            self._counters["refusals"] += 1
+            self.refusal = error
+            self._report()
+
+    def _clear_refusal(self, document: bytes) -> None:
+        if self.refusal is not None and document is self._desired:
+            self.refusal = None
+            self._report()

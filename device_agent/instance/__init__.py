@@ -1,0 +1,1 @@
+"""One module's life: states, updates, runner, supervisor, slots, crash loop."""

@@ -1,0 +1,276 @@
+"""Feeds events to the module that runs, one at a time, and changes modules between two events.
+
+An event leaves the queue when a module has handled it. When a worker dies with an event in hand, the event goes to its successor
+once more; a second worker that dies of the same event has it taken away, so that one bad event can't stop a board.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from device_agent.channel import frames
+from device_agent.channel.workers import EventRefused, ModuleSpec, Worker, WorkerFailed
+from ota.formats import topics
+from ota.formats.reasons import Reason
+
+MAX_TRIES = 2
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Pending:
+    """An event that has not been handled."""
+
+    topic: str
+    payload: bytes
+    tries: int = 0
+
+
+@dataclass
+class Supervisor:
+    """Owns the event queue and the worker that is fed. `on_outcome` gets what handled events ask for, `on_failure` each dead
+    worker; after a failure nothing is fed until `run` or `roll_back` is called.
+    """
+
+    on_outcome: Callable[[ModuleSpec, frames.Done], Awaitable[None]]
+    on_failure: Callable[[Worker, WorkerFailed], None]
+    keys_of: Callable[[str], dict[str, bytes]]  # what a module keeps, by its name
+    on_use: Callable[[Worker], None] = lambda worker: None  # another worker is fed from now on
+    queue_limit: int = 10_000
+    counters: Counter[str] = field(default_factory=Counter)
+    last_gap_us: int = 0
+    last_handled_ns: int = 0  # monotonic, of the last event that was handled
+
+    def __post_init__(self) -> None:
+        self._queue: deque[Pending] = deque()
+        self.module_counters: Counter[str] = Counter()  # of the module that is fed, over its restarts
+        self._counted = ""
+        self._current: Worker | None = None
+        self._standby: Worker | None = None  # the one that ran before, kept during a trial
+        self._wake = asyncio.Event()
+        self._between = asyncio.Lock()  # held while an event is in hand, and while modules change
+        self._next_tick: float | None = None
+        self._stopped = False
+
+    @property
+    def current(self) -> Worker | None:
+        """The worker that is fed."""
+        return self._current
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait."""
+        return len(self._queue)
+
+    def offer(self, topic: str, payload: bytes) -> None:
+        """Queues an event, if the module that runs wants its topic. The oldest goes when the queue is full."""
+        if self._current is None:
+            return
+        if not any(topics.covers(each, topic) for each in self._current.spec.description.capabilities.filters("subscribe")):
+            return
+        self.counters["events"] += 1
+        if len(self._queue) >= self.queue_limit:
+            del self._queue[1 if self._queue[0].tries and len(self._queue) > 1 else 0]  # the first may be in hand
+            self.counters["events_dropped"] += 1
+        self._queue.append(Pending(topic, payload))
+        self._wake.set()
+
+    async def run(self, worker: Worker, state: bytes) -> bool:
+        """Makes a started worker the one that is fed, unless a living one is: a swap may have come first. Then it is stopped.
+
+        Raises WorkerFailed, with nothing changed, when it does not begin.
+        """
+        async with self._between:
+            if self._current is not None and self._current.alive:
+                worker.kill()
+                return False
+            done = await self._begin(worker, state)
+            self._use(worker)
+        self._account(done.usage)
+        await self.on_outcome(worker.spec, done)
+        return True
+
+    def _account(self, usage: frames.Usage) -> None:
+        self.module_counters["host_calls"] += usage.host_calls
+        self.module_counters["time_us"] += usage.took_us
+        self.module_counters["memory_bytes"] = max(self.module_counters["memory_bytes"], usage.memory_bytes)
+
+    async def swap(self, new: Worker) -> None:
+        """Hands the state over and feeds `new` from the next event on; the old worker is kept, paused, for `roll_back`.
+
+        Raises WorkerFailed, with the old module going on, when the new one refuses the state or fails to begin.
+        """
+        async with self._between:
+            started = time.monotonic_ns()
+            old = self._current
+            state = b""
+            if old is not None and old.alive:
+                try:
+                    state = await old.save() or b""
+                except WorkerFailed as failure:
+                    logger.warning("the old module could not save its state: %s", failure)
+            done = await self._begin(new, state)
+            self._standby = old if old is not None and old.alive else None
+            self._use(new)
+            self.last_gap_us = (time.monotonic_ns() - started) // 1000
+            self.counters["swaps"] += 1
+        self._account(done.usage)
+        await self.on_outcome(new.spec, done)
+
+    async def roll_back(self) -> bool:
+        """Goes back to the worker that ran before the last swap; the event that was in hand is its next. False if it is gone."""
+        async with self._between:
+            old, self._standby = self._standby, None
+            self.counters["rollbacks"] += 1
+            failed, self._current = self._current, None
+            if failed is not None:
+                failed.kill()
+            if old is None or not old.alive:
+                return False
+            self._use(old)
+            return True
+
+    def drop_standby(self) -> None:
+        """Stops the worker that ran before: the new one is confirmed."""
+        if self._standby is not None:
+            self._standby.kill()
+            self._standby = None
+
+    async def save(self) -> bytes | None:
+        """The state of the module that runs, between two events; None when there is none to be had."""
+        async with self._between:
+            if self._current is None or not self._current.alive:
+                return None
+            try:
+                return await self._current.save()
+            except WorkerFailed as failure:
+                self._failed(self._current, failure)
+                return None
+
+    async def check(self) -> str | None:
+        """Asks the module whether it is well; None if so, else why not. A dead worker is reported through on_failure."""
+        async with self._between:
+            worker = self._current
+            if worker is None or not worker.alive:
+                return "no module is running"
+            try:
+                await worker.check()
+            except EventRefused as error:
+                return str(error)
+            except WorkerFailed as failure:
+                self._failed(worker, failure)
+                return str(failure)
+            return None
+
+    def worker_died(self, worker: Worker, failure: WorkerFailed) -> None:
+        """For workers to call when they die with nothing asked of them."""
+        if worker is self._current and not self._stopped:
+            self._failed(worker, failure)
+
+    def stop(self) -> None:
+        """Stops all workers."""
+        self._stopped = True
+        for worker in (self._current, self._standby):
+            if worker is not None:
+                worker.kill()
+        self._wake.set()
+
+    async def pump(self) -> None:
+        """Feeds events until `stop`. The one task that does."""
+        while not self._stopped:
+            worker = self._current
+            if worker is None or not worker.alive or not (self._queue or self._tick_is_due()):
+                self._wake.clear()
+                await self._wait()
+                continue
+            async with self._between:
+                worker = self._current
+                if worker is not None and worker.alive:
+                    await self._feed(worker)
+
+    async def _feed(self, worker: Worker) -> None:
+        in_hand = ""
+        try:
+            if self._tick_is_due():
+                self._schedule_tick(worker)
+                await self._deliver(worker, worker.tick(time.time_ns()))
+            elif self._queue:
+                event = self._queue[0]
+                event.tries += 1
+                in_hand = event.topic
+                self.module_counters["events"] += 1
+                handled = await self._deliver(worker, worker.handle(event.topic, event.payload))
+                self._queue.popleft()
+                self.counters["events_handled" if handled else "events_refused"] += 1
+                self.last_handled_ns = time.monotonic_ns()
+        except WorkerFailed as failure:
+            if not self._stopped:
+                if in_hand:
+                    failure.detail = f"with an event on {in_hand[:100]} in hand: {failure.detail}"
+                self._give_up_on_poison(worker.spec)
+                self._failed(worker, failure)
+
+    async def _deliver(self, worker: Worker, call: Coroutine[Any, Any, frames.Done]) -> bool:
+        try:
+            done = await call
+        except EventRefused as error:
+            logger.info("%s refused an event: %s", worker.spec.label, error)
+            self._account(error.usage)
+            return False
+        self._account(done.usage)
+        await self.on_outcome(worker.spec, done)
+        return True
+
+    def _give_up_on_poison(self, spec: ModuleSpec) -> None:
+        """The event that was in hand goes to the successor, unless it did twice, or may have moved something in the world."""
+        if not self._queue or not self._queue[0].tries:
+            return
+        spent = self._queue[0].tries >= MAX_TRIES and self._standby is None
+        if spent or not spec.description.repeatable:
+            event = self._queue.popleft()
+            self.counters["events_dropped"] += 1
+            why = f"after {event.tries} tries" if spent else "because the module does not say that it is idempotent"
+            logger.error("an event on %s, in hand when %s failed, was taken away %s", event.topic, spec.label, why)
+
+    def _failed(self, worker: Worker, failure: WorkerFailed) -> None:
+        self._account(failure.usage)
+        self.counters["failures"] += 1
+        self.module_counters["traps" if failure.reason is Reason.TRAPPED else "failures"] += 1
+        self.on_failure(worker, failure)
+
+    def _use(self, worker: Worker) -> None:
+        if self._counted != worker.spec.label:
+            self._counted = worker.spec.label
+            self.module_counters.clear()
+        self._current = worker
+        self._next_tick = None
+        self._schedule_tick(worker)
+        self._wake.set()
+        self.on_use(worker)
+
+    def _schedule_tick(self, worker: Worker) -> None:
+        period_s = worker.spec.description.limits.tick_ms / 1000
+        if period_s and "timer" in worker.interfaces:
+            self._next_tick = time.monotonic() + period_s
+
+    def _tick_is_due(self) -> bool:
+        return self._next_tick is not None and time.monotonic() >= self._next_tick
+
+    async def _wait(self) -> None:
+        timeout_s = None
+        if self._next_tick is not None and self._current is not None and self._current.alive:
+            timeout_s = max(0.0, self._next_tick - time.monotonic())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):  # not wait_for, see device_agent.broker.link
+                await self._wake.wait()
+
+    async def _begin(self, worker: Worker, state: bytes) -> frames.Done:
+        try:
+            return await worker.begin(state, self.keys_of(worker.spec.description.name))
+        except EventRefused as error:
+            raise WorkerFailed(Reason.START_FAILED, str(error)) from error

@@ -1,0 +1,1 @@
+"""Composition: the agent, its service, configuration and version."""

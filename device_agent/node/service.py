@@ -1,0 +1,139 @@
+"""Running the agent as a process: logging, signals, and the exit code that tells systemd to start it again."""
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import stat
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from device_agent.node.agent import Agent
+from device_agent.node.config import Config, ConfigError, load
+from device_agent.storage.store import DATABASE
+from ota.formats.reasons import Refused
+from ota.formats.report import LogRecord
+
+_LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error", "CRITICAL": "error"}
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class _Bounded(logging.StreamHandler[TextIO]):
+    """To standard error. Where that is a file of ours alone to keep in bounds, its end is kept when it has grown long."""
+
+    LIMIT_BYTES, KEPT_BYTES, EVERY = 1_000_000, 200_000, 100
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if self._count % self.EVERY == 0:
+            self._shorten()
+        self._count += 1
+
+    def _shorten(self) -> None:
+        """Whoever else writes to the same file goes on at its new end, as files opened for appending do."""
+        try:
+            number = self.stream.fileno()
+            found = os.fstat(number)
+            appends = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_APPEND
+            if not stat.S_ISREG(found.st_mode) or not appends or found.st_size <= self.LIMIT_BYTES:
+                return
+            with Path(f"/proc/self/fd/{number}").open("rb") as file:
+                file.seek(-self.KEPT_BYTES, os.SEEK_END)
+                file.readline()
+                kept = file.read()
+            os.ftruncate(number, 0)
+            os.write(number, kept)
+        except (OSError, ValueError):  # not to be had: a log is no reason to end
+            return
+
+
+class _ToOperator(logging.Handler):
+    """Hands log records to the agent, which sends them when it can."""
+
+    def __init__(self, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(logging.INFO)
+        self._agent, self._loop = agent, loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = LogRecord(record.created, _LEVELS.get(record.levelname, "info"), "", record.getMessage()[:1000])
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._agent.log, line)
+
+
+def check_configuration(path: Path) -> None:
+    """Raises ConfigError, StoreError, Refused when the agent could not start with this configuration. Leaves nothing behind."""
+    config = load(path)
+    broker = config.broker
+    named = [config.factory]
+    if broker is not None:
+        named += [broker.ca_file, broker.password_file]
+        if not config.wants_enrolment:
+            named += [broker.certificate_file, broker.key_file]
+    for each in named:
+        if each is not None and not each.exists():
+            raise ConfigError(f"{each}: No such file or directory")
+
+    async def check(storage: Path) -> None:
+        _agent(replace(config, storage=storage))
+
+    if (config.storage / DATABASE).exists():
+        asyncio.run(check(config.storage))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(check(Path(folder)))
+
+
+def serve(path: Path, log_format: str | None, *, debug: bool) -> int:
+    """Runs the agent until SIGTERM or SIGINT; returns the exit code."""
+    handler = _Bounded()
+    as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
+    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
+    return asyncio.run(_serve(path))
+
+
+async def _serve(path: Path) -> int:
+    agent = _open(path)
+    loop = asyncio.get_running_loop()
+    logging.getLogger("device_agent").addHandler(_ToOperator(agent, loop))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    await agent.run()
+    return 1 if agent.failed else 0
+
+
+def _open(path: Path) -> Agent:
+    return _agent(load(path))
+
+
+def _agent(config: Config) -> Agent:
+    try:
+        return Agent(config)
+    except OSError as error:
+        raise ConfigError(f"{config.trust_root}: {error.strerror}") from error
+    except Refused as error:
+        raise ConfigError(f"{config.trust_root}: {error}") from error

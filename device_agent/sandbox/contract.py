@@ -1,0 +1,488 @@
+"""The host's side of the module contract (sdk/wit/module.wit), in the Component Model's canonical ABI over core WebAssembly.
+
+What a module sends and writes is held back until the event in hand has been handled, and dropped if it is not: an event's effects
+happen together or not at all. Reads see the module's own writes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from device_agent.channel.frames import (
+    KEY_LIMIT_BYTES,
+    MESSAGE_BYTES_PER_EVENT,
+    MESSAGES_PER_EVENT,
+    PAYLOAD_LIMIT_BYTES,
+    STATE_LIMIT_BYTES,
+    TEXT_LIMIT,
+    WRITES_PER_EVENT,
+    KeyWrite,
+)
+from device_agent.sandbox.devices import Devices
+from device_agent.sandbox.rates import Rate
+from device_agent.sandbox.wasi import Wasi
+from ota.errors import OtaError
+from ota.formats.capabilities import TopicGrants, check_exports, check_imports, export_name, import_module
+from ota.formats.module import ModuleDescription
+from ota.formats.report import LEVELS
+from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, MemoryType, NotExportedError, Runtime, ValueType
+
+_I32, _I64 = ValueType.I32, ValueType.I64
+_DEVICE_DENIED, _DEVICE_FAILED = 0, 1
+_PUBLISH_DENIED, _PUBLISH_TOO_LARGE, _PUBLISH_QUEUE_FULL = 0, 1, 2
+
+# The flat core types of the contract's functions (Component Model, CanonicalABI.md, "Flattening").
+_EXPORT_TYPES = {
+    export_name("events", "handle"): FunctionType((_I32,) * 4, (_I32,)),
+    export_name("startup", "init"): FunctionType((_I32,) * 2, (_I32,)),
+    export_name("timer", "tick"): FunctionType((_I64,), (_I32,)),
+    export_name("health", "check"): FunctionType((), (_I32,)),
+    export_name("state", "save"): FunctionType((), (_I32,)),
+    export_name("state", "restore"): FunctionType((_I32,) * 2, (_I32,)),
+    "cabi_realloc": FunctionType((_I32,) * 4, (_I32,)),
+    "_initialize": FunctionType((), ()),
+    "__wasm_call_ctors": FunctionType((), ()),
+}
+_EXPORT_TYPES |= {f"cabi_post_{name}": FunctionType((_I32,), ()) for name in _EXPORT_TYPES if "#" in name}
+
+
+class ContractError(OtaError):
+    """The module broke the contract: a pointer outside its memory, text that is not UTF-8, a wrong type. As bad as a trap."""
+
+
+class ModuleError(OtaError):
+    """The module answered with an error; its text is the module's own."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a handled event asks for."""
+
+    messages: tuple[tuple[str, bytes], ...] = ()
+    writes: tuple[KeyWrite, ...] = ()
+
+
+class ModuleHost:
+    """One module, loaded and instantiated in this process."""
+
+    def __init__(
+        self,
+        wasm: bytes,
+        description: ModuleDescription,
+        config: Mapping[str, str],
+        log: Callable[[str, str], None],
+        clock_ns: Callable[[], int] = time.time_ns,
+        observe: Callable[[str, list[Any], Any, int], None] | None = None,
+        devices: Devices | None = None,
+        *,
+        record_offsets: bool = False,
+    ) -> None:
+        """Raises Refused IMPORT_UNDECLARED or EXPORT_MISSING, ContractError, and pywamr's LoadError, UnsupportedError, Trap.
+
+        Imports are checked against the description before any guest code runs. `observe` sees each call of a host function once it
+        has returned: name, arguments and answer for people, nanoseconds. `record_offsets`: see `Runtime.load`.
+        """
+        self._capabilities, limits = description.capabilities, description.limits
+        self._publish_grants = TopicGrants(self._capabilities.filters("publish"))
+        self._message_rate = Rate(limits.messages_per_s)
+        self._log_rate = Rate(limits.log_lines_per_s)
+        self._keys: dict[str, bytes] = {}
+        self._config = config
+        self._log = self._limited(log)
+        self._clock_ns = clock_ns
+        self._messages: list[tuple[str, bytes]] = []
+        self._message_bytes = 0
+        self._writes: dict[str, bytes | None] = {}
+        self._observe = observe
+        self._devices = devices or Devices()
+        self._wasi = self._new_wasi() if "wasi" in self._capabilities.items else None
+        self._instance: Instance | None = None
+        self._known: dict[tuple[str, str], tuple[Function, Function | None]] = {}
+        self._fuel = limits.fuel
+        self.host_calls = 0  # since the start
+        self._runtime = Runtime()
+        try:
+            module = self._runtime.load(wasm, record_offsets=record_offsets)
+            check_imports([(each.module, each.name) for each in module.imports], self._capabilities)
+            self.interfaces = check_exports(each.name for each in module.exports)
+            _check_types(module.exports)
+            self._instance = module.instantiate(
+                self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages, fuel=limits.fuel or None
+            )
+            self._realloc = self._instance.function("cabi_realloc")
+            exports = {each.name for each in module.exports}
+            for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
+                if name in exports:
+                    self._run(self._instance.function(name))  # before anything else, and once
+                    break
+        except BaseException:
+            self._runtime.close()
+            raise
+
+    def terminate_on(self, signal_number: int) -> None:
+        """Lets a signal end the call in progress, which raises TerminatedError, if the module is interpreted."""
+        self._live().terminate_on(signal_number)
+
+    def terminate(self) -> None:
+        """From any thread: ends the call in progress, which raises TerminatedError, if the module is interpreted."""
+        self._live().terminate()
+
+    def close(self) -> None:
+        """Frees module and runtime."""
+        self._runtime.close()
+
+    @property
+    def memory_bytes(self) -> int:
+        """The module's memory; it never shrinks."""
+        return len(self._live().memory)
+
+    def begin(self, state: bytes, keys: Mapping[str, bytes]) -> Outcome:
+        """Restores a state, where the module has `state` and there is one, then initialises it with the keys that it kept.
+
+        Raises as `handle` does.
+        """
+        self._keys = dict(keys)
+        if "state" in self.interfaces and state:
+            self._call("state", "restore", state)
+        if "startup" not in self.interfaces:
+            return self._take()
+        config = "\n".join(f"{key}={value}" for key, value in sorted(self._config.items())).encode()
+        return self._call("startup", "init", config)
+
+    def handle(self, topic: str, payload: bytes) -> Outcome:
+        """Hands over an event. Raises ModuleError when the module answers with an error, Trap, ContractError."""
+        return self._call("events", "handle", topic.encode(), payload)
+
+    def tick(self, now_ns: int) -> Outcome:
+        """Calls `timer.tick`, where the module has it."""
+        return self._call("timer", "tick", now_ns) if "timer" in self.interfaces else Outcome()
+
+    def check(self) -> Outcome:
+        """Calls `health.check`, where the module has it; one without it is well as long as it answers."""
+        return self._call("health", "check") if "health" in self.interfaces else Outcome()
+
+    def save(self) -> bytes | None:
+        """The module's state, None where it has none. Raises ContractError for one of more than 64 KiB."""
+        if "state" not in self.interfaces:
+            return None
+        save, post = self._functions("state", "save")
+        self._refuel()
+        area = self._run(save)
+        state = self._read_list(area, STATE_LIMIT_BYTES, "the state")
+        if post is not None:
+            post(area)
+        return state
+
+    def _new_wasi(self) -> Wasi:
+        quota_bytes = self._capabilities.number("wasi", "quota_bytes")
+        return Wasi(self._read, self._write, self._log, self._devices.folders, quota_bytes=quota_bytes)
+
+    # -- into the module
+
+    def _run(self, function: Function, *values: int) -> Any:
+        try:
+            return function(*values)
+        finally:
+            if self._wasi is not None:
+                self._wasi.end_lines()
+
+    def _refuel(self) -> None:
+        if self._fuel:
+            self._live().limit_fuel(self._fuel)
+
+    def _call(self, interface: str, function: str, *content: bytes | int) -> Outcome:
+        self._drop()
+        self._refuel()
+        export, post = self._functions(interface, function)
+        values: list[int] = []
+        for each in content:
+            values += self._lower(each) if isinstance(each, bytes) else (each,)
+        area = self._run(export, *values)
+        try:
+            failed = self._read(area, 1)[0]
+            if failed > 1:
+                raise ContractError(f"{interface}.{function} returned a result that is neither ok nor an error")
+            text = self._text(*self._pair(area + 4)) if failed else ""
+        except ContractError:
+            self._drop()
+            raise
+        if post is not None:
+            post(area)
+        if failed:
+            self._drop()
+            raise ModuleError(text)
+        return self._take()
+
+    def _drop(self) -> None:
+        self._messages, self._message_bytes, self._writes = [], 0, {}
+
+    def _take(self) -> Outcome:
+        outcome = Outcome(tuple(self._messages), tuple(KeyWrite(key, value) for key, value in self._writes.items()))
+        for key, value in self._writes.items():
+            if value is None:
+                self._keys.pop(key, None)
+            else:
+                self._keys[key] = value
+        self._drop()
+        return outcome
+
+    def _live(self) -> Instance:
+        if self._instance is None:
+            raise ContractError("the module's start function calls a capability: only its exports may")
+        return self._instance
+
+    def _functions(self, interface: str, function: str) -> tuple[Function, Function | None]:
+        """An export, and what is to be called once its result was read, where the module has that."""
+        known = self._known.get((interface, function))
+        if known is None:
+            name = export_name(interface, function)
+            try:
+                post: Function | None = self._live().function(f"cabi_post_{name}")
+            except NotExportedError:
+                post = None
+            known = self._known[interface, function] = self._live().function(name), post
+        return known
+
+    def _lower(self, content: bytes) -> tuple[int, int]:
+        """Copies bytes into the module's memory, where its own allocator says."""
+        pointer = self._realloc(0, 0, 1, len(content)) & 0xFFFFFFFF
+        try:
+            self._live().memory.write(pointer, content)
+        except MemoryRangeError as error:
+            raise ContractError(f"cabi_realloc returned a pointer outside the memory: {error}") from error
+        return pointer, len(content)
+
+    def _read(self, pointer: int, size: int) -> bytes:
+        try:
+            return self._live().memory.read(pointer & 0xFFFFFFFF, size)
+        except MemoryRangeError as error:
+            raise ContractError(str(error)) from error
+
+    def _write(self, pointer: int, content: bytes) -> None:
+        try:
+            self._live().memory.write(pointer & 0xFFFFFFFF, content)
+        except MemoryRangeError as error:
+            raise ContractError(str(error)) from error
+
+    def _pair(self, pointer: int) -> tuple[int, int]:
+        raw = self._read(pointer, 8)
+        return int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
+
+    def _read_list(self, area: int, limit: int, what: str) -> bytes:
+        pointer, size = self._pair(area)
+        if size > limit:
+            raise ContractError(f"{what} is {size} bytes, the limit is {limit}")
+        return self._read(pointer, size)
+
+    def _text(self, pointer: int, size: int) -> str:
+        raw = self._read(pointer, size & 0xFFFFFFFF)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise ContractError("text from the module is not UTF-8") from None
+
+    # -- out of the module: each takes and returns flat core values
+
+    def _hosts(self) -> dict[str, dict[str, Callable[..., Any]]]:
+        hosts: dict[str, dict[str, Callable[..., Any]]] = {
+            "logging": {"log": self._log_call},
+            "messaging": {"publish": self._publish},
+            "keyvalue": {"get": self._key_get, "set": self._key_set, "delete": self._key_delete},
+            "clock": {"now": self._clock_ns, "monotonic": time.monotonic_ns},
+            "config": {"get": self._config_get},
+            "random": {"get": self._random_get},
+            "gpio": {"read": self._gpio_read, "write": self._gpio_write},
+            "serial": {"read": self._serial_read, "write": self._serial_write},
+            "wasi": self._wasi.functions() if self._wasi is not None else {},
+        }
+        return {
+            import_module(name): {field: self._watched(f"{name}.{field}", call) for field, call in functions.items()}
+            for name, functions in hosts.items()
+            if name in self._capabilities.items
+        }
+
+    def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        observe = self._observe
+
+        def counted(*values: Any) -> Any:
+            self.host_calls += 1
+            return function(*values)
+
+        if observe is None:
+            return counted
+        from device_agent.sandbox.tracing import described  # nothing that workers need
+
+        def call(*values: Any) -> Any:
+            started = time.perf_counter_ns()
+            result = counted(*values)
+            took_ns = time.perf_counter_ns() - started
+            observe(name, *described(name, values, result, self._read), took_ns)
+            return result
+
+        return call
+
+    def _limited(self, log: Callable[[str, str], None]) -> Callable[[str, str], None]:
+        """Drops lines beyond the rate, and says once a second at most how many were dropped."""
+        dropped, notices = 0, Rate(1)
+
+        def write(level: str, message: str) -> None:
+            nonlocal dropped
+            if not self._log_rate.take():
+                dropped += 1
+                return
+            if dropped and notices.take():
+                log("warn", f"{dropped} log lines were dropped: the module may write {self._log_rate.per_second} a second")
+                dropped = 0
+            log(level, message)
+
+        return write
+
+    def _log_call(self, level: int, pointer: int, size: int) -> None:
+        if not 0 <= level < len(LEVELS):
+            raise ContractError(f"log level {level} is not one of {len(LEVELS)}")
+        self._log(LEVELS[level], self._text(pointer, size)[:TEXT_LIMIT])
+
+    def _publish(self, topic_at: int, topic_size: int, payload_at: int, payload_size: int, out: int) -> None:
+        topic, topic_size, size = self._text(topic_at, topic_size), topic_size & 0xFFFFFFFF, payload_size & 0xFFFFFFFF
+        if not self._publish_grants.allow(topic):
+            error = _PUBLISH_DENIED
+        elif size > PAYLOAD_LIMIT_BYTES:
+            error = _PUBLISH_TOO_LARGE
+        elif not self._has_room(topic_size + size) or not self._message_rate.take():
+            error = _PUBLISH_QUEUE_FULL
+        else:
+            self._messages.append((topic, self._read(payload_at, size)))
+            self._message_bytes += topic_size + size
+            self._write(out, b"\0\0")
+            return
+        self._write(out, bytes((1, error)))
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._messages) < MESSAGES_PER_EVENT and self._message_bytes + size <= MESSAGE_BYTES_PER_EVENT
+
+    def _key_get(self, key_at: int, key_size: int, out: int) -> None:
+        key = self._text(key_at, key_size)
+        self._return_option(out, self._writes[key] if key in self._writes else self._keys.get(key))
+
+    def _key_set(self, key_at: int, key_size: int, value_at: int, value_size: int, out: int) -> None:
+        key = self._text(key_at, key_size)
+        size = value_size & 0xFFFFFFFF
+        others = {k: v for k, v in (self._keys | self._writes).items() if k != key and v is not None}
+        used = sum(len(k.encode()) + len(v) for k, v in others.items())
+        if wrong := self._wrong_write(key):
+            self._return_result(out, wrong)
+        elif used + len(key.encode()) + size > self._capabilities.quota_bytes:
+            self._return_result(out, f"the quota of {self._capabilities.quota_bytes} bytes is used up")
+        else:
+            self._writes[key] = self._read(value_at, size)
+            self._return_result(out, "")
+
+    def _key_delete(self, key_at: int, key_size: int, out: int) -> None:
+        key = self._text(key_at, key_size)
+        wrong = self._wrong_write(key)
+        if not wrong:
+            self._writes[key] = None
+        self._return_result(out, wrong)
+
+    def _wrong_write(self, key: str) -> str:
+        if not 0 < len(key.encode()) <= KEY_LIMIT_BYTES:
+            return f"a key has 1 to {KEY_LIMIT_BYTES} bytes"
+        if len(self._writes) >= WRITES_PER_EVENT and key not in self._writes:
+            return f"an event changes at most {WRITES_PER_EVENT} keys"
+        return ""
+
+    def _config_get(self, key_at: int, key_size: int, out: int) -> None:
+        value = self._config.get(self._text(key_at, key_size))
+        self._return_option(out, None if value is None else value.encode())
+
+    def _random_get(self, size: int, out: int) -> None:
+        size &= 0xFFFFFFFF
+        self._return_list(out, os.urandom(size) if size <= PAYLOAD_LIMIT_BYTES else b"")
+
+    def _gpio_read(self, line_at: int, line_size: int, out: int) -> None:
+        name = self._text(line_at, line_size)
+        line = self._devices.inputs.get(name) or self._devices.outputs.get(name)
+        if line is None:
+            self._write(out, bytes((1, _DEVICE_DENIED)))
+            return
+        try:
+            self._write(out, bytes((0, line.read())))
+        except OSError as error:
+            self._device_failed(name, error, out, 1)
+
+    def _gpio_write(self, line_at: int, line_size: int, value: int, out: int) -> None:
+        name = self._text(line_at, line_size)
+        line = self._devices.outputs.get(name)
+        if line is None:
+            self._write(out, bytes((1, _DEVICE_DENIED)))
+            return
+        try:
+            line.write(bool(value))
+            self._write(out, b"\0\0")
+        except OSError as error:
+            self._device_failed(name, error, out, 1)
+
+    def _serial_read(self, port_at: int, port_size: int, limit: int, out: int) -> None:
+        name = self._text(port_at, port_size)
+        port = self._devices.ports.get(name)
+        if port is None:
+            self._write(out, bytes((1, 0, 0, 0, _DEVICE_DENIED)))
+            return
+        try:
+            content = port.read(min(limit & 0xFFFFFFFF, PAYLOAD_LIMIT_BYTES))
+        except OSError as error:
+            self._device_failed(name, error, out, 4)
+            return
+        pointer, size = self._lower(content)
+        self._write(out, b"\0\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+
+    def _serial_write(self, port_at: int, port_size: int, data_at: int, data_size: int, out: int) -> None:
+        name, size = self._text(port_at, port_size), data_size & 0xFFFFFFFF
+        port = self._devices.ports.get(name)
+        if port is None:
+            self._write(out, bytes((1, _DEVICE_DENIED)))
+            return
+        if size > PAYLOAD_LIMIT_BYTES:
+            raise ContractError(f"{size} bytes for {name} at once, the limit is {PAYLOAD_LIMIT_BYTES}")
+        try:
+            port.write(self._read(data_at, size))
+            self._write(out, b"\0\0")
+        except OSError as error:
+            self._device_failed(name, error, out, 1)
+
+    def _device_failed(self, name: str, error: OSError, out: int, offset: int) -> None:
+        """An error result whose payload lies at `offset`; the module's log says more than the module is told."""
+        self._log("warn", f"{name}: {error}")
+        self._write(out, b"\1" + bytes(offset - 1) + bytes((_DEVICE_FAILED,)))
+
+    def _return_list(self, out: int, content: bytes) -> None:
+        """list<u8>: pointer and length."""
+        pointer, size = self._lower(content)
+        self._write(out, pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+
+    def _return_option(self, out: int, value: bytes | None) -> None:
+        """option<list<u8>> or option<string>: a byte, then at 4 pointer and length."""
+        if value is None:
+            self._write(out, b"\0")
+            return
+        pointer, size = self._lower(value)
+        self._write(out, b"\1\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+
+    def _return_result(self, out: int, error: str) -> None:
+        """result<_, string>: a byte, then at 4 pointer and length of the error."""
+        if not error:
+            self._write(out, b"\0")
+            return
+        pointer, size = self._lower(error.encode())
+        self._write(out, b"\1\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+
+
+def _check_types(exports: tuple[Export, ...]) -> None:
+    for export in exports:
+        if export.name == "memory" and not isinstance(export.type, MemoryType):
+            raise ContractError("export memory is not a memory")
+        wanted = _EXPORT_TYPES.get(export.name)
+        if wanted is not None and export.type != wanted:
+            raise ContractError(f"export {export.name} has type {export.type}, the contract says {wanted}")

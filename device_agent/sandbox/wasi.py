@@ -1,0 +1,496 @@
+"""The capability `wasi`: wasi_snapshot_preview1 with output to the log, clocks and random; folders where granted, no sockets.
+
+Numbers and layouts: WASI preview 1, phases/snapshot/docs.md. Everything works on descriptors that were opened before the worker was
+confined: a path is walked one name at a time, symbolic links are never followed, and `..` never leaves the granted folder.
+"""
+
+import os
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+from device_agent.sandbox.folder_room import FolderRoom
+from device_agent.sandbox.wasi_descriptors import Descriptor, Lines
+from device_agent.sandbox.wasi_numbers import (  # fmt: skip
+    APPEND,
+    BADF,
+    CREATE,
+    DIRECTORY,
+    ERRORS,
+    EXCLUSIVE,
+    FILE,
+    FOLDER,
+    INVAL,
+    IO,
+    ISDIR,
+    MFILE,
+    NAMETOOLONG,
+    NOENT,
+    NONBLOCK,
+    NOSYS,
+    NOTCAPABLE,
+    NOTDIR,
+    NOTSOCK,
+    NOTSUP,
+    OK,
+    READ_RIGHT,
+    SPIPE,
+    STREAM,
+    TRUNCATE,
+    WHENCE,
+    WRITE_RIGHT,
+    Errno,
+    checked_offset,
+    clock_id,
+    file_type,
+    times,
+)
+from ota.errors import OtaError
+
+MODULE = "wasi_snapshot_preview1"
+MAX_DESCRIPTORS = 32
+IO_LIMIT_BYTES = 1 << 20
+VECTORS_LIMIT = 1024
+SLEEP_LIMIT_NS = 10 * 10**9
+
+
+class Exited(OtaError):
+    """The module called proc_exit: it has given up."""
+
+
+class Wasi:
+    """The functions, by name, for one module. `read` and `write` reach its memory, and raise for a bad pointer."""
+
+    def __init__(
+        self,
+        read: Callable[[int, int], bytes],
+        write: Callable[[int, bytes], None],
+        log: Callable[[str, str], None],
+        folders: tuple[tuple[str, int, bool], ...] = (),
+        name: str = "module",
+        quota_bytes: int = 0,
+    ) -> None:
+        """`folders`: path as the module sees it, an open descriptor, and whether it may be written, `quota_bytes` for all."""
+        self._read, self._write = read, write
+        self._lines = Lines(log, "info"), Lines(log, "warn")
+        self._arguments = [name.encode() + b"\0"]
+        self._open = {0: Descriptor(-1, STREAM, readable=True, writable=False)}
+        for lines in self._lines:
+            self._open[len(self._open)] = Descriptor(-1, STREAM, readable=False, writable=True, lines=lines)
+        self._room = FolderRoom(quota_bytes, [real for _, real, writable in folders if writable])
+        for path, real, writable in folders:
+            self._open[len(self._open)] = Descriptor(real, FOLDER, readable=True, writable=writable, preopen=path)
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """Everything that preview 1 has: what is not offered answers NOSYS, NOTSUP or BADF."""
+        found = {name: self._guarded(getattr(self, name)) for name in _NAMES}
+        return found | {"proc_exit": self.proc_exit, "proc_raise": lambda signal: NOSYS, "sched_yield": lambda: OK}
+
+    def end_lines(self) -> None:
+        """A call into the module has ended: what it has printed of a line is a line."""
+        for lines in self._lines:
+            lines.end()
+
+    @staticmethod
+    def _guarded(function: Callable[..., None]) -> Callable[..., int]:
+        def call(*values: int) -> int:
+            try:
+                function(*values)
+            except Errno as error:
+                return error.number
+            except OSError as error:
+                return ERRORS.get(error.errno or 0, IO)
+            return OK
+
+        return call
+
+    # -- memory
+
+    def _u32(self, at: int, value: int) -> None:
+        self._write(at, struct.pack("<I", value & 0xFFFFFFFF))
+
+    def _u64(self, at: int, value: int) -> None:
+        self._write(at, struct.pack("<Q", value & (2**64 - 1)))
+
+    def _vectors(self, at: int, count: int) -> list[tuple[int, int]]:
+        count &= 0xFFFFFFFF
+        if count > VECTORS_LIMIT:
+            raise Errno(INVAL)
+        raw = self._read(at, 8 * count)
+        vectors = list(struct.iter_unpack("<II", raw))
+        if sum(size for _, size in vectors) > IO_LIMIT_BYTES:
+            raise Errno(INVAL)
+        return vectors
+
+    def _gather(self, at: int, count: int) -> bytes:
+        return b"".join(self._read(pointer, size) for pointer, size in self._vectors(at, count))
+
+    def _scatter(self, at: int, count: int, source: Callable[[int], bytes]) -> int:
+        vectors = self._vectors(at, count)
+        content = source(sum(size for _, size in vectors))
+        done = 0
+        for pointer, size in vectors:
+            part = content[done : done + size]
+            self._write(pointer, part)
+            done += len(part)
+        return done
+
+    # -- arguments, environment, clocks, random
+
+    def args_sizes_get(self, count: int, size: int) -> None:
+        self._u32(count, len(self._arguments))
+        self._u32(size, sum(map(len, self._arguments)))
+
+    def args_get(self, pointers: int, texts: int) -> None:
+        for index, each in enumerate(self._arguments):
+            self._u32(pointers + 4 * index, texts)
+            self._write(texts, each)
+            texts += len(each)
+
+    def environ_sizes_get(self, count: int, size: int) -> None:
+        self._u32(count, 0)
+        self._u32(size, 0)
+
+    def environ_get(self, pointers: int, texts: int) -> None:
+        """There is none."""
+
+    def clock_res_get(self, clock: int, out: int) -> None:
+        self._u64(out, int(time.clock_getres(clock_id(clock)) * 1e9) or 1)
+
+    def clock_time_get(self, clock: int, precision: int, out: int) -> None:
+        self._u64(out, time.clock_gettime_ns(clock_id(clock)))
+
+    def random_get(self, at: int, size: int) -> None:
+        size &= 0xFFFFFFFF
+        if size > IO_LIMIT_BYTES:
+            raise Errno(INVAL)
+        self._write(at, os.urandom(size))
+
+    def proc_exit(self, code: int) -> None:
+        """Ends the call: a module of the contract has nothing to exit from."""
+        raise Exited(f"the module called proc_exit({code & 0xFFFFFFFF})")
+
+    def poll_oneoff(self, subscriptions: int, events: int, count: int, out: int) -> None:
+        """Waits for clocks, never longer than ten seconds: the deadline of the event ends it sooner. All else is ready at once."""
+        count &= 0xFFFFFFFF
+        if not 0 < count <= VECTORS_LIMIT:
+            raise Errno(INVAL)
+        raw = self._read(subscriptions, 48 * count)
+        waits, ready = [], []
+        for index in range(count):
+            userdata, kind = struct.unpack_from("<QB", raw, 48 * index)
+            if kind != 0:
+                (number,) = struct.unpack_from("<I", raw, 48 * index + 16)
+                error = INVAL if kind > 2 else OK if number in self._open else BADF
+                ready.append(struct.pack("<QHB5xQH6x", userdata, error, kind, not error, 0))
+                continue
+            clock, timeout, _, flags = struct.unpack_from("<IxxxxQQH", raw, 48 * index + 16)
+            now = time.clock_gettime_ns(clock_id(clock))
+            waits.append((max(0, timeout - now) if flags & 1 else timeout, struct.pack("<QHB5xQH6x", userdata, OK, 0, 0, 0)))
+        if not ready:
+            shortest = min(wait for wait, _ in waits)
+            time.sleep(min(shortest, SLEEP_LIMIT_NS) / 1e9)
+            ready = [event for wait, event in waits if wait <= shortest]
+        self._write(events, b"".join(ready))
+        self._u32(out, len(ready))
+
+    # -- descriptors
+
+    def _find(self, number: int, *, real: bool = False, folder: bool = False) -> Descriptor:
+        found = self._open.get(number & 0xFFFFFFFF)
+        if found is None:
+            raise Errno(BADF)
+        if real and found.real < 0:
+            raise Errno(SPIPE)
+        if folder and found.kind != FOLDER:
+            raise Errno(NOTDIR)
+        return found
+
+    def _writable(self, number: int) -> Descriptor:
+        found = self._find(number)
+        if not found.writable:
+            raise Errno(NOTCAPABLE if found.kind == FOLDER else BADF)
+        return self._find(number, real=True)
+
+    def fd_write(self, number: int, vectors: int, count: int, out: int) -> None:
+        found = self._find(number)
+        content = self._gather(vectors, count)
+        if found.lines is not None:
+            found.lines.write(content)
+            self._u32(out, len(content))
+            return
+        self._writable(number)
+        if found.flags & APPEND:
+            os.lseek(found.real, 0, os.SEEK_END)
+        self._u32(out, self._room.write(found.real, content))
+
+    def fd_read(self, number: int, vectors: int, count: int, out: int) -> None:
+        found = self._find(number)
+        if found.kind == FOLDER or not found.readable:
+            raise Errno(ISDIR if found.kind == FOLDER else BADF)
+        if found.real < 0:
+            self._u32(out, 0)  # standard input is at its end
+            return
+        self._u32(out, self._scatter(vectors, count, lambda size: os.read(found.real, size)))
+
+    def fd_pread(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
+        found = self._find(number, real=True)
+        if not found.readable:
+            raise Errno(BADF)
+        self._u32(out, self._scatter(vectors, count, lambda size: os.pread(found.real, size, checked_offset(offset))))
+
+    def fd_pwrite(self, number: int, vectors: int, count: int, offset: int, out: int) -> None:
+        found = self._writable(number)
+        self._u32(out, self._room.pwrite(found.real, self._gather(vectors, count), checked_offset(offset)))
+
+    def fd_seek(self, number: int, offset: int, whence: int, out: int) -> None:
+        found = self._find(number, real=True)
+        if whence not in WHENCE or found.kind == FOLDER:
+            raise Errno(INVAL if whence not in WHENCE else BADF)
+        self._u64(out, os.lseek(found.real, offset, WHENCE[whence]))
+
+    def fd_tell(self, number: int, out: int) -> None:
+        self.fd_seek(number, 0, 1, out)
+
+    def fd_close(self, number: int) -> None:
+        found = self._find(number)
+        del self._open[number & 0xFFFFFFFF]
+        if found.real >= 0 and not found.preopen:
+            self._room.close(found.real)
+
+    def fd_renumber(self, source: int, target: int) -> None:
+        self._find(source), self._find(target)
+        if source != target:
+            self.fd_close(target)
+            self._open[target] = self._open.pop(source)
+
+    def fd_sync(self, number: int) -> None:
+        os.fsync(self._find(number, real=True).real)
+
+    fd_datasync = fd_sync
+
+    def fd_advise(self, number: int, offset: int, size: int, advice: int) -> None:
+        self._find(number, real=True)
+        if not 0 <= advice <= 5:
+            raise Errno(INVAL)
+
+    def fd_allocate(self, number: int, offset: int, size: int) -> None:
+        raise Errno(NOTSUP if self._find(number, real=True).kind == FILE else BADF)
+
+    def fd_fdstat_get(self, number: int, out: int) -> None:
+        found = self._find(number)
+        self._write(out, struct.pack("<BxHxxxxQQ", found.kind, found.flags, *found.rights()))
+
+    def fd_fdstat_set_flags(self, number: int, flags: int) -> None:
+        found = self._find(number, real=True)
+        if flags & ~(APPEND | NONBLOCK):
+            raise Errno(NOTSUP)
+        found.flags = flags
+
+    def fd_fdstat_set_rights(self, number: int, base: int, inheriting: int) -> None:
+        self._find(number)
+        raise Errno(NOTSUP)
+
+    def fd_filestat_get(self, number: int, out: int) -> None:
+        found = self._find(number)
+        self._stat(out, os.fstat(found.real) if found.real >= 0 else None)
+
+    def fd_filestat_set_size(self, number: int, size: int) -> None:
+        self._room.truncate(self._writable(number).real, checked_offset(size))
+
+    def fd_filestat_set_times(self, number: int, accessed: int, modified: int, flags: int) -> None:
+        found = self._writable(number)
+        os.utime(found.real, ns=times(os.fstat(found.real), accessed, modified, flags))
+
+    def fd_prestat_get(self, number: int, out: int) -> None:
+        found = self._find(number)
+        if not found.preopen:
+            raise Errno(BADF)
+        self._write(out, struct.pack("<BxxxI", 0, len(found.preopen.encode())))
+
+    def fd_prestat_dir_name(self, number: int, at: int, size: int) -> None:
+        found = self._find(number)
+        name = found.preopen.encode()
+        if not name:
+            raise Errno(BADF)
+        if len(name) > (size & 0xFFFFFFFF):
+            raise Errno(NAMETOOLONG)
+        self._write(at, name)
+
+    def fd_readdir(self, number: int, at: int, size: int, cookie: int, out: int) -> None:
+        found = self._find(number, real=True, folder=True)
+        size &= 0xFFFFFFFF
+        if size > IO_LIMIT_BYTES:
+            raise Errno(INVAL)
+        names = [".", "..", *sorted(os.listdir(found.real))]  # noqa: PTH208
+        content = b""
+        for index, name in enumerate(names[cookie:] if cookie >= 0 else (), cookie):
+            if len(content) >= size:
+                break
+            try:
+                about = os.stat(name if name != ".." else ".", dir_fd=found.real, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            raw = os.fsencode(name)
+            content += struct.pack("<QQIBxxx", index + 1, about.st_ino, len(raw), file_type(about)) + raw
+        self._write(at, content[:size])
+        self._u32(out, min(size, len(content)))
+
+    # -- paths
+
+    def _path(self, at: int, size: int) -> str:
+        raw = self._read(at, size & 0xFFFFFFFF) if size & 0xFFFFFFFF <= 4096 else b"\0"
+        if not raw or b"\0" in raw:
+            raise Errno(NAMETOOLONG if size & 0xFFFFFFFF > 4096 else NOENT if not raw else INVAL)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise Errno(INVAL) from None
+
+    def _enter(self, number: int, path: str, *, write: bool) -> tuple[int, str]:
+        """The folder that a path's last name lies in, as a descriptor of the caller's, and that name ("." for itself)."""
+        folder = self._find(number, real=True, folder=True)
+        if write and not folder.writable:
+            raise Errno(NOTCAPABLE)
+        if path.startswith("/"):
+            raise Errno(NOTCAPABLE)
+        names = [each for each in path.split("/") if each not in ("", ".")]
+        way = [os.dup(folder.real)]
+        try:
+            for index, name in enumerate(names):
+                if name == "..":
+                    if len(way) == 1:
+                        raise Errno(NOTCAPABLE)
+                    os.close(way.pop())
+                elif index < len(names) - 1:
+                    way.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way[-1]))
+            last = names[-1] if names and names[-1] != ".." else "."
+            if path.endswith(_OF_A_FOLDER) and _is_something_else(last, way[-1]):
+                raise Errno(NOTDIR)
+            return way.pop(), last
+        finally:
+            for each in way:
+                os.close(each)
+
+    def _at(self, number: int, at: int, size: int, action: Callable[[int, str], Any], *, write: bool) -> Any:
+        folder, name = self._enter(number, self._path(at, size), write=write)
+        try:
+            return action(folder, name)
+        finally:
+            os.close(folder)
+
+    def path_open(
+        self, number: int, lookup: int, at: int, size: int, how: int, base: int, inheriting: int, flags: int, out: int
+    ) -> None:
+        if len(self._open) >= MAX_DESCRIPTORS:
+            raise Errno(MFILE)
+        if flags & ~(APPEND | NONBLOCK):
+            raise Errno(NOTSUP)
+        if how & CREATE and how & DIRECTORY:  # some kernels make a file of it and fail
+            raise Errno(INVAL)
+        if how & CREATE and self._path(at, size).endswith(_OF_A_FOLDER):
+            raise Errno(ISDIR)
+        write = bool(how & (CREATE | TRUNCATE) or base & WRITE_RIGHT)
+        mode = os.O_RDWR if write else os.O_RDONLY
+        mode |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        mode |= (os.O_CREAT if how & CREATE else 0) | (os.O_EXCL if how & EXCLUSIVE else 0)
+        mode |= (os.O_TRUNC if how & TRUNCATE else 0) | (os.O_DIRECTORY if how & DIRECTORY else 0)
+        real = self._at(number, at, size, lambda parent, name: self._room.open(name, mode, parent), write=write)
+        kind = file_type(os.fstat(real))
+        if kind not in (FOLDER, FILE):
+            self._room.close(real)
+            raise Errno(NOTCAPABLE)  # no devices, pipes or sockets
+        free = next(each for each in range(3, MAX_DESCRIPTORS + 3) if each not in self._open)
+        readable = kind == FOLDER or not base & WRITE_RIGHT or bool(base & READ_RIGHT)
+        writable = self._find(number).writable if kind == FOLDER else write
+        self._open[free] = Descriptor(real, kind, readable=readable, writable=writable, flags=flags)
+        self._u32(out, free)
+
+    def path_create_directory(self, number: int, at: int, size: int) -> None:
+        self._at(number, at, size, lambda parent, name: self._room.mkdir(name, parent), write=True)
+
+    def path_remove_directory(self, number: int, at: int, size: int) -> None:
+        self._at(number, at, size, lambda parent, name: os.rmdir(name, dir_fd=parent), write=True)
+
+    def path_unlink_file(self, number: int, at: int, size: int) -> None:
+        self._at(number, at, size, lambda parent, name: os.unlink(name, dir_fd=parent), write=True)
+
+    def path_rename(self, number: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
+        other, new = self._enter(target, self._path(to, to_size), write=True)
+        try:
+            self._at(number, at, size, lambda parent, name: os.rename(name, new, src_dir_fd=parent, dst_dir_fd=other), write=True)
+        finally:
+            os.close(other)
+
+    def path_filestat_get(self, number: int, lookup: int, at: int, size: int, out: int) -> None:
+        about = self._at(number, at, size, lambda parent, name: os.stat(name, dir_fd=parent, follow_symlinks=False), write=False)
+        self._stat(out, about)
+
+    def path_filestat_set_times(
+        self, number: int, lookup: int, at: int, size: int, accessed: int, modified: int, flags: int
+    ) -> None:
+        def change(parent: int, name: str) -> None:
+            about = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            os.utime(name, ns=times(about, accessed, modified, flags), dir_fd=parent, follow_symlinks=False)
+
+        self._at(number, at, size, change, write=True)
+
+    def path_readlink(self, number: int, at: int, size: int, to: int, room: int, out: int) -> None:
+        target = os.fsencode(self._at(number, at, size, lambda parent, name: os.readlink(name, dir_fd=parent), write=False))
+        target = target[: room & 0xFFFFFFFF]
+        self._write(to, target)
+        self._u32(out, len(target))
+
+    def path_link(self, number: int, lookup: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
+        raise Errno(NOTSUP)
+
+    def path_symlink(self, at: int, size: int, number: int, to: int, to_size: int) -> None:
+        raise Errno(NOTSUP)
+
+    # -- sockets: there are none
+
+    def sock_accept(self, number: int, flags: int, out: int) -> None:
+        self._find(number)
+        raise Errno(NOTSOCK)
+
+    def sock_recv(self, number: int, vectors: int, count: int, flags: int, out: int, out_flags: int) -> None:
+        self._find(number)
+        raise Errno(NOTSOCK)
+
+    def sock_send(self, number: int, vectors: int, count: int, flags: int, out: int) -> None:
+        self._find(number)
+        raise Errno(NOTSOCK)
+
+    def sock_shutdown(self, number: int, how: int) -> None:
+        self._find(number)
+        raise Errno(NOTSOCK)
+
+    def _stat(self, out: int, about: os.stat_result | None) -> None:
+        if about is None:
+            self._write(out, struct.pack("<QQBxxxxxxxQQQQQ", 0, 0, 2, 1, 0, 0, 0, 0))
+            return
+        self._write(
+            out,
+            struct.pack(
+                "<QQBxxxxxxxQQQQQ", about.st_dev, about.st_ino, file_type(about), about.st_nlink, about.st_size,
+                *(max(0, each) for each in (about.st_atime_ns, about.st_mtime_ns, about.st_ctime_ns)),  # files older than 1970
+            ),
+        )  # fmt: skip
+
+
+_OF_A_FOLDER = ("/", "/.")  # ends of paths; not left to the kernel, which would follow a link
+
+
+def _is_something_else(name: str, parent: int) -> bool:
+    """Than a folder, if there is anything."""
+    try:
+        return file_type(os.stat(name, dir_fd=parent, follow_symlinks=False)) != FOLDER
+    except FileNotFoundError:
+        return False
+
+
+_NAMES = tuple(
+    name for name in vars(Wasi) if name.startswith(("args_", "environ_", "clock_", "random_", "poll_", "fd_", "path_", "sock_"))
+)
+FUNCTIONS = (*_NAMES, "proc_exit", "proc_raise", "sched_yield")

@@ -1,0 +1,192 @@
+"""The worker process: one module, and nothing else of the board's.
+
+It answers one request at a time on the socket that it was given. At the module's deadline the agent sends a signal that ends
+interpreted code and lets it tell where it was; a moment later the agent kills. With the agent gone a timer of the kernel does.
+"""
+
+import contextlib
+import errno
+import signal
+import socket
+import sys
+import time
+
+from device_agent.channel import frames
+from device_agent.sandbox import confinement
+from device_agent.sandbox.contract import ModuleError, ModuleHost
+from device_agent.sandbox.devices import import_drivers, open_devices
+from ota.errors import OtaError
+from ota.formats.capabilities import Capabilities
+from ota.formats.cbor import sha256
+from ota.formats.module import ModuleDescription
+from ota.formats.reasons import Reason, Refused
+from pywamr import LoadError, PywamrError, Runtime, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
+
+# Workers are forked from a process that has imported this (device_agent.sandbox.zygote).
+runtime_version()  # loads the library, starts nothing
+import_drivers()
+
+GRACE_S = 1.0
+_NOTHING = b"\0asm\1\0\0\0"
+
+
+def main(channel: socket.socket) -> None:
+    """The life of a worker: start, answer, end. Ends when the agent closes its end."""
+    confinement.close_inherited_fds(channel)
+    worker = _Worker(channel)
+    try:
+        worker.run()
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit(0)
+
+
+def warm_up() -> None:
+    """In the process that workers are forked from: does once what each of them will do, with a module of nothing, so that what
+    Python makes on the way is there already, and shared.
+    """
+    description = ModuleDescription("nothing", "0", Capabilities({}))
+    start = frames.Start("", b"", description.to_bytes(), {}, "", b"")
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        here.send(frames.encode_request(start))
+        if data := frames.Receiver().take_soon(there):
+            frames.decode_request(data)
+    open_devices(ModuleDescription.from_bytes(start.description).capabilities)
+    for request in (frames.Begin(b"", {}), frames.Event("", b"")):
+        frames.decode_request(frames.encode_request(request))
+    frames.encode_answer(frames.Ready(frozenset(), "", frozenset()))
+    frames.encode_answer(frames.Done((), (), frames.Usage(0, 0, 0)))
+    with Runtime() as runtime:
+        runtime.load(_NOTHING).instantiate()
+    with contextlib.suppress(Refused):
+        ModuleHost(_NOTHING, description, {}, lambda *_: None)
+
+
+def _read(path: str, digest: bytes) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (pathlib writes to many more of the pages that workers share)
+        content = file.readall()
+    if sha256(content) != digest:
+        raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{path} is damaged on disk")
+    return content
+
+
+def _try_read(path: str, digest: bytes) -> bytes:
+    """An image, or nothing where there is none or it is damaged: the module does without."""
+    try:
+        return _read(path, digest) if path else b""
+    except (OSError, Refused):
+        return b""
+
+
+def _where(stack: tuple[WasmFrame, ...]) -> str:
+    return f" in {' < '.join(frame.function for frame in stack[:8])}" if stack else ""
+
+
+def _reason(error: Exception) -> tuple[Reason, str]:
+    match error:
+        case Refused():
+            return error.reason, error.detail
+        case LoadError() | UnsupportedError():
+            return Reason.MODULE_INVALID, str(error)
+        case Trap():
+            return Reason.TRAPPED, f"{error}{_where(error.stack)}"
+        case TerminatedError():
+            return Reason.DEADLINE_EXCEEDED, f"it was{_where(error.stack) or ' not in its own code'}"
+    return Reason.TRAPPED, f"{type(error).__name__}: {error}"
+
+
+class _Worker:
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._host: ModuleHost | None = None
+        self._deadline_s = frames.START_DEADLINE_S
+
+    def run(self) -> None:
+        receiver = frames.Receiver()
+        while data := receiver.take_soon(self._channel):
+            request = frames.decode_request(data)
+            limit_s = frames.BEGIN_DEADLINE_S if isinstance(request, frames.Begin) else self._deadline_s
+            signal.setitimer(signal.ITIMER_REAL, limit_s + GRACE_S)
+            answer = self._answer(request)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            answer = self._send(answer)
+            if isinstance(answer, frames.Failed):
+                return
+
+    def _send(self, answer: frames.Answer) -> frames.Answer:
+        """What was sent in the end: the way to the agent is narrower where the agent is not root."""
+        data = frames.encode_answer(answer)
+        try:
+            self._channel.send(data)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            answer = frames.Failed(Reason.TOO_LARGE.value, f"an answer of {len(data)} bytes: see net.core.wmem_max")
+            self._channel.send(frames.encode_answer(answer))
+        return answer
+
+    def _answer(self, request: frames.Request) -> frames.Answer:
+        calls, started = self._host.host_calls if self._host else 0, time.perf_counter_ns()
+
+        def failed(reason: Reason, detail: str) -> frames.Failed:
+            return frames.Failed(reason.value, detail, self._usage(calls, started))
+
+        try:
+            if isinstance(request, frames.Start):
+                return self._start(request)
+            if self._host is None:
+                return frames.Failed(Reason.START_FAILED.value, "no module was started")
+            return self._serve(self._host, request, calls, started)
+        except ModuleError as error:
+            if isinstance(request, frames.Begin):
+                return failed(Reason.STATE_REFUSED, str(error))
+            return frames.Refused(str(error), self._usage(calls, started))
+        except Exception as error:  # noqa: BLE001  (whatever guest code brings about is as bad as a trap, and is told)
+            return failed(*_reason(error))
+
+    def _usage(self, calls: int, started: int) -> frames.Usage:
+        """Since a request came, at which there had been so many calls of capabilities."""
+        took_us = (time.perf_counter_ns() - started) // 1000
+        if self._host is None:
+            return frames.Usage(0, took_us, 0)
+        with contextlib.suppress(OtaError, PywamrError):  # of a module that can't be asked any more
+            return frames.Usage(self._host.host_calls - calls, took_us, self._host.memory_bytes)
+        return frames.Usage(self._host.host_calls - calls, took_us, 0)
+
+    def _start(self, start: frames.Start) -> frames.Ready:
+        description = ModuleDescription.from_bytes(start.description)
+        self._deadline_s = description.limits.deadline_ms / 1000
+        wasm = _read(start.path, start.digest)
+        image = _try_read(start.image, start.image_digest)
+        devices = open_devices(description.capabilities)
+        folders = [(descriptor, writable) for _, descriptor, writable in devices.folders]
+        measures = confinement.drop_privileges(description.limits.memory_pages << 16, folders, devices=devices.any_device)
+        if folders and "landlock" not in measures:
+            raise Refused(Reason.CAPABILITY_DENIED, "folders are only opened where the kernel has Landlock")
+        if image:
+            try:
+                self._host = ModuleHost(image, description, start.config, self._log, devices=devices)
+                self._host.terminate_on(frames.TERMINATE)  # it obeys when it comes back from a capability
+                return frames.Ready(self._host.interfaces, "aot", measures)
+            except (LoadError, UnsupportedError) as error:
+                self._log("warn", f"the ahead-of-time image can't be used, the module is interpreted: {error}")
+        self._host = ModuleHost(wasm, description, start.config, self._log, devices=devices)
+        self._host.terminate_on(frames.TERMINATE)
+        return frames.Ready(self._host.interfaces, "interpreter", measures)
+
+    def _serve(self, host: ModuleHost, request: frames.Request, calls: int, started: int) -> frames.Answer:
+        match request:
+            case frames.Event(topic, payload):
+                outcome = host.handle(topic, payload)
+            case frames.Tick(now_ns):
+                outcome = host.tick(now_ns)
+            case frames.Check():
+                outcome = host.check()
+            case frames.Begin(state, keys):
+                outcome = host.begin(state, keys)
+            case _:
+                return frames.State(host.save())
+        return frames.Done(outcome.messages, outcome.writes, self._usage(calls, started))
+
+    def _log(self, level: str, message: str) -> None:
+        self._channel.send(frames.encode_answer(frames.Log(level, message)))

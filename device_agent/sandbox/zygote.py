@@ -1,0 +1,77 @@
+"""The zygote: a process that has loaded what workers need, and forks one whenever the agent asks.
+
+What it holds stays shared by all workers for as long as nobody touches it: that makes a worker small, and quick to start.
+It has one thread and one socket, on which the agent sends the channel of a new worker, and gets the worker's number and a
+descriptor of its process (pidfd), so that nothing else is ever killed in its place. It ends when the agent does.
+"""
+
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+_LIMIT_BYTES = 64
+
+
+def _serve(control: socket.socket, child_main: Any) -> None:
+    """The zygote's end: forks until the agent's end is closed."""
+    for each in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and `killall` are for the agent, which ends us, children included
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets children by itself
+    control.send(b"ready")
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(control, _LIMIT_BYTES, 1)
+        if not request:
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:
+            control.send(str(error.strerror).encode()[:_LIMIT_BYTES])
+            os.close(descriptors[0])
+            continue
+        if pid == 0:
+            _child(control, descriptors[0], child_main)
+        os.close(descriptors[0])
+        try:
+            process = os.pidfd_open(pid)
+        except OSError as error:
+            control.send(str(error.strerror).encode()[:_LIMIT_BYTES])
+            continue
+        socket.send_fds(control, [str(pid).encode()], [process])
+        os.close(process)
+
+
+def _child(control: socket.socket, descriptor: int, child_main: Any) -> None:
+    """Never returns."""
+    status = 1
+    try:
+        control.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        child_main(socket.socket(fileno=descriptor))
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001  (it ends here, and nothing of the zygote's may run in the child)
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    """`python -m device_agent.sandbox.zygote DESCRIPTOR MODULE`: by the agent only."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    module = importlib.import_module(sys.argv[2])
+    module.warm_up()
+    gc.collect()
+    gc.freeze()
+    _serve(control, module.main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,402 @@
+"""What survives: SQLite (WAL, synchronous=FULL) for everything small, files named by their digest for blobs.
+
+Every method may wait for the disk; the agent calls them on its one writer thread. A file is written under a temporary name,
+fsynced, renamed, and its folder fsynced. The journal is hash-chained: each row's `chain` covers the row and the chain before it.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_agent.channel.frames import KeyWrite
+from device_agent.instance.states import Phase
+from device_agent.instance.updates import Update
+from ota.errors import OtaError
+from ota.formats import cbor
+from ota.formats.chunks import ChunkIndex
+from ota.formats.reasons import Reason, Refused
+from ota.formats.report import Message
+
+DATABASE = "agent.sqlite"  # below the storage folder
+SCHEMA_VERSION = 1
+_SCHEMA = """
+create table numbers (name text primary key, value integer not null) strict;
+create table roots (number integer primary key, document blob not null) strict;
+create table envelopes (digest blob primary key, envelope blob not null) strict;
+create table journal (
+    id integer primary key, time_s integer not null, phase text not null, deployment blob not null, manifest blob not null,
+    resumptions integer not null, reason text not null, detail text not null, chain blob not null) strict;
+create table slots (
+    name text primary key, envelope blob not null, sequence integer not null, epoch integer not null,
+    failures integer not null) strict;
+create table keyvalue (module text, key text, value blob not null, primary key (module, key)) strict;
+create table states (module text primary key, state blob not null) strict;
+create table outbox (
+    number integer primary key autoincrement, time_s real not null, module text not null, topic text not null,
+    payload blob not null) strict;
+"""
+JOURNAL_ROWS = 10_000
+
+
+class StoreError(OtaError):
+    """The storage folder can't be used."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A module that the board may run: "confirmed" or "previous"."""
+
+    name: str
+    envelope: bytes  # digest
+    sequence: int
+    epoch: int
+    failures: int = 0
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds the lock. Raises BlockingIOError when somebody else has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.lockf(lock, os.F_TLOCK, 0)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+class Store:
+    """The storage folder of one agent."""
+
+    def __init__(self, folder: Path, free_bytes: int = 0) -> None:
+        self._folder = folder
+        self._blobs = folder / "blobs"
+        self._free_bytes = free_bytes
+        try:
+            self._blobs.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            self._lock = _locked(folder / "lock")
+        except BlockingIOError:
+            raise StoreError(f"another agent uses {folder}") from None
+        except OSError as error:
+            raise StoreError(f"{folder}: {error.strerror}") from error
+        try:
+            self._database = sqlite3.connect(folder / DATABASE, isolation_level=None, check_same_thread=False)
+        except sqlite3.DatabaseError as error:
+            os.close(self._lock)
+            raise StoreError(f"{folder / DATABASE}: {error}") from error
+        try:
+            self._database.executescript("pragma journal_mode=wal; pragma synchronous=full; pragma foreign_keys=on;")
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise StoreError(f"{folder / DATABASE}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the use of the folder. Again: no effect."""
+        self._database.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # -- trust
+
+    def roots(self) -> list[bytes]:
+        """Root documents after the first, in order."""
+        return [row[0] for row in self._database.execute("select document from roots order by number")]
+
+    def add_root(self, number: int, document: bytes) -> None:
+        """Keeps a verified root document."""
+        with self._transaction():
+            self._database.execute("insert or replace into roots values (?, ?)", (number, document))
+
+    def number(self, name: str) -> int:
+        """A number that was kept, 0 before that."""
+        row = self._database.execute("select value from numbers where name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def raise_number(self, name: str, value: int) -> None:
+        """Keeps a number; a lower one than before changes nothing."""
+        with self._transaction():
+            self._raise(name, value)
+
+    # -- journal and slots
+
+    def last_update(self) -> Update:
+        """The update at the end of the journal."""
+        row = self._database.execute(
+            "select phase, deployment, manifest, resumptions, reason, detail from journal order by id desc limit 1"
+        ).fetchone()
+        if row is None:
+            return Update()
+        phase, deployment, manifest, resumptions, reason, detail = row
+        return Update(Phase(phase), deployment, manifest, resumptions, Reason(reason) if reason else None, detail)
+
+    def write_journal(self, update: Update, time_s: int) -> None:
+        """Appends an update, durably."""
+        with self._transaction():
+            self._append(update, time_s)
+
+    def commit(self, update: Update, slot: Slot, time_s: int) -> None:
+        """Makes `slot` the confirmed one, the confirmed one the previous, and raises what must not go back: one transaction."""
+        with self._transaction():
+            self._append(update, time_s)
+            self._database.execute("delete from slots where name = 'previous'")
+            self._database.execute("update slots set name = 'previous' where name = 'confirmed'")
+            self._database.execute("insert into slots values ('confirmed', ?, ?, ?, 0)", (slot.envelope, slot.sequence, slot.epoch))
+            self._raise("sequence", slot.sequence)
+            self._raise("epoch", slot.epoch)
+
+    def slots(self) -> dict[str, Slot]:
+        """The confirmed and the previous module."""
+        return {row[0]: Slot(*row) for row in self._database.execute("select name, envelope, sequence, epoch, failures from slots")}
+
+    def set_failures(self, name: str, failures: int) -> None:
+        """Counts starts of a slot that have not proved themselves yet; written before each start."""
+        with self._transaction():
+            self._database.execute("update slots set failures = ? where name = ?", (failures, name))
+
+    def journal_is_whole(self) -> bool:
+        """Whether every row's hash fits the row and the one before it."""
+        rows = self._database.execute(
+            "select time_s, phase, deployment, manifest, resumptions, reason, detail, chain from journal order by id"
+        ).fetchall()
+        return all(_chain(before[-1], after[:-1]) == after[-1] for before, after in itertools.pairwise(rows))
+
+    # -- envelopes and blobs
+
+    def envelope(self, digest: bytes) -> bytes | None:
+        """A kept envelope."""
+        row = self._database.execute("select envelope from envelopes where digest = ?", (digest,)).fetchone()
+        return row[0] if row else None
+
+    def add_envelope(self, envelope: bytes) -> None:
+        """Keeps an envelope under its digest."""
+        with self._transaction():
+            self._database.execute("insert or ignore into envelopes values (?, ?)", (cbor.sha256(envelope), envelope))
+
+    def blob_path(self, digest: bytes) -> Path:
+        """Where a whole blob lies, or would."""
+        return self._blobs / digest.hex()
+
+    def blob(self, digest: bytes) -> bytes:
+        """A whole blob, its digest checked. Raises Refused BLOB_DIGEST_MISMATCH, also when it is not there."""
+        try:
+            content = self.blob_path(digest).read_bytes()
+        except OSError as error:
+            raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"blob {digest.hex()}: {error.strerror}") from error
+        if cbor.sha256(content) != digest:
+            raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"blob {digest.hex()} is damaged on disk")
+        return content
+
+    def begin_blob(self, index: ChunkIndex) -> set[int]:
+        """Makes room for a blob; returns the numbers of the chunks that are missing. None are when it is whole already.
+
+        Raises Refused DISK_FULL.
+        """
+        with contextlib.suppress(Refused):
+            self.blob(index.digest)
+            return set()
+        part = self._part(index)
+        present = part.stat().st_size if part.exists() else 0
+        free = shutil.disk_usage(self._blobs).free
+        if free - (index.size - present) < self._free_bytes:
+            raise Refused(
+                Reason.DISK_FULL, f"{free} bytes are free, {index.size - present} and a reserve of {self._free_bytes} needed"
+            )
+        missing = set()
+        with _disk_full(), part.open("ab+") as file:
+            file.truncate(index.size)
+            file.seek(0)
+            for number in range(len(index.digests)):
+                try:
+                    index.check(number, file.read(index.chunk_size(number)))
+                except Refused:
+                    missing.add(number)
+        return missing
+
+    def add_chunk(self, index: ChunkIndex, number: int, chunk: bytes) -> None:
+        """Writes a chunk that was checked. Not durable yet: a chunk that is lost is fetched again. Raises Refused DISK_FULL."""
+        with _disk_full():
+            descriptor = os.open(self._part(index), os.O_WRONLY)
+            try:
+                os.pwrite(descriptor, chunk, number * index.chunk_bytes)
+            finally:
+                os.close(descriptor)
+
+    def finish_blob(self, index: ChunkIndex) -> None:
+        """Checks the whole and makes it durable. Raises Refused BLOB_DIGEST_MISMATCH, DISK_FULL."""
+        part = self._part(index)
+        if not part.exists():
+            self.blob(index.digest)
+            return
+        with _disk_full():
+            content = part.read_bytes()
+            if cbor.sha256(content) != index.digest:
+                part.unlink()
+                raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"the chunks of {index.digest.hex()} do not make the blob")
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.rename(self.blob_path(index.digest))
+            self._sync_folder()
+
+    def add_blob(self, content: bytes) -> None:
+        """Keeps a blob that arrived whole, from a file. Raises Refused DISK_FULL."""
+        path = self.blob_path(cbor.sha256(content))
+        if path.exists() and path.read_bytes() == content:
+            return
+        with _disk_full():
+            temporary = path.with_suffix(".part")
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            self._sync_folder()
+
+    def collect(self, keep_envelopes: set[bytes], keep_blobs: set[bytes]) -> None:
+        """Deletes envelopes and blobs that nothing names any more."""
+        names = {digest.hex() for digest in keep_blobs}
+        for path in self._blobs.iterdir():
+            if path.stem not in names:
+                path.unlink()
+        with self._transaction():
+            for (digest,) in self._database.execute("select digest from envelopes").fetchall():
+                if digest not in keep_envelopes:
+                    self._database.execute("delete from envelopes where digest = ?", (digest,))
+
+    # -- modules
+
+    def keys(self, module: str) -> dict[str, bytes]:
+        """What a module keeps."""
+        return dict(self._database.execute("select key, value from keyvalue where module = ?", (module,)))
+
+    def state(self, module: str) -> bytes:
+        """The last saved state of a module, empty before that."""
+        row = self._database.execute("select state from states where module = ?", (module,)).fetchone()
+        return row[0] if row else b""
+
+    def save_state(self, module: str, state: bytes) -> None:
+        """Keeps a module's state."""
+        with self._transaction():
+            self._database.execute("insert or replace into states values (?, ?)", (module, state))
+
+    def add_outcomes(self, outcomes: list[tuple[str, list[KeyWrite], list[Message]]], limit: int) -> tuple[int, int]:
+        """What handled events asked for, by module: key writes and messages, in one transaction.
+
+        Returns the number of the last message, and how many of the oldest were dropped to stay within `limit` messages.
+        """
+        with self._transaction():
+            for module, writes, messages in outcomes:
+                for write in writes:
+                    if write.value is None:
+                        self._database.execute("delete from keyvalue where module = ? and key = ?", (module, write.key))
+                    else:
+                        self._database.execute("insert or replace into keyvalue values (?, ?, ?)", (module, write.key, write.value))
+                self._database.executemany(
+                    "insert into outbox (time_s, module, topic, payload) values (?, ?, ?, ?)",
+                    [(each.time_s, each.module, each.topic, each.payload) for each in messages],
+                )
+            last = self._database.execute("select coalesce(max(number), 0) from outbox").fetchone()[0]
+            dropped = self._database.execute("delete from outbox where number <= ?", (last - limit,)).rowcount
+        return int(last), int(dropped)
+
+    def outbox(self, after: int, count: int) -> list[Message]:
+        """Messages not delivered yet with numbers above `after`, oldest first."""
+        rows = self._database.execute(
+            "select number, time_s, module, topic, payload from outbox where number > ? order by number limit ?", (after, count)
+        )
+        return [Message(*row) for row in rows]
+
+    def delivered(self, number: int) -> None:
+        """Forgets messages up to a number."""
+        with self._transaction():
+            self._database.execute("delete from outbox where number <= ?", (number,))
+
+    def outbox_size(self) -> int:
+        """How many messages wait."""
+        return int(self._database.execute("select count(*) from outbox").fetchone()[0])
+
+    # -- inside
+
+    def _migrate(self) -> None:
+        (version,) = self._database.execute("pragma user_version").fetchone()
+        if version == SCHEMA_VERSION:
+            return
+        if version != 0:
+            raise StoreError(f"{self._folder} was written by another version of the agent (schema {version})")
+        with self._transaction():
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    self._database.execute(statement)
+            self._database.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _disk_full():
+            self._database.execute("begin immediate")
+            try:
+                yield
+                self._database.execute("commit")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("rollback")
+                raise
+
+    def _append(self, update: Update, time_s: int) -> None:
+        row = (
+            time_s,
+            update.phase.value,
+            update.deployment,
+            update.manifest,
+            update.resumptions,
+            update.reason.value if update.reason else "",
+            update.detail,
+        )
+        last = self._database.execute("select chain, id from journal order by id desc limit 1").fetchone()
+        before, number = last or (b"", 0)
+        self._database.execute("insert into journal values (null, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _chain(before, row)))
+        self._database.execute("delete from journal where id <= ?", (number - JOURNAL_ROWS,))
+
+    def _raise(self, name: str, value: int) -> None:
+        self._database.execute(
+            "insert into numbers values (?, ?) on conflict (name) do update set value = max(value, excluded.value)",
+            (name, value),
+        )
+
+    def _part(self, index: ChunkIndex) -> Path:
+        return self._blobs / f"{index.digest.hex()}.part"
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _chain(before: bytes, row: tuple[object, ...]) -> bytes:
+    return cbor.sha256(before + cbor.encode(list(row)))
+
+
+@contextlib.contextmanager
+def _disk_full() -> Iterator[None]:
+    """Turns a full disk into Refused DISK_FULL."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise Refused(Reason.DISK_FULL, f"the disk is full: {error.strerror}") from error
+        raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise Refused(Reason.DISK_FULL, "the disk is full: the database can't grow") from error
+        raise

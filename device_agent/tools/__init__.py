@@ -1,0 +1,1 @@
+"""`device-agent run`: trying modules on a desk."""

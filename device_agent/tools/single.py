@@ -1,0 +1,267 @@
+"""Runs one module in this process, for its author: no agent, no broker, no signature. What `ota run` calls."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from device_agent.channel import frames
+from device_agent.sandbox.contract import ContractError, ModuleError, ModuleHost
+from device_agent.sandbox.devices import Devices, open_devices
+from device_agent.tools.simulated import simulated_devices
+from device_agent.tools.source_lines import SourceLines
+from ota.errors import OtaError
+from ota.formats import topics
+from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, import_module
+from ota.formats.module import Limits, ModuleDescription
+from ota.formats.reasons import Reason
+from ota.formats.text import printable
+from ota.formats.wasm import read
+from pywamr import PywamrError, TerminatedError, Trap
+
+
+class RunError(OtaError):
+    """The module can't be run."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a module is run."""
+
+    events: list[str]  # "topic=payload"
+    trace: bool = False  # show each call of a capability
+    deny: tuple[str, ...] = ()  # capabilities that are not granted
+    image: Path | None = None  # compiled ahead of time for this machine by its author
+    as_json: bool = False
+    devices: tuple[str, ...] | None = None  # "name=value" of GPIO lines and serial ports that are only simulated; None: real ones
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from error
+
+
+def _topic(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def run_module(module: Path, options: Options) -> int:
+    """Starts the module, hands over each event, and prints what comes of it; returns the exit code.
+
+    Raises RunError, Refused: CAPABILITY_DENIED for what `options` denies, and as `ModuleHost` and `open_devices` do.
+    """
+    wasm = _read(module)
+    code = _read(options.image) if options.image is not None else wasm
+    pairs = [os.fsencode(event).partition(b"=") for event in options.events]
+    if any(not separator or not topics.is_topic(_topic(topic)) for topic, separator, _ in pairs):
+        raise RunError("an event is written TOPIC=PAYLOAD, with a topic that something can be published on")
+    show = _Printer(options.as_json)
+    started = time.perf_counter()
+
+    def observe(name: str, values: list[Any], result: Any, took_ns: int) -> None:
+        at_ms = round((time.perf_counter() - started) * 1000, 3)
+        about = {} if result is None else {"result": result}
+        show("call", function=name, arguments=values, **about, at_ms=at_ms, took_us=round(took_ns / 1000, 1))
+
+    deadline = _Deadline(show)
+    with _ended_by_ctrl_c():
+        host, description = _start(module, wasm, code, options, show, deadline, observe)
+        try:
+            with deadline.of(frames.BEGIN_DEADLINE_S):
+                begun = host.begin(b"", {})
+            _show_outcome(show, "started", begun)
+            limit = deadline.of(description.limits.deadline_ms / 1000)
+            handled = [_deliver(host, description, limit, show, _topic(topic), payload) for topic, _, payload in pairs]
+            return 0 if all(handled) else 1
+        except (Trap, ContractError, TerminatedError) as error:
+            if isinstance(error, TerminatedError) and not deadline.passed:
+                raise KeyboardInterrupt from error
+            _show_trap(show, error, SourceLines(wasm))
+            return 1
+        finally:
+            host.close()
+
+
+def _start(
+    module: Path, wasm: bytes, code: bytes, options: Options, show: "_Printer", deadline: "_Deadline", observe: Callable[..., None]
+) -> tuple[ModuleHost, ModuleDescription]:
+    """The module, instantiated; interpreted, it ends when it is told to."""
+    try:
+        description = _describe(module, wasm)
+        for name in options.deny:
+            if name not in FUNCTIONS:
+                raise RunError(f"there is no capability {name!r}: {', '.join(FUNCTIONS)}")
+        kept = {name: each for name, each in description.capabilities.items.items() if name not in options.deny}
+        check_allowed(read(wasm).imports, description.capabilities, Capabilities(kept))
+        devices = _devices(description.capabilities, options, show)
+
+        def log(level: str, message: str) -> None:
+            show("log", level=level, message=message)
+
+        with deadline.of(frames.START_DEADLINE_S):
+            trace = observe if options.trace else None
+            host = ModuleHost(code, description, {}, log, observe=trace, devices=devices, record_offsets=True)
+    except (PywamrError, ContractError) as error:
+        raise RunError(f"{module}: {error}") from error
+    if options.image is None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        host.terminate_on(signal.SIGINT)
+        deadline.host = host
+    return host, description
+
+
+def _devices(capabilities: Capabilities, options: Options, show: "_Printer") -> Devices:
+    if options.devices is None:
+        return open_devices(capabilities)
+    values = [each.partition("=") for each in options.devices]
+    if any(not separator for _, separator, _ in values):
+        raise RunError("a device is written NAME=VALUE")
+    return simulated_devices(
+        capabilities, {name: value for name, _, value in values}, lambda name, value: show("device", name=name, value=value)
+    )
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """At once, until there is something that can be told to end."""
+    before, hook = signal.signal(signal.SIGINT, signal.SIG_DFL), sys.unraisablehook
+
+    def quiet(about: Any) -> None:
+        """An interruption on the way into a host function is none that anybody could handle; the call ends all the same."""
+        if not isinstance(about.exc_value, KeyboardInterrupt):
+            hook(about)
+
+    sys.unraisablehook = quiet
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+
+
+class _Deadline:
+    """What a board does with a call that takes too long: it is told to end, where there is a host that can, and then all ends."""
+
+    def __init__(self, show: "_Printer") -> None:
+        self.passed = False
+        self.host: ModuleHost | None = None
+        self._show, self._limit_s = show, 0.0
+
+    def of(self, limit_s: float) -> "_Deadline":
+        """For calls within so many seconds, by `with`."""
+        self._limit_s = limit_s
+        return self
+
+    def __enter__(self) -> None:
+        self._timer = self._after(self._limit_s, self._expire)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    @staticmethod
+    def _after(seconds: float, what: Callable[[], None]) -> threading.Timer:
+        timer = threading.Timer(seconds, what)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _expire(self) -> None:
+        self.passed = True
+        if self.host is None:
+            self._end()
+            return
+        self._timer = self._after(frames.TERMINATE_S, self._end)
+        self.host.terminate()
+
+    def _end(self) -> None:
+        self._show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=f"no answer in {self._limit_s} s", stack=[])
+        os._exit(1)
+
+
+def _deliver(
+    host: ModuleHost, description: ModuleDescription, deadline: _Deadline, show: "_Printer", topic: str, payload: bytes
+) -> bool:
+    started = time.perf_counter()
+    wanted = description.capabilities.filters("subscribe")
+    if not any(topics.covers(each, topic) for each in wanted):
+        told = f"a board would not deliver {topic}: the module subscribes to {', '.join(wanted) or 'nothing'}"
+        sys.stderr.write(printable(told) + "\n")
+    try:
+        with deadline:
+            outcome = host.handle(topic, payload)
+    except ModuleError as error:
+        show("refused", topic=topic, error=str(error))
+        return False
+    _show_outcome(show, "handled", outcome, topic=topic, took_us=round((time.perf_counter() - started) * 1e6))
+    return True
+
+
+def _show_outcome(show: "_Printer", what: str, outcome: Any, **about: Any) -> None:
+    show(what, **about)
+    for topic, payload in outcome.messages:
+        show("publish", topic=topic, payload=payload.decode("utf-8", "backslashreplace"))
+    for write in outcome.writes:
+        value = None if write.value is None else write.value.decode("utf-8", "backslashreplace")
+        show("keep", key=write.key, value=value)
+
+
+def _show_trap(show: "_Printer", error: Exception, lines: SourceLines) -> None:
+    if lines.unread:
+        sys.stderr.write("source lines are in the module, and need pyelftools: pip install pyelftools\n")
+    if isinstance(error, TerminatedError):
+        why = "no answer within the module's deadline_ms"
+        show("trap", code=Reason.DEADLINE_EXCEEDED.value, message=why, stack=lines.stack(error.stack))
+    elif isinstance(error, Trap):
+        show("trap", code=error.code.value, message=str(error), stack=lines.stack(error.stack))
+    else:
+        show("trap", code="contract", message=str(error), stack=[])
+
+
+def _describe(module: Path, wasm: bytes) -> ModuleDescription:
+    """The description beside the module; without one, everything that it imports is granted: its author is at the keyboard."""
+    path = module.with_suffix(".toml")
+    if not path.exists():
+        imported = {name for name, _ in read(wasm).imports}
+        everything: dict[str, Any] = {name: {} for name in FUNCTIONS if import_module(name) in imported}
+        everything["messaging"] = {"publish": ["#"], "subscribe": ["#"]}
+        return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(everything, str(module)))
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: {error}") from error
+    about = value.get("module", {})
+    if not isinstance(about, dict):
+        raise RunError(f"{path}: module is not a table")
+    return ModuleDescription(
+        name=str(about.get("name", module.stem)),
+        version=str(about.get("version", "0.0.0")),
+        capabilities=Capabilities.parse(value.get("capabilities", {}), str(path)),
+        limits=Limits.parse(value.get("limits", {}), str(path)),
+    )
+
+
+class _Printer:
+    """One line for each thing that happens: for people, or JSON."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def __call__(self, what: str, **about: Any) -> None:
+        if self._as_json:
+            line = json.dumps({"what": what, **about}, ensure_ascii=False)
+            if not line.isprintable():
+                line = json.dumps({"what": what, **about})
+        else:
+            line = printable(f"{what:8} " + "  ".join(f"{key}={value}" for key, value in about.items()))
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()

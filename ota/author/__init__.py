@@ -1,0 +1,1 @@
+"""From source to a signed update: building, ahead-of-time images, templates."""

@@ -1,0 +1,214 @@
+"""From a .wasm and its description to a signed update.
+
+<name>-<version>/manifest.suit  the SUIT envelope
+                 module.wasm    the blob
+                 index.cbor     its chunk index
+                 <digest>.aot   an ahead-of-time image, and <digest>.cbor its chunk index
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ota.author.aot import Compiler
+from ota.durable import write_durably
+from ota.errors import OtaError
+from ota.formats import suit, wasm
+from ota.formats.capabilities import ABI, FUNCTIONS, Capabilities, check_exports, check_imports, import_module
+from ota.formats.cbor import sha256
+from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
+from ota.formats.fields import is_name
+from ota.formats.manifest import (
+    ANY_BOARD,
+    MAX_IMAGES,
+    AotImage,
+    Manifest,
+    class_id,
+    image_class_id,
+    image_name,
+    vendor_id,
+)
+from ota.formats.module import Limits, ModuleDescription
+from ota.keyring import SigningKey
+
+
+class BuildError(OtaError):
+    """The module or its description can't become an update."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """A signed update, ready to be published."""
+
+    envelope: bytes
+    blob: bytes
+    index: ChunkIndex
+    manifest: Manifest
+    images: tuple[tuple[bytes, ChunkIndex], ...] = ()  # as in the manifest
+
+    @property
+    def blobs(self) -> tuple[tuple[bytes, ChunkIndex], ...]:
+        """Everything that boards may fetch: the .wasm, then the images."""
+        return ((self.blob, self.index), *self.images)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the envelope: what deployments name."""
+        return sha256(self.envelope)
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.manifest.module.name} {self.manifest.module.version}"
+
+    def save(self, out: Path) -> Path:
+        """Writes the update into a folder below `out`; returns that folder."""
+        folder = out / f"{self.manifest.module.name}-{self.manifest.module.version}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / "module.wasm", self.blob)
+        write_durably(folder / "index.cbor", self.index.to_bytes())
+        for image, index in self.images:
+            write_durably(folder / image_name(index.digest), image)
+            write_durably(folder / image_name(index.digest, ".cbor"), index.to_bytes())
+        write_durably(folder / "manifest.suit", self.envelope)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> "Update":
+        """What `save` wrote. Raises BuildError when the parts are missing or do not belong together, Refused."""
+        try:
+            envelope = (folder / "manifest.suit").read_bytes()
+            blob = (folder / "module.wasm").read_bytes()
+            index_bytes = (folder / "index.cbor").read_bytes()
+        except OSError as error:
+            raise BuildError(f"{error.filename}: {error.strerror}") from error
+        manifest = Manifest.from_envelope(suit.Envelope.from_bytes(envelope, 1 << 20))
+        if sha256(blob) != manifest.digest:
+            raise BuildError(f"{folder / 'module.wasm'} is not the module that the manifest names")
+        index = ChunkIndex.from_bytes(index_bytes, manifest.index_digest, manifest.digest, manifest.size)
+        return cls(envelope, blob, index, manifest, tuple(_load_image(folder, image) for image in manifest.images))
+
+
+def _load_image(folder: Path, image: AotImage) -> tuple[bytes, ChunkIndex]:
+    path = folder / image_name(image.digest)
+    try:
+        content, index_bytes = path.read_bytes(), path.with_suffix(".cbor").read_bytes()
+    except OSError as error:
+        raise BuildError(f"{error.filename}: {error.strerror}") from error
+    if sha256(content) != image.digest:
+        raise BuildError(f"{path} is not the image that the manifest names")
+    return content, ChunkIndex.from_bytes(index_bytes, image.index_digest, image.digest, image.size)
+
+
+def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
+    """The description in the .toml beside the module; without one, its name and just the capabilities that it imports.
+
+    Raises BuildError naming the file and what is wrong, Refused MALFORMED for capabilities or limits.
+    """
+    path = module.with_suffix(".toml")
+    if not path.exists():
+        names = {name for name in FUNCTIONS if import_module(name) in {imported for imported, _ in shape.imports}}
+        return ModuleDescription(module.stem, "0.0.0", Capabilities.parse({name: {} for name in names}, str(module)))
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BuildError(f"{path}: {error}") from error
+    unknown = set(value) - {"module", "limits", "capabilities"}
+    about: dict[str, Any] = value.get("module", {})
+    unknown |= set(about) - {"name", "version", "security_epoch", "config", "idempotent", "source", "defines"}
+    if unknown:
+        raise BuildError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
+    name, version, epoch = about.get("name", module.stem), about.get("version"), about.get("security_epoch", 0)
+    if not (isinstance(name, str) and is_name(name) and isinstance(version, str) and is_name(version)):
+        raise BuildError(f"{path}: [module] needs a name and a version of letters, digits and -_.")
+    if not isinstance(epoch, int) or epoch < 0 or not isinstance(about.get("config", ""), str):
+        raise BuildError(f"{path}: security_epoch is a whole number, config is text")
+    return ModuleDescription(
+        name=name,
+        version=version,
+        capabilities=Capabilities.parse(value.get("capabilities", {}), str(path)),
+        limits=Limits.parse(value.get("limits", {}), str(path)),
+        security_epoch=epoch,
+        config=about.get("config", "").encode(),
+        idempotent=bool(about.get("idempotent", False)),
+    )
+
+
+def build(
+    module: Path,
+    key: SigningKey,
+    vendor: str,
+    sequence: int,
+    *,
+    board: str = ANY_BOARD,
+    version: str | None = None,
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    aot: Sequence[str] = (),
+) -> Update:
+    """Checks a module against the contract and its own description, and signs a manifest for boards of class `board`.
+
+    `aot` names the targets to compile images for, each as TARGET or TARGET:CPU, which features may follow
+    (`aarch64:cortex-a53+crc`).
+
+    Raises BuildError, AotError, and Refused MALFORMED, IMPORT_UNDECLARED, EXPORT_MISSING.
+    """
+    try:
+        blob = module.read_bytes()
+    except OSError as error:
+        raise BuildError(f"{module}: {error.strerror}") from error
+    shape = wasm.read(blob)
+    description = describe(module, shape)
+    if version is not None:
+        if not is_name(version):
+            raise BuildError(f"{version!r} is no version: 1 to 64 letters, digits, - _ or .")
+        description = replace(description, version=version)
+    check_imports(shape.imports, description.capabilities)
+    check_exports(shape.exports)
+    if shape.memory_pages > description.limits.memory_pages:
+        raise BuildError(
+            f"{module} begins with {shape.memory_pages} pages of memory, its limit is {description.limits.memory_pages}:"
+            " raise memory_pages in [limits], or link it with a smaller stack"
+        )
+    try:
+        index = ChunkIndex.of(blob, chunk_bytes)
+    except ValueError as error:
+        raise BuildError(f"{module}: {error}") from error
+    vendor_bytes = vendor_id(vendor)
+    if len(aot) > MAX_IMAGES:
+        raise BuildError(f"{len(aot)} ahead-of-time images, a manifest has {MAX_IMAGES} at most")
+    images = [_compile(module, each, vendor_bytes, board, chunk_bytes) for each in aot]
+    if len({image.class_identifier for image, _, _ in images}) < len(images):
+        raise BuildError(f"two ahead-of-time images for the same boards: {', '.join(aot)}")
+    manifest = Manifest(
+        sequence=sequence,
+        vendor=vendor_bytes,
+        class_identifier=class_id(vendor_bytes, board, "wasm", ABI),
+        digest=index.digest,
+        size=index.size,
+        index_digest=sha256(index.to_bytes()),
+        module=description,
+        images=tuple(image for image, _, _ in images),
+    )
+    update = sign(manifest, blob, index, [key])
+    return replace(update, images=tuple((content, index) for _, content, index in images))
+
+
+def _compile(module: Path, wanted: str, vendor: bytes, board: str, chunk_bytes: int) -> tuple[AotImage, bytes, ChunkIndex]:
+    target, _, cpu = wanted.partition(":")
+    compiled = Compiler().compile(module, target, cpu)
+    try:
+        index = ChunkIndex.of(compiled.image, chunk_bytes)
+    except ValueError as error:
+        raise BuildError(f"{module}: image for {wanted}: {error}") from error
+    identifier = image_class_id(vendor, board, compiled.flags, cpu, ABI)
+    return AotImage(identifier, index.digest, index.size, sha256(index.to_bytes())), compiled.image, index
+
+
+def sign(manifest: Manifest, blob: bytes, index: ChunkIndex, keys: list[SigningKey]) -> Update:
+    """An update out of a manifest, signed by each of the keys."""
+    manifest_bytes = manifest.to_bytes()
+    signed = suit.signed_digest(manifest_bytes)
+    envelope = suit.encode_envelope(manifest_bytes, [key.sign1(signed) for key in keys])
+    return Update(envelope, blob, index, manifest)

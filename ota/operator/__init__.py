@@ -1,0 +1,1 @@
+"""An operator's side: workspace, certificates, broker, publishing, what boards report."""

@@ -1,0 +1,112 @@
+"""What makes a board one of ours: settings, the root of trust, the broker's authority, a certificate or a token."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ota.errors import OtaError
+from ota.formats.broker_url import BrokerUrl
+from ota.formats.capabilities import Capabilities
+from ota.formats.fields import is_name
+from ota.formats.reasons import Refused
+from ota.operator.workspace import Workspace
+
+__all__ = ["BoardSettings", "ProvisionError", "read_policy"]
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+# What the file of a policy may say; the rest is for the operator's workspace to say.
+POLICY = ("grants", "config", "sources", "trial", "fetch", "health", "report", "limits", "factory")
+DEFAULT_POLICY = """[sources]
+proc_period_s = 10.0
+
+# What modules may do on this board. A module gets what its signed manifest asks for AND what is granted here.
+[grants.logging]
+
+[grants.clock]
+
+[grants.messaging]
+subscribe = ["sys/#", "in/#"]
+publish = ["readings/#", "alerts/#"]
+"""
+
+
+_SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?")
+
+
+class ProvisionError(OtaError):
+    """A board cannot be given settings as asked."""
+
+
+def read_policy(path: Path) -> str:
+    """The part of an agent.toml that says what a board's modules may do, and when. Raises ProvisionError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = tomllib.loads(text)
+        Capabilities.parse(value.get("grants", {}), "grants")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProvisionError(f"{path}: {error}") from error
+    except Refused as error:
+        raise ProvisionError(f"{path}: {error.detail}") from error
+    for section in value:
+        if section not in POLICY:
+            raise ProvisionError(f"{path}: [{section}] is not a part of a policy, but one of {', '.join(POLICY)}")
+    return text
+
+
+@dataclass(frozen=True)
+class BoardSettings:
+    """One board's settings. `board` names its definition, `cpus` the processors that images may be for, best first."""
+
+    device: str
+    group: str
+    board: str
+    broker: BrokerUrl
+    cpus: tuple[str, ...] = ()
+    policy: str = DEFAULT_POLICY
+    storage: str = "/var/lib/wamr-ota"
+    ntp: tuple[str, ...] = ()  # servers, HOST or HOST:PORT, for a system that `ota image build` made
+
+    def check(self) -> None:
+        """Raises ProvisionError."""
+        for what, name in (("device", self.device), ("group", self.group), ("board", self.board)):
+            if not is_name(name):
+                raise ProvisionError(f"{name!r} is not a name for a {what}")
+        for server in self.ntp:
+            if not _SERVER.fullmatch(server):
+                raise ProvisionError(f"{server!r} is no time server: HOST or HOST:PORT")
+        if self.broker.host in LOCAL:
+            raise ProvisionError(f"boards can't reach the broker at {self.broker.host}: name it as they see it with --broker")
+
+    def files(
+        self, workspace: Workspace, *, certificate: bytes = b"", token: str = "", enrolment: BrokerUrl | None = None
+    ) -> Mapping[str, bytes]:
+        """The files of its settings, with a certificate, or with a token to get one at `enrolment`. Raises ProvisionError."""
+        self.check()
+        files = {"root.cbor": workspace.root_documents()[1]}
+        if workspace.settings.ca_file is not None:
+            files["broker-ca.pem"] = workspace.settings.ca_file.read_bytes()
+        if certificate:
+            files["device.pem"] = certificate
+        if self.ntp:
+            files["ntp-servers"] = "".join(f"{each}\n" for each in self.ntp).encode()
+        if token:
+            files["enrolment.token"] = token.encode() + b"\n"
+        files["agent.toml"] = self._toml(
+            authority="broker-ca.pem" in files, identity=bool(certificate or token), token=bool(token), enrolment=enrolment
+        ).encode()
+        return files
+
+    def _toml(self, *, authority: bool, identity: bool, token: bool, enrolment: BrokerUrl | None) -> str:
+        cpus = ", ".join(f'"{each}"' for each in self.cpus)
+        # The policy first: what stands outside its tables must not fall into ours.
+        lines = [self.policy, "", "[device]", f'id = "{self.device}"', f'group = "{self.group}"', f'board = "{self.board}"']
+        lines += [f"cpus = [{cpus}]"] if cpus else []
+        lines += ["", "[broker]", f'url = "{self.broker}"']
+        lines += ['ca_file = "broker-ca.pem"'] if authority else []
+        lines += ['certificate_file = "device.pem"', 'key_file = "device.key"'] if identity else []
+        if token:
+            lines += ["", "[enrolment]", 'token_file = "enrolment.token"', *([f'url = "{enrolment}"'] if enrolment else [])]
+        lines += ["", "[storage]", f'folder = "{self.storage}"', "", "[trust]", 'root = "root.cbor"', ""]
+        return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""An operator's folder: settings, keys, trust documents, and the numbers that must never go back.
+
+ota.toml          vendor, broker, default group
+keys/*.pem        one private key a role, and the certificate authority's (ota.operator.ca), mode 0600
+trust/root.N.cbor the chain of root documents
+state.json        last sequence number, last deployment epoch of each group
+tokens.json       enrolment tokens (ota.operator.enrolment), mode 0600
+devices/*.pem     certificates of devices
+"""
+
+import fcntl
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ota.durable import write_durably
+from ota.errors import OtaError
+from ota.formats.broker_url import BrokerUrl
+from ota.formats.fields import is_name
+from ota.formats.signed import Role
+from ota.formats.trust import ROLES, ROOT_TYPE, Root, first_root, next_root
+from ota.keyring import KeyLockedError, SigningKey, sign_document
+
+SETTINGS = "ota.toml"
+_DOMAIN = re.compile(
+    r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9][a-z0-9-]{0,61}[a-z0-9]", re.IGNORECASE | re.ASCII
+)
+YEAR_S = 365 * 86_400
+
+
+class WorkspaceError(OtaError):
+    """The folder is no workspace, already one, or damaged."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The content of ota.toml."""
+
+    vendor: str
+    broker: BrokerUrl
+    group: str
+    ca_file: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
+
+
+class Workspace:
+    """An opened operator folder."""
+
+    def __init__(self, folder: Path, settings: Settings, passphrase: bytes | None = None) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.passphrase = passphrase
+        self.ask_passphrase: Callable[[Path], bytes] | None = None  # where somebody can be asked, for a key that is locked
+
+    @classmethod
+    def create(cls, folder: Path, settings: Settings, now_s: int, algorithm: str, passphrase: bytes | None = None) -> "Workspace":
+        """Makes keys and the first root. Raises WorkspaceError when the folder is a workspace already, and changes nothing."""
+        if (folder / SETTINGS).exists():
+            raise WorkspaceError(f"{folder} is a workspace already; its keys are not overwritten")
+        if (folder / "keys").exists():
+            raise WorkspaceError(
+                f"{folder} has keys and no {SETTINGS}: take its keys and trust away, if nobody needs them, and begin anew"
+            )
+        if not is_name(settings.group):
+            raise WorkspaceError(f"{settings.group!r} is not a name for a group")
+        if not _DOMAIN.fullmatch(settings.vendor):
+            raise WorkspaceError(f"{settings.vendor!r} is not a domain name, such as example.com")
+        if passphrase == b"":
+            raise WorkspaceError("an empty passphrase locks nothing")
+        (folder / "trust").mkdir(parents=True, exist_ok=True)
+        (folder / "keys").mkdir(mode=0o700)
+        try:
+            cls._fill(folder, settings, now_s, algorithm, passphrase)
+        except BaseException:  # nobody has seen these keys: half of a workspace is of no use
+            shutil.rmtree(folder / "keys")
+            for made in (folder / "trust" / "root.1.cbor", folder / SETTINGS):
+                made.unlink(missing_ok=True)
+            raise
+        return cls(folder, settings, passphrase)
+
+    @staticmethod
+    def _fill(folder: Path, settings: Settings, now_s: int, algorithm: str, passphrase: bytes | None) -> None:
+        keys = {}
+        for role in ROLES:
+            keys[role] = SigningKey.generate(algorithm)
+            keys[role].save(folder / "keys" / f"{role}.pem", passphrase)
+        roles = {role: Role({key.public.key_id: key.public}, 1) for role, key in keys.items()}
+        root = Root(1, now_s, now_s + 10 * YEAR_S, settings.vendor, roles)
+        document = sign_document(root.to_payload(), ROOT_TYPE, [keys["root"]])
+        write_durably(folder / "trust" / "root.1.cbor", document)
+        write_durably(folder / SETTINGS, _settings_text(settings).encode())
+
+    @classmethod
+    def open(cls, folder: Path, passphrase: bytes | None = None) -> "Workspace":
+        """Raises WorkspaceError when it is not one."""
+        try:
+            value = tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise WorkspaceError(f"{folder.absolute()} is not a workspace: run `ota init` first, or name it with -C") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise WorkspaceError(f"{folder / SETTINGS}: {error}") from error
+        return cls(folder, _settings(value, folder), passphrase)
+
+    def key(self, role: str) -> SigningKey:
+        """The private key of a role. Raises KeyFileError."""
+        path = self.folder / "keys" / f"{role}.pem"
+        try:
+            return SigningKey.load(path, self.passphrase)
+        except KeyLockedError:
+            if self.ask_passphrase is None:
+                raise
+            self.passphrase = self.ask_passphrase(path)
+        return SigningKey.load(path, self.passphrase)
+
+    def root_documents(self) -> dict[int, bytes]:
+        """The chain of root documents by number."""
+        found = {}
+        for number in range(1, 10_000):
+            path = self.folder / "trust" / f"root.{number}.cbor"
+            if not path.exists():
+                break
+            found[number] = path.read_bytes()
+        if not found:
+            raise WorkspaceError(f"{self.folder / 'trust'} has no root.1.cbor")
+        return found
+
+    def root(self) -> Root:
+        """The newest root, its chain verified. Raises Refused."""
+        documents = list(self.root_documents().values())
+        root = first_root(documents[0])
+        for document in documents[1:]:
+            root = next_root(root, document)
+        return root
+
+    def next_sequence(self, now_s: int) -> int:
+        """A manifest sequence number above every earlier one: seconds since 1970, or one more than the last."""
+        with self.record() as state:
+            last = state.get("sequence", 0)
+            state["sequence"] = max(int(last) + 1, now_s)
+            return int(state["sequence"])
+
+    def next_epoch(self, group: str, seen: int = 0) -> int:
+        """A deployment epoch for a group above every earlier one, and above `seen`, what the broker has."""
+        with self.record() as state:
+            epochs = state.setdefault("epochs", {})
+            epochs[group] = max(int(epochs.get(group, 0)), seen) + 1
+            return int(epochs[group])
+
+    @contextmanager
+    def record(self, name: str = "state.json", mode: int = 0o644) -> Iterator[dict[str, Any]]:
+        """A JSON file of the workspace, for one process at a time; written back durably at the end. Raises WorkspaceError."""
+        path = self.folder / name
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            except ValueError as error:
+                raise WorkspaceError(f"{path} is damaged: {error}") from error
+            yield state
+            write_durably(path, json.dumps(state, indent=2).encode() + b"\n", mode)
+
+
+def _settings_text(settings: Settings) -> str:
+    return f'''# An operator's workspace: what `ota` is told with -C.
+vendor = "{settings.vendor}"       # a domain name; boards accept modules of this vendor only
+broker = "{settings.broker}"
+group = "{settings.group}"         # where `ota publish` deploys to unless told otherwise
+# ca_file = "ca.pem"               # for mqtts://
+# username = "operator"
+# password_file = "broker.password"
+'''
+
+
+def _settings(value: dict[str, object], folder: Path) -> Settings:
+    known = ("vendor", "broker", "group", "ca_file", "username", "password_file")
+    for key, each in value.items():
+        if key not in known or not isinstance(each, str):
+            raise WorkspaceError(f"{folder / SETTINGS}: {key!r} is not a setting, or not text")
+    texts = {key: str(each) for key, each in value.items()}
+    try:
+        return Settings(
+            vendor=texts["vendor"],
+            broker=BrokerUrl.parse(texts["broker"]),
+            group=texts["group"],
+            ca_file=folder / texts["ca_file"] if "ca_file" in texts else None,
+            username=texts.get("username", ""),
+            password_file=folder / texts["password_file"] if "password_file" in texts else None,
+        )
+    except KeyError as error:
+        raise WorkspaceError(f"{folder / SETTINGS}: {error} is missing") from None
+    except ValueError as error:
+        raise WorkspaceError(f"{folder / SETTINGS}: {error}") from None
