@@ -67,6 +67,7 @@ def _as_json(device: reports.Device) -> dict[str, Any]:
         "running": vars(report.running),
         "attempt": vars(report.attempt),
         "counters": report.counters,
+        "problems": report.problems,
     }
 
 

@@ -14,6 +14,7 @@ STATES = ("idle", "offered", "fetching", "staged", "trial", "confirmed", "reject
 SLOTS = ("confirmed", "previous", "factory", "trial", "none")
 MODES = ("", "interpreter", "aot")
 LEVELS = ("trace", "debug", "info", "warn", "error")
+PROBLEMS, PROBLEM_CHARACTERS = 8, 200
 _REASONS = frozenset(reason.value for reason in Reason) | {""}
 
 
@@ -56,6 +57,7 @@ class Report:
     running: Running = Running()
     attempt: Attempt = Attempt()
     counters: dict[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()  # what is wrong with the board itself, as "code: text"
 
     def to_bytes(self) -> bytes:
         """Encoded."""
@@ -88,6 +90,7 @@ class Report:
                     "chunks": attempt.chunks,
                 },
                 "counters": self.counters,
+                "problems": [each[:PROBLEM_CHARACTERS] for each in self.problems[:PROBLEMS]],
             }
         )
 
@@ -95,7 +98,7 @@ class Report:
     def from_bytes(cls, data: bytes) -> "Report":
         """Raises Refused TOO_LARGE, MALFORMED. A report is not signed: believe it as far as the broker's access control goes."""
         what = "report"
-        keys = ("v", "device", "group", "board", "agent", "time", "uptime", "running", "attempt", "counters")
+        keys = ("v", "device", "group", "board", "agent", "time", "uptime", "running", "attempt", "counters", "problems")
         top = Fields(cbor.decode(data, what, REPORT_LIMIT_BYTES), what, keys)
         top.number("v", 1, 1)
         running = Fields(top.map("running"), what, ("name", "version", "manifest", "sequence", "slot", "mode", "lacking"))
@@ -129,11 +132,12 @@ class Report:
                 chunks=attempt.number("chunks"),
             ),
             counters=dict(counters),
+            problems=_words(top.items("problems", PROBLEMS), PROBLEM_CHARACTERS),
         )
 
 
-def _words(values: list[Any]) -> tuple[str, ...]:
-    if not all(isinstance(each, str) and len(each) <= 64 for each in values):
+def _words(values: list[Any], characters: int = 64) -> tuple[str, ...]:
+    if not all(isinstance(each, str) and len(each) <= characters for each in values):
         raise malformed("report", "a list that is not of words")
     return tuple(values)
 

@@ -1,5 +1,7 @@
 """Chunk indexes, capabilities, topics, reports, module shapes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,6 +201,12 @@ def test_reports_logs_and_messages_read_back():
     assert decode_logs(encode_logs(logs)) == logs
     messages = [Message(1, 1.25, "m 1", "a/b", b"\0\xff")]
     assert decode_messages(encode_messages(messages)) == messages
+
+
+def test_a_report_keeps_the_first_problems_and_the_beginning_of_each():
+    problems = tuple(f"storage-failing: {number} " + "x" * 300 for number in range(20))
+    read = Report.from_bytes(replace(REPORT, problems=problems).to_bytes())
+    assert read.problems == tuple(each[:200] for each in problems[:8])
 
 
 @given(st.binary(max_size=200))
