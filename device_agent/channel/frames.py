@@ -211,7 +211,7 @@ def decode_request(data: bytes) -> Request:
     if data[:1] == b"E":
         return _unpack_event(data)
     match cbor.decode(data, "request", FRAME_LIMIT_BYTES):
-        case ["tick", int() as now_ns]:
+        case ["tick", now_ns] if type(now_ns) is int:
             return Tick(now_ns)
         case ["check"]:
             return Check()
@@ -271,9 +271,8 @@ def decode_answer(data: bytes) -> Answer:
 
 
 def _usage(numbers: list[Any]) -> Usage:
-    match numbers:
-        case [int() as calls, int() as took_us, int() as memory_bytes] if all(0 <= each <= NUMBER_LIMIT for each in numbers):
-            return Usage(calls, took_us, memory_bytes)
+    if len(numbers) == 3 and all(type(each) is int and 0 <= each <= NUMBER_LIMIT for each in numbers):
+        return Usage(*numbers)
     raise malformed("answer of a worker", "a usage that is none")
 
 

@@ -123,8 +123,10 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
     name, version, epoch = about.get("name", module.stem), about.get("version"), about.get("security_epoch", 0)
     if not (isinstance(name, str) and is_name(name) and isinstance(version, str) and is_name(version)):
         raise BuildError(f"{path}: [module] needs a name and a version of letters, digits and -_.")
-    if not isinstance(epoch, int) or epoch < 0 or not isinstance(about.get("config", ""), str):
+    if type(epoch) is not int or epoch < 0 or not isinstance(about.get("config", ""), str):
         raise BuildError(f"{path}: security_epoch is a whole number, config is text")
+    if not isinstance(about.get("idempotent", False), bool):
+        raise BuildError(f"{path}: idempotent is true or false")
     return ModuleDescription(
         name=name,
         version=version,
@@ -132,7 +134,7 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
         limits=Limits.parse(value.get("limits", {}), str(path)),
         security_epoch=epoch,
         config=about.get("config", "").encode(),
-        idempotent=bool(about.get("idempotent", False)),
+        idempotent=about.get("idempotent", False),
     )
 
 

@@ -1,7 +1,8 @@
 """CBOR (RFC 8949), as strict as a security format needs.
 
-The bytes are walked before cbor2 decodes them: definite lengths only, shortest form, no duplicate keys, no tag that the caller
-did not name, bounded depth. So the decoder behind it never meets an input that two decoders could read differently.
+The bytes are walked before cbor2 decodes them: definite lengths only, shortest form, no duplicate keys, keys that are whole
+numbers, bytes or text, no tag that the caller did not name, bounded depth. So the decoder behind it never meets an input that two
+decoders could read differently, nor a map whose keys are different in CBOR and equal in Python (1, true and 1.0).
 """
 
 import hashlib
@@ -16,8 +17,27 @@ MAX_DEPTH = 16
 
 
 def encode(value: Any) -> bytes:
-    """Deterministic encoding (RFC 8949 section 4.2.3): definite lengths, sorted keys, shortest form."""
+    """Deterministic encoding (RFC 8949 section 4.2.3): definite lengths, sorted keys, shortest form.
+
+    Raises TypeError for a value that is not plain data. cbor2 5 and 6 encode some others differently: 6 makes a list of numbers
+    of a memoryview.
+    """
+    _check_plain(value)
     return cbor2.dumps(value, canonical=True)
+
+
+def _check_plain(value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            _check_plain(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            _check_plain(key)
+            _check_plain(each)
+    elif isinstance(value, cbor2.CBORTag):
+        _check_plain(value.value)
+    elif value is not None and not isinstance(value, (bytes, str, int, float)):
+        raise TypeError(f"{type(value).__name__} has no CBOR form here")
 
 
 def decode(data: bytes, what: str, limit_bytes: int, tags: Collection[int] = ()) -> Any:
@@ -127,6 +147,8 @@ class _Walker:
         self._room(at, count)
         keys: set[bytes] = set()
         for _ in range(count):
+            if at < len(self._data) and self._data[at] >> 5 > 3:
+                raise self.malformed("a key that is not a whole number, bytes or text")
             behind = self.item(at, depth + 1)
             key = self._data[at:behind]
             if key in keys:

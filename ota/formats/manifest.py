@@ -248,7 +248,7 @@ def _sequence(encoded: bytes, what: str, expected: tuple[tuple[int, int | None],
     for (number, argument), (_, wanted) in zip(commands, expected, strict=True):
         if wanted is None:
             found = argument
-        elif argument != wanted:
+        elif type(argument) is not int or argument != wanted:  # True is 1 to Python
             raise Refused(Reason.COMMAND_UNSUPPORTED, f"{what}: {suit.COMMANDS[number]} has argument {argument!r}")
     return Fields(found, what, parameters)
 

@@ -196,7 +196,7 @@ def decode_messages(data: bytes) -> list[Message]:
     messages = []
     for item in _batch(data, "telemetry"):
         match item:
-            case [int() as number, float() as time_s, str() as module, str() as topic, bytes() as payload]:
+            case [number, float() as time_s, str() as module, str() as topic, bytes() as payload] if type(number) is int:
                 messages.append(Message(number, time_s, module, topic, payload))
             case _:
                 raise malformed("telemetry", "a message is not [number, time, module, topic, payload]")

@@ -1,8 +1,10 @@
 """Strict CBOR: what two decoders could read differently is refused before one of them sees it."""
 
+import struct
+
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ota.formats import cbor
@@ -62,6 +64,14 @@ def test_garbage_is_refused_or_decoded_but_never_anything_else(data):
         (b"\x81" * 40 + b"\x00", "nested deeper"),
         (bytes.fromhex("9bffffffffffffffff"), "ends too early"),
         (bytes.fromhex("bb7fffffffffffffff"), "ends too early"),
+        (bytes.fromhex("a2011863f5182a"), "a key that is not"),  # {1: 99, true: 42}
+        (bytes.fromhex("a2011863f93c00182a"), "a key that is not"),  # {1: 99, 1.0: 42}
+        (bytes.fromhex("a2000ff400"), "a key that is not"),  # {0: 15, false: 0}
+        (bytes.fromhex("a2f9000001f9800002"), "a key that is not"),  # {0.0: 1, -0.0: 2}
+        (bytes.fromhex("a1f97e0000"), "a key that is not"),  # {NaN: 0}
+        (bytes.fromhex("a1f600"), "a key that is not"),  # {null: 0}
+        (bytes.fromhex("a1810100"), "a key that is not"),  # {[1]: 0}
+        (bytes.fromhex("81a101a1f500"), "a key that is not"),  # [{1: {true: 0}}]
         (bytes.fromhex("5bffffffffffffffff00"), "ends too early"),
     ],
 )
@@ -69,6 +79,87 @@ def test_what_is_not_strict_is_refused(data, why):
     error = refused(data)
     assert error.reason is Reason.MALFORMED
     assert why in str(error)
+
+
+# A second reader, written from RFC 8949 alone: what it builds must be what the strict decoder and cbor2 build, type by type.
+
+
+class _Oracle:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, size):
+        if self.at + size > len(self.data):
+            raise ValueError("short")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def item(self, depth=0):
+        head = self.take(1)[0]
+        major, low = head >> 5, head & 31
+        if depth > cbor.MAX_DEPTH:
+            raise ValueError("deep")
+        if major == 7:
+            return self.simple(low)
+        number = low if low < 24 else int.from_bytes(self.take({24: 1, 25: 2, 26: 4, 27: 8}[low]))
+        if low >= 24 and number < {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}[low]:
+            raise ValueError("long form")
+        if major < 2:
+            return number if major == 0 else -1 - number
+        if major < 4:
+            content = self.take(number)
+            return content.decode() if major == 3 else content
+        if major == 4:
+            return [self.item(depth + 1) for _ in range(number)]
+        if major == 6:
+            raise ValueError("tag")
+        pairs = []
+        for _ in range(number):
+            key = self.item(depth + 1)
+            pairs.append((key, self.item(depth + 1)))
+        if any(type(key) not in (int, bytes, str) for key, _ in pairs) or len({repr(key) for key, _ in pairs}) < len(pairs):
+            raise ValueError("keys")
+        return dict(pairs)
+
+    def simple(self, low):
+        if low in (20, 21, 22):
+            return {20: False, 21: True, 22: None}[low]
+        return struct.unpack({25: ">e", 26: ">f", 27: ">d"}[low], self.take({25: 2, 26: 4, 27: 8}[low]))[0]
+
+
+def by_oracle(data):
+    reader = _Oracle(data)
+    value = reader.item()
+    if reader.at != len(data):
+        raise ValueError("more")
+    return value
+
+
+HEADS = st.integers(0, 255).map(lambda byte: bytes((byte,)))
+NEARLY = st.one_of(
+    st.binary(max_size=40),
+    st.lists(HEADS | st.sampled_from([b"\xa2", b"\xa1", b"\x81", b"\x01", b"\xf5", b"\xf9\x3c\x00", b"\x41a", b"\x61a"])).map(
+        b"".join
+    ),
+    VALUES.map(lambda value: cbor2.dumps(value, canonical=True)),
+)
+
+
+@settings(max_examples=1000)
+@given(NEARLY)
+def test_a_second_reader_agrees_on_what_is_strict_and_what_it_says(data):
+    try:
+        expected = by_oracle(data)
+    except (ValueError, KeyError):
+        assert refused(data).reason is Reason.MALFORMED
+    else:
+        assert repr(cbor.decode(data, "it", 1000)) == repr(expected)  # repr: 1, True and 1.0 are told apart, NaN is like NaN
+
+
+@pytest.mark.parametrize("value", [memoryview(b"a"), [bytearray(b"a")], {1: {2}}, {1: [range(2)]}])
+def test_what_cbor2_versions_encode_differently_is_not_encoded(value):
+    with pytest.raises(TypeError, match="has no CBOR form here"):
+        cbor.encode(value)
 
 
 def test_size_is_checked_first():

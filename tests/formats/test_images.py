@@ -99,3 +99,13 @@ def test_an_image_whose_uri_names_another_blob_is_refused():
     envelope = suit.encode_envelope(forged, [signer.keys["release"].sign1(suit.signed_digest(forged))])
     with pytest.raises(Refused, match="does not name the image's digest"):
         Manifest.from_envelope(suit.Envelope.from_bytes(envelope, 1 << 16))
+
+
+def test_true_does_not_pass_for_component_one():
+    def change(install):
+        choices = install[-1]
+        image = cbor.decode(choices[0], "test", 1 << 16)
+        assert image[:2] == [suit.SET_COMPONENT_INDEX, 1]
+        return [*install[:-1], [cbor.encode([suit.SET_COMPONENT_INDEX, True, *image[2:]]), None]]
+
+    assert with_install(change).reason is Reason.COMMAND_UNSUPPORTED

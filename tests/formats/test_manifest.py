@@ -171,6 +171,7 @@ def put(key, value):
         (put(suit.VALIDATE, cbor.encode([suit.IMAGE_MATCH])), Reason.MALFORMED),
         (put(suit.VALIDATE, cbor.encode([suit.IMAGE_MATCH, 15, suit.IMAGE_MATCH, 15])), Reason.COMMAND_UNSUPPORTED),
         (put(suit.VALIDATE, cbor.encode([suit.IMAGE_MATCH, 0])), Reason.COMMAND_UNSUPPORTED),
+        (put(suit.VALIDATE, cbor.encode([suit.IMAGE_MATCH, 15.0])), Reason.COMMAND_UNSUPPORTED),
         (put(suit.VERSION, 2), Reason.MALFORMED),
         (put(suit.SEQUENCE, "1"), Reason.MALFORMED),
         (put(suit.SEQUENCE, True), Reason.MALFORMED),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ota.formats import capabilities, chunks, topics, wasm
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.capabilities import Capabilities
-from ota.formats.cbor import encode, sha256
+from ota.formats.cbor import decode, encode, sha256
 from ota.formats.chunks import ChunkIndex
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import (
@@ -207,6 +207,14 @@ def test_a_report_keeps_the_first_problems_and_the_beginning_of_each():
     problems = tuple(f"storage-failing: {number} " + "x" * 300 for number in range(20))
     read = Report.from_bytes(replace(REPORT, problems=problems).to_bytes())
     assert read.problems == tuple(each[:200] for each in problems[:8])
+
+
+def test_true_is_no_number():
+    assert refusal(decode_messages, encode([[True, 1.0, "m 1", "a/b", b""]])).reason is Reason.MALFORMED
+    value = decode(REPORT.to_bytes(), "report", 10_000)
+    for key in ("v", "time", "uptime"):
+        assert refusal(Report.from_bytes, encode(value | {key: True})).reason is Reason.MALFORMED
+    assert refusal(Report.from_bytes, encode(value | {"counters": {"events": True}})).reason is Reason.MALFORMED
 
 
 @given(st.binary(max_size=200))
