@@ -5,7 +5,14 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replaces a file so that after a power cut it is the old or the new one, whole."""
+    """Replaces a file so that after a power cut it is the old or the new one, whole. An OSError names the file."""
+    try:
+        _replace(path, content, mode)
+    except OSError as error:  # a write that fails does not say by itself of which file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -17,7 +24,12 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes what was created, renamed or removed in a folder last over a power cut."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:

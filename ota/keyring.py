@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from ota.durable import sync_folder
 from ota.errors import OtaError
 from ota.formats import cbor
 from ota.formats.cose import ALGORITHM, KEY_ID, SIGN1_TAG, TYPE, VerifyKey, sig_structure
@@ -83,11 +84,7 @@ class SigningKey:
                 _write_new(path, pem)
             finally:
                 temporary.unlink()
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(path.parent)
         except OSError as error:
             raise KeyFileError(f"{path}: {error.strerror}") from error
 

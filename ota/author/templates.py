@@ -1,9 +1,11 @@
 """`ota new`: a module to begin with, in one of the languages of sdk/templates."""
 
 import re
+import shutil
 from pathlib import Path
 
 import ota
+from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats.fields import is_name
 
@@ -34,10 +36,15 @@ def create(name: str, language: str, parent: Path) -> Path:
         files["device_module.h"] = (sdk / "c" / "device_module.h").read_text(encoding="utf-8")
     try:
         folder.mkdir()
-        for file, text in files.items():
-            (folder / file).write_text(re.sub(r"\bNAME\b", name, text) if file != "device_module.h" else text, encoding="utf-8")
     except FileExistsError:
         raise TemplateError(f"{folder} is there already") from None
     except OSError as error:
-        raise TemplateError(f"{error.filename or folder}: {error.strerror}") from error
+        raise TemplateError(f"{folder}: {error.strerror}") from error
+    try:
+        for file, text in files.items():
+            content = re.sub(r"\bNAME\b", name, text) if file != "device_module.h" else text
+            write_durably(folder / file, content.encode())
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)  # it is new: half of it would be in the way of the next try
+        raise TemplateError(f"{error.filename}: {error.strerror}") from error
     return folder

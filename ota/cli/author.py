@@ -10,6 +10,7 @@ from typing import Any
 from ota.author.aot import Compiler, host_target
 from ota.author.templates import LANGUAGES, create
 from ota.cli import operator, output
+from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import diagnostic, manifest, trust
 from ota.formats.cbor import sha256
@@ -122,7 +123,15 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """The runtime is the agent's; `ota` does not import it but hands over."""
     module = str(arguments.module)
-    command = [sys.executable, "-m", "device_agent", "run", f"./{module}" if module.startswith("-") else module]
+    command = [
+        sys.executable,
+        "-m",
+        "device_agent",
+        "--prog",
+        "ota run",
+        "run",
+        f"./{module}" if module.startswith("-") else module,
+    ]
     command += [part for event in arguments.event for part in ("--event", event)]
     command += [part for name in arguments.deny for part in ("--deny", name)]
     command += [part for device in arguments.device for part in ("--device", device)]
@@ -131,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return subprocess.run(command, check=False).returncode
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "image.aot"
-        image.write_bytes(Compiler().compile(arguments.module, host_target()).image)
+        write_durably(image, Compiler().compile(arguments.module, host_target()).image)
         return subprocess.run([*command, "--image", str(image)], check=False).returncode
 
 

@@ -170,6 +170,8 @@ def targets_of(board: str, targets: tuple[str, ...]) -> tuple[str, ...]:
     """Targets for ahead-of-time images; "board" among them stands for target and processor of the board that is named."""
     if "board" not in targets:
         return targets
+    if board == ANY_BOARD:
+        raise BoardError("--aot board compiles for the processor of one model of boards: name it with --board")
     processor = load_board(board).processor
     named = f"{processor.target}:{processor.llvm}" if processor.llvm else processor.target
     return tuple(dict.fromkeys(named if each == "board" else each for each in targets))

@@ -1,6 +1,7 @@
 """flash, settings, enrol: boards get the agent, and become ours."""
 
 import argparse
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,12 +18,13 @@ from boards.uboot import UBoot
 from boards.wheels import find
 from ota.cli import output
 from ota.cli.operator import add_passphrase, open_workspace
+from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.operator import reports
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority
-from ota.operator.enrolment import new_token, serve
+from ota.operator.enrolment import new_token, serve, standing
 from ota.operator.provision import DEFAULT_POLICY, BoardSettings, read_policy
 from ota.operator.workspace import Workspace
 
@@ -69,7 +71,7 @@ def add_commands(commands: Any) -> None:
         help="make the folder of a board's settings, with a token to enrol with",
         epilog="example: ota settings roof-1 --board qemu-riscv64 -o roof-1",
     )
-    settings.add_argument("device", help="the board's name")
+    settings.add_argument("device", type=output.name, help="the board's name")
     settings.add_argument(
         "--board", required=True, help="one of `ota boards`, or a definition of your own (a path that ends in .toml)"
     )
@@ -92,7 +94,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--group", help="default: the workspace's")
+    command.add_argument("--group", type=output.name, help="default: the workspace's")
     command.add_argument("--broker", type=BrokerUrl.parse, metavar="URL", help="as boards see it (default: the workspace's)")
     command.add_argument(
         "--ntp",
@@ -210,6 +212,14 @@ def _start_by_u_boot(board: Board, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _token(workspace: Workspace, device: str, valid_s: int) -> str:
+    """A token for the device, with a word about certificates and tokens that there are already."""
+    now_s = int(time.time())
+    for each in standing(workspace, device, now_s):
+        output.note(f"note: {each}")
+    return new_token(workspace, device, now_s, valid_s).to_text()
+
+
 def _settings(arguments: argparse.Namespace) -> int:
     workspace, board = Workspace.open(arguments.folder), load_board(arguments.board)
     made = _board_settings(workspace, board, arguments)
@@ -218,13 +228,15 @@ def _settings(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.hours <= 24 * 366:
         raise OtaError(f"a token is good for more than 0 and at most {24 * 366} hours, not {arguments.hours:g}")
     valid_s = int(arguments.hours * HOUR_S)
-    token = "" if arguments.no_token else new_token(workspace, arguments.device, int(time.time()), valid_s).to_text()
+    token = "" if arguments.no_token else _token(workspace, arguments.device, valid_s)
     files = made.files(workspace, token=token, enrolment=arguments.enrol_at)
     arguments.out.mkdir(mode=0o700, parents=True)
-    for name, content in files.items():
-        path = arguments.out / name
-        path.touch(mode=0o600)
-        path.write_bytes(content)
+    try:
+        for name, content in files.items():
+            write_durably(arguments.out / name, content, 0o600)
+    except OSError:
+        shutil.rmtree(arguments.out, ignore_errors=True)  # it is new: half of it would be in the way of the next try
+        raise
     if arguments.json:
         output.result_json({"folder": str(arguments.out), "device": arguments.device, "files": sorted(files)})
     else:

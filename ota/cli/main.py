@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from boards.errors import BoardError
-from ota.cli import author, board, flash, fleet, operator
+from ota.cli import author, board, completion, flash, fleet, operator
 from ota.errors import OtaError
 from ota.formats.text import printable
 
@@ -20,7 +21,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="ota", description="Update WebAssembly firmware on boards: signed, over MQTT, offline first."
     )
-    top.add_argument("-C", dest="folder", type=Path, default=Path(), metavar="FOLDER", help="the workspace (default: this folder)")
+    workspace = Path(os.environ.get("OTA_WORKSPACE") or ".")
+    top.add_argument(
+        "-C", dest="folder", type=Path, default=workspace, metavar="FOLDER", help="the workspace (default: OTA_WORKSPACE, or here)"
+    )
     top.add_argument("--debug", action="store_true", help="show tracebacks")
     top.add_argument("--version", action="version", version=f"ota {version('wamr-ota')}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)
@@ -29,7 +33,18 @@ def parser() -> argparse.ArgumentParser:
     fleet.add_commands(commands)
     board.add_commands(commands)
     flash.add_commands(commands)
+    completion.add_commands(commands, parser)
+    _add_general_options(commands)
     return top
+
+
+def _add_general_options(commands: Any) -> None:
+    """The options that go before the verb go behind it as well."""
+    for command in commands.choices.values():
+        command.add_argument("-C", dest="folder", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=argparse.SUPPRESS)
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        for verbs in completion.subcommands(command):
+            _add_general_options(verbs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,17 +30,22 @@ def add_commands(commands: Any) -> None:
     )
     init.add_argument("--vendor", default="example.com", help="a domain name of yours (default %(default)s)")
     init.add_argument("--broker", default="mqtt://localhost:1883", help="default %(default)s")
-    init.add_argument("--group", default="lab", help="where to deploy to unless told otherwise (default %(default)s)")
+    init.add_argument(
+        "--group", type=output.name, default="lab", help="where to deploy to unless told otherwise (default %(default)s)"
+    )
     init.add_argument("--algorithm", choices=ALGORITHMS, default=ALGORITHMS[0], help="of the keys (default %(default)s)")
-    init.add_argument("--lock", action="store_true", help="ask for a passphrase to lock the keys with")
-    add_passphrase(init)
+    locking = init.add_mutually_exclusive_group()
+    locking.add_argument("--passphrase-file", type=Path, help="file that holds the passphrase to lock the keys with")
+    locking.add_argument(
+        "--no-passphrase", action="store_true", help="do not lock the keys (default: ask, where there is a terminal)"
+    )
     init.set_defaults(handler=_init)
 
     publish = commands.add_parser(
         "publish", help="build, sign and deploy a module", epilog="example: ota publish blink.wasm --group lab --wait 60"
     )
     publish.add_argument("module", type=Path, help="a .wasm, or a folder that `ota build` made")
-    publish.add_argument("--group", help="default: the workspace's")
+    publish.add_argument("--group", type=output.name, help="default: the workspace's")
     publish.add_argument(
         "--fraction", type=_fraction, default=FRACTION_ALL, metavar="PERCENT", help="of the group's boards (default 100)"
     )
@@ -87,19 +92,24 @@ def _fraction(text: str) -> int:
     return round(value * FRACTION_ALL / 100)
 
 
-def passphrase(arguments: argparse.Namespace, *, ask: bool = False) -> bytes | None:
-    """From the file, or from a prompt; never from the command line."""
-    if arguments.passphrase_file:
-        try:
-            return bytes(arguments.passphrase_file.read_bytes().strip())
-        except OSError as error:
-            raise OtaError(f"{arguments.passphrase_file}: {error.strerror}") from error
-    if not ask:
+def passphrase(arguments: argparse.Namespace) -> bytes | None:
+    """From the file that the command line names; never from the command line itself."""
+    if not arguments.passphrase_file:
         return None
-    first = output.secret("passphrase for the new keys: ", "--passphrase-file")
-    if not first or output.secret("once more: ", "--passphrase-file") != first:
-        raise OtaError("the passphrases are empty or differ")
-    return first.encode()
+    try:
+        return bytes(arguments.passphrase_file.read_bytes().strip())
+    except OSError as error:
+        raise OtaError(f"{arguments.passphrase_file}: {error.strerror}") from error
+
+
+def _new_passphrase(arguments: argparse.Namespace) -> bytes | None:
+    """For new keys: from the file, or from a prompt where somebody sits at a terminal."""
+    if arguments.passphrase_file or arguments.no_passphrase or not sys.stdin.isatty():
+        return passphrase(arguments)
+    first = output.secret("passphrase to lock the new keys with (empty: do not lock them): ", "--passphrase-file")
+    if first and output.secret("once more: ", "--passphrase-file") != first:
+        raise OtaError("the passphrases differ")
+    return first.encode() or None
 
 
 def open_workspace(arguments: argparse.Namespace) -> Workspace:
@@ -116,12 +126,16 @@ def _init(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise OtaError(str(error)) from None
     settings = Settings(arguments.vendor, broker, arguments.group)
-    secret = passphrase(arguments, ask=arguments.lock)
+    secret = _new_passphrase(arguments)
     workspace = Workspace.create(arguments.folder, settings, int(time.time()), arguments.algorithm, secret)
-    output.result(f"keys          {workspace.folder / 'keys'}  (keep root.pem offline)")
+    output.result(f"keys          {workspace.folder / 'keys'}  ({_about_lock(secret)}; keep root.pem offline)")
     output.result(f"root of trust {workspace.folder / 'trust' / 'root.1.cbor'}  (goes on every board)")
     output.result(f"settings      {workspace.folder / 'ota.toml'}")
     return 0
+
+
+def _about_lock(secret: bytes | None) -> str:
+    return "locked with the passphrase" if secret else "NOT locked: whoever can read them can sign"
 
 
 def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:

@@ -10,13 +10,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from ota.errors import OtaError
+from ota.formats.fields import is_name
 from ota.formats.text import printable
 
 
 def result(text: str) -> None:
     """A line of the result, or several; what they hold is not for the terminal to obey."""
-    sys.stdout.write(printable(text, keep="\n") + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(printable(text, keep="\n") + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def result_json(value: Any) -> None:
@@ -55,6 +61,13 @@ def seconds(text: str) -> float:
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError("a number of seconds, more than 0")
     return value
+
+
+def name(text: str) -> str:
+    """A name of a group, device or module on a command line."""
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name: 1 to 64 letters, digits, - _ or . that do not begin with a dot")
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Tokens for boards that nobody sits at, and answers to what such boards ask."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,10 +12,10 @@ from ota.formats.enrolment import Answer, Request, Token
 from ota.formats.fields import is_name
 from ota.formats.reasons import Reason, Refused
 from ota.operator.broker import Broker
-from ota.operator.ca import CertificateAuthority, RequestRefused
+from ota.operator.ca import CertificateAuthority, RequestRefused, enrolled
 from ota.operator.workspace import Workspace
 
-__all__ = ["Outcome", "answer", "new_token", "serve"]
+__all__ = ["Outcome", "answer", "new_token", "serve", "standing"]
 
 FILE, MODE = "tokens.json", 0o600
 REPEAT_S = 86_400
@@ -40,6 +41,21 @@ def new_token(workspace: Workspace, device: str, now_s: int, valid_s: int) -> To
             del tokens[old]
         tokens[token.identifier.hex()] = {"secret": token.secret.hex(), "device": device, "expires_s": now_s + valid_s, "used": ""}
     return token
+
+
+def standing(workspace: Workspace, device: str, now_s: int) -> list[str]:
+    """What a new token for a device would stand beside: its certificate, and tokens of it that are still good."""
+    found = []
+    if (known := enrolled(workspace.folder).get(device)) is not None:
+        until = time.strftime("%Y-%m-%d", time.gmtime(known.expires_s))
+        found.append(f"{device} has a certificate until {until}; with a new token another key gets one for the same name")
+    with workspace.record(FILE, MODE) as tokens:
+        good = [
+            about for about in tokens.values() if about["device"] == device and not about["used"] and about["expires_s"] > now_s
+        ]
+    if good:
+        found.append(f"{device} has {len(good)} unused token{'s' * (len(good) != 1)} already, good until then as well")
+    return found
 
 
 def answer(workspace: Workspace, authority: CertificateAuthority, data: bytes, now_s: int) -> tuple[str, Answer, Outcome]:

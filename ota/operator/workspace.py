@@ -8,6 +8,7 @@ tokens.json       enrolment tokens (ota.operator.enrolment), mode 0600
 devices/*.pem     certificates of devices
 """
 
+import contextlib
 import fcntl
 import json
 import re
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ota.durable import write_durably
+from ota.durable import sync_folder, write_durably
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.fields import is_name
@@ -28,6 +29,8 @@ from ota.formats.trust import ROLES, ROOT_TYPE, Root, first_root, next_root
 from ota.keyring import KeyLockedError, SigningKey, sign_document
 
 SETTINGS = "ota.toml"
+STAGING = ".ota-init"  # where `create` makes everything before it moves it into place
+_PARTS = (Path("trust", "root.1.cbor"), Path("keys"), Path(SETTINGS))  # in this order: with the last one it is a workspace
 _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9][a-z0-9-]{0,61}[a-z0-9]", re.IGNORECASE | re.ASCII
 )
@@ -64,29 +67,37 @@ class Workspace:
         """Makes keys and the first root. Raises WorkspaceError when the folder is a workspace already, and changes nothing."""
         if (folder / SETTINGS).exists():
             raise WorkspaceError(f"{folder} is a workspace already; its keys are not overwritten")
-        if (folder / "keys").exists():
-            raise WorkspaceError(
-                f"{folder} has keys and no {SETTINGS}: take its keys and trust away, if nobody needs them, and begin anew"
-            )
-        if not is_name(settings.group):
-            raise WorkspaceError(f"{settings.group!r} is not a name for a group")
+        _check_group(settings.group)
         if not _DOMAIN.fullmatch(settings.vendor):
             raise WorkspaceError(f"{settings.vendor!r} is not a domain name, such as example.com")
         if passphrase == b"":
             raise WorkspaceError("an empty passphrase locks nothing")
-        (folder / "trust").mkdir(parents=True, exist_ok=True)
-        (folder / "keys").mkdir(mode=0o700)
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        _discard_interrupted(folder)
+        for part in (Path("keys"), Path("trust", "root.1.cbor")):
+            if (folder / part).exists():
+                raise WorkspaceError(f"{folder} has {part} and no {SETTINGS}: move keys and trust away, if nobody needs them")
         try:
-            cls._fill(folder, settings, now_s, algorithm, passphrase)
+            folder.mkdir(parents=True, exist_ok=True)
+            cls._fill(folder / STAGING, settings, now_s, algorithm, passphrase)
+            (folder / "trust").mkdir(exist_ok=True)
+            for part in _PARTS:
+                (folder / STAGING / part).replace(folder / part)
+            shutil.rmtree(folder / STAGING)
+            sync_folder(folder)
         except BaseException:  # nobody has seen these keys: half of a workspace is of no use
-            shutil.rmtree(folder / "keys")
-            for made in (folder / "trust" / "root.1.cbor", folder / SETTINGS):
-                made.unlink(missing_ok=True)
+            _discard(folder)
+            for empty in (folder / "trust", *missing):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
             raise
         return cls(folder, settings, passphrase)
 
     @staticmethod
     def _fill(folder: Path, settings: Settings, now_s: int, algorithm: str, passphrase: bytes | None) -> None:
+        folder.mkdir()
+        (folder / "trust").mkdir()
+        (folder / "keys").mkdir(mode=0o700)
         keys = {}
         for role in ROLES:
             keys[role] = SigningKey.generate(algorithm)
@@ -102,8 +113,10 @@ class Workspace:
         """Raises WorkspaceError when it is not one."""
         try:
             value = tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise WorkspaceError(f"{folder.absolute()} is not a workspace: run `ota init` first, or name it with -C") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise WorkspaceError(
+                f"{folder.absolute()} is not a workspace: run `ota init` first, or name it with -C or OTA_WORKSPACE"
+            ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise WorkspaceError(f"{folder / SETTINGS}: {error}") from error
         return cls(folder, _settings(value, folder), passphrase)
@@ -167,6 +180,28 @@ class Workspace:
             write_durably(path, json.dumps(state, indent=2).encode() + b"\n", mode)
 
 
+def _discard_interrupted(folder: Path) -> None:
+    """Removes what an `init` left that was cut off before the settings were in place, so that nobody has used its keys."""
+    if (folder / STAGING / SETTINGS).exists():
+        _discard(folder)
+    elif (folder / STAGING).exists():
+        shutil.rmtree(folder / STAGING)
+
+
+def _discard(folder: Path) -> None:
+    for part in reversed(_PARTS):
+        if (folder / part).is_dir():
+            shutil.rmtree(folder / part, ignore_errors=True)
+        else:
+            (folder / part).unlink(missing_ok=True)
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+
+
+def _check_group(group: str) -> None:
+    if not is_name(group):
+        raise WorkspaceError(f"{group!r} is not a name for a group: 1 to 64 letters, digits, - _ or .")
+
+
 def _settings_text(settings: Settings) -> str:
     return f'''# An operator's workspace: what `ota` is told with -C.
 vendor = "{settings.vendor}"       # a domain name; boards accept modules of this vendor only
@@ -185,6 +220,7 @@ def _settings(value: dict[str, object], folder: Path) -> Settings:
             raise WorkspaceError(f"{folder / SETTINGS}: {key!r} is not a setting, or not text")
     texts = {key: str(each) for key, each in value.items()}
     try:
+        _check_group(texts["group"])
         return Settings(
             vendor=texts["vendor"],
             broker=BrokerUrl.parse(texts["broker"]),
@@ -195,5 +231,5 @@ def _settings(value: dict[str, object], folder: Path) -> Settings:
         )
     except KeyError as error:
         raise WorkspaceError(f"{folder / SETTINGS}: {error} is missing") from None
-    except ValueError as error:
+    except (ValueError, WorkspaceError) as error:
         raise WorkspaceError(f"{folder / SETTINGS}: {error}") from None

@@ -178,6 +178,7 @@ def test_every_command_shows_an_example():
     expected = {
         "boards",
         "build",
+        "completion",
         "demo",
         "devices",
         "enrol",

@@ -1,21 +1,26 @@
 """What people do wrong, and what the operator's commands say then: one line, nothing half done, no secret given away."""
 
+import errno
 import json
 import os
 import pty
 import subprocess
 import sys
 import time
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from boards.errors import BoardError
 from boards.image import check_parts
+from device_agent.broker.identity import signing_request
 from ota.author.templates import LANGUAGES, create
 from ota.cli import output
+from ota.cli.main import main
 from ota.keyring import KeyFileError
 from ota.operator.ca import CertificateAuthority
-from ota.operator.workspace import Workspace
+from ota.operator.workspace import STAGING, Workspace
 from tests.support.operator import ota
 from tests.support.wat import contract_module
 
@@ -30,8 +35,140 @@ def test_an_init_that_fails_leaves_nothing_and_can_be_done_again(tmp_path, capsy
         )
         assert ota(folder, "init") == 1
     assert capsys.readouterr().err == "ota: No space left on device\n"
-    assert not (folder / "keys").exists()
+    assert not folder.exists()
     assert ota(folder, "init") == 0
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_full_disk_during_init_names_the_file_and_leaves_nothing(tmp_path, capsys, monkeypatch, at):
+    done: list[int] = []
+
+    def full(_: int) -> None:
+        done.append(1)
+        if len(done) > 2 * at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        assert ota(tmp_path / "a" / "operator", "init") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"ota: {tmp_path}/a/operator/")
+    assert message.endswith(": No space left on device\n")
+    assert not (tmp_path / "a").exists()
+    assert ota(tmp_path / "a" / "operator", "init") == 0
+
+
+@pytest.mark.parametrize("moved", range(3))
+def test_an_init_that_was_cut_off_is_begun_anew(tmp_path, monkeypatch, moved):
+    """Power is lost before each of the parts is moved into place: nothing cleans up."""
+    folder, replace, calls = tmp_path / "operator", Path.replace, []
+
+    class Cut(BaseException):
+        pass
+
+    def cut(self: Path, target: Path) -> Path:
+        if self.parent.name == STAGING or self.parent.parent.name == STAGING:
+            if not self.name.startswith("."):
+                calls.append(self)
+            if len(calls) > moved:
+                raise Cut
+        return replace(self, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", cut)
+        broken.setattr("ota.operator.workspace._discard", lambda _: None)
+        with pytest.raises(Cut):
+            ota(folder, "init")
+    assert (folder / STAGING / "ota.toml").exists()
+    assert ota(folder, "init") == 0
+    assert not (folder / STAGING).exists()
+    Workspace.open(folder).root()
+
+
+def test_a_root_of_trust_without_keys_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "trust").mkdir()
+    (tmp_path / "trust" / "root.1.cbor").write_bytes(b"somebody's")
+    assert ota(tmp_path, "init") == 1
+    assert "has trust/root.1.cbor and no ota.toml" in capsys.readouterr().err
+    assert (tmp_path / "trust" / "root.1.cbor").read_bytes() == b"somebody's"
+
+
+def test_init_says_whether_the_keys_are_locked(tmp_path, capsys):
+    (tmp_path / "secret").write_text("correct horse")
+    assert ota(tmp_path / "a", "init", "--no-passphrase") == 0
+    assert "NOT locked: whoever can read them can sign" in capsys.readouterr().out
+    assert ota(tmp_path / "b", "init", "--passphrase-file", tmp_path / "secret") == 0
+    assert "locked with the passphrase" in capsys.readouterr().out
+
+
+def test_init_at_a_terminal_asks_for_a_passphrase(tmp_path):
+    master, slave = pty.openpty()
+    asked = subprocess.Popen(
+        [*OTA, "-C", str(tmp_path / "o"), "init"], stdin=slave, stderr=subprocess.PIPE, bufsize=0, start_new_session=True
+    )
+    assert asked.stderr is not None
+    seen = b""
+    for question in (b"do not lock them): ", b"once more: "):
+        while not seen.endswith(question):
+            seen += (more := asked.stderr.read(1))
+            assert more, seen
+        time.sleep(0.1)  # what was typed before the question is dropped
+        os.write(master, b"correct horse\n")
+    assert asked.wait(30) == 0
+    asked.stderr.close()
+    os.close(master)
+    os.close(slave)
+    assert b"ENCRYPTED" in (tmp_path / "o" / "keys" / "root.pem").read_bytes()
+
+
+@pytest.mark.parametrize("words", [("publish", "x.wasm", "--group", "a/b"), ("init", "--group", "#"), ("settings", "a/b")])
+def test_what_is_no_name_is_wrong_usage_and_no_traceback(workspace, words):
+    done = subprocess.run([*OTA, "-C", str(workspace), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not a name: 1 to 64 letters, digits, - _ or ." in done.stderr
+
+
+def test_a_group_in_the_settings_that_is_no_name_is_one_line(workspace, capsys):
+    settings = workspace / "ota.toml"
+    settings.write_text(settings.read_text().replace('group = "lab"', 'group = "a/b"'))
+    assert ota(workspace, "status") == 1
+    assert "ota.toml: 'a/b' is not a name for a group" in capsys.readouterr().err
+
+
+def test_the_workspace_may_be_named_behind_the_verb_and_by_the_environment(workspace, modules, tmp_path, capsys, monkeypatch):
+    build = ["build", str(modules / "tally.wasm"), "-o", str(tmp_path / "dist")]
+    assert main([*build, "-C", str(workspace)]) == 0
+    monkeypatch.setenv("OTA_WORKSPACE", str(workspace))
+    assert main(build) == 0
+    assert main([*build, "-C", str(tmp_path)]) == 1
+    assert "name it with -C or OTA_WORKSPACE" in capsys.readouterr().err
+
+
+def test_an_image_for_the_board_needs_a_board(workspace, modules, capsys):
+    assert ota(workspace, "publish", modules / "tally.wasm", "--aot", "board", "--dry-run") == 1
+    assert "--aot board compiles for the processor of one model of boards: name it with --board" in capsys.readouterr().err
+
+
+def test_a_second_token_is_made_with_a_word(workspace, tmp_path, capsys):
+    settings = ("settings", "b1", "--board", "generic-armv7", "--broker", "mqtt://192.0.2.1", "-o")
+    assert ota(workspace, *settings, tmp_path / "first") == 0
+    assert "note: " not in capsys.readouterr().err
+    assert ota(workspace, *settings, tmp_path / "second") == 0
+    assert "note: b1 has 1 unused token already" in capsys.readouterr().err
+    authority = CertificateAuthority(Workspace.open(workspace))
+    authority.sign(signing_request(tmp_path / "key.pem", "b1"), "b1")
+    assert ota(workspace, *settings, tmp_path / "third") == 0
+    assert "note: b1 has a certificate until " in capsys.readouterr().err
+
+
+def test_errors_of_a_run_are_those_of_the_command_that_was_given():
+    done = subprocess.run([*OTA, "run", "missing.wasm"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "ota run: missing.wasm: No such file or directory\n")
+
+
+def test_the_agent_says_its_version():
+    done = subprocess.run([sys.executable, "-m", "device_agent", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"device-agent {version('wamr-ota')}\n")
 
 
 def test_keys_without_settings_are_not_overwritten(workspace, capsys):
@@ -68,10 +205,10 @@ def test_who_sits_at_a_terminal_is_asked_for_the_passphrase(tmp_path, modules):
     os.close(slave)
 
 
-@pytest.mark.parametrize("version", ["../../evil", "", "a b", "x" * 100, "/etc/evil"])
-def test_a_version_is_no_path(workspace, modules, tmp_path, capsys, version):
+@pytest.mark.parametrize("wrong", ["../../evil", "", "a b", "x" * 100, "/etc/evil"])
+def test_a_version_is_no_path(workspace, modules, tmp_path, capsys, wrong):
     out = tmp_path / "a" / "b" / "c"
-    assert ota(workspace, "build", modules / "tally.wasm", "-o", out, "--version", version) == 1
+    assert ota(workspace, "build", modules / "tally.wasm", "-o", out, "--version", wrong) == 1
     assert "is no version" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
@@ -119,7 +256,7 @@ def test_output_that_nobody_takes_is_no_traceback():
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
-    assert (done.returncode, done.stderr) == (1, "ota: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "ota: standard output: No space left on device\n")
 
 
 def test_a_file_in_the_place_of_a_folder_is_one_line(workspace, modules, tmp_path, capsys):
