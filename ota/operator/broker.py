@@ -1,159 +1,210 @@
-"""The operator's connection to a broker: publish and wait, collect what is retained, follow what comes."""
+"""The operator's broker: publish and know that it was taken, read what is retained, follow what comes.
 
-import contextlib
+Over connections that are made anew when they break (ota.operator.session); nothing that was sent on an earlier one is sent again
+unless the broker has not acknowledged it and the caller still waits for it.
+"""
+
+import collections
+import itertools
 import logging
-import queue
-import socket
-import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
-
-from ota.errors import OtaError
+from ota.operator import pages
+from ota.operator.pages import Answer, Page
+from ota.operator.session import FIRST_FAILURE, BrokerError, Incoming, Limits, NoConnectionError, Session, named
 from ota.operator.workspace import Settings
 
-CONNECT_TIMEOUT_S = 10.0
-PUBLISH_TIMEOUT_S = 60.0
-WINDOW = 20
-MAX_PACKET_BYTES = 4 << 20
+__all__ = ["Answer", "Broker", "BrokerError", "Incoming", "Limits"]
+
+WINDOW = 20  # messages that are not acknowledged yet
+SLOWEST_BYTES_PER_S = 1024
+RECONNECTS = 5  # one after the other, without any progress
+RECONNECT_MIN_S, RECONNECT_MAX_S = 0.5, 8.0
 WAITING_LIMIT_BYTES = 64 << 20  # of messages that nobody has taken yet; one beyond is dropped
 MESSAGE_OVERHEAD_BYTES = 500
+REPORT_BYTES = 4096
 logger = logging.getLogger(__name__)
 
 
-class BrokerError(OtaError):
-    """The broker can't be reached, refused, or did not answer in time."""
-
-
 class Broker:
-    """A connection; open while inside `with`. One thread of paho's own reads the network."""
+    """Connected while inside `with`. All methods raise BrokerError."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._session: Session | None = None
+        self.connections = 0  # made so far: what was kept open on an earlier one is gone
         self._filters: set[str] = set()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-        self._incoming: queue.Queue[tuple[str, bytes]] = queue.Queue()
-        self._waiting_bytes, self._waiting_lock = 0, threading.Lock()
-        self._dropped = 0
-        self._connected: queue.Queue[str | None] = queue.Queue()
-        self._client.on_connect = self._on_connect
-        self._client.on_connect_fail = self._on_connect_fail
-        self._client.on_message = self._on_message
-        self._client.on_socket_open = self._on_socket_open
-        if settings.broker.tls:
-            self._client.tls_set_context(ssl.create_default_context(cafile=settings.ca_file))
-        if settings.username:
-            password = settings.password_file.read_text(encoding="utf-8").strip() if settings.password_file else None
-            self._client.username_pw_set(settings.username, password)
+        self._waiting: collections.deque[Incoming] = collections.deque()
+        self._waiting_bytes = self._dropped = 0
 
     def __enter__(self) -> Self:
-        url = self._settings.broker
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.MaximumPacketSize = MAX_PACKET_BYTES
-        try:
-            self._client.connect(url.host, url.port, keepalive=30, clean_start=True, properties=properties)
-        except (OSError, ValueError) as error:
-            raise BrokerError(f"the broker at {url} can't be reached: {error}") from error
-        self._client.loop_start()
-        try:
-            refusal = self._connected.get(timeout=CONNECT_TIMEOUT_S)
-        except queue.Empty:
-            refusal = f"no answer in {CONNECT_TIMEOUT_S:.0f} s"
-        if refusal:
-            self._client.loop_stop()
-            raise BrokerError(f"the broker at {url} refused the connection: {refusal}")
+        self._connected()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        client = self._client
-        client.disconnect()
-        client.loop_stop()
-        # Nothing of ours in it any more: so paho closes the rest as soon as we are gone, not at some collection of cycles.
-        client.on_connect = client.on_connect_fail = client.on_message = client.on_socket_open = None
+        if self._session is not None:
+            self._session.close()
         if self._dropped:
             logger.warning("%d messages came faster than they could be taken, and were dropped", self._dropped)
 
-    def publish_all(self, messages: list[tuple[str, bytes]], progress: Callable[[int], None] = lambda _: None) -> None:
-        """Publishes retained messages, in order, and waits until the broker has them all; `progress` gets bytes done."""
-        waiting: list[tuple[paho.MQTTMessageInfo, int]] = []
-        for topic, payload in messages:
-            waiting.append((self._client.publish(topic, payload, qos=1, retain=True), len(payload)))
-            if len(waiting) >= WINDOW:
-                self._settle(waiting.pop(0), progress)
-        for each in waiting:
-            self._settle(each, progress)
+    @property
+    def limits(self) -> Limits:
+        """What the broker announced."""
+        return self._connected().limits
 
-    def _settle(self, sent: tuple[paho.MQTTMessageInfo, int], progress: Callable[[int], None]) -> None:
-        info, size = sent
-        try:
-            info.wait_for_publish(PUBLISH_TIMEOUT_S)
-        except (RuntimeError, ValueError) as error:
-            raise BrokerError(f"the broker did not take a message: {error}") from error
-        if not info.is_published():
-            raise BrokerError(f"the broker did not acknowledge a message in {PUBLISH_TIMEOUT_S:.0f} s")
-        progress(size)
+    @property
+    def round_trip_s(self) -> float:
+        """As it was measured last."""
+        return self._connected().round_trip_s
+
+    def publish_all(self, messages: Sequence[tuple[str, bytes]], progress: Callable[[int], None] = lambda _: None) -> None:
+        """Publishes retained messages, in order, and waits until the broker has acknowledged them all; `progress` gets bytes done.
+
+        Before anything is sent it raises BrokerError for a message that is larger than the broker takes. A message that the broker
+        refuses (a reason code of 0x80 or more) is named, with the reason.
+        """
+        self.limits.check(messages)
+        todo = collections.deque(messages)
+        failures = 0
+        while todo:
+            flying: dict[int, tuple[str, bytes]] = {}
+            try:
+                session = self._connected()
+                for size in self._publish_on(session, todo, flying):
+                    failures = 0
+                    progress(size)
+            except NoConnectionError as error:
+                todo.extendleft(reversed(flying.values()))
+                failures += 1
+                _before_another(failures, error)
+
+    def _publish_on(
+        self, session: Session, todo: "collections.deque[tuple[str, bytes]]", flying: dict[int, tuple[str, bytes]]
+    ) -> Iterator[int]:
+        window = min(WINDOW, session.limits.receive_maximum)
+        heard_s = time.monotonic()
+        while todo or flying:
+            while todo and len(flying) < window:
+                mid = session.publish(*todo[0], retain=True)
+                flying[mid] = todo.popleft()
+            session.pump(1.0)
+            self._sort(session)
+            for mid in [each for each in flying if each in session.answers]:
+                code, (topic, payload) = session.answers.pop(mid)[0], flying.pop(mid)
+                if code.value >= FIRST_FAILURE:
+                    raise BrokerError(f"the broker refused {topic}: {named(code)}")
+                heard_s = time.monotonic()
+                yield len(payload)
+            patience_s = session.patience_s + sum(len(payload) for _, payload in flying.values()) / SLOWEST_BYTES_PER_S
+            if time.monotonic() - heard_s > patience_s:
+                raise BrokerError(
+                    f"the broker did not acknowledge a message in {patience_s:.0f} s: {next(iter(flying.values()))[0]}"
+                )
 
     def subscribe(self, *filters: str) -> None:
-        """Asks for messages; retained ones come first."""
+        """Asks for messages, now and after each reconnection. Raises BrokerError when the broker refuses."""
         self._filters.update(filters)
-        self._client.subscribe([(each, SubscribeOptions(qos=1)) for each in filters])
+        session = self._connected()
+        mid, started = session.subscribe(filters), time.monotonic()
+        while mid not in session.answers:
+            session.pump(1.0)
+            self._sort(session)
+            if time.monotonic() - started > session.patience_s:
+                raise BrokerError(f"the broker did not answer a subscription in {session.patience_s:.0f} s: {', '.join(filters)}")
+        for each, code in zip(filters, session.answers.pop(mid), strict=False):
+            if code.value >= FIRST_FAILURE:
+                raise BrokerError(f"the broker refused the subscription to {each}: {named(code)}")
 
-    def messages(self, timeout_s: float, quiet_s: float | None = None) -> Iterator[tuple[str, bytes]]:
-        """Messages as they come, until `timeout_s` is over, or none has come for `quiet_s`."""
+    def messages(self, timeout_s: float) -> Iterator[Incoming]:
+        """Messages as they come, until `timeout_s` is over. What comes while a broken connection is made anew is lost."""
         end = time.monotonic() + timeout_s
-        while (left := end - time.monotonic()) > 0:
+        failures = 0
+        while (left_s := end - time.monotonic()) > 0 or self._waiting:
+            if self._waiting:
+                message = self._waiting.popleft()
+                self._waiting_bytes -= _weight(message)
+                yield message
+                continue
             try:
-                item = self._incoming.get(timeout=min(left, quiet_s) if quiet_s is not None else left)
-            except queue.Empty:
-                return
-            with self._waiting_lock:
-                self._waiting_bytes -= _weight(*item)
-            yield item
+                session = self._connected()
+                session.pump(left_s)
+                self._sort(session)
+                failures = 0
+            except NoConnectionError as error:
+                if error.final:
+                    raise
+                if not failures:
+                    logger.warning("%s; connecting again, what comes meanwhile is missed", error)
+                failures += 1
+                time.sleep(min(_pause_s(failures), max(0.0, end - time.monotonic())))
 
-    def retained(self, topic: str, timeout_s: float = 1.0) -> bytes | None:
-        """The message that is retained under one topic, if there is one; others that arrive meanwhile are dropped."""
-        self.subscribe(topic)
-        found = None
-        for name, payload in self.messages(timeout_s, quiet_s=0.3):
-            if name == topic:
-                found = payload
-                break
-        self._filters.discard(topic)
-        self._client.unsubscribe(topic)
-        return found
+    def retained(self, wanted: Iterable[str], *, each_bytes: int = REPORT_BYTES, keep: bool = False) -> Iterator[Answer]:
+        """What is retained under exact topics: one answer for each, in no order. `each_bytes` is about the size of a message.
 
-    def _on_connect(
-        self, client: paho.Client, data: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None
-    ) -> None:
-        if self._filters and not code.is_failure:  # connected once more: the broker has forgotten what was asked for
-            client.subscribe([(each, SubscribeOptions(qos=1)) for each in sorted(self._filters)])
-        self._connected.put(str(code) if code.is_failure else None)
+        With `keep` what is published there later comes by `messages`, for as long as the connection holds.
+        """
+        topics = list(dict.fromkeys(wanted))
+        for page in self.read(pages.pages_of(topics, each_bytes), keep=keep):
+            yield from page.answers()
 
-    def _on_socket_open(self, client: paho.Client, data: Any, connection: Any) -> None:
-        with contextlib.suppress(OSError):  # small messages wait for each other's acknowledgement: do not hold them back
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def retained_one(self, topic: str) -> bytes | None:
+        """What is retained under one topic, None when nothing is. Raises BrokerError when that can't be known."""
+        (answer,) = self.retained([topic])
+        if answer.unknown:
+            raise BrokerError(f"what is retained under {topic} can't be known: {answer.unknown}")
+        return answer.payload
 
-    def _on_connect_fail(self, client: paho.Client, data: Any) -> None:
-        self._connected.put("the connection broke")
+    def read(self, wanted: Iterable[Page], *, keep: bool = False) -> Iterator[Page]:
+        """Pages of topics or wildcards, each once it is decided (ota.operator.pages)."""
 
-    def _on_message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
-        topic, payload = message.topic, bytes(message.payload)
-        with self._waiting_lock:
-            if self._waiting_bytes + _weight(topic, payload) > WAITING_LIMIT_BYTES:
-                self._dropped += 1  # whoever floods the broker must not take the operator's memory
-                return
-            self._waiting_bytes += _weight(topic, payload)
-        self._incoming.put((topic, payload))
+        def connect(anew: bool) -> Session:
+            if anew and self._session is not None:
+                self._session.close()
+            for failures in itertools.count(1):
+                try:
+                    return self._connected()
+                except NoConnectionError as error:
+                    _before_another(failures, error)
+            raise AssertionError
+
+        return pages.read(connect, self._keep, wanted, keep=keep)
+
+    def _connected(self) -> Session:
+        if self._session is None or self._session.lost:
+            self._session = None  # closed, should the next one fail
+            self._session = Session(self._settings)
+            self.connections += 1
+            if self._filters:
+                self._session.subscribe(sorted(self._filters))
+        return self._session
+
+    def _sort(self, session: Session) -> None:
+        while session.arrived:
+            self._keep(session.arrived.popleft())
+
+    def _keep(self, message: Incoming) -> None:
+        """For whoever asks for messages next."""
+        if self._waiting_bytes + _weight(message) > WAITING_LIMIT_BYTES:
+            self._dropped += 1  # whoever floods the broker must not take the operator's memory
+            return
+        self._waiting_bytes += _weight(message)
+        self._waiting.append(message)
 
 
-def _weight(topic: str, payload: bytes) -> int:
-    return len(topic) + len(payload) + MESSAGE_OVERHEAD_BYTES
+def _weight(message: Incoming) -> int:
+    return len(message.topic) + len(message.payload) + MESSAGE_OVERHEAD_BYTES
+
+
+def _pause_s(failures: int) -> float:
+    return min(RECONNECT_MIN_S * 2.0 ** (failures - 1), RECONNECT_MAX_S)
+
+
+def _before_another(failures: int, error: NoConnectionError) -> None:
+    """Waits before a new connection is tried, or raises the error when there is no use in it."""
+    if error.final or failures > RECONNECTS:
+        raise error
+    logger.info("%s; connecting again", error)
+    time.sleep(_pause_s(failures))

@@ -103,7 +103,8 @@ def serve(workspace: Workspace, broker: Broker, timeout_s: float, clock: Callabl
     """Answers what boards ask on a broker, until `timeout_s` is over."""
     authority = CertificateAuthority(workspace)
     broker.subscribe(topics.enrolment_request("+"))
-    for topic, payload in broker.messages(timeout_s):
+    for message in broker.messages(timeout_s):
+        topic, payload = message.topic, message.payload
         if not payload:
             continue  # a board that has its answer takes its request away
         try:

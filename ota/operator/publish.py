@@ -56,7 +56,7 @@ def deploy(
 
 def _epoch_on_broker(workspace: Workspace, broker: Broker, group: str) -> int:
     """The epoch of the deployment that is on the broker, if our own keys signed it: another operator may have been here."""
-    present = broker.retained(topics.desired(group))
+    present = broker.retained_one(topics.desired(group))
     if present is None:
         return 0
     try:

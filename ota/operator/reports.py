@@ -1,5 +1,6 @@
 """What the boards say: their last reports, their logs and messages, and how a deployment is going."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ from ota.formats import topics
 from ota.formats.deployment import Deployment
 from ota.formats.reasons import Refused
 from ota.formats.report import LogRecord, Message, Report, decode_logs, decode_messages
-from ota.operator.broker import Broker
+from ota.operator.broker import Broker, Incoming
 
 FINAL_STATES = ("confirmed", "rejected", "failed", "rolled-back")
 
@@ -30,7 +31,8 @@ def follow(broker: Broker, timeout_s: float, quiet_s: float | None = None) -> It
     broker.subscribe(topics.online("+"), topics.report("+"))  # in this order: who reports is known to be online by then
     reports: dict[str, Report] = {}
     online: set[str] = set()
-    for topic, payload in broker.messages(timeout_s, quiet_s):
+    for message in _until_quiet(broker, timeout_s, quiet_s):
+        topic, payload = message.topic, message.payload
         name, kind = topic.split("/")[-2:]
         if kind == "online":
             (online.add if payload == topics.ONLINE else online.discard)(name)
@@ -38,6 +40,15 @@ def follow(broker: Broker, timeout_s: float, quiet_s: float | None = None) -> It
             reports[name] = report
         if name in reports:
             yield Device(reports[name], name in online)
+
+
+def _until_quiet(broker: Broker, timeout_s: float, quiet_s: float | None) -> Iterator[Incoming]:
+    if quiet_s is None:
+        yield from broker.messages(timeout_s)
+        return
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end and (came := list(broker.messages(quiet_s))):
+        yield from came
 
 
 def _report(topic: str, payload: bytes) -> Report | None:
@@ -87,8 +98,9 @@ def wait_for(
 def follow_logs(broker: Broker, timeout_s: float, device: str = "+") -> Iterator[tuple[str, LogRecord | Message]]:
     """Log records and messages of devices, as (device, record)."""
     broker.subscribe(topics.log(device), topics.telemetry(device))
-    for topic, payload in broker.messages(timeout_s):
-        name, kind = topic.split("/")[-2:]
+    for message in broker.messages(timeout_s):
+        payload = message.payload
+        name, kind = message.topic.split("/")[-2:]
         try:
             records = decode_logs(payload) if kind == "log" else decode_messages(payload)
         except Refused:

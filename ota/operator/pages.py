@@ -1,0 +1,287 @@
+"""Reading retained messages in pages, in a way that no broker's queue can cut and no slow network can hide.
+
+A page is one SUBSCRIBE packet. A page of exact topics is done when each of them has answered. What does not answer is decided by a
+fence: a message of our own, published after SUBACK, that comes back, and a grace period after it for brokers that keep no order
+between topics. Nothing is concluded from silence: what no fence decided is unknown, with the reason.
+
+No more topics are open at a time than the smallest window known: rumqttd delivers 100 messages, then nothing more on that connection.
+A page of wildcards that brings as many as could have been a cut says so, and what follows is read on a new connection.
+"""
+
+import collections
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from paho.mqtt.reasoncodes import ReasonCode
+
+from ota.formats import topics
+from ota.operator.session import FIRST_FAILURE, Incoming, NoConnectionError, Session, named
+
+PAGE_TOPICS = 32
+OPEN_TOPICS = 96  # in all open pages; the smallest limit known is 100
+PAGE_BYTES = 1 << 20
+CUT_MESSAGES = 60  # a page of wildcards that brings so many may have been cut
+SMALLEST_PAGE = 4
+IDLE_S = 0.005  # nothing came for a page for so long: time to ask where the end is
+GRACE_MIN_S, GRACE_MAX_S = 0.05, 5.0
+UNFENCED_MIN_S = 1.0
+TRIES = 4  # connections that break or stall, one after the other, without a page that was decided
+CHECK = f"{topics.PREFIX}/check"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of one topic: its message, that it has none (`payload` is None), or nothing (`unknown` says why)."""
+
+    topic: str
+    payload: bytes | None = None
+    unknown: str = ""
+    live: bool = False  # it was published while we listened
+    at_s: float = 0.0  # when it came, by the monotonic clock
+
+
+@dataclass
+class Page:
+    """Filters that are asked for in one packet, and what came of them. Wildcards are `+`, at the end only."""
+
+    filters: tuple[str, ...]
+    found: dict[str, Incoming] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)  # filters that did not answer, and why
+    mid: int = 0
+    granted: bool = False
+    fence: int = 0  # number of the marker that ends it
+    grace_end: float | None = None  # monotonic
+
+    def __post_init__(self) -> None:
+        self.exact = not self.filters[0].endswith("+")
+        self.open = set(self.filters)  # filters that are not decided
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether wildcards brought as many messages as a broker might have cut."""
+        return not self.exact and len(self.found) >= CUT_MESSAGES
+
+    @property
+    def expected(self) -> int:
+        """How many messages may still come: none to speak of once the fence is behind it."""
+        return 0 if self.grace_end is not None else len(self.open) if self.exact else PAGE_TOPICS
+
+    def take(self, message: Incoming) -> None:
+        """A live message is never replaced by a retained one, which is older."""
+        before = self.found.get(message.topic)
+        if before is None or before.retained or not message.retained:
+            self.found[message.topic] = message
+            self.open.discard(message.topic)
+
+    def give_up(self, why: str) -> None:
+        """Whatever is not decided stays unknown."""
+        self.unknown.update(dict.fromkeys(self.open, why))
+        self.open.clear()
+
+    def answers(self) -> Iterator[Answer]:
+        """One for each exact topic."""
+        for each in self.filters:
+            if each in self.unknown:
+                yield Answer(each, unknown=self.unknown[each])
+            elif (message := self.found.get(each)) is not None and message.payload:
+                yield Answer(each, message.payload, live=not message.retained, at_s=message.at_s)
+            else:
+                yield Answer(each)
+
+
+class _Fence:
+    """Our own marker on one connection: it shows that everything before it has come."""
+
+    def __init__(self, session: Session, impossible: str) -> None:
+        self._session = session
+        self.impossible = impossible  # why there can be none
+        self.topic = f"{CHECK}/{secrets.token_hex(8)}"
+        self._subscribed = 0 if impossible else session.subscribe([self.topic])
+        self._granted = False
+        self._published = 0
+        self._sent_s = 0.0
+        self.sent = self.passed = 0
+
+    def ready(self) -> bool:
+        """Whether one can be sent now: one at a time is under way."""
+        return self._granted and not self.impossible and self.passed == self.sent
+
+    def send(self) -> int:
+        """Sends the marker; returns its number."""
+        self.sent += 1
+        self._sent_s = time.monotonic()
+        self._published = self._session.publish(self.topic, b"%d" % self.sent, retain=False)
+        return self.sent
+
+    def came(self, message: Incoming) -> None:
+        """The marker is back."""
+        if message.payload == b"%d" % self.sent and self.passed < self.sent:
+            self.passed = self.sent
+            self._session.answered_after(message.at_s - self._sent_s)
+
+    def look_at(self, answers: dict[int, list[ReasonCode]]) -> None:
+        """What the broker says of subscription and marker."""
+        if code := answers.pop(self._subscribed, None):
+            self._granted = True
+            if code[0].value >= FIRST_FAILURE:
+                self.impossible = f"the broker refuses to let us read {CHECK}/#: {named(code[0])}"
+        if (code := answers.pop(self._published, None)) and code[0].value >= FIRST_FAILURE:
+            self.impossible = f"the broker refuses to let us write {CHECK}/#: {named(code[0])}"
+
+    def close(self) -> None:
+        if self._subscribed:
+            self._session.unsubscribe([self.topic])
+
+
+class Reading:
+    """Pages on one connection. `other` takes the messages that belong to no page."""
+
+    def __init__(self, session: Session, other: Callable[[Incoming], None], *, keep: bool, unfenced: str) -> None:
+        """`keep` leaves the subscriptions in place; `unfenced` says why there can be no fence."""
+        self._session, self._other, self._keep = session, other, keep
+        self._fence = _Fence(session, unfenced)
+        self.pages: list[Page] = []
+        self._exact: dict[str, Page] = {}
+        self._wide: dict[str, Page] = {}
+        self._heard_s = time.monotonic()  # something came that concerns pages
+
+    def run(self, waiting: "collections.deque[Page]") -> Iterator[Page]:
+        """Takes pages from `waiting`, yields each once it is decided. Raises NoConnectionError; `pages` has what was open then."""
+        while waiting or self.pages:
+            while waiting and (not self.pages or sum(each.expected for each in self.pages) + waiting[0].expected <= OPEN_TOPICS):
+                self._ask(waiting.popleft())
+            self._session.pump(self._wait_s())
+            self._sort()
+            self._look_at_answers()
+            self._decide(time.monotonic() - self._heard_s)
+            yield from self._finished(time.monotonic())
+        self._fence.close()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether a marker is under way."""
+        return self._fence.sent > self._fence.passed
+
+    def _ask(self, page: Page) -> None:
+        page.mid = self._session.subscribe(page.filters)
+        self.pages.append(page)
+        (self._exact if page.exact else self._wide).update((each.rstrip("/+"), page) for each in page.filters)
+
+    def _wait_s(self) -> float:
+        """Until something must be done though nothing comes."""
+        if any(self._undecided(each) for each in self.pages):
+            return IDLE_S
+        ends = [each.grace_end for each in self.pages if each.grace_end is not None]
+        return max(0.0, min(ends) - time.monotonic()) if ends else 1.0
+
+    def _sort(self) -> None:
+        arrived = self._session.arrived
+        while arrived:
+            message = arrived.popleft()
+            if message.topic == self._fence.topic:
+                self._fence.came(message)
+            elif (page := self._page_of(message.topic)) is not None:
+                page.take(message)
+            else:
+                self._other(message)
+                continue
+            self._heard_s = message.at_s
+
+    def _page_of(self, topic: str) -> Page | None:
+        if (page := self._exact.get(topic)) is not None or not self._wide:
+            return page
+        while "/" in topic and page is None:
+            topic = topic.rpartition("/")[0]
+            page = self._wide.get(topic)
+        return page
+
+    def _look_at_answers(self) -> None:
+        answers = self._session.answers
+        for page in self.pages:
+            if not page.granted and page.mid in answers:
+                page.granted, self._heard_s = True, time.monotonic()
+                for each, code in zip(page.filters, answers.pop(page.mid), strict=False):
+                    if code.value >= FIRST_FAILURE:
+                        page.unknown[each] = f"the broker refused the subscription: {named(code)}"
+                        page.open.discard(each)
+        self._fence.look_at(answers)
+
+    @staticmethod
+    def _undecided(page: Page) -> bool:
+        return page.granted and not page.fence and bool(page.open)
+
+    def _decide(self, quiet_s: float) -> None:
+        """Nothing came for a while: asks where the end is, or finds that the connection has stalled."""
+        undecided = [each for each in self.pages if self._undecided(each)]
+        if self._fence.impossible:
+            if quiet_s >= max(UNFENCED_MIN_S, 4 * self._session.round_trip_s):
+                for page in undecided:
+                    page.give_up(self._fence.impossible)
+        elif undecided and quiet_s >= IDLE_S and self._fence.ready():
+            number = self._fence.send()
+            for page in undecided:
+                page.fence = number
+        if quiet_s > self._session.patience_s:
+            raise NoConnectionError(f"no answer in {quiet_s:.0f} s")
+
+    def _finished(self, now: float) -> Iterator[Page]:
+        for page in list(self.pages):
+            if page.fence and page.fence <= self._fence.passed and page.grace_end is None:
+                page.grace_end = now + min(max(GRACE_MIN_S, 2 * self._session.round_trip_s), GRACE_MAX_S)
+            if page.granted and (not page.open or (page.grace_end is not None and now >= page.grace_end)):
+                self.pages.remove(page)
+                for each in page.filters:
+                    (self._exact if page.exact else self._wide).pop(each.rstrip("/+"), None)
+                if not self._keep:
+                    self._session.unsubscribe(page.filters)
+                yield page
+
+
+def pages_of(wanted: Sequence[str], each_bytes: int) -> Iterator[Page]:
+    """Pages of exact topics whose messages have about `each_bytes`."""
+    size = max(1, min(PAGE_TOPICS, PAGE_BYTES // max(1, each_bytes)))
+    for start in range(0, len(wanted), size):
+        yield Page(tuple(wanted[start : start + size]))
+
+
+def read(
+    connect: Callable[[bool], Session], other: Callable[[Incoming], None], pages: Iterable[Page], *, keep: bool = False
+) -> Iterator[Page]:
+    """Reads pages over connections that break or stall: what was open is asked for again, in smaller pages, on a new connection.
+
+    `connect` gives the present connection, or with True a new one. Raises BrokerError when none can be had.
+    """
+    waiting = collections.deque(pages)
+    tries, lost_fences, anew, unfenced = 0, 0, False, ""
+    while waiting:
+        reading = Reading(connect(anew), other, keep=keep, unfenced=unfenced)
+        anew = True
+        try:
+            for page in reading.run(waiting):
+                tries = lost_fences = 0
+                yield page
+                if page.may_be_cut:
+                    break
+        except NoConnectionError as error:
+            tries, lost_fences = tries + 1, lost_fences + reading.fenced
+            if error.final:
+                raise
+            if tries >= TRIES:
+                yield from _given_up([*reading.pages, *waiting], str(error))
+                return
+            if lost_fences > 1:
+                unfenced = f"our marker below {CHECK} does not come back: this user must be allowed to write and read it"
+        waiting.extendleft(reversed([part for page in reading.pages for part in _again(page, smaller=tries > 0)]))
+
+
+def _given_up(pages: Iterable[Page], why: str) -> Iterator[Page]:
+    for page in pages:
+        page.give_up(why)
+        yield page
+
+
+def _again(page: Page, *, smaller: bool) -> list[Page]:
+    size = max(SMALLEST_PAGE, len(page.filters) // 2) if smaller else len(page.filters)
+    return [Page(page.filters[start : start + size]) for start in range(0, len(page.filters), size)]
