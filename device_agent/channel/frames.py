@@ -62,6 +62,8 @@ class Start:
     config: dict[str, str]
     image: str  # path of an ahead-of-time image, "" for none
     image_digest: bytes
+    user: int  # that it becomes; 0 where the agent is not root, or has none for it
+    confinement_required: bool  # whether it ends where it cannot be confined
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,8 @@ class Receiver:
 def encode_request(request: Request) -> bytes:
     """A packet to a worker."""
     match request:
-        case Start(path, digest, description, config, image, image_digest):
-            value: list[Any] = ["start", path, digest, description, config, image, image_digest]
+        case Start(path, digest, description, config, image, image_digest, user, required):
+            value: list[Any] = ["start", path, digest, description, config, image, image_digest, user, required]
         case Begin(state, keys):
             value = ["begin", state, keys]
         case Event(topic, payload):
@@ -227,8 +229,10 @@ def decode_request(data: bytes) -> Request:
             dict() as config,
             str() as image,
             bytes() as image_digest,
+            int() as user,
+            bool() as required,
         ]:
-            return Start(path, digest, about, config, image, image_digest)
+            return Start(path, digest, about, config, image, image_digest, user, required)
     raise malformed("request", "not one that is known")
 
 

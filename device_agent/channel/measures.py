@@ -1,13 +1,19 @@
-"""How a worker is confined, as it tells the agent."""
-
-import os
+"""How a worker is confined: what it should give up, and which of that may be missing."""
 
 OWN_USER = "own-user"
 MEASURES = ("no-new-privileges", "seccomp", "landlock", OWN_USER)
-"""Everything that a worker should have; a user of its own only where the agent is root."""
+"""Everything that a worker should have before guest code runs."""
 
 
 def lacking(measures: frozenset[str]) -> tuple[str, ...]:
-    """The measures that a worker should have and has not."""
-    wanted = MEASURES if os.geteuid() == 0 else MEASURES[:-1]
-    return tuple(each for each in wanted if each not in measures)
+    """The measures that are not in force."""
+    return tuple(each for each in MEASURES if each not in measures)
+
+
+def intolerable(measures: frozenset[str], *, root: bool) -> tuple[str, ...]:
+    """The measures without which no module runs where confinement is required.
+
+    An agent that is not root has no other user for its workers, and no privilege that a worker could inherit: there "own-user" is
+    only reported.
+    """
+    return tuple(each for each in lacking(measures) if root or each != OWN_USER)

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from device_agent.channel import frames
-from device_agent.channel.measures import lacking
+from device_agent.channel.measures import OWN_USER, lacking
+from device_agent.channel.users import WorkerUsers
 from device_agent.channel.zygote import Zygote
 from ota.errors import OtaError
 from ota.formats.capabilities import TopicGrants
@@ -63,6 +65,29 @@ class ModuleSpec:
         return f"{self.description.name} {self.description.version}"
 
 
+@dataclass(frozen=True)
+class Confinement:
+    """How an agent confines its workers: whether one that cannot be confined runs nothing, and the users that they run as."""
+
+    required: bool = True
+    users: WorkerUsers = field(default_factory=WorkerUsers)
+
+    def user(self) -> int:
+        """A user for a new worker; 0 where the agent is not root, or where there is none and that may be. Raises WorkerFailed."""
+        if os.geteuid() != 0:
+            return 0
+        try:
+            return self.users.take()
+        except OSError as error:
+            if self.required:
+                raise WorkerFailed(Reason.CONFINEMENT_LACKING, f"no {OWN_USER} for a worker: {error.strerror}") from error
+            logger.warning("no %s for a worker: %s", OWN_USER, error.strerror)
+            return 0
+
+
+CONFINEMENT = Confinement()
+
+
 class Worker:
     """One worker. Every method but `kill` is for one caller at a time."""
 
@@ -71,6 +96,7 @@ class Worker:
         spec: ModuleSpec,
         log: Callable[[ModuleSpec, str, str], None],
         died: Callable[["Worker", WorkerFailed], None] = lambda worker, failure: None,
+        confinement: Confinement = CONFINEMENT,
     ) -> None:
         """Starts the process. `log` gets the module's log records; `died` is called when it dies with nothing asked of it.
 
@@ -91,6 +117,7 @@ class Worker:
         self._silent = False  # it ended without a word
         self._late = ""  # why it was told to end what it does
         self._deadline_s = spec.description.limits.deadline_ms / 1000
+        self._confinement, self._user = confinement, confinement.user()
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
             self._room = min(_widen(end) for end in (self._channel, other))  # bytes of one packet
@@ -98,6 +125,7 @@ class Worker:
                 self._process = zygote.fork(other)
             except OSError as error:
                 self._channel.close()
+                confinement.users.give_back(self._user)
                 raise WorkerFailed(Reason.START_FAILED, f"no process for it: {error}") from error
         self._channel.setblocking(False)
         self._loop.add_reader(self._channel.fileno(), self._readable)
@@ -123,14 +151,23 @@ class Worker:
         """Loads the module. Raises WorkerFailed with the reason that the worker or the clock gives."""
         spec = self.spec
         image = str(spec.image) if spec.image is not None else ""
-        request = frames.Start(str(spec.blob), spec.digest, spec.description.to_bytes(), spec.config, image, spec.image_digest)
+        request = frames.Start(
+            str(spec.blob),
+            spec.digest,
+            spec.description.to_bytes(),
+            spec.config,
+            image,
+            spec.image_digest,
+            self._user,
+            self._confinement.required,
+        )
         answer = await self._ask(request, frames.START_DEADLINE_S)
         if not isinstance(answer, frames.Ready):
             raise self._fail(Reason.START_FAILED, f"answered {type(answer).__name__} to start")
         self.interfaces, self.mode = answer.interfaces, answer.mode
         self.lacking = lacking(answer.measures)
         if self.lacking:
-            logger.warning("this kernel can't confine modules by: %s", ", ".join(self.lacking))
+            logger.warning("%s runs without: %s", spec.label, ", ".join(self.lacking))
 
     async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
         """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""
@@ -293,6 +330,7 @@ class Worker:
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
             self._process.kill()
+            self._confinement.users.give_back(self._user)
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(self._failure)
         return self._failure

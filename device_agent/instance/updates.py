@@ -20,9 +20,10 @@ RETRYABLE = frozenset(
         Reason.CHUNK_DIGEST_MISMATCH,
         Reason.BLOB_DIGEST_MISMATCH,
         Reason.DISK_FULL,
+        Reason.CONFINEMENT_LACKING,
     )
 )
-"""Failures of the way, not of the update: the same deployment is tried again."""
+"""Failures of the way or of the board, not of the update: the same deployment is tried again."""
 
 
 @dataclass(frozen=True)

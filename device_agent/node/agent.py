@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from device_agent.broker.link import Link
 from device_agent.broker.outbox import Outbox
 from device_agent.channel import frames
-from device_agent.channel.workers import FatalImages, ModuleSpec, Worker, WorkerFailed, zygote
+from device_agent.channel.users import WorkerUsers
+from device_agent.channel.workers import Confinement, FatalImages, ModuleSpec, Worker, WorkerFailed, zygote
 from device_agent.desired.fetch import Fetcher
 from device_agent.desired.orders import Orders
 from device_agent.instance import slots, states
@@ -34,7 +35,7 @@ from device_agent.storage.store import Store
 from ota.formats import manifest as manifests
 from ota.formats import topics, trust
 from ota.formats.capabilities import ABI, check_granted
-from ota.formats.reasons import Refused
+from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Attempt, LogRecord, Report, Running, encode_logs
 from pywamr import aot_target
 
@@ -86,6 +87,7 @@ class Agent:
         )
         self._crash_loop = CrashLoop()
         self._fatal_images = FatalImages()
+        self._confinement = Confinement(config.confinement_required, WorkerUsers(config.worker_users))
         self._topics: frozenset[str] = frozenset()  # of the broker, for the module that is fed
         self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
         if self._link is not None:
@@ -185,7 +187,7 @@ class Agent:
         return self._fatal_images.note(worker)
 
     def _worker(self, spec: ModuleSpec) -> Worker:
-        return Worker(self._fatal_images.without(spec), self._module_log, self._supervisor.worker_died)
+        return Worker(self._fatal_images.without(spec), self._module_log, self._supervisor.worker_died, self._confinement)
 
     async def run_best(self) -> None:
         """Starts the best module there is, if none runs; when none starts, tries them all again later."""
@@ -263,6 +265,10 @@ class Agent:
                 return False
             except WorkerFailed as failure:
                 logger.error("the %s module did not start: %s", name, failure)
+                if failure.reason is Reason.CONFINEMENT_LACKING:  # the board's fault
+                    with contextlib.suppress(Refused):
+                        await self._on_writer(self._store.set_failures, name, failures)
+                    return False
                 if slot is None:
                     return False
                 continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from device_agent.channel.users import USERS
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.capabilities import Capabilities
@@ -14,6 +15,8 @@ from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
 
 T = TypeVar("T")
+_USERS = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
+LAST_USER = 0x7FFF_FFFF  # what lies above is read as a negative number by some programs
 _PROCESSOR = re.compile(r"(?=.)[A-Za-z0-9._-]{0,64}(\+[a-z0-9.-]{1,31}){0,16}")
 
 
@@ -48,6 +51,8 @@ class Config:
     factory: Path | None = None
     enrolment_token: Path | None = None
     enrolment_url: BrokerUrl | None = None
+    confinement_required: bool = True
+    worker_users: range = USERS
     grants: Capabilities = field(default_factory=lambda: Capabilities({}))
     module_config: Mapping[str, str] = field(default_factory=dict)
     trial_s: float = 10.0
@@ -97,6 +102,8 @@ class _Reader:
             factory=self._file("factory.folder") if self._has("factory.folder") else None,
             enrolment_token=self._file("enrolment.token_file") if self._has("enrolment.token_file") else None,
             enrolment_url=self._url("enrolment.url") if self._has("enrolment.url") else None,
+            confinement_required=self._confinement_required(),
+            worker_users=self._worker_users(),
             grants=self._grants(),
             module_config=self._module_config(),
             trial_s=self._number("trial.seconds", 10.0, 0.05),
@@ -140,6 +147,22 @@ class _Reader:
         if not all(isinstance(each, str) and _PROCESSOR.fullmatch(each) for each in value):
             raise self._wrong("device.cpus", 'names of processors as LLVM has them, such as "cortex-a72" or "cortex-a53+crc"')
         return tuple(value)
+
+    def _confinement_required(self) -> bool:
+        if not self._has("policy.confinement"):
+            return True
+        value = self._get("policy.confinement", str)
+        if value not in ("required", "best-effort"):
+            raise self._wrong("policy.confinement", '"required" or "best-effort"')
+        return value == "required"
+
+    def _worker_users(self) -> range:
+        if not self._has("policy.worker_users"):
+            return USERS
+        found = _USERS.fullmatch(self._get("policy.worker_users", str))
+        if found is None or not 0 < int(found[1]) <= int(found[2]) <= LAST_USER:
+            raise self._wrong("policy.worker_users", f'numbers of users, "{USERS[0]}-{USERS[-1]}" by default')
+        return range(int(found[1]), int(found[2]) + 1)
 
     def _grants(self) -> Capabilities:
         try:

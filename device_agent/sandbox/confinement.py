@@ -1,4 +1,7 @@
-"""What a worker gives up before it touches guest code. What the kernel lacks is told to the agent, which tells the operator."""
+"""What a worker gives up before it touches guest code.
+
+Where confinement is required, a worker that lacks a measure ends here; otherwise what it lacks is reported to the agent.
+"""
 
 import os
 import resource
@@ -6,12 +9,9 @@ import signal
 import socket
 from collections.abc import Sequence
 
-from device_agent.channel.measures import OWN_USER
+from device_agent.channel.measures import OWN_USER, intolerable
 from ota.formats.reasons import Reason, Refused
 from pywamr import confine
-
-FIRST_UID, UIDS = 61184, 4000
-"""Workers of an agent that is root run as one of these users, which nothing else uses (systemd's range for dynamic users)."""
 
 MAX_FILES = 64
 DATA_HEADROOM_BYTES = 64 << 20
@@ -26,23 +26,45 @@ def close_inherited_fds(channel: socket.socket) -> None:
     _silence(0, 1)
     os.closerange(3, channel.fileno())
     os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, MAX_FILES)
 
 
-def drop_privileges(memory_bytes: int, folders: Sequence[tuple[int, bool]] = (), *, devices: bool = False) -> frozenset[str]:
-    """Before guest code: at most `memory_bytes` more memory and some headroom, a user of its own, no privileges, no files but in
-    `folders`, no sockets, no processes. Returns the measures of MEASURES that are in force. Raises Refused DEVICE_UNAVAILABLE.
+def drop_privileges(
+    memory_bytes: int, folders: Sequence[tuple[int, bool]] = (), *, devices: bool = False, user: int = 0, required: bool = True
+) -> frozenset[str]:
+    """Before guest code: at most `memory_bytes` more memory and some headroom, the user `user` (0: stay the agent's), no
+    privileges, no files but in `folders`, no sockets, no processes. Returns the measures of MEASURES that are in force.
+
+    Raises Refused CONFINEMENT_LACKING when one is missing that is `required`, DEVICE_UNAVAILABLE for a folder of root's.
     """
     _silence(2)  # the agent's own until now, for what Python had to say
-    limit = _data_bytes() + memory_bytes + DATA_HEADROOM_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    _limit(resource.RLIMIT_DATA, _data_bytes() + memory_bytes + DATA_HEADROOM_BYTES)
     writable = [descriptor for descriptor, write in folders if write]
-    file_limit = FILE_LIMIT_BYTES if writable else 0
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    _limit(resource.RLIMIT_FSIZE, FILE_LIMIT_BYTES if writable else 0)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the call is enough
-    own = _take_own_user(writable)
-    return confine(folders, devices=devices) | own
+    root = os.geteuid() == 0
+    own, why = _take_own_user(user, writable)
+    measures = confine(folders, devices=devices) | own
+    if required and (missing := intolerable(measures, root=root)):
+        raise Refused(Reason.CONFINEMENT_LACKING, lacking_text(missing, why))
+    return measures
+
+
+def lacking_text(missing: Sequence[str], why: str = "") -> str:
+    """What an operator is told of a board that cannot confine a module."""
+    cause = f" ({why})" if why and OWN_USER in missing else ""
+    return (
+        f"this board cannot confine a module by {', '.join(missing)}{cause}; "
+        '[policy] confinement = "best-effort" in agent.toml would run it without'
+    )
+
+
+def _limit(resource_number: int, most: int) -> None:
+    """A limit that cannot be raised again; the system's own where that is lower."""
+    hard = resource.getrlimit(resource_number)[1]
+    limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource_number, (limit, limit))
 
 
 def _silence(*standard: int) -> None:
@@ -61,20 +83,22 @@ def _data_bytes() -> int:
         os.close(descriptor)
 
 
-def _take_own_user(writable: Sequence[int]) -> frozenset[str]:
-    """A user that nothing else uses; for a module that writes files, the one that its folder belongs to."""
+def _take_own_user(user: int, writable: Sequence[int]) -> tuple[frozenset[str], str]:
+    """Becomes `user`; for a module that writes files, the user that its folder belongs to. The measure, or why it is lacking."""
     if os.geteuid() != 0:
-        return frozenset()
-    user = group = FIRST_UID + os.getpid() % UIDS
+        return frozenset(), "the agent is not root"
+    group = user
     if writable:
         about = os.fstat(writable[0])
-        user, group = about.st_uid, about.st_gid
+        user, group = about.st_uid, about.st_gid or about.st_uid
         if user == 0:
             raise Refused(Reason.DEVICE_UNAVAILABLE, "a folder that a module may write belongs to root: give it to another user")
+    if user == 0:
+        return frozenset(), "the agent has no user for it"
     try:
         os.setgroups([])
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)
-    except OSError:
-        return frozenset()
-    return frozenset({OWN_USER})
+    except OSError as error:
+        return frozenset(), f"user {user}: {error.strerror}"
+    return frozenset({OWN_USER}), ""

@@ -45,7 +45,7 @@ def warm_up() -> None:
     Python makes on the way is there already, and shared.
     """
     description = ModuleDescription("nothing", "0", Capabilities({}))
-    start = frames.Start("", b"", description.to_bytes(), {}, "", b"")
+    start = frames.Start("", b"", description.to_bytes(), {}, "", b"", 0, confinement_required=True)
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here, there:
         here.send(frames.encode_request(start))
@@ -160,7 +160,13 @@ class _Worker:
         image = _try_read(start.image, start.image_digest)
         devices = open_devices(description.capabilities)
         folders = [(descriptor, writable) for _, descriptor, writable in devices.folders]
-        measures = confinement.drop_privileges(description.limits.memory_pages << 16, folders, devices=devices.any_device)
+        measures = confinement.drop_privileges(
+            description.limits.memory_pages << 16,
+            folders,
+            devices=devices.any_device,
+            user=start.user,
+            required=start.confinement_required,
+        )
         if folders and "landlock" not in measures:
             raise Refused(Reason.CAPABILITY_DENIED, "folders are only opened where the kernel has Landlock")
         if image:

@@ -47,6 +47,7 @@ class Reason(Enum):
     IMPORT_UNDECLARED = "import-undeclared"
     EXPORT_MISSING = "export-missing"
     DEVICE_UNAVAILABLE = "device-unavailable"
+    CONFINEMENT_LACKING = "confinement-lacking"
     START_FAILED = "start-failed"
     STATE_REFUSED = "state-refused"
     # running

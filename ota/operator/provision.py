@@ -17,7 +17,10 @@ __all__ = ["BoardSettings", "ProvisionError", "read_policy"]
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 # What the file of a policy may say; the rest is for the operator's workspace to say.
-POLICY = ("grants", "config", "sources", "trial", "fetch", "health", "report", "limits", "factory")
+POLICY = ("policy", "grants", "config", "sources", "trial", "fetch", "health", "report", "limits", "factory")
+REQUIRED = """[policy]
+confinement = "required"
+"""
 DEFAULT_POLICY = """[sources]
 proc_period_s = 10.0
 
@@ -101,7 +104,8 @@ class BoardSettings:
     def _toml(self, *, authority: bool, identity: bool, token: bool, enrolment: BrokerUrl | None) -> str:
         cpus = ", ".join(f'"{each}"' for each in self.cpus)
         # The policy first: what stands outside its tables must not fall into ours.
-        lines = [self.policy, "", "[device]", f'id = "{self.device}"', f'group = "{self.group}"', f'board = "{self.board}"']
+        lines = [self.policy, *([] if "policy" in tomllib.loads(self.policy) else ["", REQUIRED])]
+        lines += ["", "[device]", f'id = "{self.device}"', f'group = "{self.group}"', f'board = "{self.board}"']
         lines += [f"cpus = [{cpus}]"] if cpus else []
         lines += ["", "[broker]", f'url = "{self.broker}"']
         lines += ['ca_file = "broker-ca.pem"'] if authority else []

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from device_agent.node.config import ConfigError
+from device_agent.node.config import ConfigError, load
 from device_agent.node.service import check_configuration
 from tests.support.signing import Signer
 
@@ -60,3 +60,30 @@ def test_a_check_leaves_nothing_behind_and_looks_for_what_is_named(tmp_path):
         (tmp_path / "agent.toml").write_text(text + more)
         with pytest.raises(ConfigError, match="nowhere: No such file"):
             check_configuration(tmp_path / "agent.toml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('confinement = "off"', 'policy.confinement must be "required" or "best-effort"'),
+        ("confinement = false", "policy.confinement must be text"),
+        ('worker_users = "0-10"', "policy.worker_users must be numbers of users"),
+        ('worker_users = "20-10"', "policy.worker_users must be numbers of users"),
+        ('worker_users = "1-4294967295"', "policy.worker_users must be numbers of users"),
+    ],
+)
+def test_a_policy_of_confinement_with_nonsense_is_refused(tmp_path, setting, message):
+    text = '[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n[policy]\n'
+    (tmp_path / "agent.toml").write_text(text + setting)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path / "agent.toml")
+
+
+def test_confinement_is_required_unless_the_policy_says_otherwise(tmp_path):
+    text = '[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n'
+    (tmp_path / "agent.toml").write_text(text)
+    assert load(tmp_path / "agent.toml").confinement_required
+    (tmp_path / "agent.toml").write_text(text + '[policy]\nconfinement = "best-effort"\nworker_users = "7-9"\n')
+    config = load(tmp_path / "agent.toml")
+    assert not config.confinement_required
+    assert list(config.worker_users) == [7, 8, 9]

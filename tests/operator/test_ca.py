@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.broker.identity import IdentityError, check_certificate, signing_request
+from device_agent.node.config import load
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.enrolment import Answer, Request, Token
@@ -265,3 +266,21 @@ def test_a_policy_with_nonsense_is_refused(tmp_path, text, message):
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(ProvisionError, match=message):
         read_policy(tmp_path / "policy.toml")
+
+
+@pytest.mark.parametrize(
+    ("policy", "required"),
+    [
+        ("", True),
+        ("[grants.logging]\n", True),
+        ('[policy]\nconfinement = "best-effort"\n', False),
+        ('policy.worker_users="7-9"', True),
+    ],
+)
+def test_settings_require_confinement_unless_their_policy_says_otherwise(workspace, tmp_path, policy, required):
+    (tmp_path / "policy.toml").write_text(policy)
+    made = BoardSettings("board-1", "lab", "x", BrokerUrl.parse("mqtt://broker"), policy=read_policy(tmp_path / "policy.toml"))
+    text = made.files(workspace)["agent.toml"].decode()
+    (tmp_path / "agent.toml").write_text(text)
+    assert load(tmp_path / "agent.toml").confinement_required is required
+    assert ('confinement = "required"' in text) is ("policy" not in policy)

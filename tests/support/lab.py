@@ -102,6 +102,7 @@ class Lab:
             "extra": "",
         } | settings
         self.agent = None
+        self.prefix: list[str] = []  # a command that starts the agent, as setpriv(1) does
         self.environment = dict(os.environ)
         (folder / "root.cbor").write_bytes(self.signer.root_document())
 
@@ -145,7 +146,7 @@ publish = ["out/#"]
         (self.folder / "agent.toml").write_text(self.config(self.broker.url, "store"))
         self.observer.report = None
         with (self.folder / "agent.log").open("ab") as log:
-            command = [sys.executable, "-m", "device_agent", "--config", str(self.folder / "agent.toml")]
+            command = [*self.prefix, sys.executable, "-m", "device_agent", "--config", str(self.folder / "agent.toml")]
             self.agent = subprocess.Popen(command, stderr=log, start_new_session=True, env=self.environment)
         self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
 
