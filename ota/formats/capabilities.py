@@ -71,7 +71,10 @@ class Capabilities:
 
     @classmethod
     def parse(cls, value: Any, what: str) -> "Capabilities":
-        """From decoded CBOR or TOML. Raises Refused MALFORMED naming the interface or argument that is not known."""
+        """From decoded CBOR or TOML.
+
+        Raises Refused MALFORMED, and MEMBER_UNKNOWN naming the interface or argument that is not known.
+        """
         if not isinstance(value, Mapping):
             raise malformed(what, "capabilities are not a map")
         return cls({name: _arguments(name, arguments, what) for name, arguments in value.items()})
@@ -165,12 +168,14 @@ _LISTS: dict[str, dict[str, tuple[Callable[[str], bool], Callable[[str, str], bo
 
 def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
     if name not in FUNCTIONS:
-        raise malformed(what, f"capability {name!r} is not one of {', '.join(FUNCTIONS)}")
+        raise Refused(Reason.MEMBER_UNKNOWN, f"{what}: capability {name!r} is not one of {', '.join(FUNCTIONS)}")
     if not isinstance(value, Mapping):
         raise malformed(what, f"capability {name} is not a map of arguments")
     lists = _LISTS.get(name, {})
     parsed: dict[str, Any] = {}
     for key, argument in value.items():
+        if key not in lists and (name, key) not in _NUMBERS:
+            raise Refused(Reason.MEMBER_UNKNOWN, f"{what}: {name} has no argument {key!r}")
         if key in lists and isinstance(argument, list) and len(argument) <= MAX_FILTERS:
             is_one, _, words = lists[key]
             if not all(isinstance(each, str) and is_one(each) for each in argument):
@@ -184,7 +189,7 @@ def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
         ):
             parsed[key] = argument
         else:
-            raise malformed(what, f"{name} has no argument {key!r} of that form")
+            raise malformed(what, f"the argument {key!r} of {name} is not of the right form")
     if name == "keyvalue" or (name == "wasi" and parsed.get("write")):
         parsed.setdefault("quota_bytes", _NUMBERS[name, "quota_bytes"][0])
     return parsed

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ota.formats import cbor
-from ota.formats.fields import Fields, malformed
+from ota.formats.fields import Fields, Unknown, malformed
 from ota.formats.reasons import Reason, Refused
 
 BLOB_LIMIT_BYTES = 64 * 1024 * 1024
@@ -48,15 +48,16 @@ class ChunkIndex:
     def from_bytes(cls, data: bytes, expected_digest: bytes, blob_digest: bytes, blob_size: int) -> "ChunkIndex":
         """The index that a manifest names.
 
-        Raises Refused TOO_LARGE, INDEX_MISMATCH when it is another index or one of another blob, MALFORMED.
+        Raises Refused TOO_LARGE, INDEX_MISMATCH when it is another index or one of another blob, MALFORMED, MEMBER_UNKNOWN.
         """
         if len(data) > INDEX_LIMIT_BYTES:
             raise Refused(Reason.TOO_LARGE, f"the chunk index is {len(data)} bytes, the limit is {INDEX_LIMIT_BYTES}")
         if cbor.sha256(data) != expected_digest:
             raise Refused(Reason.INDEX_MISMATCH, f"the chunk index is {cbor.sha256(data).hex()}, signed is {expected_digest.hex()}")
         what = "chunk index"
-        fields = Fields(cbor.decode(data, what, INDEX_LIMIT_BYTES), what, (_VERSION, _DIGEST, _SIZE, _CHUNK, _DIGESTS))
-        fields.number(_VERSION, 1, 1)
+        known = (_VERSION, _DIGEST, _SIZE, _CHUNK, _DIGESTS)
+        fields = Fields(cbor.decode(data, what, INDEX_LIMIT_BYTES), what, known, Unknown.CRITICAL)
+        fields.version(_VERSION)
         joined = fields.data(_DIGESTS, limit=INDEX_LIMIT_BYTES)
         index = cls(
             digest=fields.data(_DIGEST, 32),

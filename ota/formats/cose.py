@@ -1,5 +1,6 @@
 """COSE_Sign1 (RFC 9052) with ES256 and EdDSA, the public half: keys, decoding, verification. Signing is `ota.keyring`'s."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,9 @@ ALGORITHM, CRITICAL, KEY_ID, TYPE = 1, 2, 4, 16  # header labels: RFC 9052 secti
 ES256 = frozenset((-7, -9))  # ES256 (RFC 9053), ESP256 (RFC 9864)
 EDDSA = frozenset((-8, -19))  # EdDSA (RFC 9053), Ed25519 (RFC 9864)
 SIGN1_LIMIT_BYTES = 1 << 20
+MAX_KEY_ID_BYTES = 64
 _P256_BYTES = 32
+_MEMBERS = frozenset((1, 3, -1, -2, -3))  # of a COSE_Key
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class VerifyKey:
     @classmethod
     def from_cose_key(cls, value: Any) -> "VerifyKey":
         """Raises Refused MALFORMED for anything but a P-256 or Ed25519 public key."""
-        fields = Fields(value, "COSE_Key", (1, 3, -1, -2, -3))
+        fields = Fields(value, "COSE_Key", _MEMBERS)
         kind = (fields.number(1), fields.number(-1), fields.number(3, -65536, 0) if 3 in fields else None)
         try:
             if kind[:2] == (2, 1) and (kind[2] is None or kind[2] in ES256):
@@ -89,6 +92,48 @@ class VerifyKey:
         except InvalidSignature:
             return False
         return True
+
+
+@dataclass(frozen=True)
+class UnusableKey:
+    """A public key of a type, or with members, that this version does not know: kept and named, never used."""
+
+    key_id: bytes
+    cose_key: Mapping[Any, Any]
+
+    @property
+    def label(self) -> str:
+        """What is known of it, for people."""
+        names = {1: "type", -1: "curve", 3: "algorithm"}
+        found = [f"{names[label]} {self.cose_key[label]!r}" for label in names if type(self.cose_key.get(label)) in (int, str)]
+        return f"{self.key_id.hex()[:16]} ({', '.join(found)})"
+
+    def to_cose_key(self) -> dict[Any, Any]:
+        """As it was read."""
+        return dict(self.cose_key)
+
+
+def read_key(key_id: Any, value: Any) -> VerifyKey | UnusableKey:
+    """A key of a list, under its identifier (RFC 9679).
+
+    Raises Refused MALFORMED for one that is none, or that is listed under an identifier that is not its own.
+    """
+    if not isinstance(key_id, bytes) or not 0 < len(key_id) <= MAX_KEY_ID_BYTES or not isinstance(value, dict) or 1 not in value:
+        raise malformed("COSE_Key", "not a key under its identifier")
+    curves = {2: (1, ES256), 1: (6, EDDSA)}  # by key type: RFC 9053, section 7
+    curve, algorithms = curves.get(value[1], (None, frozenset())) if type(value[1]) is int else (None, frozenset())
+    named = value.get(3)
+    if (
+        value.get(-1) != curve
+        or curve is None
+        or not (named is None or (type(named) is int and named in algorithms))
+        or not set(value) <= _MEMBERS
+    ):
+        return UnusableKey(key_id, value)
+    key = VerifyKey.from_cose_key(value)
+    if key.key_id != key_id:
+        raise malformed("COSE_Key", "a key is not listed under its own identifier")
+    return key
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Deployment documents: who should run which manifest, and when. One for a group, retained, signed by the `deploy` role."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ota.formats import cbor
-from ota.formats.fields import MAX_TIME_S, Fields
+from ota.formats.fields import MAX_TIME_S, Fields, Unknown
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import SignedDocument
 from ota.formats.trust import Root
@@ -11,6 +12,8 @@ from ota.formats.trust import Root
 DEPLOYMENT_LIMIT_BYTES = 8 * 1024
 DEPLOYMENT_TYPE = "application/vnd.wamr-ota.deployment+cbor"
 FRACTION_ALL = 1_000_000
+CLOCK_REASONS = frozenset((Reason.CLOCK_NOT_SET, Reason.DEPLOYMENT_EXPIRED, Reason.ROOT_EXPIRED))
+"""Refusals that may not hold any more once the clock is set, forwards or back."""
 _VERSION, _GROUP, _ID, _MANIFEST, _EPOCH, _ISSUED, _EXPIRES, _FRACTION, _PAUSED = range(1, 10)
 
 
@@ -23,38 +26,38 @@ class Deployment:
     manifest_digest: bytes  # SHA-256 of the SUIT envelope
     epoch: int  # rises with every document of the group
     issued_s: int
-    expires_s: int
+    expires_s: int  # 0: never; it is valid until another takes its place
     fraction_ppm: int = FRACTION_ALL
     paused: bool = False
 
     def to_payload(self) -> bytes:
         """The bytes that deploy keys sign."""
-        return cbor.encode(
-            {
-                _VERSION: 1,
-                _GROUP: self.group,
-                _ID: self.deployment_id,
-                _MANIFEST: self.manifest_digest,
-                _EPOCH: self.epoch,
-                _ISSUED: self.issued_s,
-                _EXPIRES: self.expires_s,
-                _FRACTION: self.fraction_ppm,
-                _PAUSED: self.paused,
-            }
-        )
+        members: dict[int, Any] = {
+            _VERSION: 1,
+            _GROUP: self.group,
+            _ID: self.deployment_id,
+            _MANIFEST: self.manifest_digest,
+            _EPOCH: self.epoch,
+            _ISSUED: self.issued_s,
+            _FRACTION: self.fraction_ppm,
+            _PAUSED: self.paused,
+        }
+        if self.expires_s:
+            members[_EXPIRES] = self.expires_s
+        return cbor.encode(members)
 
     @classmethod
     def _from_payload(cls, payload: bytes) -> "Deployment":
         what = "deployment"
-        fields = Fields(cbor.decode(payload, what, DEPLOYMENT_LIMIT_BYTES), what, range(1, 10))
-        fields.number(_VERSION, 1, 1)
+        fields = Fields(cbor.decode(payload, what, DEPLOYMENT_LIMIT_BYTES), what, range(1, 10), Unknown.CRITICAL)
+        fields.version(_VERSION)
         return cls(
             group=fields.name(_GROUP),
             deployment_id=fields.data(_ID, 16),
             manifest_digest=fields.data(_MANIFEST, 32),
             epoch=fields.number(_EPOCH),
             issued_s=fields.number(_ISSUED, 0, MAX_TIME_S),
-            expires_s=fields.number(_EXPIRES, 0, MAX_TIME_S),
+            expires_s=fields.number(_EXPIRES, 0, MAX_TIME_S) if _EXPIRES in fields else 0,
             fraction_ppm=fields.number(_FRACTION, 0, FRACTION_ALL),
             paused=fields.flag(_PAUSED),
         )
@@ -68,7 +71,7 @@ class Deployment:
 def verify(data: bytes, root: Root, group: str) -> Deployment:
     """A deployment that enough deploy keys signed, for this group.
 
-    Raises Refused TOO_LARGE, MALFORMED, GROUP_MISMATCH, and the SIGNATURE and SIGNER reasons.
+    Raises Refused TOO_LARGE, MALFORMED, MEMBER_UNKNOWN, GROUP_MISMATCH, and the SIGNATURE and SIGNER reasons.
     """
     document = SignedDocument.from_bytes(data, "deployment", DEPLOYMENT_LIMIT_BYTES)
     deployment = Deployment._from_payload(document.verify(root.roles["deploy"], DEPLOYMENT_TYPE, "deployment"))
@@ -86,7 +89,7 @@ def may_start(deployment: Deployment, root: Root, now_s: int) -> None:
     known_s = max(deployment.issued_s, root.issued_s)
     if now_s < known_s - 86_400:
         raise Refused(Reason.CLOCK_NOT_SET, f"the clock says {now_s}, but signed documents were issued at {known_s}")
-    if now_s >= deployment.expires_s:
+    if deployment.expires_s and now_s >= deployment.expires_s:
         raise Refused(Reason.DEPLOYMENT_EXPIRED, f"the deployment expired at {deployment.expires_s}, it is {now_s}")
     if now_s >= root.expires_s:
         raise Refused(Reason.ROOT_EXPIRED, f"root {root.number} expired at {root.expires_s}, it is {now_s}")

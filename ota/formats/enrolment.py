@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from ota.formats import cbor
-from ota.formats.fields import Fields, malformed
+from ota.formats.fields import Fields, Unknown, malformed
 from ota.formats.reasons import Reason, Refused
 
 __all__ = ["Answer", "Request", "Token"]
@@ -68,8 +68,8 @@ class Request:
     @classmethod
     def from_bytes(cls, data: bytes) -> "Request":
         """Raises Refused TOO_LARGE, MALFORMED."""
-        fields = Fields(cbor.decode(data, "enrolment request", LIMIT_BYTES), "enrolment request", _REQUEST_KEYS)
-        fields.number("v", 1, 1)
+        fields = Fields(cbor.decode(data, "enrolment request", LIMIT_BYTES), "enrolment request", _REQUEST_KEYS, Unknown.IGNORE)
+        fields.version("v")
         return cls(fields.data("token", 8), fields.name("device"), fields.data("csr", limit=8192), fields.data("code", 32))
 
     def check(self, token: Token) -> None:
@@ -103,8 +103,8 @@ class Answer:
     def from_bytes(cls, data: bytes) -> "Answer":
         """Raises Refused TOO_LARGE, MALFORMED."""
         what = "enrolment answer"
-        fields = Fields(cbor.decode(data, what, LIMIT_BYTES), what, ("v", "certificate", "reason", "code"))
-        fields.number("v", 1, 1)
+        fields = Fields(cbor.decode(data, what, LIMIT_BYTES), what, ("v", "certificate", "reason", "code"), Unknown.IGNORE)
+        fields.version("v")
         reason = fields.text("reason", 64)
         if reason not in _REFUSALS:
             raise malformed(what, f"{reason!r} is no reason")

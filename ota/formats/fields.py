@@ -1,6 +1,7 @@
 """Typed access to decoded CBOR: every field of an untrusted document is fetched through here."""
 
 from collections.abc import Collection
+from enum import Enum
 from typing import Any, TypeVar
 
 from ota.formats.reasons import Reason, Refused
@@ -10,20 +11,40 @@ MAX_TIME_S = 1 << 40
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
+# How documents grow (docs/decisions/0014-growth.md): members with lower numbers are critical, these and higher ones are not.
+NON_CRITICAL = 64
+
+
+class Unknown(Enum):
+    """What becomes of members that this version does not know."""
+
+    REFUSE = "refuse"  # every one is refused
+    CRITICAL = "critical"  # numbered 1 to 63: refused; 64 and above: ignored
+    IGNORE = "ignore"  # every one is ignored
+
+
 def malformed(what: str, why: str) -> Refused:
     """The refusal of a document of the wrong shape."""
     return Refused(Reason.MALFORMED, f"{what}: {why}")
 
 
 class Fields:
-    """A CBOR map with a closed set of keys. Every getter raises Refused MALFORMED, naming the document and the field."""
+    """A CBOR map with a known set of keys. Every getter raises Refused MALFORMED, naming the document and the field."""
 
-    def __init__(self, value: Any, what: str, known: Collection[int | str]) -> None:
+    def __init__(self, value: Any, what: str, known: Collection[int | str], unknown: Unknown = Unknown.REFUSE) -> None:
+        """Raises Refused MALFORMED for what is no map or has keys of another type, MEMBER_UNKNOWN as `unknown` says."""
         if not isinstance(value, dict):
             raise malformed(what, "not a map")
-        unknown = [key for key in value if key not in known or isinstance(key, bool)]
-        if unknown:
-            raise malformed(what, f"unknown keys {unknown!r}")
+        if any(type(key) not in (int, str) for key in value):
+            raise malformed(what, "a key that is neither a whole number nor text")
+        strange = [key for key in value if key not in known]
+        if unknown is Unknown.CRITICAL:
+            if wrong := [key for key in strange if not isinstance(key, int) or key < 1]:
+                raise malformed(what, f"keys {wrong!r} are not numbers above 0")
+            strange = [key for key in strange if key < NON_CRITICAL]
+        if strange and unknown is not Unknown.IGNORE:
+            names = ", ".join(repr(key) for key in strange)
+            raise Refused(Reason.MEMBER_UNKNOWN, f"{what}: members that this version does not know: {names}")
         self._value = value
         self._what = what
 
@@ -36,6 +57,12 @@ class Fields:
         if not low <= value <= high:
             raise malformed(self._what, f"field {key!r} is {value}, not between {low} and {high}")
         return value
+
+    def version(self, key: int | str, known: int = 1) -> None:
+        """The version of the document's format. Raises Refused MEMBER_UNKNOWN for another than the known one."""
+        found = self.number(key)
+        if found != known:
+            raise Refused(Reason.MEMBER_UNKNOWN, f"{self._what} is of version {found}, this version knows {known}")
 
     def flag(self, key: int | str) -> bool:
         """True or false."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from ota.formats import cbor
 from ota.formats.capabilities import Capabilities
-from ota.formats.fields import Fields
+from ota.formats.fields import Fields, Unknown
 
 __all__ = ["Limits", "ModuleDescription"]
 
@@ -37,7 +37,7 @@ class Limits:
 
     @classmethod
     def parse(cls, value: Any, what: str) -> "Limits":
-        """From decoded CBOR or TOML; what is not named keeps its default. Raises Refused MALFORMED."""
+        """From decoded CBOR or TOML; what is not named keeps its default. Raises Refused MALFORMED, MEMBER_UNKNOWN."""
         fields = Fields(value, what, cls.FIELDS)
         return cls(**{key: fields.number(key, *span) for key, span in cls.FIELDS.items() if key in fields})
 
@@ -85,10 +85,10 @@ class ModuleDescription:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ModuleDescription":
-        """Raises Refused MALFORMED, TOO_LARGE."""
+        """Raises Refused MALFORMED, MEMBER_UNKNOWN, TOO_LARGE."""
         what = "module description"
         value = cbor.decode(data, what, DESCRIPTION_LIMIT_BYTES)
-        fields = Fields(value, what, range(1, 8))
+        fields = Fields(value, what, range(1, 8), Unknown.CRITICAL)
         return cls(
             name=fields.name(cls._NAME),
             version=fields.name(cls._VERSION),

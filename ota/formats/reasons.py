@@ -11,10 +11,12 @@ class Reason(Enum):
     # bytes and signatures
     TOO_LARGE = "too-large"
     MALFORMED = "malformed"
+    MEMBER_UNKNOWN = "member-unknown"
     SIGNATURE_MISSING = "signature-missing"
     SIGNATURE_INVALID = "signature-invalid"
     SIGNER_UNKNOWN = "signer-unknown"
     SIGNER_THRESHOLD = "signer-threshold"
+    THRESHOLD_UNREACHABLE = "threshold-unreachable"
     ROOT_NOT_NEXT = "root-not-next"
     # manifest
     MANIFEST_DIGEST_MISMATCH = "manifest-digest-mismatch"
@@ -26,6 +28,7 @@ class Reason(Enum):
     # deployment
     GROUP_MISMATCH = "group-mismatch"
     DEPLOYMENT_REPLAYED = "deployment-replayed"
+    DEPLOYMENT_CONFLICT = "deployment-conflict"
     DEPLOYMENT_EXPIRED = "deployment-expired"
     DEPLOYMENT_STOPPED = "deployment-stopped"
     ROOT_EXPIRED = "root-expired"

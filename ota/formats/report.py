@@ -4,18 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ota.formats import cbor
-from ota.formats.fields import Fields, malformed
-from ota.formats.reasons import Reason
+from ota.formats.fields import Fields, Unknown, malformed
 
 REPORT_LIMIT_BYTES = 16 * 1024
 BATCH_LIMIT_BYTES = 512 * 1024
 BATCH_LIMIT_RECORDS = 1000
 STATES = ("idle", "offered", "fetching", "staged", "trial", "confirmed", "rejected", "failed", "rolled-back")
-SLOTS = ("confirmed", "previous", "factory", "trial", "none")
-MODES = ("", "interpreter", "aot")
 LEVELS = ("trace", "debug", "info", "warn", "error")
 PROBLEMS, PROBLEM_CHARACTERS = 8, 200
-_REASONS = frozenset(reason.value for reason in Reason) | {""}
+_WORD_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Running:
     version: str = ""
     manifest: bytes = b""  # digest of the envelope; empty for a factory module or none
     sequence: int = 0
-    slot: str = "none"
+    slot: str = "none"  # or "confirmed", "previous", "factory", "trial"
     mode: str = ""  # "interpreter" or "aot"
     lacking: tuple[str, ...] = ()  # what the kernel lacks to confine it
 
@@ -99,10 +96,12 @@ class Report:
         """Raises Refused TOO_LARGE, MALFORMED. A report is not signed: believe it as far as the broker's access control goes."""
         what = "report"
         keys = ("v", "device", "group", "board", "agent", "time", "uptime", "running", "attempt", "counters", "problems")
-        top = Fields(cbor.decode(data, what, REPORT_LIMIT_BYTES), what, keys)
-        top.number("v", 1, 1)
-        running = Fields(top.map("running"), what, ("name", "version", "manifest", "sequence", "slot", "mode", "lacking"))
-        attempt = Fields(top.map("attempt"), what, ("state", "deployment", "manifest", "reason", "detail", "done", "chunks"))
+        top = Fields(cbor.decode(data, what, REPORT_LIMIT_BYTES), what, keys, Unknown.IGNORE)
+        top.version("v")
+        running_keys = ("name", "version", "manifest", "sequence", "slot", "mode", "lacking")
+        attempt_keys = ("state", "deployment", "manifest", "reason", "detail", "done", "chunks")
+        running = Fields(top.map("running"), what, running_keys, Unknown.IGNORE)
+        attempt = Fields(top.map("attempt"), what, attempt_keys, Unknown.IGNORE)
         counters = top.map("counters")
         if len(counters) > 64 or not all(isinstance(k, str) and type(n) is int for k, n in counters.items()):
             raise malformed(what, "the counters are not numbers by name")
@@ -118,15 +117,15 @@ class Report:
                 version=running.text("version", 64),
                 manifest=running.data("manifest", limit=32),
                 sequence=running.number("sequence"),
-                slot=_one_of(running.text("slot"), SLOTS),
-                mode=_one_of(running.text("mode"), MODES),
+                slot=_word(running.text("slot")),
+                mode=_word(running.text("mode")),
                 lacking=_words(running.items("lacking", 8)),
             ),
             attempt=Attempt(
-                state=_one_of(attempt.text("state"), STATES),
+                state=_word(attempt.text("state")),
                 deployment=attempt.data("deployment", limit=16),
                 manifest=attempt.data("manifest", limit=32),
-                reason=_one_of(attempt.text("reason"), _REASONS),
+                reason=_word(attempt.text("reason")),
                 detail=attempt.text("detail", 500),
                 done_chunks=attempt.number("done"),
                 chunks=attempt.number("chunks"),
@@ -142,9 +141,10 @@ def _words(values: list[Any], characters: int = 64) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _one_of(value: str, known: tuple[str, ...] | frozenset[str]) -> str:
-    if value not in known:
-        raise malformed("report", f"{value!r} is not one of {', '.join(sorted(known))}")
+def _word(value: str) -> str:
+    """A state, reason, slot or mode. A newer agent may say one that is not known here: the board must not vanish for it."""
+    if len(value) > 64 or not _WORD_CHARACTERS.issuperset(value):
+        raise malformed("report", f"{value[:64]!r} is not a word of letters, digits and hyphens")
     return value
 
 
@@ -179,7 +179,7 @@ def decode_logs(data: bytes) -> list[LogRecord]:
     records = []
     for item in _batch(data, "log records"):
         match item:
-            case [float() as time_s, str() as level, str() as module, str() as message] if level in LEVELS:
+            case [float() as time_s, str() as level, str() as module, str() as message, *_] if level in LEVELS:
                 records.append(LogRecord(time_s, level, module, message))
             case _:
                 raise malformed("log records", "a record is not [time, level, module, message]")
@@ -196,7 +196,7 @@ def decode_messages(data: bytes) -> list[Message]:
     messages = []
     for item in _batch(data, "telemetry"):
         match item:
-            case [number, float() as time_s, str() as module, str() as topic, bytes() as payload] if type(number) is int:
+            case [number, float() as time_s, str() as module, str() as topic, bytes() as payload, *_] if type(number) is int:
                 messages.append(Message(number, time_s, module, topic, payload))
             case _:
                 raise malformed("telemetry", "a message is not [number, time, module, topic, payload]")

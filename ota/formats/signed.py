@@ -5,10 +5,10 @@ type (RFC 9596) keeps a signature over one kind of document from passing for one
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ota.formats import cbor
-from ota.formats.cose import ALGORITHM, KEY_ID, TYPE, Sign1, VerifyKey
+from ota.formats.cose import ALGORITHM, KEY_ID, TYPE, Sign1, UnusableKey, VerifyKey
 from ota.formats.fields import malformed
 from ota.formats.reasons import Reason, Refused
 
@@ -21,6 +21,7 @@ class Role:
 
     keys: Mapping[bytes, VerifyKey]  # by key identifier
     threshold: int
+    unusable: Mapping[bytes, UnusableKey] = field(default_factory=dict)  # of the role, and of no use to this version
 
 
 @dataclass(frozen=True)

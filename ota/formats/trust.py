@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ota.formats import cbor
-from ota.formats.cose import VerifyKey
-from ota.formats.fields import MAX_TIME_S, Fields, malformed
+from ota.formats.cose import UnusableKey, VerifyKey, read_key
+from ota.formats.fields import MAX_TIME_S, Fields, Unknown, malformed
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import Role, SignedDocument
 
@@ -33,8 +33,10 @@ class Root:
 
     def to_payload(self) -> bytes:
         """The bytes that root keys sign."""
-        keys = {key_id: key.to_cose_key() for role in self.roles.values() for key_id, key in role.keys.items()}
-        roles = {name: [sorted(role.keys), role.threshold] for name, role in self.roles.items()}
+        members: dict[str, dict[bytes, VerifyKey | UnusableKey]]
+        members = {name: {**role.keys, **role.unusable} for name, role in self.roles.items()}
+        keys = {key_id: key.to_cose_key() for role in members.values() for key_id, key in role.items()}
+        roles = {name: [sorted(members[name]), role.threshold] for name, role in self.roles.items()}
         return cbor.encode(
             {
                 _VERSION: 1,
@@ -47,21 +49,23 @@ class Root:
             }
         )
 
+    @property
+    def unusable(self) -> tuple[str, ...]:
+        """The keys that this version can't use, each as role and key, for people."""
+        return tuple(f"{name}: {key.label}" for name, role in self.roles.items() for key in role.unusable.values())
+
     @classmethod
     def _from_payload(cls, payload: bytes) -> "Root":
         what = "root document"
         value = cbor.decode(payload, what, ROOT_LIMIT_BYTES)
-        fields = Fields(value, what, (_VERSION, _NUMBER, _ISSUED, _EXPIRES, _VENDOR, _KEYS, _ROLES))
-        fields.number(_VERSION, 1, 1)
-        keys = {}
-        for key_id, cose_key in fields.map(_KEYS).items():
-            key = VerifyKey.from_cose_key(cose_key)
-            if key.key_id != key_id:
-                raise malformed(what, "a key is not listed under its own identifier")
-            keys[key_id] = key
-        if len(keys) > MAX_KEYS:
-            raise malformed(what, f"{len(keys)} keys, the limit is {MAX_KEYS}")
-        roles = Fields(fields.map(_ROLES), f"{what}, roles", ROLES)
+        known = (_VERSION, _NUMBER, _ISSUED, _EXPIRES, _VENDOR, _KEYS, _ROLES)
+        fields = Fields(value, what, known, Unknown.CRITICAL)
+        fields.version(_VERSION)
+        listed = fields.map(_KEYS)
+        if len(listed) > MAX_KEYS:
+            raise malformed(what, f"{len(listed)} keys, the limit is {MAX_KEYS}")
+        keys = {key_id: read_key(key_id, cose_key) for key_id, cose_key in listed.items()}
+        roles = Fields(fields.map(_ROLES), f"{what}, roles", ROLES, Unknown.IGNORE)
         return cls(
             number=fields.number(_NUMBER, 1),
             issued_s=fields.number(_ISSUED, 0, MAX_TIME_S),
@@ -71,7 +75,7 @@ class Root:
         )
 
 
-def _role(value: list[Any], keys: Mapping[bytes, VerifyKey], name: str) -> Role:
+def _role(value: list[Any], keys: Mapping[bytes, VerifyKey | UnusableKey], name: str) -> Role:
     match value:
         case [list() as key_ids, int() as threshold] if not isinstance(threshold, bool):
             pass
@@ -79,16 +83,24 @@ def _role(value: list[Any], keys: Mapping[bytes, VerifyKey], name: str) -> Role:
             raise malformed("root document", f"role {name} is not [keys, threshold]")
     if not all(isinstance(key_id, bytes) and key_id in keys for key_id in key_ids):
         raise malformed("root document", f"role {name} names a key that is not listed")
+    if len(set(key_ids)) != len(key_ids) or not 1 <= threshold <= len(key_ids):
+        raise malformed("root document", f"role {name} has {len(set(key_ids))} keys and threshold {threshold}")
     members = {key_id: keys[key_id] for key_id in key_ids}
-    if len(members) != len(key_ids) or not 1 <= threshold <= len(members):
-        raise malformed("root document", f"role {name} has {len(members)} keys and threshold {threshold}")
-    return Role(members, threshold)
+    usable = {key_id: key for key_id, key in members.items() if isinstance(key, VerifyKey)}
+    unusable = {key_id: key for key_id, key in members.items() if isinstance(key, UnusableKey)}
+    if threshold > len(usable):
+        names = ", ".join(key.label for key in unusable.values())
+        raise Refused(
+            Reason.THRESHOLD_UNREACHABLE,
+            f"root document: role {name} has threshold {threshold} and {len(usable)} keys that can be used here; not: {names}",
+        )
+    return Role(usable, threshold, unusable)
 
 
 def first_root(data: bytes) -> Root:
     """The root that a device is born with: trusted because it was put there, checked against its own keys all the same.
 
-    Raises Refused as `next_root` does.
+    Raises Refused as `next_root` does, but not ROOT_NOT_NEXT.
     """
     document = SignedDocument.from_bytes(data, "root document", ROOT_LIMIT_BYTES)
     root = Root._from_payload(document.payload)
@@ -99,7 +111,8 @@ def first_root(data: bytes) -> Root:
 def next_root(current: Root, data: bytes) -> Root:
     """The root that follows `current`, signed by the thresholds of both.
 
-    Raises Refused ROOT_NOT_NEXT when its number is not the next, TOO_LARGE, MALFORMED, and the SIGNATURE and SIGNER reasons.
+    Raises Refused ROOT_NOT_NEXT when its number is not the next, TOO_LARGE, MALFORMED, MEMBER_UNKNOWN, THRESHOLD_UNREACHABLE
+    when this version can't use enough of a role's keys, and the SIGNATURE and SIGNER reasons.
     """
     document = SignedDocument.from_bytes(data, "root document", ROOT_LIMIT_BYTES)
     document.verify(current.roles["root"], ROOT_TYPE, f"root document after number {current.number}")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ota.formats import deployment as deployments
 from ota.formats import trust
-from ota.formats.deployment import DEPLOYMENT_TYPE, FRACTION_ALL, may_start
+from ota.formats.deployment import CLOCK_REASONS, DEPLOYMENT_TYPE, FRACTION_ALL, may_start
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import Role
 from ota.formats.trust import ROOT_TYPE, first_root, next_root
@@ -131,6 +131,23 @@ def test_expiry_and_clock_gate_the_start_only(signer):
     assert reason(may_start, deployment, replace(root, expires_s=NOW_S - 1), NOW_S) is Reason.ROOT_EXPIRED
     assert reason(may_start, replace(deployment, paused=True), root, NOW_S) is Reason.DEPLOYMENT_STOPPED
     assert deployments.verify(document, replace(root, expires_s=0), "lab") == deployment
+
+
+@pytest.mark.parametrize("years", [1, 9])
+def test_a_deployment_without_expiry_may_start_at_any_time_after_it_was_issued(signer, years):
+    _, document = signer.deployment(MANIFEST, expires_s=0)
+    root = replace(signer.root(), expires_s=NOW_S + 10 * 365 * 86_400)
+    deployment = deployments.verify(document, root, "lab")
+    assert deployment.expires_s == 0
+    may_start(deployment, root, NOW_S + years * 365 * 86_400)
+    assert reason(may_start, deployment, root, NOW_S - 2 * 86_400) is Reason.CLOCK_NOT_SET
+
+
+def test_every_refusal_that_another_time_of_day_would_change_is_known_as_one(signer):
+    deployment = signer.deployment(MANIFEST)[0]
+    found = {reason(may_start, deployment, signer.root(), now_s) for now_s in (86_400, NOW_S + 1000)}
+    found.add(reason(may_start, replace(deployment, expires_s=0), signer.root(), NOW_S + 20_000_000))
+    assert found == CLOCK_REASONS
 
 
 def test_a_fraction_is_a_stable_draw_that_widens(signer):
