@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         "--device", action="append", default=[], metavar="NAME=VALUE", help="likewise, with what is read from this one"
     )
     run.add_argument("--image", type=Path, help="an ahead-of-time image of the module, to run instead of interpreting it")
+    run.add_argument("--arg", action="append", default=[], metavar="TEXT", help="of a WASI command: an argument; may be repeated")
+    run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="of a WASI command: a variable")
+    run.add_argument("--dir", action="append", default=[], metavar="HOST[::GUEST]", help="of a WASI command: a folder it may use")
     run.add_argument("--json", action="store_true", help="machine-readable results")
     return parser
 
@@ -81,10 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from device_agent.node.service import check_configuration, serve
 
         if arguments.command == "run":
-            from device_agent.tools.single import Options, run_module
+            from device_agent.tools.single import Options, given, run_module
 
             devices = tuple(arguments.device) if arguments.simulate or arguments.device else None
-            options = Options(arguments.event, arguments.trace, tuple(arguments.deny), arguments.image, arguments.json, devices)
+            options = Options(
+                arguments.event, arguments.trace, tuple(arguments.deny), arguments.image, arguments.json, given(arguments), devices
+            )
             return run_module(arguments.module, options)
         if arguments.command == "check":
             check_configuration(arguments.config)

@@ -97,7 +97,7 @@ class ModuleHost:
         self._writes: dict[str, bytes | None] = {}
         self._observe = observe
         self._devices = devices or Devices()
-        self._wasi = self._new_wasi() if "wasi" in self._capabilities.items else None
+        self._wasi = self._new_wasi(description) if "wasi" in self._capabilities.items else None
         self._instance: Instance | None = None
         self._known: dict[tuple[str, str], tuple[Function, Function | None]] = {}
         self._fuel = limits.fuel
@@ -175,9 +175,16 @@ class ModuleHost:
             post(area)
         return state
 
-    def _new_wasi(self) -> Wasi:
-        quota_bytes = self._capabilities.number("wasi", "quota_bytes")
-        return Wasi(self._read, self._write, self._log, self._devices.folders, quota_bytes=quota_bytes)
+    def _new_wasi(self, description: ModuleDescription) -> Wasi:
+        return Wasi(
+            self._read,
+            self._write,
+            self._log,
+            self._devices.folders,
+            arguments=(description.name, *description.arguments),
+            environment=description.environment,
+            quota_bytes=self._capabilities.number("wasi", "quota_bytes"),
+        )
 
     # -- into the module
 

@@ -72,7 +72,7 @@ class FolderRoom:
 
     def open(self, name: str, flags: int, parent: int) -> int:
         """As os.open of a name in a folder."""
-        if flags & os.O_CREAT and not _exists(name, parent):
+        if flags & os.O_CREAT and not exists(name, parent):
             self._take(ENTRY_BYTES)
         descriptor = os.open(name, flags, 0o600, dir_fd=parent)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -89,13 +89,33 @@ class FolderRoom:
         self._take(ENTRY_BYTES)
         os.mkdir(name, 0o700, dir_fd=parent)
 
+    def symlink(self, target: str, name: str, parent: int) -> None:
+        """As os.symlink."""
+        if not exists(name, parent):
+            self._take(ENTRY_BYTES)
+        os.symlink(target, name, dir_fd=parent)
 
-def _exists(name: str, parent: int) -> bool:
+    def link(self, name: str, parent: int, new: str, other: int) -> None:
+        """As os.link, of a name in one folder to a name in another; a symbolic link is linked to as such."""
+        if not exists(new, other):
+            self._take(ENTRY_BYTES)
+        os.link(name, new, src_dir_fd=parent, dst_dir_fd=other, follow_symlinks=False)
+
+
+def exists(name: str, parent: int) -> bool:
+    """Whether a folder has a name, be it a link's that leads nowhere."""
     try:
         os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True
+
+
+def _is_new(about: os.stat_result, seen: set[tuple[int, int]]) -> bool:
+    """Whether this file or folder is met for the first time."""
+    before = len(seen)
+    seen.add((about.st_dev, about.st_ino))
+    return len(seen) > before
 
 
 def _taken(root: int, seen: set[tuple[int, int]]) -> int:
@@ -110,14 +130,15 @@ def _taken(root: int, seen: set[tuple[int, int]]) -> int:
         except OSError:
             return _NO_COUNT
         try:
+            if not _is_new(os.fstat(folder), seen):
+                continue
             for name in os.listdir(folder):  # noqa: PTH208
                 about = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if (about.st_dev, about.st_ino) in seen:
-                    continue
-                seen.add((about.st_dev, about.st_ino))
-                total += ENTRY_BYTES + (about.st_size if stat.S_ISREG(about.st_mode) else 0)
+                total += ENTRY_BYTES
                 if stat.S_ISDIR(about.st_mode):
                     waiting.append(f"{path}/{name}")
+                elif stat.S_ISREG(about.st_mode) and _is_new(about, seen):
+                    total += about.st_size
         except FileNotFoundError:
             continue  # somebody else was faster
         except OSError:

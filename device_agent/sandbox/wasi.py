@@ -1,17 +1,19 @@
 """The capability `wasi`: wasi_snapshot_preview1 with output to the log, clocks and random; folders where granted, no sockets.
 
 Numbers and layouts: WASI preview 1, phases/snapshot/docs.md. Everything works on descriptors that were opened before the worker was
-confined: a path is walked one name at a time, symbolic links are never followed, and `..` never leaves the granted folder.
+confined: a path is walked one name at a time, and neither `..` nor a symbolic link leads out of the granted folder.
 """
 
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from device_agent.sandbox.folder_room import FolderRoom
-from device_agent.sandbox.wasi_descriptors import Descriptor, Lines
+from device_agent.sandbox import wasi_paths
+from device_agent.sandbox.folder_room import FolderRoom, exists
+from device_agent.sandbox.wasi_descriptors import Descriptor, Lines, Streams
 from device_agent.sandbox.wasi_numbers import (  # fmt: skip
     APPEND,
     BADF,
@@ -21,6 +23,7 @@ from device_agent.sandbox.wasi_numbers import (  # fmt: skip
     EXCLUSIVE,
     FILE,
     FOLDER,
+    FOLLOW,
     INVAL,
     IO,
     ISDIR,
@@ -56,7 +59,11 @@ SLEEP_LIMIT_NS = 10 * 10**9
 
 
 class Exited(OtaError):
-    """The module called proc_exit: it has given up."""
+    """The module called proc_exit with `code`: of the contract, it has given up; a command has ended."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the module called proc_exit({code})")
+        self.code = code
 
 
 class Wasi:
@@ -68,13 +75,19 @@ class Wasi:
         write: Callable[[int, bytes], None],
         log: Callable[[str, str], None],
         folders: tuple[tuple[str, int, bool], ...] = (),
-        name: str = "module",
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
         quota_bytes: int = 0,
+        streams: "Streams | None" = None,
     ) -> None:
-        """`folders`: path as the module sees it, an open descriptor, and whether it may be written, `quota_bytes` for all."""
+        """`folders`: path as the module sees it, an open descriptor, and whether it may be written, `quota_bytes` for all.
+        `arguments` begin with the program's name. `streams`: what the standard ones are, where they are not the log.
+        """
         self._read, self._write = read, write
-        self._lines = Lines(log, "info"), Lines(log, "warn")
-        self._arguments = [name.encode() + b"\0"]
+        self._lines = streams.outputs if streams else (Lines(log, "info"), Lines(log, "warn"))
+        self._arguments = [each.encode() + b"\0" for each in arguments or ("module",)]
+        self._environment = [f"{key}={value}".encode() + b"\0" for key, value in environment.items()]
+        self._input = streams.read if streams else lambda size: b""
         self._open = {0: Descriptor(-1, STREAM, readable=True, writable=False)}
         for lines in self._lines:
             self._open[len(self._open)] = Descriptor(-1, STREAM, readable=False, writable=True, lines=lines)
@@ -85,6 +98,7 @@ class Wasi:
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Everything that preview 1 has: what is not offered answers NOSYS, NOTSUP or BADF."""
         found = {name: self._guarded(getattr(self, name)) for name in _NAMES}
+        found |= {name: self._guarded(self._no_socket) for name in _SOCKETS}
         return found | {"proc_exit": self.proc_exit, "proc_raise": lambda signal: NOSYS, "sched_yield": lambda: OK}
 
     def end_lines(self) -> None:
@@ -139,21 +153,26 @@ class Wasi:
     # -- arguments, environment, clocks, random
 
     def args_sizes_get(self, count: int, size: int) -> None:
-        self._u32(count, len(self._arguments))
-        self._u32(size, sum(map(len, self._arguments)))
+        self._texts_sizes(self._arguments, count, size)
 
     def args_get(self, pointers: int, texts: int) -> None:
-        for index, each in enumerate(self._arguments):
-            self._u32(pointers + 4 * index, texts)
-            self._write(texts, each)
-            texts += len(each)
+        self._texts(self._arguments, pointers, texts)
 
     def environ_sizes_get(self, count: int, size: int) -> None:
-        self._u32(count, 0)
-        self._u32(size, 0)
+        self._texts_sizes(self._environment, count, size)
 
     def environ_get(self, pointers: int, texts: int) -> None:
-        """There is none."""
+        self._texts(self._environment, pointers, texts)
+
+    def _texts_sizes(self, texts: Sequence[bytes], count: int, size: int) -> None:
+        self._u32(count, len(texts))
+        self._u32(size, sum(map(len, texts)))
+
+    def _texts(self, texts: Sequence[bytes], pointers: int, at: int) -> None:
+        for index, each in enumerate(texts):
+            self._u32(pointers + 4 * index, at)
+            self._write(at, each)
+            at += len(each)
 
     def clock_res_get(self, clock: int, out: int) -> None:
         self._u64(out, int(time.clock_getres(clock_id(clock)) * 1e9) or 1)
@@ -169,7 +188,7 @@ class Wasi:
 
     def proc_exit(self, code: int) -> None:
         """Ends the call: a module of the contract has nothing to exit from."""
-        raise Exited(f"the module called proc_exit({code & 0xFFFFFFFF})")
+        raise Exited(code & 0xFFFFFFFF)
 
     def poll_oneoff(self, subscriptions: int, events: int, count: int, out: int) -> None:
         """Waits for clocks, never longer than ten seconds: the deadline of the event ends it sooner. All else is ready at once."""
@@ -230,7 +249,7 @@ class Wasi:
         if found.kind == FOLDER or not found.readable:
             raise Errno(ISDIR if found.kind == FOLDER else BADF)
         if found.real < 0:
-            self._u32(out, 0)  # standard input is at its end
+            self._u32(out, self._scatter(vectors, count, self._input))
             return
         self._u32(out, self._scatter(vectors, count, lambda size: os.read(found.real, size)))
 
@@ -340,41 +359,20 @@ class Wasi:
     # -- paths
 
     def _path(self, at: int, size: int) -> str:
-        raw = self._read(at, size & 0xFFFFFFFF) if size & 0xFFFFFFFF <= 4096 else b"\0"
-        if not raw or b"\0" in raw:
-            raise Errno(NAMETOOLONG if size & 0xFFFFFFFF > 4096 else NOENT if not raw else INVAL)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise Errno(INVAL) from None
+        size &= 0xFFFFFFFF
+        if size > wasi_paths.PATH_LIMIT_BYTES:
+            raise Errno(NAMETOOLONG)
+        return wasi_paths.decode(self._read(at, size))
 
-    def _enter(self, number: int, path: str, *, write: bool) -> tuple[int, str]:
-        """The folder that a path's last name lies in, as a descriptor of the caller's, and that name ("." for itself)."""
+    def _enter(self, number: int, path: str, *, write: bool, follow: bool = False) -> tuple[int, str]:
+        """As `wasi_paths.enter`, below an open folder that may be written, if it is to be."""
         folder = self._find(number, real=True, folder=True)
         if write and not folder.writable:
             raise Errno(NOTCAPABLE)
-        if path.startswith("/"):
-            raise Errno(NOTCAPABLE)
-        names = [each for each in path.split("/") if each not in ("", ".")]
-        way = [os.dup(folder.real)]
-        try:
-            for index, name in enumerate(names):
-                if name == "..":
-                    if len(way) == 1:
-                        raise Errno(NOTCAPABLE)
-                    os.close(way.pop())
-                elif index < len(names) - 1:
-                    way.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way[-1]))
-            last = names[-1] if names and names[-1] != ".." else "."
-            if path.endswith(_OF_A_FOLDER) and _is_something_else(last, way[-1]):
-                raise Errno(NOTDIR)
-            return way.pop(), last
-        finally:
-            for each in way:
-                os.close(each)
+        return wasi_paths.enter(folder.real, path, follow=follow)
 
-    def _at(self, number: int, at: int, size: int, action: Callable[[int, str], Any], *, write: bool) -> Any:
-        folder, name = self._enter(number, self._path(at, size), write=write)
+    def _at(self, number: int, at: int, size: int, action: Callable[[int, str], Any], *, write: bool, follow: bool = False) -> Any:
+        folder, name = self._enter(number, self._path(at, size), write=write, follow=follow)
         try:
             return action(folder, name)
         finally:
@@ -389,14 +387,15 @@ class Wasi:
             raise Errno(NOTSUP)
         if how & CREATE and how & DIRECTORY:  # some kernels make a file of it and fail
             raise Errno(INVAL)
-        if how & CREATE and self._path(at, size).endswith(_OF_A_FOLDER):
+        if how & CREATE and wasi_paths.names_a_folder(self._path(at, size)):
             raise Errno(ISDIR)
         write = bool(how & (CREATE | TRUNCATE) or base & WRITE_RIGHT)
         mode = os.O_RDWR if write else os.O_RDONLY
         mode |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         mode |= (os.O_CREAT if how & CREATE else 0) | (os.O_EXCL if how & EXCLUSIVE else 0)
         mode |= (os.O_TRUNC if how & TRUNCATE else 0) | (os.O_DIRECTORY if how & DIRECTORY else 0)
-        real = self._at(number, at, size, lambda parent, name: self._room.open(name, mode, parent), write=write)
+        follow = bool(lookup & FOLLOW) and not how & EXCLUSIVE
+        real = self._at(number, at, size, lambda parent, name: self._room.open(name, mode, parent), write=write, follow=follow)
         kind = file_type(os.fstat(real))
         if kind not in (FOLDER, FILE):
             self._room.close(real)
@@ -424,8 +423,10 @@ class Wasi:
             os.close(other)
 
     def path_filestat_get(self, number: int, lookup: int, at: int, size: int, out: int) -> None:
-        about = self._at(number, at, size, lambda parent, name: os.stat(name, dir_fd=parent, follow_symlinks=False), write=False)
-        self._stat(out, about)
+        def about(parent: int, name: str) -> os.stat_result:
+            return os.stat(name, dir_fd=parent, follow_symlinks=False)
+
+        self._stat(out, self._at(number, at, size, about, write=False, follow=bool(lookup & FOLLOW)))
 
     def path_filestat_set_times(
         self, number: int, lookup: int, at: int, size: int, accessed: int, modified: int, flags: int
@@ -434,7 +435,7 @@ class Wasi:
             about = os.stat(name, dir_fd=parent, follow_symlinks=False)
             os.utime(name, ns=times(about, accessed, modified, flags), dir_fd=parent, follow_symlinks=False)
 
-        self._at(number, at, size, change, write=True)
+        self._at(number, at, size, change, write=True, follow=bool(lookup & FOLLOW))
 
     def path_readlink(self, number: int, at: int, size: int, to: int, room: int, out: int) -> None:
         target = os.fsencode(self._at(number, at, size, lambda parent, name: os.readlink(name, dir_fd=parent), write=False))
@@ -443,26 +444,27 @@ class Wasi:
         self._u32(out, len(target))
 
     def path_link(self, number: int, lookup: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
-        raise Errno(NOTSUP)
+        """Another name of a file, where both folders may be written: else it would give away a file that is to be read only."""
+        if lookup & FOLLOW:
+            raise Errno(INVAL)
+        path = self._path(to, to_size)
+        other, new = self._enter(target, path, write=True)
+        try:
+            _refuse_new_folder(path, new, other)
+            self._at(number, at, size, lambda parent, name: self._room.link(name, parent, new, other), write=True)
+        finally:
+            os.close(other)
 
     def path_symlink(self, at: int, size: int, number: int, to: int, to_size: int) -> None:
-        raise Errno(NOTSUP)
+        target, path = wasi_paths.checked_target(self._path(at, size)), self._path(to, to_size)
 
-    # -- sockets: there are none
+        def make(parent: int, name: str) -> None:
+            _refuse_new_folder(path, name, parent)
+            self._room.symlink(target, name, parent)
 
-    def sock_accept(self, number: int, flags: int, out: int) -> None:
-        self._find(number)
-        raise Errno(NOTSOCK)
+        self._at(number, to, to_size, make, write=True)
 
-    def sock_recv(self, number: int, vectors: int, count: int, flags: int, out: int, out_flags: int) -> None:
-        self._find(number)
-        raise Errno(NOTSOCK)
-
-    def sock_send(self, number: int, vectors: int, count: int, flags: int, out: int) -> None:
-        self._find(number)
-        raise Errno(NOTSOCK)
-
-    def sock_shutdown(self, number: int, how: int) -> None:
+    def _no_socket(self, number: int, *_: int) -> None:
         self._find(number)
         raise Errno(NOTSOCK)
 
@@ -479,18 +481,12 @@ class Wasi:
         )  # fmt: skip
 
 
-_OF_A_FOLDER = ("/", "/.")  # ends of paths; not left to the kernel, which would follow a link
+def _refuse_new_folder(path: str, name: str, parent: int) -> None:
+    """A path of a folder that is not there can't become a link."""
+    if wasi_paths.names_a_folder(path) and not exists(name, parent):
+        raise Errno(NOENT)
 
 
-def _is_something_else(name: str, parent: int) -> bool:
-    """Than a folder, if there is anything."""
-    try:
-        return file_type(os.stat(name, dir_fd=parent, follow_symlinks=False)) != FOLDER
-    except FileNotFoundError:
-        return False
-
-
-_NAMES = tuple(
-    name for name in vars(Wasi) if name.startswith(("args_", "environ_", "clock_", "random_", "poll_", "fd_", "path_", "sock_"))
-)
-FUNCTIONS = (*_NAMES, "proc_exit", "proc_raise", "sched_yield")
+_NAMES = tuple(name for name in vars(Wasi) if name.startswith(("args_", "environ_", "clock_", "random_", "poll_", "fd_", "path_")))
+_SOCKETS = ("sock_accept", "sock_recv", "sock_send", "sock_shutdown")
+FUNCTIONS = (*_NAMES, *_SOCKETS, "proc_exit", "proc_raise", "sched_yield")

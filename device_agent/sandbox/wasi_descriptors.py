@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from device_agent.sandbox.wasi_numbers import (
     ALL_RIGHTS,
@@ -37,6 +38,24 @@ class Lines:
             self.write(b"\n")
 
 
+class Output(Protocol):
+    """Where a standard stream goes."""
+
+    def write(self, content: bytes) -> None:
+        """Takes what was written."""
+
+    def end(self) -> None:
+        """A call into the module has ended."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Standard input, by how much of it is wanted at most, output and error."""
+
+    read: Callable[[int], bytes]
+    outputs: tuple[Output, Output]
+
+
 @dataclass
 class Descriptor:
     """A file, a folder, or one of the three streams, whose `real` is -1."""
@@ -47,7 +66,7 @@ class Descriptor:
     writable: bool
     preopen: str = ""
     flags: int = 0
-    lines: Lines | None = None
+    lines: Output | None = None
 
     def rights(self) -> tuple[int, int]:
         """What may be done with it, and with what is opened by it; libraries look at both before they do anything."""

@@ -18,6 +18,7 @@ FILE_TYPES = {stat.S_IFBLK: 1, stat.S_IFCHR: 2, stat.S_IFDIR: 3, stat.S_IFREG: 4
 STREAM, FOLDER, FILE = 2, 3, 4
 CREATE, DIRECTORY, EXCLUSIVE, TRUNCATE = 1, 2, 4, 8
 APPEND, NONBLOCK = 1, 4
+FOLLOW = 1  # of lookupflags: a symbolic link at the end of a path
 
 
 def _rights(*bits: int) -> int:

@@ -1,5 +1,6 @@
 """Runs one module in this process, for its author: no agent, no broker, no signature. What `ota run` calls."""
 
+import argparse
 import json
 import os
 import signal
@@ -9,27 +10,24 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from device_agent.channel import frames
 from device_agent.sandbox.contract import ContractError, ModuleError, ModuleHost
 from device_agent.sandbox.devices import Devices, open_devices
+from device_agent.tools.command import Given, is_command, run_command
+from device_agent.tools.errors import RunError
 from device_agent.tools.simulated import simulated_devices
 from device_agent.tools.source_lines import SourceLines
-from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, import_module
-from ota.formats.module import Limits, ModuleDescription
+from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
 from ota.formats.reasons import Reason
 from ota.formats.text import printable
-from ota.formats.wasm import read
+from ota.formats.wasm import ModuleShape, read
 from pywamr import PywamrError, TerminatedError, Trap
-
-
-class RunError(OtaError):
-    """The module can't be run."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,16 @@ class Options:
     deny: tuple[str, ...] = ()  # capabilities that are not granted
     image: Path | None = None  # compiled ahead of time for this machine by its author
     as_json: bool = False
+    given: Given = field(default_factory=Given)  # for a WASI command
     devices: tuple[str, ...] | None = None  # "name=value" of GPIO lines and serial ports that are only simulated; None: real ones
+
+
+def given(arguments: argparse.Namespace) -> Given:
+    """What the command line gives to a WASI command. Raises RunError."""
+    variables = [each.partition("=") for each in arguments.env]
+    if any(not separator or not name for name, separator, _ in variables):
+        raise RunError("a variable is written NAME=VALUE")
+    return Given(tuple(arguments.arg), {name: value for name, _, value in variables} or None, tuple(arguments.dir))
 
 
 def _read(path: Path) -> bytes:
@@ -58,10 +65,17 @@ def _topic(raw: bytes) -> str:
 def run_module(module: Path, options: Options) -> int:
     """Starts the module, hands over each event, and prints what comes of it; returns the exit code.
 
+    A WASI command is run to its end instead, and the exit code is its own.
+
     Raises RunError, Refused: CAPABILITY_DENIED for what `options` denies, and as `ModuleHost` and `open_devices` do.
     """
     wasm = _read(module)
     code = _read(options.image) if options.image is not None else wasm
+    shape = read(wasm)
+    if is_command(shape):
+        return _command(module, wasm, code, shape, options)
+    if options.given != Given():
+        raise RunError(f"{module} is no WASI command: arguments, environment and folders stand in its .toml")
     pairs = [os.fsencode(event).partition(b"=") for event in options.events]
     if any(not separator or not topics.is_topic(_topic(topic)) for topic, separator, _ in pairs):
         raise RunError("an event is written TOPIC=PAYLOAD, with a topic that something can be published on")
@@ -90,6 +104,17 @@ def run_module(module: Path, options: Options) -> int:
             return 1
         finally:
             host.close()
+
+
+def _command(module: Path, wasm: bytes, code: bytes, shape: ModuleShape, options: Options) -> int:
+    if options.events or options.deny or options.trace or options.devices is not None:
+        raise RunError(f"{module} is a WASI command (it exports _start): it takes --arg, --env and --dir, and no events")
+    with _ended_by_ctrl_c():
+        try:
+            return run_command(module.stem, code, shape, options.given, interpreted=options.image is None)
+        except Trap as error:
+            _show_trap(_Printer(options.as_json), error, SourceLines(wasm))
+            return 1
 
 
 def _start(
@@ -247,6 +272,8 @@ def _describe(module: Path, wasm: bytes) -> ModuleDescription:
         version=str(about.get("version", "0.0.0")),
         capabilities=Capabilities.parse(value.get("capabilities", {}), str(path)),
         limits=Limits.parse(value.get("limits", {}), str(path)),
+        arguments=checked_arguments(about.get("arguments", []), str(path)),
+        environment=checked_environment(about.get("environment", {}), str(path)),
     )
 
 

@@ -32,6 +32,8 @@
 /* Access rights, Linux include/uapi/linux/landlock.h: bits 0 to 12 since ABI 1, 13 in 2, 14 in 3, 15 in 5. */
 #define READ_RIGHTS ((1ull << 2) | (1ull << 3))                  /* read files and folders */
 #define WRITE_RIGHTS ((1ull << 1) | (1ull << 4) | (1ull << 5) | (1ull << 7) | (1ull << 8) | (1ull << 12))
+#define REFER_RIGHT (1ull << 13)    /* since ABI 2: link and rename between folders, where that gives no more rights */
+#define TRUNCATE_RIGHT (1ull << 14) /* since ABI 3 */
 
 struct ruleset {
     uint64_t files, net, scoped;
@@ -112,7 +114,7 @@ static const int descriptors[] = {
 
 /* For what lies in granted folders; which those are is for Landlock. */
 static const int paths[] = {
-    SYS_openat, SYS_statx, SYS_getdents64, SYS_mkdirat, SYS_unlinkat, SYS_renameat2, SYS_readlinkat, SYS_ftruncate, SYS_utimensat,
+    SYS_openat, SYS_statx, SYS_getdents64, SYS_mkdirat, SYS_unlinkat, SYS_renameat2, SYS_readlinkat, SYS_symlinkat, SYS_linkat, SYS_ftruncate, SYS_utimensat,
 #ifdef SYS_newfstatat
     SYS_newfstatat,
 #endif
@@ -184,7 +186,9 @@ restrict_files(const int32_t *folders, const uint8_t *writable, uint32_t count)
     long set = syscall(LANDLOCK_CREATE, &rules, size, 0);
     bool good = set >= 0;
     for (uint32_t i = 0; good && i < count; i++) {
-        uint64_t rights = READ_RIGHTS | (writable[i] ? WRITE_RIGHTS | (version >= 3 ? 1ull << 14 : 0) : 0);
+        uint64_t rights = READ_RIGHTS;
+        if (writable[i])
+            rights |= WRITE_RIGHTS | (version >= 2 ? REFER_RIGHT : 0) | (version >= 3 ? TRUNCATE_RIGHT : 0);
         struct beneath rule = { rights, folders[i] };
         good = syscall(LANDLOCK_ADD, (int)set, LANDLOCK_PATH_BENEATH, &rule, 0) == 0;
     }

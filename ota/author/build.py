@@ -30,7 +30,7 @@ from ota.formats.manifest import (
     image_name,
     vendor_id,
 )
-from ota.formats.module import Limits, ModuleDescription
+from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
 from ota.keyring import SigningKey
 
 
@@ -117,7 +117,17 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
         raise BuildError(f"{path}: {error}") from error
     unknown = set(value) - {"module", "limits", "capabilities"}
     about: dict[str, Any] = value.get("module", {})
-    unknown |= set(about) - {"name", "version", "security_epoch", "config", "idempotent", "source", "defines"}
+    unknown |= set(about) - {
+        "name",
+        "version",
+        "security_epoch",
+        "config",
+        "idempotent",
+        "source",
+        "defines",
+        "arguments",
+        "environment",
+    }
     if unknown:
         raise BuildError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
     name, version, epoch = about.get("name", module.stem), about.get("version"), about.get("security_epoch", 0)
@@ -135,6 +145,8 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
         security_epoch=epoch,
         config=about.get("config", "").encode(),
         idempotent=about.get("idempotent", False),
+        arguments=checked_arguments(about.get("arguments", []), str(path)),
+        environment=checked_environment(about.get("environment", {}), str(path)),
     )
 
 

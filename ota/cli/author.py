@@ -62,6 +62,9 @@ def add_commands(commands: Any) -> None:
         metavar="NAME=VALUE",
         help="likewise, with a line's level or what arrives at a port",
     )
+    run.add_argument("--arg", action="append", default=[], metavar="TEXT", help="of a WASI command: an argument; may be repeated")
+    run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="of a WASI command: a variable")
+    run.add_argument("--dir", action="append", default=[], metavar="HOST[::GUEST]", help="of a WASI command: a folder it may use")
     run.add_argument("--aot", action="store_true", help="compile it for this machine first, and run that")
     run.add_argument("--json", action="store_true", help="machine-readable results")
     run.set_defaults(handler=_run)
@@ -135,6 +138,7 @@ def _run(arguments: argparse.Namespace) -> int:
     command += [part for event in arguments.event for part in ("--event", event)]
     command += [part for name in arguments.deny for part in ("--deny", name)]
     command += [part for device in arguments.device for part in ("--device", device)]
+    command += [f"--{name}={text}" for name in ("arg", "env", "dir") for text in getattr(arguments, name)]
     command += [f"--{name}" for name in ("trace", "json", "simulate") if getattr(arguments, name)]
     if not arguments.aot:
         return subprocess.run(command, check=False).returncode

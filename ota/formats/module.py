@@ -1,16 +1,43 @@
 """What the author of a module says of it, and what it may use. No cryptography here: workers read this, and nothing signed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ota.formats import cbor
 from ota.formats.capabilities import Capabilities
-from ota.formats.fields import Fields, Unknown
+from ota.formats.fields import Fields, Unknown, malformed
 
-__all__ = ["Limits", "ModuleDescription"]
+__all__ = ["Limits", "ModuleDescription", "checked_arguments", "checked_environment"]
 
 DESCRIPTION_LIMIT_BYTES = 16 * 1024
 CONFIG_LIMIT_BYTES = 4096
+ARGUMENTS_LIMIT = 64  # arguments, and variables of the environment
+TEXTS_LIMIT_BYTES = 4096  # of all arguments; likewise of the environment
+
+
+def checked_arguments(value: Any, what: str) -> tuple[str, ...]:
+    """WASI's arguments out of CBOR or TOML. Raises Refused MALFORMED."""
+    if not isinstance(value, list) or len(value) > ARGUMENTS_LIMIT or not all(_is_text(each) for each in value):
+        raise malformed(what, f"arguments are not a list of at most {ARGUMENTS_LIMIT} texts without zeros")
+    if sum(len(each.encode()) + 1 for each in value) > TEXTS_LIMIT_BYTES:
+        raise malformed(what, f"arguments are more than {TEXTS_LIMIT_BYTES} bytes")
+    return tuple(value)
+
+
+def checked_environment(value: Any, what: str) -> dict[str, str]:
+    """WASI's environment out of CBOR or TOML. Raises Refused MALFORMED."""
+    if not isinstance(value, Mapping) or len(value) > ARGUMENTS_LIMIT:
+        raise malformed(what, f"the environment is not a map of at most {ARGUMENTS_LIMIT} variables")
+    if not all(_is_text(key) and key and "=" not in key and _is_text(each) for key, each in value.items()):
+        raise malformed(what, "a variable of the environment is not text without zeros, or its name has a =")
+    if sum(len(key.encode()) + len(each.encode()) + 2 for key, each in value.items()) > TEXTS_LIMIT_BYTES:
+        raise malformed(what, f"the environment is more than {TEXTS_LIMIT_BYTES} bytes")
+    return dict(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
 
 
 @dataclass(frozen=True)
@@ -57,8 +84,10 @@ class ModuleDescription:
     security_epoch: int = 0
     config: bytes = b""
     idempotent: bool = False  # says its author: an event may be handled twice
+    arguments: tuple[str, ...] = ()  # WASI's, after the program's name
+    environment: Mapping[str, str] = field(default_factory=dict)  # WASI's
 
-    _NAME, _VERSION, _CAPABILITIES, _LIMITS, _EPOCH, _CONFIG, _IDEMPOTENT = range(1, 8)
+    _NAME, _VERSION, _CAPABILITIES, _LIMITS, _EPOCH, _CONFIG, _IDEMPOTENT, _ARGUMENTS, _ENVIRONMENT = range(1, 10)
 
     @property
     def repeatable(self) -> bool:
@@ -80,6 +109,8 @@ class ModuleDescription:
                 self._EPOCH: self.security_epoch,
                 self._CONFIG: self.config,
                 self._IDEMPOTENT: self.idempotent,
+                self._ARGUMENTS: list(self.arguments),
+                self._ENVIRONMENT: dict(self.environment),
             }
         )
 
@@ -88,7 +119,7 @@ class ModuleDescription:
         """Raises Refused MALFORMED, MEMBER_UNKNOWN, TOO_LARGE."""
         what = "module description"
         value = cbor.decode(data, what, DESCRIPTION_LIMIT_BYTES)
-        fields = Fields(value, what, range(1, 8), Unknown.CRITICAL)
+        fields = Fields(value, what, range(1, 10), Unknown.CRITICAL)
         return cls(
             name=fields.name(cls._NAME),
             version=fields.name(cls._VERSION),
@@ -97,4 +128,6 @@ class ModuleDescription:
             security_epoch=fields.number(cls._EPOCH),
             config=fields.data(cls._CONFIG, limit=CONFIG_LIMIT_BYTES),
             idempotent=fields.flag(cls._IDEMPOTENT),
+            arguments=checked_arguments(fields.items(cls._ARGUMENTS, ARGUMENTS_LIMIT), what),
+            environment=checked_environment(fields.map(cls._ENVIRONMENT), what),
         )

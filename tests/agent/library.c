@@ -34,6 +34,12 @@ __attribute__((export_name("files"))) int files(void)
     CHECK(unlink("/data/folder/old/") == -1 && errno == ENOTDIR);
     CHECK(rmdir("/data/folder") == -1 && errno == ENOTEMPTY);
     CHECK(unlink("/data/folder/old") == 0 && rmdir("/data/folder") == 0);
+    CHECK((file = fopen("/data/file", "w")) && fputs("linked", file) >= 0 && fclose(file) == 0);
+    CHECK(symlink("file", "/data/link") == 0 && readlink("/data/link", text, sizeof text) == 4 && memcmp(text, "file", 4) == 0);
+    CHECK(lstat("/data/link", &about) == 0 && S_ISLNK(about.st_mode) && stat("/data/link", &about) == 0 && S_ISREG(about.st_mode));
+    CHECK(link("/data/file", "/data/name") == 0 && unlink("/data/file") == 0 && fopen("/data/link", "r") == NULL);
+    CHECK((file = fopen("/data/name", "r")) && fgets(text, sizeof text, file) && strcmp(text, "linked") == 0 && fclose(file) == 0);
+    CHECK(unlink("/data/link") == 0 && unlink("/data/name") == 0 && symlink("/etc/passwd", "/data/link") == -1);
     CHECK(fopen("/etc/passwd", "r") == NULL && fopen("/data/../x", "w") == NULL);
     return 0;
 }

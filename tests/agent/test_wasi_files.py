@@ -117,23 +117,6 @@ def test_a_folder_is_removed_when_it_is_empty_and_a_file_never_as_one(guest, fol
     assert guest.path("path_remove_directory", 3, "dir/nested/") == 0
 
 
-@pytest.mark.parametrize(("target", "kind"), [("file", 7), ("missing", 7), ("link", 7), ("dir", 7)])
-def test_a_link_that_somebody_else_made_is_shown_and_not_followed(guest, folder, target, kind):
-    (folder / "link").symlink_to(target)
-    assert guest.open("link", rights=READ) == -errors.LOOP
-    assert guest.open("link", DIRECTORY, READ) == -errors.NOTDIR
-    assert guest.open("link/", rights=READ) == -errors.NOTDIR
-    assert guest.path("path_filestat_get", 3, "link", 200, before=(0,)) == 0
-    assert guest.memory[216] == kind
-    guest.write(3000, b"." * 20)
-    assert guest.path("path_readlink", 3, "link", 3000, 2, 0) == 0
-    assert (guest.u32(0), guest.read(3000, 3)) == (2, target.encode()[:2] + b".")
-    assert guest.path("path_filestat_set_times", 3, "link", 5 * 10**9, 6 * 10**9, 5, before=(0,)) == 0
-    assert (folder / "link").lstat().st_mtime_ns == 6 * 10**9
-    assert guest.path("path_unlink_file", 3, "link") == 0
-    assert (folder / "file").exists()
-
-
 # -- what a descriptor may do
 
 

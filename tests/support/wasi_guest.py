@@ -12,11 +12,11 @@ READING = ALL & ~(1 << 6)
 class Guest:
     """A memory of 64 KiB, and the functions called as a module calls them."""
 
-    def __init__(self, *folders, quota_bytes: int = 1 << 20) -> None:
+    def __init__(self, *folders, quota_bytes: int = 1 << 20, **texts) -> None:
         self.memory = bytearray(65536)
         self.logged = []
         opened = tuple((path, os.open(host, os.O_RDONLY | os.O_DIRECTORY), write) for path, host, write in folders)
-        self.wasi = Wasi(self.read, self.write, lambda *each: self.logged.append(each), opened, quota_bytes=quota_bytes)
+        self.wasi = Wasi(self.read, self.write, lambda *each: self.logged.append(each), opened, quota_bytes=quota_bytes, **texts)
         self._functions = self.wasi.functions()
 
     def read(self, at: int, size: int) -> bytes:
