@@ -4,7 +4,7 @@ A page is one SUBSCRIBE packet. A page of exact topics is done when each of them
 fence: a message of our own, published after SUBACK, that comes back, and a grace period after it for brokers that keep no order
 between topics. Nothing is concluded from silence: what no fence decided is unknown, with the reason.
 
-No more topics are open at a time than the smallest window known: rumqttd delivers 100 messages, then nothing more on that connection.
+No more topics are open at a time than the smallest known window: rumqttd delivers 100 messages, then no more on that connection.
 A page of wildcards that brings as many as could have been a cut says so, and what follows is read on a new connection.
 """
 
