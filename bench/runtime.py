@@ -149,7 +149,10 @@ async def _swap(rounds: int) -> Row:
         nonlocal handled
         handled += len(done.messages)
 
-    supervisor = Supervisor(outcome, lambda worker, failure: None, lambda name: {})
+    async def handed(state: bytes | None) -> tuple[bytes, dict[str, bytes]]:
+        return state or b"", {}
+
+    supervisor = Supervisor(outcome, lambda worker, failure: None)
     pump = asyncio.create_task(supervisor.pump())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.wasm"
@@ -162,14 +165,14 @@ async def _swap(rounds: int) -> Row:
             await made.start()
             return made
 
-        await supervisor.run(await worker(), b"")
+        await supervisor.run(await worker(), b"", {})
         gaps, sent = [], 0
         for _ in range(rounds * 5):
             new = await worker()
             for _ in range(20):
                 supervisor.offer("t", b"x")
                 sent += 1
-            await supervisor.swap(new)
+            await supervisor.swap(new, handed)
             supervisor.drop_standby()
             gaps.append(supervisor.last_gap_us / 1000)
         while supervisor.waiting:

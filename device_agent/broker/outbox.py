@@ -10,7 +10,7 @@ from typing import Any
 
 from device_agent.channel.frames import Done, KeyWrite
 from device_agent.channel.workers import ModuleSpec
-from device_agent.storage.store import Store
+from device_agent.storage.store import Store, Version
 from ota.formats.reasons import Refused
 from ota.formats.report import BATCH_LIMIT_BYTES, Message, encode_messages
 
@@ -34,7 +34,7 @@ class Outbox:
         self._store, self._on_writer, self._send = store, on_writer, send
         self._counters = counters
         self._limit = limit
-        self._fresh: list[tuple[str, list[KeyWrite], list[Message]]] = []
+        self._fresh: list[tuple[Version, list[KeyWrite], list[Message]]] = []
         self._full = False
         self._written = asyncio.Event()
         self._wake = asyncio.Event()
@@ -46,18 +46,18 @@ class Outbox:
         now = time.time()
         messages = [Message(0, now, spec.label, topic, payload) for topic, payload in done.messages]
         self._counters["messages"] += len(messages)
-        self._fresh.append((spec.description.name, list(done.writes), messages))
+        self._fresh.append((Version(spec.description.name, spec.manifest), list(done.writes), messages))
         self._wake.set()
 
     def poke(self) -> None:
         """The link is up again."""
         self._written.set()
 
-    async def flush(self) -> None:
-        """Writes what is waiting to be written."""
+    async def flush(self) -> bool:
+        """Writes what is waiting to be written; False when the disk has no room for it."""
         batch, self._fresh = self._fresh, []
         if not batch:
-            return
+            return True
         try:
             _, dropped = await self._on_writer(self._store.add_outcomes, batch, self._limit)
             self._counters["messages_dropped"] += dropped
@@ -67,9 +67,10 @@ class Outbox:
             if not self._full:
                 logger.error("results wait in memory: %s", error)
             self._full = True
-            return
+            return False
         self._full = False
         self._written.set()
+        return True
 
     def _drop_oldest(self) -> None:
         for _, _, messages in self._fresh[:-HELD_EVENTS]:

@@ -58,6 +58,7 @@ class ModuleSpec:
     config: dict[str, str]
     image: Path | None = None  # compiled ahead of time for this board; the .wasm runs where it does not load
     image_digest: bytes = b""
+    manifest: bytes = b""  # digest of the envelope that all this is from
 
     @property
     def label(self) -> str:

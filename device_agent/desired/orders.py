@@ -10,8 +10,6 @@ from typing import Any
 from device_agent.broker.link import Link
 from device_agent.instance import states
 from device_agent.instance.runner import Runner
-from device_agent.instance.states import Phase
-from device_agent.instance.updates import RETRYABLE, Update
 from device_agent.node.config import Config
 from device_agent.storage.store import Store
 from ota.formats import deployment as deployments
@@ -95,7 +93,9 @@ class Orders:
             if wanted.epoch > seen:
                 await self._on_writer(self._store.raise_number, mark, wanted.epoch)
             update = self._runner.update
-            if not wanted.includes(self._config.device) or not self._is_news(wanted, update):
+            if document is not self._desired:
+                return  # another came meanwhile
+            if not wanted.includes(self._config.device) or not update.is_news(wanted.deployment_id, wanted.manifest_digest):
                 self._clear_refusal(document)
                 return
             deployments.may_start(wanted, self.root, int(time.time()))
@@ -108,12 +108,6 @@ class Orders:
             return
         self._clear_refusal(document)
         self._runner.post(states.Offered(wanted.deployment_id, wanted.manifest_digest))
-
-    @staticmethod
-    def _is_news(wanted: deployments.Deployment, update: Update) -> bool:
-        if update.deployment != wanted.deployment_id:
-            return True
-        return update.phase is Phase.FAILED and update.reason in RETRYABLE
 
     def consider_later(self) -> None:
         """Looks again after the time for a retry."""

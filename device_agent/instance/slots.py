@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_agent.channel.workers import ModuleSpec
-from device_agent.storage.store import Store
+from device_agent.storage.store import Store, Version
 from ota.errors import OtaError
 from ota.formats import suit
 from ota.formats.capabilities import Capabilities, check_granted
@@ -51,7 +51,7 @@ def candidate(
     check_granted(manifest.module.capabilities, grants)
     about = manifest.module
     running = Running(about.name, about.version, digest, manifest.sequence, name)
-    spec = ModuleSpec(about, blob, manifest.digest, config)
+    spec = ModuleSpec(about, blob, manifest.digest, config, manifest=digest)
     folder = blob.parent if name == "factory" else None
     return Candidate(with_image(spec, manifest, store, image_classes, folder), running)
 
@@ -93,6 +93,19 @@ def _factory(folder: Path | None) -> tuple[Manifest, Path, bytes] | None:
     if sha256(blob) != manifest.digest:
         raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{folder / 'module.wasm'} is not what its manifest names")
     return manifest, folder / "module.wasm", sha256(envelope)
+
+
+def version(name: str, store: Store, factory: Path | None) -> Version | None:
+    """The version of a module in a slot, None where the slot is empty or its manifest can't be read."""
+    try:
+        if name == "factory":
+            found = _factory(factory)
+            return Version(found[0].module.name, found[2]) if found is not None else None
+        slot = store.slots().get(name)
+        envelope = store.envelope(slot.envelope) if slot is not None else None
+        return Version(parse(envelope).module.name, slot.envelope) if slot is not None and envelope is not None else None
+    except (Refused, FactoryError):
+        return None
 
 
 def parse(envelope: bytes) -> Manifest:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from ota.formats.manifest import VerifiedManifest
 from ota.formats.reasons import Reason
 
 
@@ -24,22 +25,42 @@ ENDED = (Phase.IDLE, Phase.CONFIRMED, Phase.REJECTED, Phase.FAILED, Phase.ROLLED
 
 
 @dataclass(frozen=True)
+class UpdateId:
+    """Which update an event is about. Tasks outlive the update that began them: what they report must not move another one."""
+
+    deployment: bytes
+    manifest: bytes
+    number: int  # grows with each offer and each resumption in this process
+
+
+@dataclass(frozen=True)
 class Offered:
-    """A verified deployment that this device is part of names a manifest that it does not run."""
+    """A verified deployment that this device is part of names this manifest. The one event that begins an update."""
 
     deployment: bytes
     manifest: bytes
 
 
 @dataclass(frozen=True)
+class Matched:
+    """The manifest that is offered is the confirmed one: there is nothing to do."""
+
+    of: UpdateId
+
+
+@dataclass(frozen=True)
 class Verified:
     """The manifest arrived, is signed, meant for this device, and asks for nothing that is not granted."""
+
+    of: UpdateId
+    verified: VerifiedManifest
 
 
 @dataclass(frozen=True)
 class Refused:
     """The manifest is refused, for a reason that stays."""
 
+    of: UpdateId
     reason: Reason
     detail: str
 
@@ -48,11 +69,14 @@ class Refused:
 class Fetched:
     """The blob is on disk, whole, its digest right."""
 
+    of: UpdateId
+
 
 @dataclass(frozen=True)
 class FetchFailed:
     """The manifest or the blob could not be fetched or stored."""
 
+    of: UpdateId
     reason: Reason
     detail: str
 
@@ -61,24 +85,42 @@ class FetchFailed:
 class Started:
     """A worker has loaded the new module beside the old one."""
 
+    of: UpdateId
+
 
 @dataclass(frozen=True)
 class StartFailed:
     """The new module does not load, asks for what it may not have, or refuses the old one's state."""
 
+    of: UpdateId
     reason: Reason
     detail: str
 
 
 @dataclass(frozen=True)
 class TrialPassed:
-    """The new module handled events for the trial period and says that it is well."""
+    """The new module ran for the trial period, handled as many events as its manifest asks for, and says that it is well."""
+
+    of: UpdateId
+    events: int = 0  # that it handled on trial
+    detail: str = ""  # what the operator should know of this trial
 
 
 @dataclass(frozen=True)
 class TrialFailed:
     """The new module trapped, crashed, fell silent, missed a deadline or says that it is not well."""
 
+    of: UpdateId
+    reason: Reason
+    detail: str
+    events: int = 0
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The operator paused this update's deployment, let it expire or replaced it. A trial that is under way goes on."""
+
+    of: UpdateId
     reason: Reason
     detail: str
 
@@ -87,19 +129,58 @@ class TrialFailed:
 class Resumed:
     """The agent started and found this update in its journal."""
 
+    of: UpdateId
+
+
+@dataclass(frozen=True)
+class Lapsed:
+    """The agent started and found this update in its journal, but its deployment was stopped or has expired."""
+
+    of: UpdateId
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """The agent is about to stop in good order: what comes next is no fault of the new module."""
+
+    of: UpdateId
+
 
 @dataclass(frozen=True)
 class GaveUp:
     """The update was resumed too often: each time the board went down with it."""
 
+    of: UpdateId
     reason: Reason
     detail: str
 
 
-Event = Offered | Verified | Refused | Fetched | FetchFailed | Started | StartFailed | TrialPassed | TrialFailed | Resumed | GaveUp
+Event = (
+    Offered
+    | Matched
+    | Verified
+    | Refused
+    | Fetched
+    | FetchFailed
+    | Started
+    | StartFailed
+    | TrialPassed
+    | TrialFailed
+    | Stopped
+    | Resumed
+    | Lapsed
+    | Suspended
+    | GaveUp
+)
+
+BEGUN = (Phase.OFFERED, Phase.FETCHING, Phase.STAGED)
+"""Under way, but not on trial yet."""
 
 TRANSITIONS: dict[tuple[Phase, type], Phase] = {
-    **{(phase, Offered): Phase.OFFERED for phase in (*ENDED, Phase.OFFERED, Phase.FETCHING)},
+    **{(phase, Offered): Phase.OFFERED for phase in (*ENDED, *BEGUN)},
+    **{(phase, Matched): Phase.CONFIRMED for phase in (*ENDED, *BEGUN)},
     (Phase.OFFERED, Verified): Phase.FETCHING,
     (Phase.OFFERED, Refused): Phase.REJECTED,
     (Phase.OFFERED, FetchFailed): Phase.FAILED,
@@ -110,6 +191,9 @@ TRANSITIONS: dict[tuple[Phase, type], Phase] = {
     (Phase.TRIAL, StartFailed): Phase.FAILED,
     (Phase.TRIAL, TrialPassed): Phase.CONFIRMED,
     (Phase.TRIAL, TrialFailed): Phase.ROLLED_BACK,
-    **{(phase, Resumed): Phase.OFFERED for phase in (Phase.OFFERED, Phase.FETCHING, Phase.STAGED, Phase.TRIAL)},
-    **{(phase, GaveUp): Phase.ROLLED_BACK for phase in (Phase.OFFERED, Phase.FETCHING, Phase.STAGED, Phase.TRIAL)},
+    **{(phase, Stopped): Phase.FAILED for phase in BEGUN},
+    **{(phase, Resumed): Phase.OFFERED for phase in (*BEGUN, Phase.TRIAL)},
+    **{(phase, Lapsed): Phase.FAILED for phase in (*BEGUN, Phase.TRIAL)},
+    **{(phase, Suspended): Phase.OFFERED for phase in (Phase.STAGED, Phase.TRIAL)},
+    **{(phase, GaveUp): Phase.ROLLED_BACK for phase in (*BEGUN, Phase.TRIAL)},
 }

@@ -19,6 +19,7 @@ from ota.formats import topics
 from ota.formats.reasons import Reason
 
 MAX_TRIES = 2
+Prepare = Callable[[bytes | None], Awaitable[tuple[bytes, dict[str, bytes]]]]
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +40,6 @@ class Supervisor:
 
     on_outcome: Callable[[ModuleSpec, frames.Done], Awaitable[None]]
     on_failure: Callable[[Worker, WorkerFailed], None]
-    keys_of: Callable[[str], dict[str, bytes]]  # what a module keeps, by its name
     on_use: Callable[[Worker], None] = lambda worker: None  # another worker is fed from now on
     queue_limit: int = 10_000
     counters: Counter[str] = field(default_factory=Counter)
@@ -80,7 +80,7 @@ class Supervisor:
         self._queue.append(Pending(topic, payload))
         self._wake.set()
 
-    async def run(self, worker: Worker, state: bytes) -> bool:
+    async def run(self, worker: Worker, state: bytes, keys: dict[str, bytes]) -> bool:
         """Makes a started worker the one that is fed, unless a living one is: a swap may have come first. Then it is stopped.
 
         Raises WorkerFailed, with nothing changed, when it does not begin.
@@ -89,7 +89,7 @@ class Supervisor:
             if self._current is not None and self._current.alive:
                 worker.kill()
                 return False
-            done = await self._begin(worker, state)
+            done = await self._begin(worker, state, keys)
             self._use(worker)
         self._account(done.usage)
         await self.on_outcome(worker.spec, done)
@@ -100,21 +100,23 @@ class Supervisor:
         self.module_counters["time_us"] += usage.took_us
         self.module_counters["memory_bytes"] = max(self.module_counters["memory_bytes"], usage.memory_bytes)
 
-    async def swap(self, new: Worker) -> None:
-        """Hands the state over and feeds `new` from the next event on; the old worker is kept, paused, for `roll_back`.
+    async def swap(self, new: Worker, prepare: Prepare) -> None:
+        """Feeds `new` from the next event on; the old worker is kept, paused, for `roll_back`.
 
-        Raises WorkerFailed, with the old module going on, when the new one refuses the state or fails to begin.
+        `prepare` gets the state that the old module has just saved, None when it could not, and returns what the new one begins
+        with. Raises WorkerFailed, with the old module going on, when the new one refuses the state or fails to begin, and what
+        `prepare` raises.
         """
         async with self._between:
             started = time.monotonic_ns()
             old = self._current
-            state = b""
+            state = None
             if old is not None and old.alive:
                 try:
-                    state = await old.save() or b""
+                    state = await old.save()
                 except WorkerFailed as failure:
-                    logger.warning("the old module could not save its state: %s", failure)
-            done = await self._begin(new, state)
+                    logger.warning("the old module could not save its state, the last one is taken: %s", failure)
+            done = await self._begin(new, *await prepare(state))
             self._standby = old if old is not None and old.alive else None
             self._use(new)
             self.last_gap_us = (time.monotonic_ns() - started) // 1000
@@ -269,8 +271,8 @@ class Supervisor:
             async with asyncio.timeout(timeout_s):  # not wait_for, see device_agent.broker.link
                 await self._wake.wait()
 
-    async def _begin(self, worker: Worker, state: bytes) -> frames.Done:
+    async def _begin(self, worker: Worker, state: bytes, keys: dict[str, bytes]) -> frames.Done:
         try:
-            return await worker.begin(state, self.keys_of(worker.spec.description.name))
+            return await worker.begin(state, keys)
         except EventRefused as error:
             raise WorkerFailed(Reason.START_FAILED, str(error)) from error

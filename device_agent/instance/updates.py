@@ -7,7 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from device_agent.instance.states import ENDED, TRANSITIONS, Event, GaveUp, Offered, Phase, Resumed
+from device_agent.instance.states import (
+    ENDED,
+    TRANSITIONS,
+    Event,
+    GaveUp,
+    Matched,
+    Offered,
+    Phase,
+    Resumed,
+    Suspended,
+    TrialFailed,
+    TrialPassed,
+    UpdateId,
+    Verified,
+)
+from ota.formats.manifest import VerifiedManifest
 from ota.formats.reasons import Reason
 
 MAX_RESUMPTIONS = 3
@@ -23,12 +38,14 @@ RETRYABLE = frozenset(
         Reason.CONFINEMENT_LACKING,
     )
 )
-"""Failures of the way or of the board, not of the update: the same deployment is tried again."""
+"""Failures of transport, storage or the board, not of the update: the same deployment is tried again after a while."""
+HELD_BACK = frozenset((Reason.DEPLOYMENT_STOPPED, Reason.DEPLOYMENT_EXPIRED))
+"""The operator, or the clock, stopped it: the same deployment is tried again once it may start."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """One update, as the journal keeps it."""
+    """One update. The journal keeps the first seven fields; the others are known in this process only."""
 
     phase: Phase = Phase.IDLE
     deployment: bytes = b""
@@ -36,11 +53,26 @@ class Update:
     resumptions: int = 0
     reason: Reason | None = None
     detail: str = ""
+    events: int = 0  # handled on trial, once that has ended
+    number: int = 0  # of this update in this process
+    verified: VerifiedManifest | None = None  # of this update, once it is verified
+    confirmed: bytes = b""  # manifest of the confirmed module
+
+    @property
+    def id(self) -> UpdateId:
+        """What events of this update name."""
+        return UpdateId(self.deployment, self.manifest, self.number)
 
     @property
     def ended(self) -> bool:
         """Whether nothing is under way."""
         return self.phase in ENDED
+
+    def is_news(self, deployment: bytes, manifest: bytes) -> bool:
+        """Whether an offer is another than the one that is under way or has ended, or one that may be tried again."""
+        if (self.deployment, self.manifest) != (deployment, manifest):
+            return True
+        return self.phase is Phase.FAILED and (self.reason in RETRYABLE or self.reason in HELD_BACK)
 
 
 @dataclass(frozen=True)
@@ -61,15 +93,21 @@ class FetchManifest:
 class FetchBlob:
     """Get the chunks that are missing, and check the whole."""
 
+    verified: VerifiedManifest
+
 
 @dataclass(frozen=True)
 class StartWorker:
     """Load the new module in a worker of its own, beside the one that runs."""
 
+    verified: VerifiedManifest
+
 
 @dataclass(frozen=True)
 class BeginTrial:
     """Hand the state over, switch between two events, and watch."""
+
+    verified: VerifiedManifest
 
 
 @dataclass(frozen=True)
@@ -77,6 +115,7 @@ class Commit:
     """Make the module on trial the confirmed one: slots, sequence, epoch and journal in one transaction."""
 
     update: Update
+    verified: VerifiedManifest
 
 
 @dataclass(frozen=True)
@@ -95,49 +134,90 @@ class Discard:
 
 
 @dataclass(frozen=True)
+class RunConfirmed:
+    """Forget the failures of the confirmed module, which the operator wants, and run it if another runs."""
+
+
+@dataclass(frozen=True)
 class PublishReport:
     """Tell the operator."""
 
 
-Effect = WriteJournal | FetchManifest | FetchBlob | StartWorker | BeginTrial | Commit | RollBack | StopOld | Discard | PublishReport
+Effect = (
+    WriteJournal
+    | FetchManifest
+    | FetchBlob
+    | StartWorker
+    | BeginTrial
+    | Commit
+    | RollBack
+    | StopOld
+    | Discard
+    | RunConfirmed
+    | PublishReport
+)
+
+
+def _known(update: Update) -> VerifiedManifest:
+    assert update.verified is not None, "no manifest was verified"
+    return update.verified
+
 
 _EFFECTS: dict[Phase, Callable[[Update], tuple[Effect, ...]]] = {
     Phase.OFFERED: lambda u: (WriteJournal(u), Discard(), PublishReport(), FetchManifest(u.manifest)),
-    Phase.FETCHING: lambda u: (WriteJournal(u), PublishReport(), FetchBlob()),
-    Phase.STAGED: lambda u: (WriteJournal(u), StartWorker()),
-    Phase.TRIAL: lambda u: (WriteJournal(u), BeginTrial(), PublishReport()),
-    Phase.CONFIRMED: lambda u: (Commit(u), StopOld(), PublishReport()),
+    Phase.FETCHING: lambda u: (WriteJournal(u), PublishReport(), FetchBlob(_known(u))),
+    Phase.STAGED: lambda u: (WriteJournal(u), StartWorker(_known(u))),
+    Phase.TRIAL: lambda u: (WriteJournal(u), BeginTrial(_known(u)), PublishReport()),
+    Phase.CONFIRMED: lambda u: (Commit(u, _known(u)), StopOld(), PublishReport()),
     Phase.REJECTED: lambda u: (WriteJournal(u), Discard(), PublishReport()),
     Phase.FAILED: lambda u: (WriteJournal(u), Discard(), PublishReport()),
     Phase.ROLLED_BACK: lambda u: (WriteJournal(u), RollBack(), PublishReport()),
 }
+_EFFECTS_OF: dict[type, Callable[[Update], tuple[Effect, ...]]] = {
+    Matched: lambda u: (WriteJournal(u), Discard(), RunConfirmed(), PublishReport()),
+    Suspended: lambda u: (WriteJournal(u), Discard()),
+}
+"""Of events that do something else than what their target stands for."""
 
 
 def step(update: Update, event: Event) -> tuple[Update, tuple[Effect, ...]]:
-    """The next state and what to do. An event that has no place in the present state changes nothing and does nothing."""
-    target = TRANSITIONS.get((update.phase, type(event)))
-    if target is None or (isinstance(event, Offered) and not _is_news(update, event)):
-        return update, ()
+    """The next state and what to do.
+
+    An event that has no place in the present state, or is about another update, changes nothing and does nothing.
+    """
     if isinstance(event, Offered):
-        moved = Update(target, event.deployment, event.manifest)
-    elif isinstance(event, Resumed):
-        if update.resumptions >= MAX_RESUMPTIONS:
-            why = f"the board restarted {update.resumptions} times in the middle of this update"
-            return step(update, GaveUp(Reason.TRIAL_INTERRUPTED, why))
-        moved = replace(update, phase=target, resumptions=update.resumptions + _counts(update.phase))
-    else:
-        why_now: Any = event
-        moved = replace(update, phase=target, reason=getattr(why_now, "reason", None), detail=getattr(why_now, "detail", ""))
-    return moved, _EFFECTS[target](moved)
+        return _offered(update, event)
+    target = TRANSITIONS.get((update.phase, type(event)))
+    if target is None or event.of != update.id:
+        return update, ()
+    why: Any = event
+    moved = replace(update, phase=target, reason=getattr(why, "reason", None), detail=getattr(why, "detail", ""))
+    match event:
+        case Verified():
+            moved = replace(moved, verified=event.verified)
+        case TrialPassed():
+            moved = replace(moved, events=event.events, confirmed=update.manifest)
+        case TrialFailed():
+            moved = replace(moved, events=event.events)
+        case Resumed():
+            if update.resumptions >= MAX_RESUMPTIONS:
+                why_not = f"the board restarted {update.resumptions} times in the middle of this update"
+                return step(update, GaveUp(update.id, Reason.TRIAL_INTERRUPTED, why_not))
+            resumptions = update.resumptions + _counts(update.phase)
+            moved = replace(moved, resumptions=resumptions, number=update.number + 1, verified=None)
+    return moved, _EFFECTS_OF.get(type(event), _EFFECTS[target])(moved)
+
+
+def _offered(update: Update, event: Offered) -> tuple[Update, tuple[Effect, ...]]:
+    target = TRANSITIONS.get((update.phase, Offered))
+    if target is None or not update.is_news(event.deployment, event.manifest):
+        return update, ()
+    offered = Update(target, event.deployment, event.manifest, number=update.number + 1, confirmed=update.confirmed)
+    if event.manifest == update.confirmed:
+        return step(offered, Matched(offered.id))
+    return offered, _EFFECTS[target](offered)
 
 
 def _counts(phase: Phase) -> int:
-    """Only a restart with the new module running may be its fault; a transfer is resumed as often as it takes."""
+    """Only a restart with the new module loaded may be its fault; a transfer is resumed as often as it takes."""
     return 1 if phase in (Phase.STAGED, Phase.TRIAL) else 0
-
-
-def _is_news(update: Update, event: Offered) -> bool:
-    """Whether an offer is another than the one that is under way or has ended; a failure of the way may be tried again."""
-    if update.deployment != event.deployment:
-        return True
-    return update.phase is Phase.FAILED and update.reason in RETRYABLE

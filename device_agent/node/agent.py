@@ -24,6 +24,7 @@ from device_agent.desired.fetch import Fetcher
 from device_agent.desired.orders import Orders
 from device_agent.instance import slots, states
 from device_agent.instance.crash_loop import CrashLoop
+from device_agent.instance.kept import Kept, version_of
 from device_agent.instance.runner import Runner
 from device_agent.instance.states import Phase
 from device_agent.instance.supervisor import Supervisor
@@ -31,7 +32,7 @@ from device_agent.instance.updates import RETRYABLE
 from device_agent.node import sources
 from device_agent.node.config import Config
 from device_agent.node.version import agent_version
-from device_agent.storage.store import Store
+from device_agent.storage.store import Store, Version
 from ota.formats import manifest as manifests
 from ota.formats import topics, trust
 from ota.formats.capabilities import ABI, check_granted
@@ -73,7 +74,6 @@ class Agent:
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counters: Counter[str] = Counter()
-        self._keys: dict[str, dict[str, bytes]] = {}
         self._running = Running()
         self._trial_running = Running()
         self.failed = False  # whether an error of ours ended it
@@ -82,9 +82,7 @@ class Agent:
         self._proof: asyncio.TimerHandle | None = None
         self._logs: collections.deque[LogRecord] = collections.deque(maxlen=LOG_LINES_KEPT)
         self._logged = asyncio.Event()  # there is something to send, or somebody to send it to
-        self._supervisor = Supervisor(
-            self._outcome, self._worker_failed, self._keys_of, self._follow_topics, config.event_queue, self._counters
-        )
+        self._supervisor = Supervisor(self._outcome, self._worker_failed, self._follow_topics, config.event_queue, self._counters)
         self._crash_loop = CrashLoop()
         self._fatal_images = FatalImages()
         self._confinement = Confinement(config.confinement_required, WorkerUsers(config.worker_users))
@@ -93,6 +91,7 @@ class Agent:
         if self._link is not None:
             self._link.set_will(topics.online(config.device), topics.OFFLINE)
         self._outbox = Outbox(self._store, self._on_writer, self._send_telemetry, self._counters, config.outbox_messages)
+        self._kept = Kept(self._store, self._on_writer, self._outbox.flush)
         fetcher = Fetcher(self._link, self._store, self._on_writer, config.fetch_timeout_s)
         update = self._store.last_update()
         self._runner = Runner(
@@ -117,7 +116,7 @@ class Agent:
             self._spawn_supervised(work)
         await self.run_best()
         if not self._runner.update.ended:
-            self._runner.post(states.Resumed())
+            self._runner.post(states.Resumed(self._runner.update.id))
         if self._link is not None:
             self._link.subscribe(topics.desired(self._config.group))
             self._link.subscribe(topics.root(self._orders.root.number + 1))
@@ -175,7 +174,7 @@ class Agent:
         )
         blob = self._store.blob_path(manifest.digest)
         spec = slots.with_image(
-            ModuleSpec(manifest.module, blob, manifest.digest, dict(self._config.module_config)),
+            ModuleSpec(manifest.module, blob, manifest.digest, dict(self._config.module_config), manifest=verified.envelope_digest),
             manifest,
             self._store,
             self._image_classes,
@@ -221,6 +220,10 @@ class Agent:
         """The module on trial is the confirmed one, on disk."""
         self._running = replace(self._trial_running, slot="confirmed")
         self._spawn_supervised(self._after_confirmation())
+
+    def run_confirmed(self) -> None:
+        """The operator wants the confirmed module: forget its failures, and run it if another runs."""
+        self._spawn_supervised(self._on_writer(self._store.set_failures, "confirmed", 0))
 
     def update_ended(self) -> None:
         """Looks at what the operator wants once more, later if the way was the trouble."""
@@ -279,9 +282,7 @@ class Agent:
         worker = self._worker(found.spec)
         try:
             await worker.start()
-            module = found.spec.description.name
-            self._keys.setdefault(module, await self._on_writer(self._store.keys, module))
-            if not await self._supervisor.run(worker, await self._on_writer(self._store.state, module)):
+            if not await self._supervisor.run(worker, *await self._kept.load(found.spec)):
                 return
         except WorkerFailed:
             self.distrust_image(worker)
@@ -333,16 +334,33 @@ class Agent:
     def _module_log(self, spec: ModuleSpec, level: str, message: str) -> None:
         self.log(LogRecord(time.time(), level, spec.label, message))
 
-    def _keys_of(self, module: str) -> dict[str, bytes]:
-        return self._keys.setdefault(module, {})
+    async def swap(self, worker: Worker) -> None:
+        """Makes the module on trial the one that is fed. Raises WorkerFailed, with the old module going on."""
+
+        async def prepare(state: bytes | None) -> tuple[bytes, dict[str, bytes]]:
+            return await self._kept.begin_trial(worker.spec, await self._on_writer(self._predecessor), state)
+
+        try:
+            await self._supervisor.swap(worker, prepare)
+        except Refused as error:
+            raise WorkerFailed(error.reason, error.detail) from error
+
+    def _predecessor(self) -> Version | None:
+        """The version that ran before the one on trial: that of the last worker, else the confirmed one, else the factory's."""
+        current = self._supervisor.current
+        if current is not None:
+            return version_of(current.spec)
+        return slots.version("confirmed", self._store, self._config.factory) or slots.version(
+            "factory", self._store, self._config.factory
+        )
+
+    async def forget_trial(self, worker: Worker) -> None:
+        """Drops what the module on trial kept: its trial failed."""
+        with contextlib.suppress(Refused):  # a full disk: the next trial drops it
+            await self._kept.forget(worker.spec)
 
     async def _outcome(self, spec: ModuleSpec, done: frames.Done) -> None:
-        keys = self._keys_of(spec.description.name)
-        for write in done.writes:
-            if write.value is None:
-                keys.pop(write.key, None)
-            else:
-                keys[write.key] = write.value
+        self._kept.note(spec, done.writes)
         await self._outbox.add(spec, done)
 
     async def _after_confirmation(self) -> None:
@@ -357,11 +375,13 @@ class Agent:
             envelope = self._store.envelope(slot.envelope)
             if envelope is not None:
                 blobs |= self._blobs_of(slots.parse(envelope))
-        verified = self._runner.verified
+        verified = self._runner.update.verified
         if verified is not None and not self._runner.update.ended:
             envelopes.add(verified.envelope_digest)
             blobs |= self._blobs_of(verified.manifest)
-        self._store.collect(envelopes, blobs)
+        manifests = envelopes | {self._running.manifest}
+        self._store.collect(manifests, blobs)
+        self._kept.retain(manifests)
 
     def _blobs_of(self, manifest: manifests.Manifest) -> set[bytes]:
         image = self.image_for(manifest)
@@ -380,7 +400,7 @@ class Agent:
         state = await self._supervisor.save()
         if state is not None:
             with contextlib.suppress(Refused):
-                await self._on_writer(self._store.save_state, worker.spec.description.name, state)
+                await self._kept.save_state(worker.spec, state)
 
     # -- what the operator wants
 

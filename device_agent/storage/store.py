@@ -6,17 +6,18 @@ fsynced, renamed, and its folder fsynced. The journal is hash-chained: each row'
 
 import contextlib
 import errno
-import itertools
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from device_agent.channel.frames import KeyWrite
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
+from device_agent.storage import schema
 from ota.errors import OtaError
 from ota.formats import cbor
 from ota.formats.chunks import ChunkIndex
@@ -24,28 +25,18 @@ from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Message
 
 DATABASE = "agent.sqlite"  # below the storage folder
-SCHEMA_VERSION = 1
-_SCHEMA = """
-create table numbers (name text primary key, value integer not null) strict;
-create table roots (number integer primary key, document blob not null) strict;
-create table envelopes (digest blob primary key, envelope blob not null) strict;
-create table journal (
-    id integer primary key, time_s integer not null, phase text not null, deployment blob not null, manifest blob not null,
-    resumptions integer not null, reason text not null, detail text not null, chain blob not null) strict;
-create table slots (
-    name text primary key, envelope blob not null, sequence integer not null, epoch integer not null,
-    failures integer not null) strict;
-create table keyvalue (module text, key text, value blob not null, primary key (module, key)) strict;
-create table states (module text primary key, state blob not null) strict;
-create table outbox (
-    number integer primary key autoincrement, time_s real not null, module text not null, topic text not null,
-    payload blob not null) strict;
-"""
 JOURNAL_ROWS = 10_000
 
 
 class StoreError(OtaError):
     """The storage folder can't be used."""
+
+
+class Version(NamedTuple):
+    """A version of a module. Each has keys and a state of its own, so that going back finds what was left behind."""
+
+    module: str
+    manifest: bytes  # digest of its envelope
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,7 @@ class Slot:
     sequence: int
     epoch: int
     failures: int = 0
+    failed_s: int = 0  # when it failed last, seconds since 1970
 
 
 def _locked(path: Path) -> int:
@@ -92,8 +84,10 @@ class Store:
             raise StoreError(f"{folder / DATABASE}: {error}") from error
         try:
             self._database.executescript("pragma journal_mode=wal; pragma synchronous=full; pragma foreign_keys=on;")
-            self._migrate()
-        except sqlite3.DatabaseError as error:
+            if schema.version_of(self._database) != schema.SCHEMA_VERSION:
+                with self._transaction():
+                    schema.migrate(self._database)
+        except (sqlite3.DatabaseError, schema.SchemaError) as error:
             self.close()
             raise StoreError(f"{folder / DATABASE}: {error}") from error
         except BaseException:
@@ -132,13 +126,13 @@ class Store:
 
     def last_update(self) -> Update:
         """The update at the end of the journal."""
-        row = self._database.execute(
-            "select phase, deployment, manifest, resumptions, reason, detail from journal order by id desc limit 1"
-        ).fetchone()
+        row = self._database.execute(f"select {schema.UPDATE} from journal order by id desc limit 1").fetchone()
+        confirmed = self._confirmed()
         if row is None:
-            return Update()
-        phase, deployment, manifest, resumptions, reason, detail = row
-        return Update(Phase(phase), deployment, manifest, resumptions, Reason(reason) if reason else None, detail)
+            return Update(confirmed=confirmed)
+        phase, deployment, manifest, resumptions, reason, detail, events = row
+        why = Reason(reason) if reason else None
+        return Update(Phase(phase), deployment, manifest, resumptions, why, detail, events, confirmed=confirmed)
 
     def write_journal(self, update: Update, time_s: int) -> None:
         """Appends an update, durably."""
@@ -148,28 +142,28 @@ class Store:
     def commit(self, update: Update, slot: Slot, time_s: int) -> None:
         """Makes `slot` the confirmed one, the confirmed one the previous, and raises what must not go back: one transaction."""
         with self._transaction():
-            self._append(update, time_s)
             self._database.execute("delete from slots where name = 'previous'")
             self._database.execute("update slots set name = 'previous' where name = 'confirmed'")
-            self._database.execute("insert into slots values ('confirmed', ?, ?, ?, 0)", (slot.envelope, slot.sequence, slot.epoch))
+            self._database.execute(
+                "insert into slots values ('confirmed', ?, ?, ?, 0, 0)", (slot.envelope, slot.sequence, slot.epoch)
+            )
+            self._append(update, time_s)
             self._raise("sequence", slot.sequence)
             self._raise("epoch", slot.epoch)
 
     def slots(self) -> dict[str, Slot]:
         """The confirmed and the previous module."""
-        return {row[0]: Slot(*row) for row in self._database.execute("select name, envelope, sequence, epoch, failures from slots")}
+        rows = self._database.execute("select name, envelope, sequence, epoch, failures, failed_s from slots")
+        return {row[0]: Slot(*row) for row in rows}
 
-    def set_failures(self, name: str, failures: int) -> None:
-        """Counts starts of a slot that have not proved themselves yet; written before each start."""
+    def set_failures(self, name: str, failures: int, time_s: int = 0) -> None:
+        """How often the module of a slot has failed since it last proved itself, and when it did last."""
         with self._transaction():
-            self._database.execute("update slots set failures = ? where name = ?", (failures, name))
+            self._database.execute("update slots set failures = ?, failed_s = ? where name = ?", (failures, time_s, name))
 
     def journal_is_whole(self) -> bool:
         """Whether every row's hash fits the row and the one before it."""
-        rows = self._database.execute(
-            "select time_s, phase, deployment, manifest, resumptions, reason, detail, chain from journal order by id"
-        ).fetchall()
-        return all(_chain(before[-1], after[:-1]) == after[-1] for before, after in itertools.pairwise(rows))
+        return schema.is_chained(self._database, schema.JOURNAL)
 
     # -- envelopes and blobs
 
@@ -262,45 +256,80 @@ class Store:
             temporary.rename(path)
             self._sync_folder()
 
-    def collect(self, keep_envelopes: set[bytes], keep_blobs: set[bytes]) -> None:
-        """Deletes envelopes and blobs that nothing names any more."""
+    def collect(self, keep_manifests: set[bytes], keep_blobs: set[bytes]) -> None:
+        """Deletes envelopes, blobs, keys and states that nothing names any more."""
         names = {digest.hex() for digest in keep_blobs}
         for path in self._blobs.iterdir():
             if path.stem not in names:
                 path.unlink()
         with self._transaction():
-            for (digest,) in self._database.execute("select digest from envelopes").fetchall():
-                if digest not in keep_envelopes:
-                    self._database.execute("delete from envelopes where digest = ?", (digest,))
+            for table, column in (("envelopes", "digest"), ("keyvalue", "manifest"), ("states", "manifest")):
+                for (digest,) in self._database.execute(f"select distinct {column} from {table}").fetchall():
+                    if digest and digest not in keep_manifests:
+                        self._database.execute(f"delete from {table} where {column} = ?", (digest,))
 
     # -- modules
 
-    def keys(self, module: str) -> dict[str, bytes]:
-        """What a module keeps."""
-        return dict(self._database.execute("select key, value from keyvalue where module = ?", (module,)))
+    def keys(self, version: Version) -> dict[str, bytes]:
+        """What a version of a module keeps."""
+        return dict(self._database.execute("select key, value from keyvalue where (module, manifest) = (?, ?)", version))
 
-    def state(self, module: str) -> bytes:
-        """The last saved state of a module, empty before that."""
-        row = self._database.execute("select state from states where module = ?", (module,)).fetchone()
+    def state(self, version: Version) -> bytes:
+        """The last saved state of a version of a module, empty before that."""
+        row = self._database.execute("select state from states where (module, manifest) = (?, ?)", version).fetchone()
         return row[0] if row else b""
 
-    def save_state(self, module: str, state: bytes) -> None:
-        """Keeps a module's state."""
+    def save_state(self, version: Version, state: bytes) -> None:
+        """Keeps the state of a version of a module."""
         with self._transaction():
-            self._database.execute("insert or replace into states values (?, ?)", (module, state))
+            self._save_state(version, state)
 
-    def add_outcomes(self, outcomes: list[tuple[str, list[KeyWrite], list[Message]]], limit: int) -> tuple[int, int]:
-        """What handled events asked for, by module: key writes and messages, in one transaction.
+    def begin_trial(self, new: Version, old: Version | None, state: bytes | None) -> None:
+        """Gives a version that is about to run on trial the keys and the state of the one before it, of the same module.
+
+        `state`: what the old one has just saved, None if it could not: then its last one is taken. What the new one kept in an
+        earlier trial is gone. The old one's own rows stay as they are now, for the way back.
+        """
+        with self._transaction():
+            if old is not None and state is not None:
+                self._save_state(old, state)
+            self._forget(new)
+            if old is not None and old.module == new.module:
+                values = (new.manifest, *old)
+                source = "where (module, manifest) = (?, ?)"
+                self._database.execute(f"insert into keyvalue select module, ?, key, value from keyvalue {source}", values)
+                self._database.execute(f"insert into states select module, ?, state from states {source}", values)
+
+    def forget(self, version: Version) -> None:
+        """Deletes keys and state of a version that is not to run again."""
+        with self._transaction():
+            self._forget(version)
+
+    def adopt_unversioned(self, version: Version) -> None:
+        """Gives a version what its module kept under schema 1, if no version has that yet."""
+        found = "select 1 from {} where (module, manifest) = (:module, x'')"
+        query = f"{found.format('keyvalue')} union {found.format('states')}"
+        if self._database.execute(query, {"module": version.module}).fetchone() is None:
+            return
+        with self._transaction():
+            schema.adopt(self._database, version.module, version.manifest)
+
+    def add_outcomes(self, outcomes: list[tuple[Version, list[KeyWrite], list[Message]]], limit: int) -> tuple[int, int]:
+        """What handled events asked for, by version: key writes and messages, in one transaction.
 
         Returns the number of the last message, and how many of the oldest were dropped to stay within `limit` messages.
         """
         with self._transaction():
-            for module, writes, messages in outcomes:
+            for version, writes, messages in outcomes:
                 for write in writes:
                     if write.value is None:
-                        self._database.execute("delete from keyvalue where module = ? and key = ?", (module, write.key))
+                        self._database.execute(
+                            "delete from keyvalue where (module, manifest, key) = (?, ?, ?)", (*version, write.key)
+                        )
                     else:
-                        self._database.execute("insert or replace into keyvalue values (?, ?, ?)", (module, write.key, write.value))
+                        self._database.execute(
+                            "insert or replace into keyvalue values (?, ?, ?, ?)", (*version, write.key, write.value)
+                        )
                 self._database.executemany(
                     "insert into outbox (time_s, module, topic, payload) values (?, ?, ?, ?)",
                     [(each.time_s, each.module, each.topic, each.payload) for each in messages],
@@ -327,17 +356,16 @@ class Store:
 
     # -- inside
 
-    def _migrate(self) -> None:
-        (version,) = self._database.execute("pragma user_version").fetchone()
-        if version == SCHEMA_VERSION:
-            return
-        if version != 0:
-            raise StoreError(f"{self._folder} was written by another version of the agent (schema {version})")
-        with self._transaction():
-            for statement in _SCHEMA.split(";\n"):
-                if statement.strip():
-                    self._database.execute(statement)
-            self._database.execute(f"pragma user_version = {SCHEMA_VERSION}")
+    def _confirmed(self) -> bytes:
+        row = self._database.execute("select envelope from slots where name = 'confirmed'").fetchone()
+        return row[0] if row else b""
+
+    def _save_state(self, version: Version, state: bytes) -> None:
+        self._database.execute("insert or replace into states values (?, ?, ?)", (*version, state))
+
+    def _forget(self, version: Version) -> None:
+        for table in ("keyvalue", "states"):
+            self._database.execute(f"delete from {table} where (module, manifest) = (?, ?)", version)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -352,6 +380,8 @@ class Store:
                 raise
 
     def _append(self, update: Update, time_s: int) -> None:
+        if update.phase is Phase.CONFIRMED and update.manifest != self._confirmed():
+            raise StoreError(f"the journal would confirm {update.manifest.hex()}, the slot holds {self._confirmed().hex()}")
         row = (
             time_s,
             update.phase.value,
@@ -360,10 +390,14 @@ class Store:
             update.resumptions,
             update.reason.value if update.reason else "",
             update.detail,
+            update.events,
         )
         last = self._database.execute("select chain, id from journal order by id desc limit 1").fetchone()
         before, number = last or (b"", 0)
-        self._database.execute("insert into journal values (null, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _chain(before, row)))
+        marks = ", ".join("?" * len(row))
+        self._database.execute(
+            f"insert into journal ({schema.JOURNAL}, chain) values ({marks}, ?)", (*row, schema.chain(before, row))
+        )
         self._database.execute("delete from journal where id <= ?", (number - JOURNAL_ROWS,))
 
     def _raise(self, name: str, value: int) -> None:
@@ -381,10 +415,6 @@ class Store:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _chain(before: bytes, row: tuple[object, ...]) -> bytes:
-    return cbor.sha256(before + cbor.encode(list(row)))
 
 
 @contextlib.contextmanager

@@ -212,15 +212,15 @@ async def in_hand_when_it_failed(folder, **changes) -> tuple[list, int]:
     async def outcome(_, done):
         said.extend(payload for _, payload in done.messages)
 
-    supervisor = Supervisor(outcome, lambda *_: failed.set(), lambda name: {})
+    supervisor = Supervisor(outcome, lambda *_: failed.set())
     pump = asyncio.create_task(supervisor.pump())
     first, second = Worker(hanging, lambda *_: None), Worker(healthy, lambda *_: None)
     await first.start()
-    await supervisor.run(first, b"")
+    await supervisor.run(first, b"", {})
     supervisor.offer("in/x", b"event")
     await asyncio.wait_for(failed.wait(), 10)
     await second.start()
-    await supervisor.run(second, b"")
+    await supervisor.run(second, b"", {})
     supervisor.offer("in/x", b"last")
     async with asyncio.timeout(10):
         while b"last" not in said:

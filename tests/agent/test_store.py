@@ -10,14 +10,18 @@ from device_agent.channel.frames import KeyWrite
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
 from device_agent.storage import store as stores
-from device_agent.storage.store import Slot, Store, StoreError
+from device_agent.storage.store import Slot, Store, StoreError, Version
+from ota.formats import cbor
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Message
+from tests.support.signing import Signer
+from tests.support.wat import contract_module
 
 BLOB = os.urandom(5000)
 INDEX = ChunkIndex.of(BLOB, 1024)
+M, M2 = Version("m", b"1" * 32), Version("m", b"2" * 32)
 
 
 @pytest.fixture
@@ -134,7 +138,7 @@ def test_a_database_that_cannot_grow_is_a_refusal_and_stays_whole(store):
     store._database.execute("pragma max_page_count = 20")
     with pytest.raises(Refused) as caught:
         for number in range(1000):
-            store.add_outcomes([("m", [KeyWrite(str(number), bytes(3000))], [])], 10)
+            store.add_outcomes([(M, [KeyWrite(str(number), bytes(3000))], [])], 10)
     assert caught.value.reason is Reason.DISK_FULL
     store._database.execute("pragma max_page_count = 100000")
     store.write_journal(Update(Phase.OFFERED, b"d", b"m"), 1)
@@ -154,7 +158,7 @@ def test_two_agents_cannot_share_a_folder(store, tmp_path):
 
 def test_the_outbox_keeps_order_and_drops_the_oldest(store):
     messages = [Message(0, 1.0, "m", "t", bytes([number])) for number in range(10)]
-    assert store.add_outcomes([("m", [], messages)], limit=6) == (10, 4)
+    assert store.add_outcomes([(M, [], messages)], limit=6) == (10, 4)
     assert [each.number for each in store.outbox(0, 100)] == [5, 6, 7, 8, 9, 10]
     store.delivered(7)
     assert [each.payload for each in store.outbox(0, 2)] == [bytes([7]), bytes([8])]
@@ -162,20 +166,137 @@ def test_the_outbox_keeps_order_and_drops_the_oldest(store):
 
 
 def test_message_numbers_are_never_used_twice(store, tmp_path):
-    store.add_outcomes([("m", [], [Message(0, 1.0, "m", "t", b"1")])], 10)
+    store.add_outcomes([(M, [], [Message(0, 1.0, "m", "t", b"1")])], 10)
     store.delivered(1)
     store = again(store, tmp_path)
-    assert store.add_outcomes([("m", [], [Message(0, 1.0, "m", "t", b"2")])], 10)[0] == 2
+    assert store.add_outcomes([(M, [], [Message(0, 1.0, "m", "t", b"2")])], 10)[0] == 2
     store.close()
 
 
-def test_keys_and_states_are_kept_by_module(store):
-    store.add_outcomes([("a", [KeyWrite("k", b"1"), KeyWrite("gone", b"2")], []), ("b", [KeyWrite("k", b"3")], [])], 10)
-    store.add_outcomes([("a", [KeyWrite("gone", None)], [])], 10)
-    store.save_state("a", b"state")
-    assert store.keys("a") == {"k": b"1"}
-    assert store.keys("b") == {"k": b"3"}
-    assert (store.state("a"), store.state("b")) == (b"state", b"")
+def test_keys_and_states_are_kept_by_version(store):
+    other = Version("other", M.manifest)
+    store.add_outcomes([(M, [KeyWrite("k", b"1"), KeyWrite("gone", b"2")], []), (other, [KeyWrite("k", b"3")], [])], 10)
+    store.add_outcomes([(M, [KeyWrite("gone", None)], []), (M2, [KeyWrite("k", b"4")], [])], 10)
+    store.save_state(M, b"state")
+    assert [store.keys(each) for each in (M, M2, other)] == [{"k": b"1"}, {"k": b"4"}, {"k": b"3"}]
+    assert [store.state(each) for each in (M, M2, other)] == [b"state", b"", b""]
+
+
+def test_a_trial_begins_with_what_the_old_version_has_and_leaves_that_alone(store):
+    store.add_outcomes([(M, [KeyWrite("k", b"1")], []), (M2, [KeyWrite("of an earlier trial", b"x")], [])], 10)
+    store.save_state(M, b"at the last checkpoint")
+    store.begin_trial(M2, M, b"at the swap")
+    store.add_outcomes([(M2, [KeyWrite("k", b"2"), KeyWrite("new", b"3")], [])], 10)
+    store.save_state(M2, b"on trial")
+    assert (store.keys(M2), store.state(M2)) == ({"k": b"2", "new": b"3"}, b"on trial")
+    assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"at the swap")
+    store.forget(M2)
+    assert (store.keys(M2), store.state(M2)) == ({}, b"")
+    assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"at the swap")
+
+
+def test_a_trial_after_an_old_version_that_is_dead_begins_with_its_last_state(store):
+    store.save_state(M, b"at the last checkpoint")
+    store.begin_trial(M2, M, None)
+    assert store.state(M2) == b"at the last checkpoint"
+
+
+def test_a_module_of_another_name_begins_its_trial_with_nothing(store):
+    store.add_outcomes([(M, [KeyWrite("k", b"1")], [])], 10)
+    store.begin_trial(Version("other", b"o" * 32), M, b"state")
+    assert (store.keys(Version("other", b"o" * 32)), store.state(Version("other", b"o" * 32))) == ({}, b"")
+    assert store.state(M) == b"state"
+
+
+def test_what_versions_that_nothing_names_kept_is_collected(store):
+    store.add_outcomes([(M, [KeyWrite("k", b"1")], []), (M2, [KeyWrite("k", b"2")], [])], 10)
+    store.save_state(M, b"1")
+    store.save_state(M2, b"2")
+    store.collect({M2.manifest}, set())
+    assert (store.keys(M), store.state(M)) == ({}, b"")
+    assert (store.keys(M2), store.state(M2)) == ({"k": b"2"}, b"2")
+
+
+def test_the_journal_confirms_only_what_the_slot_holds(store):
+    slot = Slot("confirmed", b"1" * 32, 1, 0)
+    with pytest.raises(StoreError, match="the journal would confirm"):
+        store.commit(Update(Phase.CONFIRMED, b"d", b"2" * 32), slot, 1)
+    assert store.slots() == {}
+    store.commit(Update(Phase.CONFIRMED, b"d", b"1" * 32), slot, 1)
+    with pytest.raises(StoreError, match="the journal would confirm"):
+        store.write_journal(Update(Phase.CONFIRMED, b"e", b"2" * 32), 2)
+    assert store.last_update() == Update(Phase.CONFIRMED, b"d", b"1" * 32, confirmed=b"1" * 32)
+
+
+def schema_1(path, slots: dict[str, bytes]) -> None:
+    """A database as the first agents left it, with two rows in the journal, keys and states of three modules."""
+    database = sqlite3.connect(path)
+    database.executescript(
+        """
+        create table numbers (name text primary key, value integer not null) strict;
+        create table roots (number integer primary key, document blob not null) strict;
+        create table envelopes (digest blob primary key, envelope blob not null) strict;
+        create table journal (
+            id integer primary key, time_s integer not null, phase text not null, deployment blob not null, manifest blob not null,
+            resumptions integer not null, reason text not null, detail text not null, chain blob not null) strict;
+        create table slots (
+            name text primary key, envelope blob not null, sequence integer not null, epoch integer not null,
+            failures integer not null) strict;
+        create table keyvalue (module text, key text, value blob not null, primary key (module, key)) strict;
+        create table states (module text primary key, state blob not null) strict;
+        create table outbox (
+            number integer primary key autoincrement, time_s real not null, module text not null, topic text not null,
+            payload blob not null) strict;
+        insert into numbers values ('sequence', 7);
+        insert into keyvalue values ('pump', 'k', x'31'), ('lamp', 'k', x'32'), ('factory', 'k', x'33');
+        insert into states values ('pump', x'34'), ('lamp', x'35'), ('factory', x'36');
+        insert into outbox values (41, 1.0, 'pump', 't', x'37');
+        pragma user_version = 1;
+        """
+    )
+    chain = b""
+    for phase in ("offered", "confirmed"):
+        row = (5, phase, b"d" * 16, next(iter(slots.values()), b"m"), 0, "", "")
+        chain = sha256(chain + cbor.encode(list(row)))
+        database.execute("insert into journal values (null, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, chain))
+    for name, envelope in slots.items():
+        database.execute("insert into envelopes values (?, ?)", (sha256(envelope), envelope))
+        database.execute("insert into slots values (?, ?, 7, 0, 1)", (name, sha256(envelope)))
+    database.commit()
+    database.close()
+
+
+def test_a_database_of_schema_1_gives_what_modules_kept_to_their_versions(tmp_path):
+    signer = Signer()
+    confirmed, previous = signer.update(contract_module(), name="pump"), signer.update(contract_module(), name="lamp")
+    (tmp_path / "store").mkdir()
+    schema_1(tmp_path / "store" / "agent.sqlite", {"confirmed": confirmed.envelope, "previous": previous.envelope})
+    for _ in range(2):  # migrated once
+        store = Store(tmp_path / "store")
+        pump, lamp, factory = (
+            Version(*each) for each in (("pump", confirmed.digest), ("lamp", previous.digest), ("factory", b"f"))
+        )
+        assert (store.keys(pump), store.state(pump)) == ({"k": b"1"}, b"4")
+        assert (store.keys(lamp), store.state(lamp)) == ({"k": b"2"}, b"5")
+        assert store.slots()["confirmed"] == Slot("confirmed", confirmed.digest, 7, 0, 1)
+        assert store.journal_is_whole()
+        assert store.last_update().confirmed == confirmed.digest
+        assert [each.number for each in store.outbox(0, 10)] == [41]
+        store.adopt_unversioned(factory)  # nobody but the configuration knows its manifest
+        assert (store.keys(factory), store.state(factory)) == ({"k": b"3"}, b"6")
+        store.close()
+
+
+def test_a_migration_does_not_make_a_broken_journal_whole(tmp_path):
+    (tmp_path / "store").mkdir()
+    path = tmp_path / "store" / "agent.sqlite"
+    schema_1(path, {})
+    with sqlite3.connect(path) as database:
+        database.execute("update journal set detail = 'changed' where id = 2")
+    database.close()
+    store = Store(tmp_path / "store")
+    assert not store.journal_is_whole()
+    store.close()
 
 
 def test_what_nothing_names_is_collected(store):

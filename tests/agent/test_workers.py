@@ -51,6 +51,10 @@ def spec(folder, wasm: bytes, version: str = "1", **limits) -> ModuleSpec:
     return ModuleSpec(description, path, sha256(wasm), {})
 
 
+async def handed(state: bytes | None) -> tuple[bytes, dict[str, bytes]]:
+    return state or b"", {}
+
+
 class Rig:
     """A supervisor whose outcomes and failures are lists."""
 
@@ -58,7 +62,7 @@ class Rig:
         self.outcomes: list[bytes] = []
         self.failures: list[WorkerFailed] = []
         self.repair: Callable[[], Awaitable[object]] | None = None
-        self.supervisor = Supervisor(self._outcome, self._failed, lambda name: {})
+        self.supervisor = Supervisor(self._outcome, self._failed)
         self.pump = asyncio.create_task(self.supervisor.pump())
         self.repairs = []
 
@@ -102,7 +106,7 @@ def with_rig(test):
 
 @with_rig
 async def test_events_are_handled_in_order(rig, tmp_path):
-    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"")
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"", {})
     for _ in range(50):
         rig.supervisor.offer("t", b"")
     await rig.until(lambda: len(rig.outcomes) == 50)
@@ -111,12 +115,12 @@ async def test_events_are_handled_in_order(rig, tmp_path):
 
 @with_rig
 async def test_a_swap_under_load_loses_no_event_and_keeps_the_state(rig, tmp_path):
-    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"")
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"", {})
     new = await rig.worker(spec(tmp_path, counting(2), "2"))
     for number in range(200):
         rig.supervisor.offer("t", b"")
         if number == 100:
-            swap = asyncio.create_task(rig.supervisor.swap(new))
+            swap = asyncio.create_task(rig.supervisor.swap(new, handed))
         await asyncio.sleep(0)
     await swap
     await rig.until(lambda: len(rig.outcomes) == 200)
@@ -129,10 +133,10 @@ async def test_a_swap_under_load_loses_no_event_and_keeps_the_state(rig, tmp_pat
 
 @with_rig
 async def test_a_trap_on_trial_rolls_back_and_the_old_module_gets_the_event(rig, tmp_path):
-    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1, trap="x"))), b"")
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1, trap="x"))), b"", {})
     rig.supervisor.offer("t", b"")
     await rig.until(lambda: len(rig.outcomes) == 1)
-    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")))
+    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")), handed)
     rig.repair = rig.supervisor.roll_back
     for payload in (b"", b"t", b""):
         rig.supervisor.offer("t", payload)
@@ -145,7 +149,7 @@ async def test_a_trap_on_trial_rolls_back_and_the_old_module_gets_the_event(rig,
 @with_rig
 async def test_a_hanging_module_is_killed_at_its_deadline(rig, tmp_path):
     worker = await rig.worker(spec(tmp_path, counting(1), deadline_ms=200))
-    await rig.supervisor.run(worker, b"")
+    await rig.supervisor.run(worker, b"", {})
     rig.supervisor.offer("t", b"h")
     await rig.until(lambda: len(rig.failures) == 1)
     assert rig.failures[0].reason is Reason.DEADLINE_EXCEEDED
@@ -165,7 +169,7 @@ async def test_a_hanging_worker_ends_by_itself_when_the_agent_is_gone(rig, tmp_p
 @with_rig
 async def test_a_killed_worker_is_noticed_at_once_even_when_idle(rig, tmp_path):
     worker = await rig.worker(spec(tmp_path, counting(1)))
-    await rig.supervisor.run(worker, b"")
+    await rig.supervisor.run(worker, b"", {})
     os.kill(worker.pid, signal.SIGKILL)
     await rig.until(lambda: len(rig.failures) == 1)
     assert rig.failures[0].reason is Reason.CRASHED
@@ -174,7 +178,7 @@ async def test_a_killed_worker_is_noticed_at_once_even_when_idle(rig, tmp_path):
 @with_rig
 async def test_an_event_that_kills_two_workers_is_taken_away(rig, tmp_path):
     async def restart():
-        await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"")
+        await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"", {})
 
     rig.repair = restart
     await restart()
@@ -193,9 +197,9 @@ async def test_a_module_that_refuses_the_state_leaves_the_old_one_running(rig, t
         more="""(func (export "device:module/state@0.1.0#save") (result i32) i32.const 72)
                 (func (export "device:module/state@0.1.0#restore") (param i32 i32) (result i32) i32.const 16)""",
     )
-    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"")
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"", {})
     with pytest.raises(WorkerFailed) as caught:
-        await rig.supervisor.swap(await rig.worker(spec(tmp_path, refusing, "2")))
+        await rig.supervisor.swap(await rig.worker(spec(tmp_path, refusing, "2")), handed)
     assert caught.value.reason is Reason.STATE_REFUSED
     rig.supervisor.offer("t", b"")
     await rig.until(lambda: rig.outcomes == [b"\1\1"])
@@ -252,14 +256,14 @@ def test_a_worker_that_speaks_nonsense_is_ended(tmp_path, packet):
 
 @with_rig
 async def test_what_each_event_took_is_counted_for_its_module(rig, tmp_path):
-    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"")
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"", {})
     for _ in range(50):
         rig.supervisor.offer("t", b"")
     await rig.until(lambda: len(rig.outcomes) == 50)
     counters = rig.supervisor.module_counters
     assert (counters["events"], counters["host_calls"], counters["memory_bytes"]) == (50, 50, 65536)
     assert counters["time_us"] > 0
-    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")))
+    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")), handed)
     rig.supervisor.offer("t", b"")
     await rig.until(lambda: len(rig.outcomes) == 51)
     assert (counters["events"], counters["host_calls"]) == (1, 1)
@@ -270,7 +274,7 @@ async def test_what_a_refused_event_and_one_that_trapped_took_is_counted_too(rig
     body = """(call $publish (i32.const 100) (i32.const 3) (i32.const 200) (i32.const 2) (i32.const 80))
       (drop (memory.grow (i32.const 1))) (if (local.get $size) (then unreachable)) (i32.const 16)"""
     refusing = contract_module(body, PUBLISH, '(data (i32.const 100) "out")')
-    await rig.supervisor.run(await rig.worker(spec(tmp_path, refusing)), b"")
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, refusing)), b"", {})
     counters = rig.supervisor.module_counters
     rig.supervisor.offer("t", b"")
     await rig.until(lambda: rig.supervisor.counters["events_refused"] == 1)
@@ -368,11 +372,11 @@ def test_no_process_for_a_worker_is_a_failure_of_that_worker(tmp_path, monkeypat
 @with_rig
 async def test_a_restart_that_comes_too_late_does_not_replace_a_living_module(rig, tmp_path):
     first = await rig.worker(spec(tmp_path, counting(1)))
-    assert await rig.supervisor.run(first, b"")
+    assert await rig.supervisor.run(first, b"", {})
     first.kill()
     late = await rig.worker(spec(tmp_path, counting(1)))
-    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")))
-    assert not await rig.supervisor.run(late, b"")
+    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")), handed)
+    assert not await rig.supervisor.run(late, b"", {})
     assert not late.alive
     rig.supervisor.offer("t", b"")
     await rig.until(lambda: rig.outcomes == [b"\2\1"])
@@ -381,7 +385,7 @@ async def test_a_restart_that_comes_too_late_does_not_replace_a_living_module(ri
 @with_rig
 async def test_a_full_queue_drops_the_oldest_but_never_the_one_in_hand(rig, tmp_path):
     rig.supervisor.queue_limit = 5
-    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"")
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1))), b"", {})
     for _ in range(20):
         rig.supervisor.offer("t", b"")
     await rig.until(lambda: rig.supervisor.waiting == 0)

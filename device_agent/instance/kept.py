@@ -1,0 +1,70 @@
+"""What modules keep: keys and a state for each version, on disk, and the keys in memory too, since every outcome changes them."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from device_agent.channel.frames import KeyWrite
+from device_agent.channel.workers import ModuleSpec
+from device_agent.storage.store import Store, Version
+from ota.formats.reasons import Reason, Refused
+
+__all__ = ["Kept", "version_of"]
+
+
+def version_of(spec: ModuleSpec) -> Version:
+    """What keys and state of this module are kept under."""
+    return Version(spec.description.name, spec.manifest)
+
+
+class Kept:
+    """Keys and states of the versions of modules. `flush` writes the outcomes that wait; it says whether that worked."""
+
+    def __init__(self, store: Store, on_writer: Callable[..., Awaitable[Any]], flush: Callable[[], Awaitable[bool]]) -> None:
+        self._store, self._on_writer, self._flush = store, on_writer, flush
+        self._keys: dict[Version, dict[str, bytes]] = {}
+
+    async def load(self, spec: ModuleSpec) -> tuple[bytes, dict[str, bytes]]:
+        """State and keys of a version that is about to run."""
+        version = version_of(spec)
+        await self._on_writer(self._store.adopt_unversioned, version)
+        if version not in self._keys:
+            self._keys[version] = await self._on_writer(self._store.keys, version)
+        return await self._on_writer(self._store.state, version), self._keys[version]
+
+    def note(self, spec: ModuleSpec, writes: tuple[KeyWrite, ...]) -> None:
+        """Follows the writes of a handled event."""
+        keys = self._keys.setdefault(version_of(spec), {})
+        for write in writes:
+            if write.value is None:
+                keys.pop(write.key, None)
+            else:
+                keys[write.key] = write.value
+
+    async def save_state(self, spec: ModuleSpec, state: bytes) -> None:
+        """Keeps a state, durably. Raises Refused DISK_FULL."""
+        await self._on_writer(self._store.save_state, version_of(spec), state)
+
+    async def begin_trial(self, new: ModuleSpec, old: Version | None, state: bytes | None) -> tuple[bytes, dict[str, bytes]]:
+        """State and keys that a new version begins its trial with: those of `old`, where that is of the same module.
+
+        `state` is what the old version has just saved, None if it could not. Raises Refused DISK_FULL.
+        """
+        if not await self._flush():
+            raise Refused(Reason.DISK_FULL, "what the old version keeps can't be written")
+        version = version_of(new)
+        self._keys.pop(version, None)
+        await self._on_writer(self._store.begin_trial, version, old, state)
+        self._keys[version] = await self._on_writer(self._store.keys, version)
+        return await self._on_writer(self._store.state, version), self._keys[version]
+
+    async def forget(self, spec: ModuleSpec) -> None:
+        """Drops what a version kept in a trial that failed. Raises Refused DISK_FULL."""
+        version = version_of(spec)
+        await self._flush()
+        self._keys.pop(version, None)
+        await self._on_writer(self._store.forget, version)
+
+    def retain(self, manifests: set[bytes]) -> None:
+        """Drops from memory what is kept for other manifests than these."""
+        for version in [each for each in self._keys if each.manifest not in manifests]:
+            del self._keys[version]
