@@ -449,6 +449,17 @@ function(wamr_tell_places)
     wamr_mend(core/iwasm/interpreter/wasm_runtime.c "- $f%\" PRIu32 \"\\n\", n," "- $f%\" PRIu32 \"\\n\", frame.func_index,")
 endfunction()
 
+# WAMR 978ce3f keeps each object that ever was an externref in one table, for as long as the instance is there, and looks an object up by
+# walking through all of it: each call with a new object takes longer than the one before. Callers of ours give numbers instead of objects: the
+# number itself is the reference. native/core/references.c tells which numbers are still in use.
+function(wamr_pass_externrefs)
+    set(file core/iwasm/common/wasm_runtime_common.c)
+    set(reference "    lookup_user_data.node.extern_obj = extern_obj;\n    lookup_user_data.node.module_inst = module_inst;\n    lookup_user_data.found = false;\n\n    os_mutex_lock(&externref_lock);\n\n    /* Lookup hashmap firstly */\n    bh_hash_map_traverse(externref_map, lookup_extobj_callback,\n                         (void *)&lookup_user_data);\n    if (lookup_user_data.found) {\n        *p_externref_idx = lookup_user_data.externref_idx;\n        os_mutex_unlock(&externref_lock);\n        return true;\n    }\n")
+    wamr_mend(${file} "${reference}" "    *p_externref_idx = (uint32)(uintptr_t)extern_obj; /* pw_instance_references */\n    return (uintptr_t)*p_externref_idx == (uintptr_t)extern_obj;\n")
+    set(object "    os_mutex_lock(&externref_lock);\n    node = bh_hash_map_find(externref_map, (void *)(uintptr_t)externref_idx);\n    os_mutex_unlock(&externref_lock);\n\n    if (!node)\n        return false;\n\n    *p_extern_obj = node->extern_obj;\n")
+    wamr_mend(${file} "${object}" "    (void)node;\n    *p_extern_obj = (void *)(uintptr_t)externref_idx;\n")
+endfunction()
+
 if(WAMR_ROOT_DIR)
     set(origin "${WAMR_ROOT_DIR}")
 else()
@@ -461,6 +472,7 @@ else()
 endif()
 file(COPY "${origin}/core" "${origin}/build-scripts" "${origin}/LICENSE" DESTINATION "${WAMR_SOURCE_DIR}")
 wamr_fix_raw_externref()
+wamr_pass_externrefs()
 wamr_fix_removed_load()
 wamr_fix_previous_handler()
 wamr_fix_frame_values()

@@ -182,9 +182,8 @@ call_imported_start(pw_instance *instance)
     return instance->host_failed ? PW_HOST_ERROR : PW_OK;
 }
 
-/* One thread at a time; the same thread may come back in from a host function. PW_OK, PW_BUSY or PW_CLOSED. */
-static int32_t
-enter(pw_instance *instance)
+int32_t
+pw_enter(pw_instance *instance)
 {
     uintptr_t owner = 0, me = (uintptr_t)pthread_self();
     if (atomic_load(&instance->owner) != me && !atomic_compare_exchange_strong(&instance->owner, &owner, me))
@@ -193,8 +192,8 @@ enter(pw_instance *instance)
     return PW_OK;
 }
 
-static void
-leave(pw_instance *instance)
+void
+pw_leave(pw_instance *instance)
 {
     if (--instance->depth == 0)
         atomic_store(&instance->owner, 0);
@@ -307,11 +306,11 @@ instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, int
     if (!instance->env)
         return PW_NO_MEMORY;
     wasm_runtime_set_instruction_count_limit(instance->env, fuel);
-    (void)enter(instance); /* nobody else knows it yet */
+    (void)pw_enter(instance); /* nobody else knows it yet */
     pw_text *outer = begin_guest();
     int32_t status = pw_start(instance) ? call_imported_start(instance) : take_exception(instance);
     end_guest(outer);
-    leave(instance);
+    pw_leave(instance);
     return status;
 }
 
@@ -449,11 +448,11 @@ pw_instance_function(pw_instance *instance, const char *name, pw_function **out)
 {
     if (!instance || !name || !out)
         return PW_BAD_ARGUMENT;
-    int32_t status = enter(instance);
+    int32_t status = pw_enter(instance);
     if (status != PW_OK)
         return status;
     status = find_function(instance, name, out);
-    leave(instance);
+    pw_leave(instance);
     return status;
 }
 
@@ -478,7 +477,7 @@ call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done
         return PW_TERMINATED;
     if (nested == NESTED_LIMIT)
         return refuse_depth();
-    int32_t status = enter(instance);
+    int32_t status = pw_enter(instance);
     if (status != PW_OK)
         return status;
 
@@ -497,7 +496,7 @@ call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done
     }
     if (cells != local)
         free(cells);
-    leave(instance);
+    pw_leave(instance);
     return status;
 }
 
@@ -532,11 +531,11 @@ pw_instance_fuel_set(pw_instance *instance, int32_t fuel)
 {
     if (!instance)
         return PW_BAD_ARGUMENT;
-    int32_t status = enter(instance);
+    int32_t status = pw_enter(instance);
     if (status != PW_OK)
         return status;
     wasm_runtime_set_instruction_count_limit(instance->env, fuel < 0 ? -1 : fuel);
-    leave(instance);
+    pw_leave(instance);
     return PW_OK;
 }
 
@@ -577,12 +576,12 @@ memory_at(const pw_instance *instance, uint64_t offset, uint64_t size_bytes)
 void *
 pw_memory_read(pw_instance *instance, uint64_t offset, uint64_t size_bytes)
 {
-    int32_t status = instance ? enter(instance) : PW_BAD_ARGUMENT;
+    int32_t status = instance ? pw_enter(instance) : PW_BAD_ARGUMENT;
     if (status != PW_OK)
         return pw_python_int(status);
     const uint8_t *from = memory_at(instance, offset, size_bytes);
     void *found = from ? pw_python_bytes(from, size_bytes) : pw_python_int(PW_NOT_FOUND);
-    leave(instance);
+    pw_leave(instance);
     return found;
 }
 
@@ -591,13 +590,13 @@ pw_memory_write(pw_instance *instance, uint64_t offset, const char *content, uin
 {
     if (!instance || !content)
         return PW_BAD_ARGUMENT;
-    int32_t status = enter(instance);
+    int32_t status = pw_enter(instance);
     if (status != PW_OK)
         return status;
     uint8_t *to = memory_at(instance, offset, size_bytes);
     if (to)
         memcpy(to, content, (size_t)size_bytes);
-    leave(instance);
+    pw_leave(instance);
     return to ? PW_OK : PW_NOT_FOUND;
 }
 
@@ -632,11 +631,11 @@ pw_global_get(pw_instance *instance, const char *name, uint64_t *slots)
 {
     if (!instance || !name || !slots)
         return PW_BAD_ARGUMENT;
-    int32_t status = enter(instance);
+    int32_t status = pw_enter(instance);
     if (status != PW_OK)
         return status;
     status = get_global(instance, name, slots);
-    leave(instance);
+    pw_leave(instance);
     return status;
 }
 
@@ -645,10 +644,10 @@ pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots)
 {
     if (!instance || !name || !slots)
         return PW_BAD_ARGUMENT;
-    int32_t status = enter(instance);
+    int32_t status = pw_enter(instance);
     if (status != PW_OK)
         return status;
     status = set_global(instance, name, slots);
-    leave(instance);
+    pw_leave(instance);
     return status;
 }

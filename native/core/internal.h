@@ -115,6 +115,10 @@ void pw_error_set(char *error, uint32_t error_size, const char *format, ...) __a
 char pw_type_letter(wasm_valkind_t kind);
 /* The letters of a function type's parameters or results, malloc'd; NULL when out of memory. */
 char *pw_type_letters(wasm_func_type_t type, bool results);
+/* Before and after an instance is used: one thread at a time; the same thread may come back in from a host function. PW_OK, PW_BUSY or
+ * PW_CLOSED. */
+int32_t pw_enter(pw_instance *instance);
+void pw_leave(pw_instance *instance);
 /* Ends the call that an instance is in; may be called by a signal's handler. */
 void pw_stop(pw_instance *instance);
 /* Gives its signal back when an instance goes: it has no WAMR side any more that others could find. */

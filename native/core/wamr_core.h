@@ -6,8 +6,8 @@
  *  - Functions that can fail return a status, PW_OK being 0. Text of a load or instantiation error goes to the caller's
  *    `error` buffer (always terminated, never longer than error_size); text of a trap is kept by the instance.
  *  - A value travels in a 64-bit slot. i32 is sign-extended on the way out and truncated on the way in; f32 lies in the low
- *    four bytes; a funcref is its function index, UINT64_MAX being null; an externref is a number that the caller chose, 0
- *    being null. A v128 takes two slots, the lower half first.
+ *    four bytes; a funcref is its function index, UINT64_MAX being null; an externref is a number of 32 bits that the caller
+ *    chose, below UINT32_MAX, 0 being null. A v128 takes two slots, the lower half first.
  *  - Nothing is printed. What WAMR would print is kept and handed out by pw_log_take.
  *  - An instance runs on one thread at a time; any thread may ask it to stop with pw_instance_terminate. Threads that use one at once,
  *    or close what another one uses, meet PW_BUSY or PW_CLOSED.
@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PW_ABI_VERSION 6
+#define PW_ABI_VERSION 7
 #define PW_API __attribute__((visibility("default")))
 
 /* Host functions with at most this many parameters, all integers, are called with their values instead of a slot array. */
@@ -175,5 +175,8 @@ PW_API int32_t pw_memory_size(pw_instance *instance, uint64_t *size_bytes);
 /* Reads or writes an exported global through its slot, or a v128's two. PW_UNSUPPORTED when written but immutable. */
 PW_API int32_t pw_global_get(pw_instance *instance, const char *name, uint64_t *slots);
 PW_API int32_t pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots);
+/* The externrefs that globals and tables hold, null ones left out: the first `room` of them to `found`, *count is how many there are,
+ * *looked_at how many places could hold one. PW_BUSY while guest code runs, which may hold others. */
+PW_API int32_t pw_instance_references(pw_instance *instance, uint32_t *found, uint32_t room, uint32_t *count, uint32_t *looked_at);
 
 #endif

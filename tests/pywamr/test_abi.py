@@ -85,7 +85,7 @@ def test_another_interface_version_is_one_clear_error():
             setattr(self, name, wrapped := _Function(function))
             return wrapped
 
-    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 6"):
+    with pytest.raises(LibraryError, match="speaks interface version 99, these bindings speak 7"):
         _abi.bind(Library())
 
 

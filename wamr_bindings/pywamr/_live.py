@@ -1,7 +1,9 @@
 """What instances, their functions and memories have in common: the shim's instance, its end, and what its statuses stand for."""
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from pywamr import _abi
@@ -48,6 +50,36 @@ class Live:
         if status == _abi.BUSY:
             raise BusyError("the instance is running")
         self.closed = True
+        if self.references.lock.acquire(blocking=False):
+            try:
+                self.references.keep((), 0)
+            finally:
+                self.references.lock.release()
+
+    @contextlib.contextmanager
+    def referring(self) -> Iterator[None]:
+        """Around a call with externrefs. Afterwards lets go of those that guest code can't reach any more.
+
+        Raises BusyError while another thread is in such a call.
+        """
+        if not self.references.lock.acquire(blocking=False):
+            self.refuse(_abi.BUSY, "")
+        try:
+            yield
+        finally:
+            try:
+                if self.references.due:
+                    self._release_references()
+            finally:
+                self.references.lock.release()
+
+    def _release_references(self) -> None:
+        count, looked_at, found = ctypes.c_uint32(len(self.references)), ctypes.c_uint32(), None
+        while found is None or count.value > len(found):
+            found = (ctypes.c_uint32 * count.value)()
+            if self.library.pw_instance_references(self.raw.value, found, len(found), count, looked_at) != _abi.OK:
+                return  # guest code runs further out, and may hold any of them
+        self.references.keep(set(found[: count.value]), looked_at.value)
 
     def __del__(self, finalizing=sys.is_finalizing) -> None:  # type: ignore[no-untyped-def]
         if self.raw.value is not None and not finalizing():

@@ -1,7 +1,8 @@
 """Python values to and from the 64-bit slots of the shim (native/core/wamr_core.h says what a slot holds)."""
 
 import struct
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from pywamr.errors import ArgumentError
@@ -26,11 +27,25 @@ null reference)."""
 
 
 class References:
-    """The Python objects that one instance holds as externrefs; they live as long as it does."""
+    """The Python objects that guest code of one instance can reach as externrefs, by the numbers that it has for them.
+
+    Each stays until `keep` says that guest code has it no longer; that is due when as many were added as the last look cost.
+    """
 
     def __init__(self) -> None:
-        self._objects: list[Value] = [None]
-        self._numbers: dict[int, int] = {}
+        self.lock = threading.RLock()  # held from before arguments have numbers until results are objects again
+        self._objects: dict[int, Value] = {}
+        self._numbers: dict[int, int] = {}  # by identity
+        self._free: list[int] = []
+        self._added = self._cost = 0
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    @property
+    def due(self) -> bool:
+        """Whether to find out which are still in use: so often that the cost for each object is constant."""
+        return self._added > self._cost
 
     def number(self, value: Value) -> int:
         """The externref slot for an object, 0 for None."""
@@ -38,14 +53,24 @@ class References:
             return 0
         known = self._numbers.get(id(value))
         if known is None:
-            known = len(self._objects)
-            self._objects.append(value)
+            known = self._free.pop() if self._free else len(self._objects) + 1
+            self._objects[known] = value
             self._numbers[id(value)] = known
+            self._added += 1
         return known
 
     def object(self, number: int) -> Value:
         """The object behind an externref slot."""
-        return self._objects[number]
+        return self._objects[number] if number else None
+
+    def keep(self, used: Collection[int], looked_at: int) -> None:
+        """Lets go of all but those in use; `looked_at` is how many places of the guest were looked at to find them."""
+        gone = [number for number in self._objects if number not in used]
+        released = [self._objects.pop(number) for number in gone]  # the last thing to end: that may call anything
+        for value in released:
+            del self._numbers[id(value)]
+        self._free += gone
+        self._added, self._cost = 0, len(self._objects) + looked_at
 
 
 def slots_struct(types: Sequence[ValueType]) -> struct.Struct:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pywamr.module import Module
 
 _SLOT_BYTES = 8
+_ROWS_AT_ONCE = 1024  # of calls that may add externrefs
 
 
 class Instance:
@@ -34,6 +35,9 @@ class Instance:
         self._library = _abi.library()
         self._exports = {export.name: export.type for export in module.exports}
         self._functions: dict[str, Function] = {}
+        types = [each.type for each in module.imports] + [each.type for each in module.exports]
+        refers = any(isinstance(kind, FunctionType) and ValueType.EXTERNREF in kind.params + kind.results for kind in types)
+        self._function: type[Function] = ReferringFunction if refers else Function
         self.live = live = Live(module)
         self._references = live.references
         self.memory = Memory(live)
@@ -65,7 +69,7 @@ class Instance:
             if self.live.usable(self._library.pw_instance_function(self.live.handle(), _abi.name(name), handle)) != _abi.OK:
                 raise NotExportedError(f"the function {name!r} can't be called")
             assert handle.value is not None
-            known = self._functions[name] = Function(self.live, name, kind, handle.value)
+            known = self._functions[name] = self._function(self.live, name, kind, handle.value)
         return known
 
     def call(self, name: str, *values: Value) -> Value:
@@ -84,6 +88,8 @@ class Instance:
     def set_global(self, name: str, value: Value) -> None:
         """Sets an exported global. Raises NotExportedError, ArgumentError, UnsupportedError for an immutable or reference one."""
         kind = self._global(name)
+        if has_references((kind.value,)):
+            raise UnsupportedError(f"a global of type {kind.value!r} can't be written from outside: {name!r}")
         lowered = lower(kind.value, value, self._references, f"the global {name!r}")
         slots = _slots(2)
         slots_struct([kind.value]).pack_into(slots, 0, lowered)
@@ -232,6 +238,25 @@ class Function:
         references = self._live.references
         values = tuple(lift(kind, value, references) for kind, value in zip(self.type.results, raw, strict=True))
         return values[0] if len(values) == 1 else values
+
+
+class ReferringFunction(Function):
+    """One of an instance that has to do with externrefs: those that guest code has no more are let go of after each call."""
+
+    __slots__ = ()
+
+    def __call__(self, *values: Value) -> Value:
+        """See Function."""
+        with self._live.referring():
+            return super().__call__(*values)
+
+    def call_each(self, rows: memoryview) -> None:
+        """See Function."""
+        whole = rows.ndim == 1 and len(rows) % self.width == 0
+        step = _ROWS_AT_ONCE * self.width if whole else max(len(rows), 1)
+        for start in range(0, max(len(rows), 1), step):
+            with self._live.referring():
+                super().call_each(rows[start : start + step])
 
 
 def _fuel(fuel: int | None) -> int:
