@@ -63,7 +63,9 @@ async def _ask(config: Config, token: Token, request: Request) -> bytes:
     def online() -> None:
         link.publish(question, request.to_bytes(), retain=True)
 
-    bare = replace(config.broker, url=config.enrolment_url or config.broker.url, certificate_file=None, key_file=None)
+    bare = replace(
+        config.broker, url=config.enrolment_url or config.broker.url, certificate_file=None, key_file=None, session_expiry_s=0
+    )
     link = Link(bare, config.device, received, online, lambda: None)
     link.subscribe(reply)
     logger.info("asking for a certificate at %s", bare.url)

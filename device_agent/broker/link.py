@@ -1,38 +1,51 @@
-"""The connection to the broker: MQTT 5 by paho's external-loop calls, joined to asyncio, with reconnection.
+"""The board's link to the broker: one connection after the other, what is subscribed on them, and what is wrong with them.
 
-Only looking up and connecting, which paho can't do without blocking, happens on a thread. Everything else runs on the loop.
+Nothing of an ended connection is sent again on the next: what must survive is kept by who sends it (the outbox, the latest report).
+docs/reference/link.md describes the behaviour.
 """
 
 import asyncio
 import contextlib
+import enum
 import logging
-import random
-import socket
-import ssl
-from collections.abc import Callable
-from typing import Any
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from device_agent.broker.backoff import Backoff, Ended
+from device_agent.broker.connection import FAILURE, TOO_LARGE, Connection, Outgoing, Sent, Session
+from device_agent.broker.limits import Learned, Limits
+from device_agent.broker.retained import Handled
 from device_agent.node.config import BrokerConfig
 
-RECONNECT_MIN_S, RECONNECT_MAX_S = 0.5, 60.0
-CONNECT_TIMEOUT_S = 10.0
-MISC_MAX_S = 5.0  # between looks at the clock for the keep-alive; an idle board should sleep
+__all__ = ["Kind", "Link", "Sent"]
+
 GOODBYE_S = 2.0
-SESSION_TAKEN_OVER = 0x8E  # MQTT 5, section 3.14.2.1
-MAX_PACKET_BYTES = 4 << 20
+MARKER_S = 30.0  # until a message to ourselves must have arrived
+DENIED_RETRY_S = 300.0  # between tries of a subscription that was denied
+TOPICS_A_PACKET = 32
+UNSUBSCRIBE_S = 1.0  # a subscription that is no longer needed is ended with the next SUBSCRIBE, or after this long
 logger = logging.getLogger(__name__)
 
 
+class Kind(enum.Enum):
+    """What a subscription is for."""
+
+    DOCUMENT = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
+    # QoS 0: a part is named by its digest and asked for again on the next connection; a broker that keeps the session
+    # would send QoS 1 messages of the old connection once more.
+    PART = SubscribeOptions(qos=0, retainHandling=SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
+    INPUT = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+    MARKER = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+
+
 class Link:
-    """One connection that is made again for as long as the agent runs. `on_message` gets topic and payload of what comes in,
-    `on_online` and `on_offline` what their names say.
+    """Connects for as long as it runs. `on_message` gets topic and payload of what comes in, `on_online` and `on_offline` what
+    their names say. The broker keeps subscriptions and QoS 1 messages over short breaks, as long as `session_expiry_s` says.
     """
 
     def __init__(
@@ -42,208 +55,327 @@ class Link:
         on_message: Callable[[str, bytes], None],
         on_online: Callable[[], None],
         on_offline: Callable[[], None],
+        *,
+        marker: str = "",
+        counters: Counter[str] | None = None,
     ) -> None:
+        """`marker` is a topic of this board's own, on which it sends itself messages to learn whether the broker delivers."""
         self._config, self._device = config, device
-        self._taken_over = False
         self._loop = asyncio.get_running_loop()
         self._on_message, self._on_online, self._on_offline = on_message, on_online, on_offline
-        self._filters: set[str] = set()
-        self._acknowledged: dict[int, asyncio.Future[bool]] = {}
-        self._socket: Any = None  # plain or TLS
-        self._lost = asyncio.Event()
+        self._counters: Counter[str] = Counter() if counters is None else counters
+        self._will: tuple[str, bytes] | None = None
+        self._connection: Connection | None = None
+        self._backoff = Backoff()
+        self._learned = Learned()
+        self._handled = Handled()
+        self._marker = marker
+        self._expected = b""  # the marker that is on its way
+        self._echoed = asyncio.Event()
+        self._wanted: dict[str, Kind] = {marker: Kind.MARKER} if marker else {}
+        self._held: dict[str, Kind] = {}  # what this connection was asked for
+        self._renewed: set[str] = set()  # to be asked for once more on this connection
+        self._changing: asyncio.Handle | None = None
+        self._ending: asyncio.TimerHandle | None = None
+        self._retrying: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._granted = self._progress = False
+        self._denied: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
+        self._silent = False  # the broker granted a subscription and delivers nothing
+        self._said = ""
+        self._sessions = 0
+        self._part_bytes = 0  # of earlier connections
         self.online = False
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"wamr-ota-{device}", protocol=paho.MQTTv5)
-        self._client = client
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.on_connect = self._connected
-        client.on_disconnect = self._disconnected
-        client.on_publish = self._published
-        client.on_message = lambda _client, _data, message: self._on_message(message.topic, bytes(message.payload))
-        client.on_socket_close = lambda _client, _data, closing: self._let_go(closing)
-        client.on_socket_register_write = lambda *_: self._from_any_thread(self._watch_writes, True)
-        client.on_socket_unregister_write = lambda *_: self._from_any_thread(self._watch_writes, False)
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.MaximumPacketSize = MAX_PACKET_BYTES
-        client.connect_async(
-            config.url.host, config.url.port, keepalive=config.keepalive_s, clean_start=True, properties=properties
-        )
-        self._secured = not config.url.tls
+
+    # -- what others use
 
     def set_will(self, topic: str, payload: bytes) -> None:
-        """The retained message that the broker publishes when this connection breaks; from the next connection on."""
-        self._client.will_set(topic, payload, qos=1, retain=True)
+        """The retained message that the broker publishes when a connection breaks; from the next connection on."""
+        self._will = (topic, payload)
 
-    async def run(self) -> None:
-        """Connects, and connects again. Cancelling it disconnects."""
-        delay_s = RECONNECT_MIN_S
-        try:
-            while True:
-                if await self._connect():
-                    self._taken_over = False
-                    await self._serve()
-                    if not self._taken_over:
-                        delay_s = RECONNECT_MIN_S
-                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 (spreads reconnections, no secret)
-                delay_s = min(2 * delay_s, RECONNECT_MAX_S)
-        finally:
-            self._client.disconnect()
-            self._release()
-            self._client.on_socket_unregister_write = None  # paho closes its socket when it is collected, maybe after the loop
+    def subscribe(self, topic: str, kind: Kind = Kind.DOCUMENT) -> None:
+        """Asks for a topic or filter now, if online, and on each connection. Those of one turn of the loop share a packet."""
+        if self._wanted.get(topic) is kind:
+            return
+        if topic in self._held:
+            self._renewed.add(topic)  # its end was not sent yet: without it nothing retained would come
+        if kind is Kind.INPUT:
+            self._handled.forget(topic)
+        self._wanted[topic] = kind
+        self._change_soon()
+
+    def unsubscribe(self, topic: str) -> None:
+        """Ends a subscription."""
+        kind = self._wanted.pop(topic, None)
+        self._denied.pop(topic, None)
+        if kind is not Kind.PART:
+            self._change_soon()
+        elif self._ending is None or self._ending.when() <= self._loop.time():
+            self._ending = self._later(UNSUBSCRIBE_S, self._change_soon)
+
+    def ask_again(self, wanted: Iterable[str]) -> None:
+        """Ends subscriptions and begins them again, for their retained messages."""
+        self._renewed.update(each for each in wanted if each in self._held and each in self._wanted)
+        self._change_soon()
+
+    def denied(self, topic: str) -> str:
+        """Why the broker denies a subscription; empty when it does not."""
+        return self._denied.get(topic, "")
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> "asyncio.Future[Sent]":
+        """Sends at QoS 1; the future tells what became of it."""
+        future: asyncio.Future[Sent] = self._loop.create_future()
+        if self._connection is None or not self.online:
+            future.set_result(Sent.OFFLINE)
+        elif len(payload) > self._connection.limits.payload_bytes(topic):
+            self._note_refusal(topic, f"{len(payload)} bytes; the broker takes packets of {self.limits.packet_bytes}")
+            future.set_result(Sent.TOO_LARGE)
+        else:
+            self._connection.publish(Outgoing(topic, payload, retain, future))
+        return future
+
+    @property
+    def limits(self) -> Limits:
+        """What the broker has announced on this connection; no limits while there is none."""
+        return self._connection.limits if self._connection is not None else Limits()
+
+    def room(self, topic: str) -> int:
+        """How many bytes a batch for a topic may have: what the broker announces, or what it was seen to take."""
+        return min(self.limits.payload_bytes(topic), self._learned.payload_bytes(self._loop.time()))
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes that have arrived of parts of updates, whole or not, on all connections. Only differences mean something."""
+        return self._part_bytes + (self._connection.part_bytes if self._connection is not None else 0)
+
+    @property
+    def sessions(self) -> int:
+        """How many connections the broker has accepted."""
+        return self._sessions
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether a message to ourselves arrives in time: what waits behind a stalled window does not. False without a marker."""
+        if not self._marker or self._marker in self._denied:
+            return False
+        self._send_marker()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._echoed.wait()
+        return self._echoed.is_set()
+
+    def renew(self, reason: str) -> None:
+        """Ends this connection; the next is made soon."""
+        if self._connection is not None and self.online:
+            self._connection.end(reason)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the link, for the report: "code: text" each."""
+        found = []
+        if self._connection is not None:
+            self._backoff.lasts(self._connection.lasted_s)
+        if self._backoff.contended:
+            found.append("session-taken-over: another client connects with this board's name")
+        if self._denied:
+            found.append(f"subscription-denied: {', '.join(f'{topic} ({why})' for topic, why in sorted(self._denied.items()))}")
+        if self._refused:
+            found.append(f"publish-refused: {', '.join(f'{topic} ({why})' for topic, why in sorted(self._refused.items()))}")
+        if self._silent:
+            found.append("broker-silent: the broker granted a subscription and delivered nothing")
+        return tuple(found)
 
     async def say_goodbye(self, topic: str, payload: bytes) -> None:
         """A last retained message, then the end of the connection, told to the broker; waits two seconds at most."""
-        if not self.online:
+        if not self.online or self._connection is None:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self.publish(topic, payload, retain=True)
-        self._client.disconnect()
+        if self._connection is not None:
+            self._connection.close(for_good=True)
         await asyncio.sleep(0)  # lets the loop write it
 
-    def subscribe(self, topic: str) -> None:
-        """Asks for a topic or filter now, if online, and after each reconnection."""
-        if topic not in self._filters:
-            self._filters.add(topic)
-            if self.online:
-                self._client.subscribe(topic, qos=1)
+    # -- one connection after the other
 
-    def unsubscribe(self, topic: str) -> None:
-        """Ends a subscription."""
-        if topic in self._filters:
-            self._filters.discard(topic)
-            if self.online:
-                self._client.unsubscribe(topic)
+    async def run(self) -> None:
+        """Connects, and connects again. Cancelling it disconnects."""
+        while True:
+            contended = self._backoff.contended
+            ended = await self._connect_once()
+            delay_s = self._backoff.after(ended, self._loop.time())
+            self._say(ended)
+            if self._backoff.contended and not contended:
+                logger.warning(
+                    "another client connects with this board's name: are there two boards called %s? Connecting ever more slowly",
+                    self._device,
+                )
+            await asyncio.sleep(delay_s)
 
-    def ask_again(self, topic: str) -> None:
-        """Subscribes once more, for its retained message."""
-        if self.online and topic in self._filters:
-            self._client.subscribe(topic, qos=1)
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> "asyncio.Future[bool]":
-        """Sends at QoS 1; the future tells whether the broker acknowledged it. False at once while offline."""
-        future: asyncio.Future[bool] = self._loop.create_future()
-        if not self.online:
-            future.set_result(False)
-            return future
-        info = self._client.publish(topic, payload, qos=1, retain=retain)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            future.set_result(False)
-        else:
-            self._acknowledged[info.mid] = future
-        return future
-
-    async def _connect(self) -> bool:
+    async def _connect_once(self) -> Ended:
+        self._granted = self._progress = False
+        # The first session of a process is clean: what an earlier process subscribed to is not known any more.
+        session = Session(self._sessions == 0 or not self._config.session_expiry_s, self._config.session_expiry_s, self._will)
+        connection = Connection(self._config, f"wamr-ota-{self._device}", session, self)
+        self._connection = connection
         try:
-            self._secure()
-            self._set_password()
-            code = await self._loop.run_in_executor(None, self._client.reconnect)
+            await connection.open()
+            ended = await connection.serve()
+            self._learn(ended, connection.largest_bytes)
         except (OSError, ValueError) as error:
-            logger.info("broker %s: %s", self._config.url, error)
-            return False
-        return code == MQTTErrorCode.MQTT_ERR_SUCCESS
-
-    def _secure(self) -> None:
-        """Before the first connection, not sooner: the board's certificate may come only then."""
-        if self._secured:
-            return
-        context = ssl.create_default_context(cafile=self._config.ca_file)
-        if self._config.certificate_file is not None:
-            context.load_cert_chain(self._config.certificate_file, self._config.key_file)
-        self._client.tls_set_context(context)
-        self._secured = True
-
-    def _set_password(self) -> None:
-        if self._config.username:
-            file = self._config.password_file
-            password = file.read_text(encoding="utf-8").strip() if file else None
-            self._client.username_pw_set(self._config.username, password)
-
-    async def _serve(self) -> None:
-        """Runs one connection until it is lost."""
-        self._lost.clear()
-        connection: Any = self._client.socket()
-        if connection is None:
-            return
-        self._socket = connection
-        with contextlib.suppress(OSError):  # requests are small and wait for answers: do not hold them back
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._loop.add_reader(connection.fileno(), self._readable)
-        self._watch_writes(True)
-        try:
-            while not self._lost.is_set():
-                if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                    break
-                with contextlib.suppress(TimeoutError):
-                    # Not wait_for: on Python 3.11 it forgets that it was cancelled when what it waits for comes at the same time.
-                    async with asyncio.timeout(min(self._config.keepalive_s / 6, MISC_MAX_S)):
-                        await self._lost.wait()
+            return Ended(str(error) or type(error).__name__)
         finally:
-            self._release()
+            self._release(connection)
+        unusable = connection.limits.unusable()
+        if unusable:
+            return Ended(unusable, unusable=True)
+        return replace(ended, granted=self._granted, progress=self._progress)
 
-    def _let_go(self, closing: Any) -> None:
-        """The loop must forget a socket before it is closed; paho says when. One that was never served is not this loop's."""
-        if closing is not None and closing is self._socket:
-            self._loop.remove_reader(self._socket.fileno())
-            self._loop.remove_writer(self._socket.fileno())
-            self._socket = None
+    def _learn(self, ended: Ended, size_bytes: int) -> None:
+        if ended.too_large and size_bytes:
+            self._learned.too_large(size_bytes, self._loop.time())
+        elif ended.closed and self._learned.closed(size_bytes, self._loop.time()):
+            logger.warning("the broker does not seem to take messages of %d bytes: sending less at a time", size_bytes)
 
-    def _release(self) -> None:
-        self._let_go(self._socket)
+    def _release(self, connection: Connection) -> None:
+        self._part_bytes += connection.part_bytes
         was_online, self.online = self.online, False
-        for future in self._acknowledged.values():
-            if not future.done():
-                future.set_result(False)
-        self._acknowledged.clear()
+        connection.close()
+        self._connection = None
+        for each in self._timers:
+            each.cancel()
+        self._timers.clear()
+        self._ending = self._retrying = None
         if was_online:
             self._on_offline()
 
-    def _from_any_thread(self, function: Callable[..., None], *values: Any) -> None:
-        self._loop.call_soon_threadsafe(function, *values)
+    def _say(self, ended: Ended) -> None:
+        """A reason is logged when it is another than the last."""
+        if ended.worked:
+            self._said = ""
+        if ended.reason != self._said:
+            self._said = ended.reason
+            logger.warning("broker %s: %s", self._config.url, ended.reason)
 
-    def _watch_writes(self, wanted: bool) -> None:
-        if self._socket is None:
-            return
-        if wanted:
-            self._loop.add_writer(self._socket.fileno(), self._writable)
-        else:
-            self._loop.remove_writer(self._socket.fileno())
+    # -- what the connection tells (device_agent.broker.connection.Listener)
 
-    def _readable(self) -> None:
-        """Reads until nothing is left that only TLS knows of: what it has decrypted already makes no socket readable again."""
-        while True:
-            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._lost.set()
-                return
-            if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
-                return
-
-    def _writable(self) -> None:
-        if self._client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self._lost.set()
-        elif not self._client.want_write():
-            self._watch_writes(False)
-
-    def _connected(
-        self, client: paho.Client, data: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None
-    ) -> None:
-        if code.is_failure:
-            logger.warning("broker %s refused the connection: %s", self._config.url, code)
-            self._lost.set()
+    def accepted(self, limits: Limits, session_present: bool) -> None:
+        """Subscribes to what is wanted; ends what a kept session holds of old windows, and asks for documents anew."""
+        assert self._connection is not None
+        unusable = limits.unusable()
+        if unusable:
+            self._connection.end(unusable)
             return
         self.online = True
-        if self._filters:
-            client.subscribe([(each, SubscribeOptions(qos=1)) for each in sorted(self._filters)])
+        self._sessions += 1
+        self._denied.clear()
+        self._refused.clear()
+        if session_present:
+            stale = [each for each, kind in self._held.items() if kind is not Kind.INPUT or each not in self._wanted]
+            self._send_ends(stale)
+        self._held.clear()
+        self._renewed.clear()
+        self._change()
         self._on_online()
 
-    def _disconnected(
-        self, client: paho.Client, data: Any, flags: paho.DisconnectFlags, code: ReasonCode, properties: Properties | None
-    ) -> None:
-        if code.value == SESSION_TAKEN_OVER:
-            self._taken_over = True
-            logger.warning("another client has this board's name at the broker: are there two boards called %s?", self._device)
-        self._lost.set()
+    def message(self, topic: str, payload: bytes, retained: bool) -> bool:
+        """Gives a message on, unless it is the marker, or a retained input that was handled before."""
+        kind = self._wanted.get(topic) or self._held.get(topic) or Kind.INPUT
+        if topic == self._marker:
+            if payload == self._expected:
+                self._silent = False
+                self._echoed.set()
+            return False
+        if kind is Kind.INPUT and self._handled.repeats(topic, payload, retained):
+            self._counters["retained_repeats"] += 1
+            return False
+        self._on_message(topic, payload)
+        self._progress = self._progress or kind is Kind.PART
+        return kind is Kind.PART
 
-    def _published(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, properties: Properties | None) -> None:
-        future = self._acknowledged.pop(mid, None)
-        if future is not None and not future.done():
-            future.set_result(not code.is_failure)
+    def subscribed(self, topics: list[str], codes: list[ReasonCode]) -> None:
+        """Notes what was granted and denied."""
+        for topic, code in zip(topics, codes, strict=False):
+            if code.value < FAILURE:
+                self._granted = True
+                if self._denied.pop(topic, None):
+                    logger.info("the broker grants the subscription to %s now", topic)
+                if topic == self._marker and self._connection is not None and not self._echoed.is_set():
+                    self._send_marker()
+                    self._later(MARKER_S, self._judge_silence)
+            elif topic in self._wanted:
+                if topic not in self._denied:
+                    logger.warning("the broker denies the subscription to %s: %s", topic, code)
+                self._denied[topic] = str(code)
+        if self._denied and (self._retrying is None or self._retrying.when() <= self._loop.time()):
+            self._retrying = self._later(DENIED_RETRY_S, self._retry_denied)
+
+    def refused(self, topic: str, size_bytes: int, code: ReasonCode) -> None:
+        """Notes what the broker did not take."""
+        if code.value == TOO_LARGE:
+            self._learned.too_large(size_bytes, self._loop.time())
+        self._note_refusal(topic, f"{code} ({size_bytes} bytes)" if code.value == TOO_LARGE else str(code))
+
+    def acknowledged(self, topic: str) -> None:
+        """Forgets an earlier refusal."""
+        self._learned.acknowledged()
+        if self._refused.pop(topic, None):
+            logger.info("the broker takes messages for %s now", topic)
+
+    def _note_refusal(self, topic: str, why: str) -> None:
+        if topic not in self._refused:
+            logger.warning("the broker does not take messages for %s: %s", topic, why)
+        self._refused[topic] = why
+        self._counters["publishes_refused"] += 1
+
+    # -- subscriptions
+
+    def _change_soon(self) -> None:
+        if self._changing is None and self.online:
+            self._changing = self._loop.call_soon(self._change)
+
+    def _change(self) -> None:
+        """Sends what has changed, an UNSUBSCRIBE and a SUBSCRIBE packet for all of it together."""
+        self._changing = None
+        if self._connection is None or not self.online:
+            return
+        self._send_ends([each for each in self._held if each not in self._wanted or each in self._renewed])
+        self._renewed.clear()
+        wildcards = self._connection.limits.wildcards
+        new = [each for each in self._wanted if each not in self._held]
+        for each in [each for each in new if not wildcards and ("+" in each or "#" in each)]:
+            new.remove(each)
+            self._denied[each] = "the broker has no wildcard subscriptions"
+        for group in self._connection.limits.packets(new, TOPICS_A_PACKET):
+            self._connection.subscribe([(each, self._wanted[each].value) for each in group])
+            self._held.update((each, self._wanted[each]) for each in group)
+
+    def _send_ends(self, ended: list[str]) -> None:
+        assert self._connection is not None
+        for group in self._connection.limits.packets(ended, TOPICS_A_PACKET):
+            self._connection.unsubscribe(group)
+            for each in group:
+                self._held.pop(each, None)
+
+    def _retry_denied(self) -> None:
+        for each in self._denied:
+            self._held.pop(each, None)
+        self._change_soon()
+
+    # -- the marker
+
+    def _send_marker(self) -> None:
+        self._echoed.clear()
+        self._expected = secrets.token_bytes(8)
+        self.publish(self._marker, self._expected)
+
+    def _judge_silence(self) -> None:
+        if not self._echoed.is_set() and not self._silent:
+            self._silent = True
+            logger.warning("the broker granted a subscription to %s and delivers nothing: may this board read it?", self._marker)
+
+    def _later(self, delay_s: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+        """Calls a function later, if this connection lasts."""
+        self._timers = [each for each in self._timers if each.when() > self._loop.time()]
+        self._timers.append(self._loop.call_later(delay_s, function))
+        return self._timers[-1]

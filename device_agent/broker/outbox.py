@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from device_agent.broker.connection import Sent
+from device_agent.broker.limits import SUSPECT_BYTES
 from device_agent.channel.frames import Done, KeyWrite
 from device_agent.channel.workers import ModuleSpec
 from device_agent.storage.store import Store, Version
@@ -16,7 +18,10 @@ from ota.formats.report import BATCH_LIMIT_BYTES, Message, encode_messages
 
 BATCH_MESSAGES = 200
 HELD_EVENTS = 5000
-RETRY_S = 2.0
+RETRY_S, REFUSED_MAX_S = 2.0, 300.0
+ALONE_TRIES = 5  # a message that is larger, and at which the broker closes the connection this often, is dropped
+TOPICS_SAID = 100
+_MESSAGE_BYTES = 48  # of CBOR around a message's texts, at most
 logger = logging.getLogger(__name__)
 
 
@@ -27,17 +32,22 @@ class Outbox:
         self,
         store: Store,
         on_writer: Callable[..., Awaitable[Any]],
-        send: Callable[[bytes], Awaitable[bool]],
+        send: Callable[[bytes], Awaitable[Sent]],
+        room: Callable[[], int],
         counters: Counter[str],
         limit: int,
     ) -> None:
-        self._store, self._on_writer, self._send = store, on_writer, send
+        """`send` publishes a batch; `room` tells how many bytes the broker allows it; `limit` is how many messages are kept."""
+        self._store, self._on_writer, self._send, self._room = store, on_writer, send, room
         self._counters = counters
         self._limit = limit
         self._fresh: list[tuple[Version, list[KeyWrite], list[Message]]] = []
         self._full = False
         self._written = asyncio.Event()
         self._wake = asyncio.Event()
+        self._online = asyncio.Event()
+        self._closed = 0  # times in turn that the broker closed the connection at the message that is first now
+        self._too_large: set[str] = set()  # topics for which it was said
 
     async def add(self, spec: ModuleSpec, done: Done) -> None:
         """Takes what a handled event asks for; it is durable within one write of the disk, and sent after that."""
@@ -51,6 +61,7 @@ class Outbox:
 
     def poke(self) -> None:
         """The link is up again."""
+        self._online.set()
         self._written.set()
 
     async def flush(self) -> bool:
@@ -89,31 +100,71 @@ class Outbox:
 
     async def deliver(self) -> None:
         """The task that sends. A batch is forgotten once the broker has acknowledged it: sent again after a break, never lost."""
+        retry_s = RETRY_S
         while True:
             self._written.clear()
+            self._online.clear()
             batch: list[Message] = await self._on_writer(self._store.outbox, 0, BATCH_MESSAGES)
-            batch = _within_limit(batch)
-            if batch:
-                if await self._send(encode_messages(batch)) and await self._forget(batch):
-                    continue
-                await asyncio.sleep(0.05)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_S if batch else None):  # not wait_for, see device_agent.broker.link
-                    await self._written.wait()
+            batch = _within(batch, min(BATCH_LIMIT_BYTES, self._room()) - _MESSAGE_BYTES)
+            if not batch:
+                await self._wait(self._written, None)
+                continue
+            sent = await self._send(encode_messages(batch))
+            if sent is Sent.ACKNOWLEDGED and await self._forget(batch):
+                retry_s, self._closed = RETRY_S, 0
+                continue
+            if sent is Sent.TOO_LARGE and len(batch) > 1:
+                continue  # there is less room now
+            if await self._unfit(sent, batch):
+                continue
+            await self._wait(self._online, None if sent is Sent.OFFLINE else retry_s)
+            retry_s = min(2 * retry_s, REFUSED_MAX_S) if sent is Sent.REFUSED else RETRY_S
 
-    async def _forget(self, batch: list[Message]) -> bool:
+    async def _wait(self, event: asyncio.Event, timeout_s: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):  # not wait_for, see device_agent.broker.connection
+                await event.wait()
+
+    async def _unfit(self, sent: Sent, batch: list[Message]) -> bool:
+        """Drops a message that the broker does not take at any size of batch."""
+        if sent is Sent.CLOSED and len(batch) == 1 and _size(batch[0]) > SUSPECT_BYTES:
+            self._closed += 1
+        else:
+            self._closed = 0
+        if len(batch) == 1 and (sent is Sent.TOO_LARGE or self._closed >= ALONE_TRIES):
+            closed = f"the broker closed the connection {self._closed} times when it came"
+            await self._drop(batch[0], closed if self._closed else "the broker says so")
+            return True
+        return False
+
+    async def _drop(self, message: Message, why: str) -> None:
+        """Drops the oldest message, which can't be sent; said once for a topic, counted each time."""
+        if message.topic not in self._too_large and len(self._too_large) < TOPICS_SAID:
+            self._too_large.add(message.topic)
+            logger.error("a message of %d bytes for %s is too large and dropped: %s", len(message.payload), message.topic, why)
+        self._counters["messages_too_large"] += 1
+        self._closed = 0
+        await self._forget([message], "messages_dropped")
+
+    async def _forget(self, batch: list[Message], counter: str = "messages_delivered") -> bool:
         try:
             await self._on_writer(self._store.delivered, batch[-1].number)
         except Refused:
+            await asyncio.sleep(RETRY_S)
             return False  # no room even to delete: sent once more later, with the same numbers
-        self._counters["messages_delivered"] += len(batch)
+        self._counters[counter] += len(batch)
         return True
 
 
-def _within_limit(batch: list[Message]) -> list[Message]:
-    size = 0
+def _size(message: Message) -> int:
+    """The most bytes that a message can have in a batch."""
+    return _MESSAGE_BYTES + len(message.payload) + len(message.topic.encode()) + len(message.module.encode())
+
+
+def _within(batch: list[Message], room: int) -> list[Message]:
+    """As many of the first messages as fit, and one at least."""
     for count, message in enumerate(batch):
-        size += len(message.payload) + len(message.topic) + 200
-        if size > BATCH_LIMIT_BYTES and count:
+        room -= _size(message)
+        if room < 0 and count:
             return batch[:count]
     return batch

@@ -1,18 +1,16 @@
-"""Manifests and blobs from the broker: exact topics in a small window, every piece checked on arrival and kept across restarts."""
+"""Manifests and blobs from the broker: exact topics, every piece checked on arrival and kept across restarts."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from device_agent.broker.link import Link
+from device_agent.broker.link import Kind, Link
+from device_agent.desired.transfer import Pace, Part, Transfer
 from device_agent.storage.store import Store
 from ota.formats import topics
 from ota.formats.cbor import sha256
-from ota.formats.chunks import ChunkIndex
+from ota.formats.chunks import DEFAULT_CHUNK_BYTES, INDEX_LIMIT_BYTES, ChunkIndex
 from ota.formats.manifest import MANIFEST_LIMIT_BYTES, AotImage, Manifest
 from ota.formats.reasons import Reason, Refused
-
-WINDOW = 8
 
 
 class Fetcher:
@@ -21,24 +19,32 @@ class Fetcher:
     def __init__(self, link: Link | None, store: Store, on_writer: Callable[..., Awaitable[Any]], timeout_s: float) -> None:
         self._link, self._store, self._on_writer = link, store, on_writer
         self._timeout_s = timeout_s
-        self._waiting: dict[str, asyncio.Future[bytes]] = {}
-        self.done_chunks = self.chunks = 0
+        self._pace = Pace()
+        self._waiting: dict[str, list[Transfer]] = {}
+        self._manifest = b""  # of the update that the counts belong to
+        self._done_chunks = self._chunks = 0
 
     def received(self, topic: str, payload: bytes) -> bool:
         """Takes a message that a fetch waits for; False when none does."""
         waiting = self._waiting.get(topic)
         if waiting is None:
             return False
-        if not waiting.done():
-            waiting.set_result(payload)
+        for transfer in list(waiting):
+            transfer.arrived(topic, payload)
         return True
+
+    def progress(self, manifest: bytes) -> tuple[int, int]:
+        """How many chunks of an update are here, and how many it has as far as is known; by the digest of its envelope."""
+        return (self._done_chunks, self._chunks) if manifest == self._manifest else (0, 0)
 
     async def manifest(self, digest: bytes) -> bytes:
         """An envelope, from the store or the broker. Raises Refused TOO_LARGE, MANIFEST_MISSING, MANIFEST_DIGEST_MISMATCH."""
+        self._manifest = digest
+        self._done_chunks = self._chunks = 0
         kept: bytes | None = await self._on_writer(self._store.envelope, digest)
         if kept is not None:
             return kept
-        data = await self._get(topics.manifest(digest), Reason.MANIFEST_MISSING)
+        data = await self._get(Part(topics.manifest(digest), MANIFEST_LIMIT_BYTES), Reason.MANIFEST_MISSING)
         if len(data) > MANIFEST_LIMIT_BYTES:
             raise Refused(Reason.TOO_LARGE, f"the manifest is {len(data)} bytes, the limit is {MANIFEST_LIMIT_BYTES}")
         if sha256(data) != digest:
@@ -52,20 +58,25 @@ class Fetcher:
 
         Raises Refused INDEX_MISMATCH, CHUNK_MISSING, CHUNK_DIGEST_MISMATCH, BLOB_DIGEST_MISMATCH, DISK_FULL, MALFORMED.
         """
-        self.done_chunks = self.chunks = 0
         if await self._on_writer(self._has_blob, wanted.digest):
             return
-        data = await self._get(topics.blob_index(wanted.digest), Reason.CHUNK_MISSING)
+        about = min(INDEX_LIMIT_BYTES, 256 + 32 * (wanted.size // DEFAULT_CHUNK_BYTES + 1))
+        data = await self._get(Part(topics.blob_index(wanted.digest), about), Reason.CHUNK_MISSING)
         index = ChunkIndex.from_bytes(data, wanted.index_digest, wanted.digest, wanted.size)
-        missing = sorted(await self._on_writer(self._store.begin_blob, index), reverse=True)
-        self.chunks = len(index.digests)
-        self.done_chunks = self.chunks - len(missing)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(WINDOW, len(missing))):
-                    group.create_task(self._chunks(index, missing))
-        except ExceptionGroup as errors:
-            raise _first(errors) from None
+        missing = sorted(await self._on_writer(self._store.begin_blob, index))
+        self._chunks += len(index.digests)
+        self._done_chunks += len(index.digests) - len(missing)
+        numbers = {topics.blob_chunk(index.digest, number): number for number in missing}
+
+        async def take(part: Part, chunk: bytes) -> None:
+            number = numbers[part.topic]
+            index.check(number, chunk)
+            await self._on_writer(self._store.add_chunk, index, number, chunk)
+            self._done_chunks += 1
+
+        if numbers:
+            parts = [Part(topic, index.chunk_size(number)) for topic, number in numbers.items()]
+            await self._transfer(parts, Reason.CHUNK_MISSING, take)
         await self._on_writer(self._store.finish_blob, index)
 
     def _has_blob(self, digest: bytes) -> bool:
@@ -75,43 +86,53 @@ class Fetcher:
             return False
         return True
 
-    async def _chunks(self, index: ChunkIndex, missing: list[int]) -> None:
-        while missing:
-            number = missing.pop()
-            chunk = await self._get(topics.blob_chunk(index.digest, number), Reason.CHUNK_MISSING)
-            index.check(number, chunk)
-            await self._on_writer(self._store.add_chunk, index, number, chunk)
-            self.done_chunks += 1
+    async def _get(self, part: Part, missing: Reason) -> bytes:
+        found = b""
 
-    async def _get(self, topic: str, missing: Reason) -> bytes:
-        link = self._link
-        if link is None:
-            raise Refused(missing, f"{topic} is not here, and no broker is configured")
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[topic] = future
-        link.subscribe(topic)
-        step_s, waited_s = min(1.0, self._timeout_s / 4), 0.0
-        try:
-            while True:
-                done, _ = await asyncio.wait((future,), timeout=step_s)
-                if done:
-                    return future.result()
-                if link.online:
-                    waited_s += step_s
-                    link.ask_again(topic)
-                if waited_s >= self._timeout_s:
-                    raise Refused(missing, f"{topic} did not arrive in {self._timeout_s} s")
-        finally:
-            link.unsubscribe(topic)
+        async def take(_: Part, payload: bytes) -> None:
+            nonlocal found
+            found = payload
+
+        await self._transfer([part], missing, take)
+        return found
+
+    async def _transfer(self, parts: list[Part], missing: Reason, take: Callable[[Part, bytes], Awaitable[None]]) -> None:
+        if self._link is None:
+            raise Refused(missing, f"{parts[0].topic} is not here, and no broker is configured")
+        source = _Asker(self._link, self._waiting)
+        transfer = Transfer(source, self._pace, self._timeout_s, missing)
+        source.transfer = transfer
+        await transfer.run(parts, take)
+
+
+class _Asker:
+    """One transfer's subscriptions: two transfers of one topic share it, and it ends with the last."""
+
+    transfer: Transfer
+
+    def __init__(self, link: Link, waiting: dict[str, list[Transfer]]) -> None:
+        self._link, self._waiting = link, waiting
+        self.ask_again, self.denied, self.answers, self.renew = link.ask_again, link.denied, link.answers, link.renew
+
+    @property
+    def online(self) -> bool:
+        return self._link.online
+
+    @property
+    def sessions(self) -> int:
+        return self._link.sessions
+
+    @property
+    def part_bytes(self) -> int:
+        return self._link.part_bytes
+
+    def begin(self, topic: str) -> None:
+        self._waiting.setdefault(topic, []).append(self.transfer)
+        self._link.subscribe(topic, Kind.PART)
+
+    def end(self, topic: str) -> None:
+        waiting = self._waiting[topic]
+        waiting.remove(self.transfer)
+        if not waiting:
             del self._waiting[topic]
-
-
-def _first(errors: ExceptionGroup[Exception]) -> Exception:
-    """The first refusal among what went wrong; if there is none, all of it."""
-    refusals = errors.subgroup(Refused)
-    while refusals is not None:
-        found = refusals.exceptions[0]
-        if not isinstance(found, ExceptionGroup):
-            return found
-        refusals = found
-    return errors
+            self._link.unsubscribe(topic)

@@ -5,7 +5,6 @@ needs the network: the link comes and goes.
 """
 
 import asyncio
-import collections
 import contextlib
 import logging
 import time
@@ -15,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from device_agent.broker.link import Link
+from device_agent.broker.link import Kind, Link, Sent
+from device_agent.broker.logs import LogQueue
 from device_agent.broker.outbox import Outbox
 from device_agent.channel import frames
 from device_agent.channel.users import WorkerUsers
@@ -37,12 +37,10 @@ from ota.formats import manifest as manifests
 from ota.formats import topics, trust
 from ota.formats.capabilities import ABI, check_granted
 from ota.formats.reasons import Reason, Refused
-from ota.formats.report import Attempt, LogRecord, Report, Running, encode_logs
+from ota.formats.report import BATCH_LIMIT_BYTES, Attempt, LogRecord, Report, Running
 from pywamr import aot_target
 
 T = TypeVar("T")
-LOG_LINES_KEPT = 1000
-LOG_PERIOD_S = 0.5
 RESTART_MIN_S, RESTART_MAX_S = 0.05, 30.0
 LOCAL_TOPICS = ("sys/", topics.PREFIX + "/", "$")
 logger = logging.getLogger(__name__)
@@ -80,17 +78,22 @@ class Agent:
         self._restart_s = RESTART_MIN_S
         self._starting = asyncio.Lock()
         self._proof: asyncio.TimerHandle | None = None
-        self._logs: collections.deque[LogRecord] = collections.deque(maxlen=LOG_LINES_KEPT)
-        self._logged = asyncio.Event()  # there is something to send, or somebody to send it to
         self._supervisor = Supervisor(self._outcome, self._worker_failed, self._follow_topics, config.event_queue, self._counters)
         self._crash_loop = CrashLoop()
         self._fatal_images = FatalImages()
         self._confinement = Confinement(config.confinement_required, WorkerUsers(config.worker_users))
         self._topics: frozenset[str] = frozenset()  # of the broker, for the module that is fed
-        self._link = Link(config.broker, config.device, self._received, self._online, self._offline) if config.broker else None
-        if self._link is not None:
-            self._link.set_will(topics.online(config.device), topics.OFFLINE)
-        self._outbox = Outbox(self._store, self._on_writer, self._send_telemetry, self._counters, config.outbox_messages)
+        self._link = self._make_link(config)
+        telemetry, log = topics.telemetry(config.device), topics.log(config.device)
+        self._outbox = Outbox(
+            self._store,
+            self._on_writer,
+            lambda batch: self._send(telemetry, batch),
+            lambda: self._room(telemetry),
+            self._counters,
+            config.outbox_messages,
+        )
+        self._logs = LogQueue(lambda batch: self._send(log, batch), lambda: self._room(log))
         self._kept = Kept(self._store, self._on_writer, self._outbox.flush)
         fetcher = Fetcher(self._link, self._store, self._on_writer, config.fetch_timeout_s)
         update = self._store.last_update()
@@ -123,7 +126,7 @@ class Agent:
             self._spawn_supervised(self._connect())
         if self._config.proc_period_s:
             self._spawn_supervised(sources.sample(self._config.proc_period_s, self._supervisor.offer))
-        self._spawn_supervised(self._send_logs())
+        self._spawn_supervised(self._logs.deliver())
         self._spawn_supervised(self._every(self._config.health_s, self._checkpoint))
         self._spawn_supervised(self._every(self._config.report_s, self._report_again))
         await self._stopping.wait()
@@ -147,9 +150,8 @@ class Agent:
         self._stopping.set()
 
     def log(self, record: LogRecord) -> None:
-        """Keeps a log record for the operator: the last thousand, sent when online."""
-        self._logs.append(record)
-        self._logged.set()
+        """Keeps a log record for the operator, sent when online."""
+        self._logs.add(record)
 
     # -- what the runner needs (device_agent.instance.runner.Board)
 
@@ -417,7 +419,7 @@ class Agent:
         logger.info("online")
         self._link.publish(topics.online(self._config.device), topics.ONLINE, retain=True)
         self.report()
-        self._logged.set()
+        self._logs.poke()
         self._outbox.poke()
 
     def _offline(self) -> None:
@@ -431,36 +433,36 @@ class Agent:
             for each in self._topics - wanted:
                 self._link.unsubscribe(each)
             for each in wanted:
-                self._link.subscribe(each)
+                self._link.subscribe(each, Kind.INPUT)
         self._topics = wanted
 
-    async def _send_telemetry(self, batch: bytes) -> bool:
-        if self._link is None:
-            return False
-        return await self._link.publish(topics.telemetry(self._config.device), batch)
+    def _make_link(self, config: Config) -> Link | None:
+        if config.broker is None:
+            return None
+        marker = topics.marker(config.device)
+        link = Link(
+            config.broker, config.device, self._received, self._online, self._offline, marker=marker, counters=self._counters
+        )
+        link.set_will(topics.online(config.device), topics.OFFLINE)
+        return link
 
-    async def _send_logs(self) -> None:
-        while True:
-            await self._logged.wait()
-            await asyncio.sleep(LOG_PERIOD_S)  # what comes together is sent together
-            self._logged.clear()
-            if self._logs and self._link is not None and self._link.online:
-                batch = [self._logs.popleft() for _ in range(min(len(self._logs), 200))]
-                if not await self._link.publish(topics.log(self._config.device), encode_logs(batch)):
-                    self._logs.extendleft(reversed(batch))
-                elif self._logs:
-                    self._logged.set()
+    async def _send(self, topic: str, batch: bytes) -> Sent:
+        return Sent.OFFLINE if self._link is None else await self._link.publish(topic, batch)
+
+    def _room(self, topic: str) -> int:
+        return BATCH_LIMIT_BYTES if self._link is None else self._link.room(topic)
 
     def _report(self) -> Report:
         update, refusal = self._runner.update, self._orders.refusal
+        done_chunks, chunks = self._runner.fetcher.progress(update.manifest)
         attempt = Attempt(
             state=update.phase.value,
             deployment=update.deployment,
             manifest=update.manifest,
             reason=update.reason.value if update.reason else "",
             detail=update.detail[:500],
-            done_chunks=self._runner.fetcher.done_chunks,
-            chunks=self._runner.fetcher.chunks,
+            done_chunks=done_chunks,
+            chunks=chunks,
         )
         if refusal is not None and update.ended:
             attempt = Attempt(state="rejected", reason=refusal.reason.value, detail=refusal.detail[:500])
@@ -485,6 +487,7 @@ class Agent:
             ),
             attempt=attempt,
             counters=counters,
+            problems=self._link.problems if self._link is not None else (),
         )
 
     async def _report_again(self) -> None:

@@ -35,6 +35,9 @@ class BrokerConfig:
     certificate_file: Path | None = None  # with key_file: how the board shows the broker who it is
     key_file: Path | None = None
     keepalive_s: int = 30
+    session_expiry_s: int = (
+        3600  # how long the broker keeps subscriptions and QoS 1 messages while the board is away; 0: not at all
+    )
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class _Reader:
             username=self._get("broker.username", str) if self._has("broker.username") else "",
             password_file=self._file("broker.password_file") if self._has("broker.password_file") else None,
             keepalive_s=int(self._number("broker.keepalive_s", 30, 1)),
+            session_expiry_s=int(self._number("broker.session_expiry_s", 3600, 0)),
         )
 
     def _url(self, name: str) -> BrokerUrl:

@@ -41,6 +41,11 @@ def online(device: str) -> str:
     return f"{PREFIX}/device/{_name(device)}/online"
 
 
+def marker(device: str) -> str:
+    """What a device sends to itself, not retained, to learn whether the broker delivers."""
+    return f"{PREFIX}/device/{_name(device)}/marker"
+
+
 def log(device: str) -> str:
     """A device's log records."""
     return f"{PREFIX}/device/{_name(device)}/log"

@@ -86,7 +86,7 @@ def test_a_link_that_is_cancelled_just_when_it_loses_the_broker_ends():
         await served.wait()
         await online.wait()
         await asyncio.sleep(0.1)  # until it waits again
-        link._lost.set()  # both before the loop turns again
+        link._connection._lost.set()  # both before the loop turns again
         running.cancel()
         await asyncio.wait([running], timeout=3)
         await close(server, writers)

@@ -1,0 +1,401 @@
+"""One connection to the broker: MQTT 5 by paho's external-loop calls, joined to asyncio. It is never made again; a new one is.
+
+Only what paho can't do without blocking (reading certificates, looking up, connecting, the TLS handshake) happens on a thread.
+Everything else runs on the loop. paho keeps to no limit of the broker and sends old messages again after it reconnects: here the
+window of unacknowledged messages is the broker's, and what was not acknowledged ends with its connection.
+"""
+
+import asyncio
+import contextlib
+import enum
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from device_agent.broker.backoff import Ended
+from device_agent.broker.limits import Limits
+from device_agent.node.config import BrokerConfig
+
+T = TypeVar("T")
+CONNECT_TIMEOUT_S = 10.0
+CONNACK_TIMEOUT_S = 30.0
+MISC_MAX_S = 5.0  # between looks at the clock for the keep-alive; an idle board should sleep
+MAX_PACKET_BYTES = 4 << 20  # of a packet from the broker
+RECEIVE_MAXIMUM = 32  # QoS 1 messages from the broker, and to it, that wait for an acknowledgement
+UNSENT_MAX = 256  # messages that wait for the window
+FAILURE = 0x80  # the least reason code that is a failure (MQTT 5, section 2.4)
+TOO_LARGE, TAKEN_OVER = 0x95, 0x8E
+_SMALL_PACKET_BYTES = 128  # at most, of an acknowledgement, TLS included
+_TCPI_BYTES_RECEIVED = 128  # its offset in Linux' struct tcp_info, since 4.1
+
+
+class Sent(enum.Enum):
+    """What became of a message."""
+
+    ACKNOWLEDGED = "acknowledged"
+    OFFLINE = "offline"  # it was not sent: there is no connection
+    LOST = "lost"  # no acknowledgement before the connection was lost
+    CLOSED = "closed"  # no acknowledgement before the broker closed the connection, for this message perhaps
+    REFUSED = "refused"  # a PUBACK with a failure
+    TOO_LARGE = "too large"  # for the broker: sending it again is of no use
+
+
+@dataclass
+class Outgoing:
+    """A message on its way."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    sent: "asyncio.Future[Sent]"
+
+    def settle(self, result: Sent) -> None:
+        """Tells the sender what became of it, once."""
+        if not self.sent.done():
+            self.sent.set_result(result)
+
+
+class Listener(Protocol):
+    """Who a connection talks to."""
+
+    def accepted(self, limits: Limits, session_present: bool) -> None:
+        """The broker has accepted the connection."""
+
+    def message(self, topic: str, payload: bytes, retained: bool) -> bool:
+        """A message; it is acknowledged when this returns. Returns whether it is a part of an update."""
+
+    def subscribed(self, topics: list[str], codes: list[ReasonCode]) -> None:
+        """The broker has answered a SUBSCRIBE packet."""
+
+    def refused(self, topic: str, size_bytes: int, code: ReasonCode) -> None:
+        """The broker did not take a message."""
+
+    def acknowledged(self, topic: str) -> None:
+        """The broker took a message."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a CONNECT says beside the name and the password."""
+
+    clean: bool
+    expiry_s: int
+    will: tuple[str, bytes] | None
+
+
+@dataclass
+class _State:
+    limits: Limits = field(default_factory=Limits)
+    accepted_s: float | None = None
+    reason: str = ""
+    from_broker: ReasonCode | None = None  # of a DISCONNECT
+    other_bytes: int = 0  # arrived, and of no part of an update
+
+
+class Connection:
+    """`open`, then `serve` until it is lost."""
+
+    def __init__(self, config: BrokerConfig, client_id: str, session: Session, listener: Listener) -> None:
+        self._config, self._session, self._listener = config, session, listener
+        self._loop = asyncio.get_running_loop()
+        self._state = _State()
+        self._unsent: deque[Outgoing] = deque()
+        self._in_flight: dict[int, Outgoing] = {}
+        self._subscribing: dict[int, list[str]] = {}
+        self._socket: Any = None  # plain or TLS
+        self._lost = asyncio.Event()
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+        self._client = client
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(RECEIVE_MAXIMUM)  # the window is kept here
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_publish = self._published
+        client.on_subscribe = self._subscribed
+        client.on_unsubscribe = lambda *_: self._count_small()
+        client.on_message = self._message
+        client.on_log = self._logged
+        client.on_socket_close = lambda _client, _data, closing: self._let_go(closing)
+        client.on_socket_register_write = lambda *_: self._from_any_thread(self._watch_writes, True)
+        client.on_socket_unregister_write = lambda *_: self._from_any_thread(self._watch_writes, False)
+
+    # -- its life
+
+    async def open(self) -> None:
+        """Connects and sends CONNECT. Raises OSError, ValueError for files that can't be used, a name not found, a TLS refusal."""
+        await self._loop.run_in_executor(None, self._dial)
+
+    def _dial(self) -> None:
+        config, session, client = self._config, self._session, self._client
+        if config.url.tls:
+            client.tls_set_context(_tls(config))
+        if config.username:
+            file = config.password_file
+            client.username_pw_set(config.username, file.read_text(encoding="utf-8").strip() if file else None)
+        if session.will is not None:
+            client.will_set(*session.will, qos=1, retain=True)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = MAX_PACKET_BYTES
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        properties.SessionExpiryInterval = session.expiry_s
+        # No Topic Alias Maximum: without it the broker may use none, and paho does not resolve them.
+        client.connect_async(
+            config.url.host, config.url.port, keepalive=config.keepalive_s, clean_start=session.clean, properties=properties
+        )
+        code = client.reconnect()
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise OSError(paho.error_string(code))
+
+    async def serve(self) -> Ended:
+        """Runs the connection until it is lost."""
+        started_s = self._loop.time()
+        connection: Any = self._client.socket()
+        if connection is not None:
+            self._socket = connection
+            with contextlib.suppress(OSError):  # requests are small and wait for answers: do not hold them back
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._loop.add_reader(connection.fileno(), self._readable)
+            self._watch_writes(True)
+            while not self._lost.is_set():
+                if self._state.accepted_s is None and self._loop.time() - started_s > CONNACK_TIMEOUT_S:
+                    self._state.reason = f"no answer to CONNECT in {CONNACK_TIMEOUT_S:.0f} s"
+                    break
+                if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    self._state.reason = self._state.reason or f"nothing came for {self._config.keepalive_s} s"
+                    break
+                with contextlib.suppress(TimeoutError):
+                    # Not wait_for: on Python 3.11 it forgets that it was cancelled when what it waits for comes at the same time.
+                    async with asyncio.timeout(min(self._config.keepalive_s / 6, MISC_MAX_S)):
+                        await self._lost.wait()
+        return self._ended()
+
+    def _ended(self) -> Ended:
+        state, code = self._state, self._state.from_broker
+        accepted = state.accepted_s is not None
+        reason = state.reason
+        if code is not None:
+            reason = f"the broker disconnected: {code}"
+        elif not reason:
+            reason = (
+                "the broker closed the connection without a reason"
+                if accepted
+                else "the broker closed the connection without an answer to CONNECT: is there MQTT 5, is TLS expected?"
+            )
+        # paho 2.1 reads no reason from a DISCONNECT without properties, and calls it normal, which no broker says.
+        unnamed = code is not None and code.value == 0
+        return Ended(
+            reason,
+            lasted_s=self._loop.time() - state.accepted_s if state.accepted_s is not None else 0.0,
+            accepted=accepted,
+            closed=unnamed or (code is None and (not state.reason or "reset" in state.reason)),
+            taken_over=code is not None and code.value == TAKEN_OVER,
+            too_large=code is not None and code.value == TOO_LARGE,
+        )
+
+    def end(self, reason: str) -> None:
+        """Ends it; `serve` returns soon."""
+        self._state.reason = self._state.reason or reason
+        self._lost.set()
+
+    def close(self, *, for_good: bool = False) -> None:
+        """Says DISCONNECT if the connection still is, lets go of the socket, and settles what was not acknowledged. Again: nothing.
+
+        `for_good` ends the session at the broker too.
+        """
+        properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+        if for_good:
+            properties.SessionExpiryInterval = 0
+        self._client.disconnect(properties=properties)
+        self._client.loop_write()
+        self._let_go(self._socket)
+        self._client.on_socket_unregister_write = None  # paho closes its socket when it is collected, maybe after the loop
+        waiting = [*self._in_flight.values(), *self._unsent]
+        ended, largest = self._ended(), self.largest_bytes
+        lost = Sent.CLOSED if ended.closed or ended.too_large else Sent.LOST
+        for each in waiting:
+            each.settle(Sent.TOO_LARGE if ended.too_large and len(each.payload) == largest else lost)
+        self._in_flight.clear()
+        self._unsent.clear()
+
+    # -- what is sent
+
+    @property
+    def limits(self) -> Limits:
+        """What the broker has announced."""
+        return self._state.limits
+
+    @property
+    def largest_bytes(self) -> int:
+        """The largest payload that waits for an acknowledgement."""
+        return max((len(each.payload) for each in self._in_flight.values()), default=0)
+
+    @property
+    def lasted_s(self) -> float:
+        """Since the broker accepted it."""
+        return self._loop.time() - self._state.accepted_s if self._state.accepted_s is not None else 0.0
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes that have arrived, in whole packets or not, and belong to nothing but parts of updates."""
+        if self._socket is None:
+            return 0
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_BYTES_RECEIVED + 8)
+            received: int = struct.unpack_from("=Q", info, _TCPI_BYTES_RECEIVED)[0]
+        except (OSError, struct.error):
+            return 0
+        return received - self._state.other_bytes
+
+    def publish(self, message: Outgoing) -> None:
+        """Sends at QoS 1 as soon as the window allows. A retained message replaces an unsent one of the same topic."""
+        if message.retain:
+            for each in [old for old in self._unsent if old.topic == message.topic and old.retain]:
+                self._unsent.remove(each)
+                each.settle(Sent.LOST)
+        if len(self._unsent) >= UNSENT_MAX:
+            message.settle(Sent.LOST)
+            return
+        self._unsent.append(message)
+        self._fill_window()
+
+    def _fill_window(self) -> None:
+        window = min(RECEIVE_MAXIMUM, self._state.limits.receive_maximum)
+        while self._unsent and len(self._in_flight) < window and not self._lost.is_set():
+            message = self._unsent.popleft()
+            info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+            if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._in_flight[info.mid] = message
+            else:
+                message.settle(Sent.LOST)
+
+    def subscribe(self, wanted: list[tuple[str, SubscribeOptions]]) -> None:
+        """One SUBSCRIBE packet."""
+        code, mid = self._client.subscribe(wanted)
+        if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
+            self._subscribing[mid] = [topic for topic, _ in wanted]
+
+    def unsubscribe(self, topics: list[str]) -> None:
+        """One UNSUBSCRIBE packet."""
+        self._client.unsubscribe(topics)
+
+    # -- what paho calls
+
+    def _connected(
+        self, client: paho.Client, data: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        self._count_small(_SMALL_PACKET_BYTES * 8)  # a TLS handshake and reason strings
+        if code.is_failure:
+            self.end(f"the broker refused the connection: {code}{_why(properties)}")
+            return
+        self._state.accepted_s = self._loop.time()
+        self._state.limits = Limits.from_connack(properties)
+        self._listener.accepted(self._state.limits, bool(flags.session_present))
+
+    def _disconnected(
+        self, client: paho.Client, data: Any, flags: paho.DisconnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._state.from_broker = code
+        self._lost.set()
+
+    def _message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+        payload = bytes(message.payload)
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # nothing that anybody subscribed to
+            return
+        if not self._listener.message(topic, payload, message.retain):
+            self._count_small(len(topic.encode()) + len(payload) + len(payload) // 256 + _SMALL_PACKET_BYTES)
+
+    def _published(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, properties: Properties | None) -> None:
+        self._count_small()
+        message = self._in_flight.pop(mid, None)
+        if message is None:
+            return
+        if code.value >= FAILURE:
+            self._listener.refused(message.topic, len(message.payload), code)
+            message.settle(Sent.TOO_LARGE if code.value == TOO_LARGE else Sent.REFUSED)
+        else:
+            self._listener.acknowledged(message.topic)
+            message.settle(Sent.ACKNOWLEDGED)
+        self._fill_window()
+
+    def _subscribed(self, client: paho.Client, data: Any, mid: int, codes: list[ReasonCode], properties: Properties | None) -> None:
+        self._count_small()
+        topics = self._subscribing.pop(mid, [])
+        self._listener.subscribed(topics, codes)
+
+    def _logged(self, client: paho.Client, data: Any, level: int, text: str) -> None:
+        """What went wrong on the socket, a TLS alert say, is told by paho in its log alone."""
+        if level == LogLevel.MQTT_LOG_ERR and not self._state.reason:
+            self._state.reason = text.removeprefix("failed to receive on socket: ")
+
+    def _count_small(self, size: int = _SMALL_PACKET_BYTES) -> None:
+        self._state.other_bytes += size
+
+    # -- the loop and the socket
+
+    def _let_go(self, closing: Any) -> None:
+        """The loop must forget a socket before it is closed; paho says when. One that was never served is not this loop's."""
+        if closing is not None and closing is self._socket:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket = None
+
+    def _from_any_thread(self, function: Callable[..., None], *values: Any) -> None:
+        self._loop.call_soon_threadsafe(function, *values)
+
+    def _watch_writes(self, wanted: bool) -> None:
+        if self._socket is None:
+            return
+        if wanted:
+            self._loop.add_writer(self._socket.fileno(), self._writable)
+        else:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        """Reads until nothing is left that only TLS knows of: what it has decrypted already makes no socket readable again."""
+        while True:
+            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._lost.set()
+                return
+            if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+                return
+
+    def _writable(self) -> None:
+        if self._client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._lost.set()
+        elif not self._client.want_write():
+            self._watch_writes(False)
+
+
+def _tls(config: BrokerConfig) -> ssl.SSLContext:
+    """Files are read at each attempt: they may have been renewed. Raises OSError naming the file."""
+    context = _naming(config.ca_file, lambda: ssl.create_default_context(cafile=config.ca_file))
+    if config.certificate_file is not None:
+        certificate, key = config.certificate_file, config.key_file
+        _naming(certificate, lambda: context.load_cert_chain(certificate, key))
+    return context
+
+
+def _naming(file: Any, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except OSError as error:
+        raise OSError(f"{file}: {error.strerror or error}") from error
+
+
+def _why(properties: Properties | None) -> str:
+    text = str(getattr(properties, "ReasonString", ""))[:200]
+    return f" ({text})" if text else ""

@@ -1,0 +1,105 @@
+"""Log lines on their way to the operator, in memory: the newest are kept, and a line says how many older ones were dropped."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from device_agent.broker.connection import Sent
+from ota.formats.report import BATCH_LIMIT_BYTES, BATCH_LIMIT_RECORDS, LogRecord, encode_logs
+
+LINES_KEPT, BYTES_KEPT = 1000, 1 << 20
+PERIOD_S = 0.5  # what comes together is sent together
+RETRY_MIN_S, RETRY_MAX_S = 2.0, 300.0
+_RECORD_BYTES = 32  # of CBOR around a record's texts, at most
+
+
+class LogQueue:
+    """`send` publishes a batch; `room` tells how many bytes one may have."""
+
+    def __init__(self, send: Callable[[bytes], Awaitable[Sent]], room: Callable[[], int]) -> None:
+        self._send, self._room = send, room
+        self._lines: deque[LogRecord] = deque()
+        self._bytes = 0
+        self._dropped = 0  # lines, and not yet told
+        self._wake = asyncio.Event()
+        self._online = asyncio.Event()
+
+    def add(self, record: LogRecord) -> None:
+        """Keeps a line; the oldest goes when there is no room."""
+        self._lines.append(record)
+        self._bytes += _size(record)
+        self._trim()
+        self._wake.set()
+
+    def poke(self) -> None:
+        """The link is up again."""
+        self._online.set()
+        self._wake.set()
+
+    async def deliver(self) -> None:
+        """The task that sends."""
+        retry_s = RETRY_MIN_S
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(PERIOD_S)
+            self._wake.clear()
+            self._online.clear()
+            batch, dropped = self._take()
+            if not batch:
+                continue
+            sent = await self._send(encode_logs(batch))
+            if sent is Sent.ACKNOWLEDGED:
+                self._dropped -= dropped
+                retry_s = RETRY_MIN_S
+                if self._lines:
+                    self._wake.set()
+                continue
+            self._put_back(batch[1 if dropped else 0 :])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(
+                    None if sent is Sent.OFFLINE else retry_s
+                ):  # not wait_for, see device_agent.broker.connection
+                    await self._online.wait()
+            retry_s = RETRY_MIN_S if self._online.is_set() else min(2 * retry_s, RETRY_MAX_S)
+            self._wake.set()
+
+    def _take(self) -> tuple[list[LogRecord], int]:
+        """The oldest lines that fit into a batch, after one that tells of those that were dropped; and how many those are."""
+        room = min(BATCH_LIMIT_BYTES, self._room()) - 8
+        batch: list[LogRecord] = []
+        if self._dropped:
+            batch.append(LogRecord(time.time(), "warn", "", f"{self._dropped} older log lines were dropped"))
+            room -= _size(batch[0])
+        while self._lines and len(batch) < BATCH_LIMIT_RECORDS:
+            record = self._lines[0]
+            if _size(record) > room:
+                if len(batch) > (1 if self._dropped else 0):
+                    break
+                record = _shortened(record, room)
+            room -= _size(record)
+            self._bytes -= _size(self._lines.popleft())
+            batch.append(record)
+        return batch, self._dropped
+
+    def _put_back(self, batch: list[LogRecord]) -> None:
+        self._lines.extendleft(reversed(batch))
+        self._bytes += sum(map(_size, batch))
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._lines) > LINES_KEPT or (self._bytes > BYTES_KEPT and len(self._lines) > 1):
+            self._bytes -= _size(self._lines.popleft())
+            self._dropped += 1
+
+
+def _size(record: LogRecord) -> int:
+    return _RECORD_BYTES + len(record.message.encode()) + len(record.module.encode())
+
+
+def _shortened(record: LogRecord, room: int) -> LogRecord:
+    """One line that fits, as far as that is possible."""
+    rest = max(0, room - _RECORD_BYTES - len(record.module.encode()))
+    return replace(record, message=record.message.encode()[:rest].decode(errors="ignore"))

@@ -1,0 +1,30 @@
+"""Which retained messages were handled before: a broker sends them again after each reconnection."""
+
+import hashlib
+from collections import OrderedDict
+
+from ota.formats import topics
+
+TOPICS_KEPT = 1024
+
+
+class Handled:
+    """The digest of the last message of each topic, for the topics that were used last."""
+
+    def __init__(self) -> None:
+        self._digests: OrderedDict[str, bytes] = OrderedDict()
+
+    def repeats(self, topic: str, payload: bytes, retained: bool) -> bool:
+        """Whether a message is a retained one, sent because of a subscription, whose content was the topic's last already."""
+        digest = hashlib.sha256(payload).digest()
+        known = self._digests.get(topic)
+        self._digests[topic] = digest
+        self._digests.move_to_end(topic)
+        if len(self._digests) > TOPICS_KEPT:
+            self._digests.popitem(last=False)
+        return retained and known == digest
+
+    def forget(self, filter_: str) -> None:
+        """A new subscription begins: what is retained below it is to be handled."""
+        for topic in [each for each in self._digests if topics.covers(filter_, each)]:
+            del self._digests[topic]

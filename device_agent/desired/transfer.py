@@ -1,0 +1,230 @@
+"""Getting many topics' retained messages over one link, each asked for once, as many at a time as the link can carry.
+
+A topic is asked for again only on a new connection, or when nothing at all of what was asked for has arrived for long enough and a
+message to ourselves shows that the connection works. A connection on which not even that arrives is made anew.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ota.formats.reasons import Reason, Refused
+
+WINDOW_MIN_BYTES, WINDOW_MAX_BYTES = 64 << 10, 1 << 20
+WINDOW_S = 2.0  # of transfer at the measured rate are asked for ahead
+WINDOW_TOPICS = 32  # some brokers hand out one window of a client and then nothing more: no more topics than the window has
+STALL_S = 10.0  # of silence, at least, before a connection is doubted
+STALL_PERIODS = 4  # times what the window takes at the measured rate
+TRICKLE_BYTES_PER_S = 256  # a link that brings less brings nothing
+
+
+class Source(Protocol):
+    """What a transfer needs of the link, and of who gives arriving messages on to it."""
+
+    @property
+    def online(self) -> bool:
+        """Whether the broker has accepted the connection."""
+
+    @property
+    def sessions(self) -> int:
+        """How many connections the broker has accepted."""
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes that have arrived of parts, whole or not."""
+
+    def begin(self, topic: str) -> None:
+        """Subscribes."""
+
+    def end(self, topic: str) -> None:
+        """Ends the subscription."""
+
+    def ask_again(self, topics: list[str]) -> None:
+        """Subscribes once more, for the retained messages."""
+
+    def denied(self, topic: str) -> str:
+        """Why the broker denies the subscription; empty when it does not."""
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether a message to ourselves arrives in time."""
+
+    def renew(self, reason: str) -> None:
+        """Ends this connection; the next is made soon."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One topic, and how large its message is; an upper bound where it is not known."""
+
+    topic: str
+    size: int
+
+
+@dataclass
+class Pace:
+    """How fast parts arrive, by what has arrived. It goes on from one transfer to the next."""
+
+    rate: float = 0.0  # bytes a second; 0: nothing has been measured
+    _since_s: float = 0.0
+    _bytes: int = 0
+
+    def begins(self, now_s: float) -> None:
+        """Something is asked for while nothing was."""
+        self._since_s, self._bytes = now_s, 0
+
+    def arrived(self, size: int, now_s: float) -> None:
+        """A part has arrived."""
+        self._bytes += size
+        spent_s = now_s - self._since_s
+        if self._bytes >= WINDOW_MIN_BYTES // 4 and spent_s > 0:
+            measured = self._bytes / spent_s
+            self.rate = measured if not self.rate else (self.rate + measured) / 2
+            self._since_s, self._bytes = now_s, 0
+
+    @property
+    def window_bytes(self) -> int:
+        """How many bytes may be on their way."""
+        return int(min(max(WINDOW_S * self.rate, WINDOW_MIN_BYTES), WINDOW_MAX_BYTES))
+
+    def patience_s(self, asked_bytes: int, most_s: float) -> float:
+        """How long a silence may last before the connection is doubted."""
+        expected_s = STALL_PERIODS * asked_bytes / self.rate if self.rate else 0.0
+        return min(max(STALL_S, expected_s), most_s)
+
+
+@dataclass
+class Transfer:
+    """One set of parts. `arrived` is called with each message of a topic that was asked for, `run` takes them one by one."""
+
+    source: Source
+    pace: Pace
+    timeout_s: float  # of silence while online
+    missing: Reason
+    clock: Callable[[], float] = time.monotonic
+    _asked: dict[str, Part] = field(default_factory=dict)
+    _arrived: deque[tuple[Part, bytes]] = field(default_factory=deque)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def arrived(self, topic: str, payload: bytes) -> None:
+        """Takes the message of a topic, the first time."""
+        part = self._asked.pop(topic, None)
+        if part is not None:
+            self.source.end(topic)
+            self.pace.arrived(len(payload), self.clock())
+            self._arrived.append((part, payload))
+            self._news.set()
+
+    async def run(self, parts: Sequence[Part], take: Callable[[Part, bytes], Awaitable[None]]) -> None:
+        """Until `take` was called with each part. Raises Refused `missing` for what does not come, and what `take` raises."""
+        pending = deque(parts)
+        silence = _Silence(self)
+        try:
+            while pending or self._asked or self._arrived:
+                self._ask(pending)
+                if self._arrived:
+                    await take(*self._arrived.popleft())
+                    silence.broken()
+                else:
+                    await self._wait(silence.step_s)
+                    await silence.judge()
+        finally:
+            for topic in self._asked:
+                self.source.end(topic)
+
+    def _ask(self, pending: deque[Part]) -> None:
+        """Fills the window when half of it has arrived, so that many topics share a packet; two parts are always on their way.
+
+        What waits for the disk counts as if it were on its way.
+        """
+        asked, window = self.asked_bytes + sum(part.size for part, _ in self._arrived), self.pace.window_bytes
+        if not pending or (asked > window // 2 and len(self._asked) > 1):
+            return
+        if not self._asked:
+            self.pace.begins(self.clock())
+        while pending and len(self._asked) < WINDOW_TOPICS:
+            if asked + pending[0].size > window and len(self._asked) > 1:
+                return
+            part = pending.popleft()
+            asked += part.size
+            self._asked[part.topic] = part
+            self.source.begin(part.topic)
+
+    @property
+    def asked_bytes(self) -> int:
+        """How many bytes are on their way."""
+        return sum(part.size for part in self._asked.values())
+
+    @property
+    def asked(self) -> list[str]:
+        """The topics that were asked for and have not come."""
+        return list(self._asked)
+
+    async def _wait(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):  # not wait_for, see device_agent.broker.connection
+                await self._news.wait()
+        except TimeoutError:
+            return
+        self._news.clear()
+
+
+class _Silence:
+    """Counts how long nothing has come while the link was up, and does what is to be done about it."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+        self.step_s = min(1.0, transfer.timeout_s / 4)
+        self._most_s = max(self.step_s, transfer.timeout_s / 3)
+        self.broken()
+
+    def broken(self) -> None:
+        """Something came."""
+        self._total_s = self._since_doubt_s = 0.0
+        self._renewed = False
+        self._note()
+
+    def _note(self) -> None:
+        source = self._transfer.source
+        self._marks = source.sessions, source.part_bytes, self._transfer.clock()
+
+    async def judge(self) -> None:
+        """Called after each wait. Raises Refused when the silence has lasted too long, or the broker denies what was asked for."""
+        transfer, source = self._transfer, self._transfer.source
+        sessions, part_bytes, then_s = self._marks
+        self._note()
+        if transfer._arrived or not transfer._asked:
+            return
+        for topic in transfer.asked:
+            if why := source.denied(topic):
+                raise Refused(transfer.missing, f"the broker denies the subscription to {topic}: {why}")
+        spent_s = transfer.clock() - then_s
+        if source.part_bytes - part_bytes > TRICKLE_BYTES_PER_S * spent_s:
+            self._total_s = self._since_doubt_s = 0.0  # a large part is on its way
+            return
+        if not source.online:
+            return
+        if source.sessions != sessions:
+            self._since_doubt_s = 0.0
+            return
+        self._total_s += spent_s
+        self._since_doubt_s += spent_s
+        if self._total_s >= transfer.timeout_s:
+            raise Refused(transfer.missing, f"{transfer.asked[0]} did not arrive in {transfer.timeout_s} s")
+        if self._since_doubt_s >= transfer.pace.patience_s(transfer.asked_bytes, self._most_s):
+            self._since_doubt_s = 0.0
+            await self._doubt()
+
+    async def _doubt(self) -> None:
+        source, timeout_s = self._transfer.source, self._most_s
+        sessions = source.sessions
+        alive = await source.answers(timeout_s)
+        if self._transfer._arrived or source.sessions != sessions or not source.online:
+            return
+        if alive:
+            source.ask_again(self._transfer.asked)
+        elif not self._renewed:
+            self._renewed = True  # once in a silence: what the broker does not have comes on no connection
+            source.renew("nothing that was asked for arrived: the connection is stalled")

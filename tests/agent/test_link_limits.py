@@ -1,0 +1,317 @@
+"""What a broker announces, answers and refuses, and what the link makes of it."""
+
+import asyncio
+import contextlib
+from collections import Counter
+
+import pytest
+
+from device_agent.broker.link import Kind, Link, Sent
+from ota.formats import topics
+from tests.support.scripted_broker import (
+    CONNECT,
+    DISCONNECT,
+    PUBLISH,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Packet,
+    ScriptedBroker,
+    number,
+    packet,
+    publish,
+)
+
+REPORT = topics.report("board")
+MARKER = topics.marker("board")
+
+
+def connack(properties: bytes, code: int = 0, session: bool = False):
+    """CONNACK with properties on every connection."""
+    return lambda connection: bytes((session and connection > 1, code)) + number(len(properties)) + properties
+
+
+@contextlib.asynccontextmanager
+async def linked(broker: ScriptedBroker, on_message=lambda *_: None, on_online=lambda _link: None, marker: str = "", counters=None):
+    """A link that runs against a broker, online at first."""
+    online = asyncio.Event()
+    link = Link(
+        broker.config,
+        "board",
+        on_message,
+        lambda: (on_online(link), online.set()),
+        online.clear,
+        marker=marker,
+        counters=Counter() if counters is None else counters,
+    )
+    async with broker:
+        running = asyncio.create_task(link.run())
+        try:
+            yield link, online
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def come(event: asyncio.Event) -> None:
+    async with asyncio.timeout(20):
+        await event.wait()
+
+
+def test_no_more_messages_are_unacknowledged_than_the_broker_allows():
+    async def inside():
+        broker = ScriptedBroker(connack=connack(b"\x21\x00\x03"), puback=lambda _: None)  # Receive Maximum 3
+        async with linked(broker) as (link, online):
+            await come(online)
+            sent = [link.publish(f"a/{n}", b"x") for n in range(8)]
+            await broker.until(lambda: len(broker.of(PUBLISH)) == 3)
+            await asyncio.sleep(0.3)
+            assert len(broker.of(PUBLISH)) == 3
+            for each in broker.of(PUBLISH):
+                broker.send(packet(4, 0, each.mid.to_bytes(2)))
+            await broker.until(lambda: len(broker.of(PUBLISH)) == 6)
+            for each in broker.of(PUBLISH)[3:]:
+                broker.send(packet(4, 0, each.mid.to_bytes(2)))
+            await broker.until(lambda: len(broker.of(PUBLISH)) == 8)
+            assert [each.result() for each in sent[:6] if each.done()] == [Sent.ACKNOWLEDGED] * 6
+
+    asyncio.run(inside())
+
+
+def test_nothing_larger_than_the_brokers_packets_is_sent(caplog):
+    async def inside():
+        broker = ScriptedBroker(connack=connack(b"\x27\x00\x00\x01\x00"))  # Maximum Packet Size 256
+        async with linked(broker) as (link, online):
+            await come(online)
+            room = link.room("a/b")
+            assert await link.publish("a/b", bytes(room)) is Sent.ACKNOWLEDGED
+            for _ in range(3):
+                assert await link.publish("a/b", bytes(room + 1)) is Sent.TOO_LARGE
+            for count in range(20):
+                link.subscribe(f"{'x' * 30}/{count}")
+            await broker.until(lambda: sum(len(each.topics) for each in broker.of(SUBSCRIBE)) == 20)
+            assert max(each.size for each in broker.packets if each.kind != CONNECT) <= 256
+            assert len(broker.of(PUBLISH)) == 1
+            assert link.problems == ("publish-refused: a/b (244 bytes; the broker takes packets of 256)",)
+
+    asyncio.run(inside())
+    assert caplog.text.count("the broker does not take messages for a/b") == 1
+
+
+@pytest.mark.parametrize(
+    ("properties", "told"),
+    [(b"\x25\x00", "keeps no retained messages"), (b"\x24\x00", "acknowledges no messages (CONNACK: Maximum QoS 0)")],
+)
+def test_a_broker_that_cannot_do_the_job_is_refused_by_name_before_anything_is_sent(caplog, properties, told):
+    async def inside():
+        broker = ScriptedBroker(connack=connack(properties))
+        async with linked(broker) as (link, online):
+            link.subscribe("a/b")
+            await broker.until(lambda: broker.of(DISCONNECT))
+            await asyncio.sleep(0.1)
+            assert [each.kind for each in broker.packets] == [CONNECT, DISCONNECT]
+            assert not online.is_set()
+            assert await link.publish("a/b", b"") is Sent.OFFLINE
+
+    asyncio.run(inside())
+    assert told in caplog.text
+
+
+def test_wildcards_that_the_broker_does_not_have_are_not_asked_for():
+    async def inside():
+        broker = ScriptedBroker(connack=connack(b"\x28\x00"))
+        async with linked(broker) as (link, _):
+            link.subscribe("in/#", Kind.INPUT)
+            link.subscribe("in/a", Kind.INPUT)
+            await broker.until(lambda: broker.of(SUBSCRIBE))
+            assert [each.topics for each in broker.of(SUBSCRIBE)] == [("in/a",)]
+            assert link.problems == ("subscription-denied: in/# (the broker has no wildcard subscriptions)",)
+
+    asyncio.run(inside())
+
+
+def test_a_window_of_topics_is_one_packet():
+    async def inside():
+        broker = ScriptedBroker()
+        async with linked(broker) as (link, online):
+            await come(online)
+            for count in range(10):
+                link.subscribe(f"a/{count}", Kind.PART)
+            await broker.until(lambda: broker.of(SUBSCRIBE))
+            for count in range(5):
+                link.unsubscribe(f"a/{count}")
+            for count in range(5):
+                link.subscribe(f"b/{count}", Kind.PART)
+            await broker.until(lambda: len(broker.of(SUBSCRIBE)) == 2)
+            assert [len(each.topics) for each in broker.of(SUBSCRIBE)] == [10, 5]
+            assert [len(each.topics) for each in broker.of(UNSUBSCRIBE)] == [5]
+
+    asyncio.run(inside())
+
+
+def test_a_reconnection_sends_the_fresh_report_and_no_old_one():
+    """paho sends unacknowledged messages of the old connection again, after what is published on the new one."""
+
+    async def inside():
+        count = 0
+
+        def online(link: Link) -> None:
+            nonlocal count
+            count += 1
+            link.publish(REPORT, b"report-%d" % count, retain=True)
+
+        broker = ScriptedBroker(puback=lambda sent: None if sent.connection == 1 else 0)
+        async with linked(broker, on_online=online):
+            await broker.until(lambda: broker.of(PUBLISH, 1))
+            await broker.drop()
+            await broker.until(lambda: broker.of(PUBLISH, 2))
+            await asyncio.sleep(0.3)
+            assert [each.payload for each in broker.of(PUBLISH, 2)] == [b"report-2"]
+
+    asyncio.run(inside())
+
+
+def test_only_the_latest_of_unsent_reports_is_sent():
+    async def inside():
+        broker = ScriptedBroker(connack=connack(b"\x21\x00\x01"), puback=lambda _: None)  # Receive Maximum 1
+        async with linked(broker) as (link, online):
+            await come(online)
+            link.publish("x", b"first in the window")
+            reports = [link.publish(REPORT, b"%d" % n, retain=True) for n in range(5)]
+            await broker.until(lambda: broker.of(PUBLISH))
+            broker.puback = lambda _: 0
+            broker.send(packet(4, 0, broker.of(PUBLISH)[0].mid.to_bytes(2)))
+            assert await reports[-1] is Sent.ACKNOWLEDGED
+            assert [each.payload for each in broker.of(PUBLISH)[1:]] == [b"4"]
+
+    asyncio.run(inside())
+
+
+def test_a_message_that_the_broker_refuses_is_not_taken_for_delivered(caplog):
+    async def inside():
+        broker = ScriptedBroker(puback=lambda _: 0x87)
+        async with linked(broker) as (link, online):
+            await come(online)
+            for _ in range(3):
+                assert await link.publish("a/b", b"x") is Sent.REFUSED
+            assert link.problems == ("publish-refused: a/b (Not authorized)",)
+            broker.puback = lambda _: 0x10  # no subscriber is no failure
+            assert await link.publish("a/b", b"x") is Sent.ACKNOWLEDGED
+            assert link.problems == ()
+
+    asyncio.run(inside())
+    assert caplog.text.count("the broker does not take messages for a/b: Not authorized") == 1
+
+
+def test_a_denied_subscription_is_a_problem_of_the_board():
+    async def inside():
+        desired = topics.desired("lab")
+        broker = ScriptedBroker(suback=lambda topic: 0x87 if topic == desired else 1)
+        async with linked(broker) as (link, _):
+            link.subscribe(desired)
+            link.subscribe("a/b")
+            await broker.until(lambda: broker.of(SUBSCRIBE))
+            async with asyncio.timeout(10):
+                while not link.problems:
+                    await asyncio.sleep(0.02)
+            assert link.problems == (f"subscription-denied: {desired} (Not authorized)",)
+
+    asyncio.run(inside())
+
+
+def test_a_broker_that_grants_a_subscription_and_delivers_nothing_is_told(monkeypatch):
+    async def inside(echoes: bool):
+        monkeypatch.setattr("device_agent.broker.link.MARKER_S", 0.3)
+        broker = ScriptedBroker(echoes=echoes)
+        async with linked(broker, marker=MARKER) as (link, online):
+            await come(online)
+            await broker.until(lambda: broker.of(PUBLISH))
+            await asyncio.sleep(0.6)
+            return link.problems
+
+    assert asyncio.run(inside(echoes=True)) == ()
+    assert asyncio.run(inside(echoes=False)) == ("broker-silent: the broker granted a subscription and delivered nothing",)
+
+
+def test_a_retained_input_is_handled_once_over_reconnections_and_again_when_it_has_changed():
+    async def inside():
+        got, counters = [], Counter()
+        broker = ScriptedBroker(retained={"in/a": b"1"})
+        async with linked(broker, lambda _, payload: got.append(payload), counters=counters) as (link, _):
+            link.subscribe("in/a", Kind.INPUT)
+            for connection in (1, 2):
+                await broker.until(lambda connection=connection: broker.of(SUBSCRIBE, connection))
+                await asyncio.sleep(0.1)
+                await broker.drop()
+            broker.retained["in/a"] = b"2"
+            await broker.until(lambda: broker.of(SUBSCRIBE, 3))
+            await asyncio.sleep(0.1)
+            broker.send(publish("in/a", b"2"))  # not for the subscription: it is new
+            async with asyncio.timeout(10):
+                while len(got) < 3:
+                    await asyncio.sleep(0.02)
+            assert got == [b"1", b"2", b"2"]
+            assert counters["retained_repeats"] == 1
+
+    asyncio.run(inside())
+
+
+def test_a_session_is_resumed_without_what_an_old_window_subscribed_to():
+    async def inside():
+        broker = ScriptedBroker(connack=connack(b"", session=True))
+        async with linked(broker) as (link, online):
+            await come(online)
+            link.subscribe("in/#", Kind.INPUT)
+            link.subscribe("doc")
+            link.subscribe("part/1", Kind.PART)
+            link.subscribe("part/2", Kind.PART)
+            await broker.until(lambda: broker.of(SUBSCRIBE))
+            link.unsubscribe("part/1")
+            await broker.drop()
+            await broker.until(lambda: broker.of(SUBSCRIBE, 2))
+            assert set(broker.of(UNSUBSCRIBE, 2)[0].topics) == {"doc", "part/1", "part/2"}
+            assert set(broker.of(SUBSCRIBE, 2)[0].topics) == {"in/#", "doc", "part/2"}
+            first, second = (each.body[7] & 2 for each in broker.of(CONNECT))  # Clean Start
+            assert (first, second) == (2, 0)
+
+    asyncio.run(inside())
+
+
+def test_the_board_never_allows_topic_aliases():
+    async def inside():
+        broker = ScriptedBroker()
+        async with linked(broker):
+            await broker.until(lambda: broker.of(CONNECT))
+            body = broker.of(CONNECT)[0].body
+            # Session Expiry Interval, Receive Maximum, Maximum Packet Size, in any order, and no Topic Alias Maximum (0x22)
+            properties, sizes, named = body[11 : 11 + body[10]], {0x11: 5, 0x21: 3, 0x27: 5}, set()
+            while properties:
+                named.add(properties[0])
+                properties = properties[sizes[properties[0]] :]
+            assert named == {0x11, 0x21, 0x27}
+
+    asyncio.run(inside())
+
+
+def test_a_limit_that_the_broker_does_not_announce_is_learned():
+    async def inside():
+        broker = ScriptedBroker()
+        limit = 10_000
+
+        def puback(sent: Packet) -> int | None:
+            if len(sent.payload) <= limit:
+                return 0
+            broker.writer.close()
+            return None
+
+        broker.puback = puback
+        async with linked(broker) as (link, online):
+            results = []
+            while link.room("log") > limit:
+                await come(online)
+                results.append(await link.publish("log", bytes(min(link.room("log"), 30_000))))
+                assert len(results) < 10
+            await come(online)
+            assert await link.publish("log", bytes(link.room("log"))) is Sent.ACKNOWLEDGED
+            return results
+
+    assert set(asyncio.run(inside())) <= {Sent.CLOSED, Sent.ACKNOWLEDGED}
