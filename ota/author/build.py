@@ -22,6 +22,7 @@ from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
 from ota.formats.fields import is_name
 from ota.formats.manifest import (
     ANY_BOARD,
+    MANIFEST_LIMIT_BYTES,
     MAX_IMAGES,
     AotImage,
     Manifest,
@@ -36,6 +37,36 @@ from ota.keyring import SigningKey
 
 class BuildError(OtaError):
     """The module or its description can't become an update."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An update that is checked and complete, but for its sequence number and its signature."""
+
+    manifest: Manifest  # its sequence is 0
+    blob: bytes
+    index: ChunkIndex
+    images: tuple[tuple[bytes, ChunkIndex], ...] = ()  # as in the manifest
+
+    @property
+    def blobs(self) -> tuple[tuple[bytes, ChunkIndex], ...]:
+        """Everything that boards may fetch: the .wasm, then the images."""
+        return ((self.blob, self.index), *self.images)
+
+    @property
+    def content(self) -> bytes:
+        """Identifies everything that a manifest says except the sequence number."""
+        return sha256(self.manifest.to_bytes())
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.manifest.module.name} {self.manifest.module.version}"
+
+    def signed(self, sequence: int, key: SigningKey) -> "Update":
+        """The update with this sequence number, signed with a release key."""
+        update = sign(replace(self.manifest, sequence=sequence), self.blob, self.index, [key])
+        return replace(update, images=self.images)
 
 
 @dataclass(frozen=True)
@@ -63,9 +94,19 @@ class Update:
         """Name and version."""
         return f"{self.manifest.module.name} {self.manifest.module.version}"
 
+    @property
+    def draft(self) -> Draft:
+        """What it was before it was signed."""
+        return Draft(replace(self.manifest, sequence=0), self.blob, self.index, self.images)
+
     def save(self, out: Path) -> Path:
-        """Writes the update into a folder below `out`; returns that folder."""
+        """Writes the update into a folder of its name and version below `out`; returns that folder."""
         folder = out / f"{self.manifest.module.name}-{self.manifest.module.version}"
+        self.write(folder)
+        return folder
+
+    def write(self, folder: Path) -> None:
+        """Writes the parts into a folder, the manifest last."""
         folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / "module.wasm", self.blob)
         write_durably(folder / "index.cbor", self.index.to_bytes())
@@ -73,7 +114,6 @@ class Update:
             write_durably(folder / image_name(index.digest), image)
             write_durably(folder / image_name(index.digest, ".cbor"), index.to_bytes())
         write_durably(folder / "manifest.suit", self.envelope)
-        return folder
 
     @classmethod
     def load(cls, folder: Path) -> "Update":
@@ -84,7 +124,7 @@ class Update:
             index_bytes = (folder / "index.cbor").read_bytes()
         except OSError as error:
             raise BuildError(f"{error.filename}: {error.strerror}") from error
-        manifest = Manifest.from_envelope(suit.Envelope.from_bytes(envelope, 1 << 20))
+        manifest = Manifest.from_envelope(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
         if sha256(blob) != manifest.digest:
             raise BuildError(f"{folder / 'module.wasm'} is not the module that the manifest names")
         index = ChunkIndex.from_bytes(index_bytes, manifest.index_digest, manifest.digest, manifest.size)
@@ -150,18 +190,16 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
     )
 
 
-def build(
+def prepare(
     module: Path,
-    key: SigningKey,
     vendor: str,
-    sequence: int,
     *,
     board: str = ANY_BOARD,
     version: str | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
     aot: Sequence[str] = (),
-) -> Update:
-    """Checks a module against the contract and its own description, and signs a manifest for boards of class `board`.
+) -> Draft:
+    """Checks a module against the contract and its own description, and makes a manifest for boards of class `board`.
 
     `aot` names the targets to compile images for, each as TARGET or TARGET:CPU, which features may follow
     (`aarch64:cortex-a53+crc`).
@@ -196,7 +234,7 @@ def build(
     if len({image.class_identifier for image, _, _ in images}) < len(images):
         raise BuildError(f"two ahead-of-time images for the same boards: {', '.join(aot)}")
     manifest = Manifest(
-        sequence=sequence,
+        sequence=0,
         vendor=vendor_bytes,
         class_identifier=class_id(vendor_bytes, board, "wasm", ABI),
         digest=index.digest,
@@ -205,8 +243,10 @@ def build(
         module=description,
         images=tuple(image for image, _, _ in images),
     )
-    update = sign(manifest, blob, index, [key])
-    return replace(update, images=tuple((content, index) for _, content, index in images))
+    draft = Draft(manifest, blob, index, tuple((content, index) for _, content, index in images))
+    trial = draft.signed((1 << 63) - 1, SigningKey.generate())  # what boards would refuse is refused before it is signed
+    Manifest.from_envelope(suit.Envelope.from_bytes(trial.envelope, MANIFEST_LIMIT_BYTES))
+    return draft
 
 
 def _compile(module: Path, wanted: str, vendor: bytes, board: str, chunk_bytes: int) -> tuple[AotImage, bytes, ChunkIndex]:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ota.author.build import Update, build
+from ota.author.build import Draft, Update, prepare
 from ota.cli import output
 from ota.cli.board import class_of, targets_of
 from ota.errors import OtaError
@@ -17,9 +17,13 @@ from ota.formats.manifest import ANY_BOARD
 from ota.formats.report import Report
 from ota.formats.text import printable
 from ota.keyring import ALGORITHMS
+from ota.operator import clock, reports
+from ota.operator.audience import check_classes, newer
 from ota.operator.broker import Broker
-from ota.operator.publish import artifacts, deploy
+from ota.operator.publish import Done, Order, deploy, sign_draft
 from ota.operator.reports import wait_for
+from ota.operator.survey import Survey, look
+from ota.operator.updates import Updates
 from ota.operator.workspace import Settings, Workspace
 
 
@@ -47,7 +51,10 @@ def add_commands(commands: Any) -> None:
     publish.add_argument("module", type=Path, help="a .wasm, or a folder that `ota build` made")
     publish.add_argument("--group", type=output.name, help="default: the workspace's")
     publish.add_argument(
-        "--fraction", type=_fraction, default=FRACTION_ALL, metavar="PERCENT", help="of the group's boards (default 100)"
+        "--fraction",
+        type=fraction,
+        metavar="PERCENT",
+        help="of the group's boards (default: 100, or as it is when the group has this update already)",
     )
     publish.add_argument(
         "--wait",
@@ -55,7 +62,9 @@ def add_commands(commands: Any) -> None:
         metavar="SECONDS",
         help="wait until each board of the group that is online has ended the update",
     )
-    publish.add_argument("--dry-run", action="store_true", help="check and build, but sign and send nothing to the broker")
+    publish.add_argument("--dry-run", action="store_true", help="check and build; sign nothing, send nothing")
+    publish.add_argument("--mixed-group", action="store_true", help="publish although the group has boards of another class")
+    publish.add_argument("--take-over", action="store_true", help="replace what another workspace has on the broker")
     publish.add_argument("--json", action="store_true", help="machine-readable result")
     add_build_options(publish)
     publish.set_defaults(handler=_publish)
@@ -72,6 +81,12 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
         metavar="TARGET[:CPU[+FEATURE…]],…",
         help="also compile ahead of time for x86_64 aarch64 armv7 riscv64; board: for what --board has",
     )
+    command.add_argument(
+        "--new-sequence",
+        action="store_true",
+        help="sign again although this content is signed: boards take it after a newer release",
+    )
+    command.add_argument("--clock-is-right", action="store_true", help="sign although this machine's clock looks wrong")
     command.add_argument("--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="1024 to 262144 (default %(default)s)")
     add_passphrase(command)
 
@@ -85,7 +100,8 @@ def _targets(text: str) -> tuple[str, ...]:
     return tuple(each.strip() for each in text.split(",") if each.strip())
 
 
-def _fraction(text: str) -> int:
+def fraction(text: str) -> int:
+    """A share of boards on a command line, in parts of FRACTION_ALL."""
     value = float(text)
     if not 0 < value <= 100 or not round(value * FRACTION_ALL / 100):
         raise argparse.ArgumentTypeError("more than 0, at most 100")
@@ -138,49 +154,111 @@ def _about_lock(secret: bytes | None) -> str:
     return "locked with the passphrase" if secret else "NOT locked: whoever can read them can sign"
 
 
-def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
-    """From a .wasm, signed now, or from a folder that was built before."""
+def prepared(arguments: argparse.Namespace, workspace: Workspace) -> Draft | Update:
+    """From a .wasm, to be signed, or from a folder that was built and signed before."""
     if arguments.module.is_dir():
-        for name, given in (("--board", arguments.board != ANY_BOARD), ("--version", arguments.version), ("--aot", arguments.aot)):
+        for name, given in (
+            ("--board", arguments.board != ANY_BOARD),
+            ("--version", arguments.version),
+            ("--aot", arguments.aot),
+            ("--new-sequence", arguments.new_sequence),
+        ):
             if given:
                 raise OtaError(f"{arguments.module} is built and signed already: {name} is for a .wasm")
         return Update.load(arguments.module)
     if arguments.module.exists() and not arguments.module.with_suffix(".toml").exists():
         output.note(f"{arguments.module} has no .toml beside it: the module subscribes to nothing, so no event will reach it")
-    board = class_of(arguments.board)
-    return build(
+    return prepare(
         arguments.module,
-        workspace.key("release"),
         workspace.settings.vendor,
-        workspace.next_sequence(int(time.time())),
-        board=board,
+        board=class_of(arguments.board),
         version=arguments.version,
         chunk_bytes=arguments.chunk_bytes,
         aot=targets_of(arguments.board, arguments.aot),
     )
 
 
+def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
+    """A signed update, without a look at the broker: the same content gives the same manifest, if no newer one was made since."""
+    made = prepared(arguments, workspace)
+    if isinstance(made, Update):
+        return made
+    now_s = int(time.time())
+    if not arguments.clock_is_right:
+        clock.check(now_s, clock.Evidence(workspace.last_signed_s()))
+    return sign_draft(workspace, made, now_s, anew=arguments.new_sequence)
+
+
 def _publish(arguments: argparse.Namespace) -> int:
     workspace = open_workspace(arguments)
     group = arguments.group or workspace.settings.group
-    update = build_update(workspace, arguments)
-    size = sum(len(payload) for _, payload in artifacts(update))
+    made = prepared(arguments, workspace)
     if arguments.dry_run:
-        chunks = len(update.index.digests)
-        if arguments.json:
-            output.result_json({"manifest": update.digest, "group": group, "bytes": size, "chunks": chunks, "sent": False})
-        else:
-            output.result(f"{update.label} for group {group}: {size} bytes, {chunks} chunk{'s' * (chunks != 1)}; nothing was sent")
-        return 0
-    with Broker(workspace.settings) as broker, output.progress(update.label, size) as advance:
-        deployment = deploy(workspace, broker, update, group, int(time.time()), fraction_ppm=arguments.fraction, progress=advance)
-    if not arguments.json:
-        output.result(f"{update.label} is published for group {group} (deployment {deployment.deployment_id.hex()[:12]})")
-    if arguments.wait is None:
-        if arguments.json:
-            output.result_json({"deployment": deployment.deployment_id, "manifest": update.digest, "group": group})
-        return 0
-    return _wait(workspace, deployment, arguments)
+        return _rehearse(workspace, made, group, arguments)
+    order = Order(group, arguments.fraction, take_over=arguments.take_over)
+    with Broker(workspace.settings) as broker:
+        survey = look(workspace, broker, group, take_over=arguments.take_over)
+        for note in survey.notes:
+            output.note(f"note: {note}")
+        boards = [each for each in reports.devices(broker).values() if each.report.group == group]
+        now_s = int(time.time())
+        if not arguments.clock_is_right:
+            clock.check(now_s, clock.Evidence(survey.signed_s).with_boards(each.report for each in boards if each.online))
+        if not arguments.mixed_group:
+            check_classes(made.manifest, [each.report for each in boards])
+        update = made if isinstance(made, Update) else _signed(workspace, made, survey, now_s, arguments)
+        if note := newer(update.manifest, [each.report for each in boards]):
+            output.note(f"note: {note}")
+        with output.progress(update.label, 2 * _size(update)) as advance:  # sent, and read back
+            done = deploy(workspace, broker, update, order, now_s, survey, advance)
+    _tell(update.label, done, arguments)
+    return 0 if arguments.wait is None else _wait(workspace, done.deployment, arguments)
+
+
+def _signed(workspace: Workspace, draft: Draft, survey: Survey, now_s: int, arguments: argparse.Namespace) -> Update:
+    deployed = survey.present.manifest_digest if survey.present is not None else None
+    return sign_draft(workspace, draft, now_s, deployed=deployed, anew=arguments.new_sequence)
+
+
+def _size(made: Draft | Update) -> int:
+    return sum(len(blob) + len(index.to_bytes()) for blob, index in made.blobs)
+
+
+def _rehearse(workspace: Workspace, made: Draft | Update, group: str, arguments: argparse.Namespace) -> int:
+    """Says what would be published. Signs nothing, uses up no number, and needs no broker."""
+    update = made if isinstance(made, Update) else None if arguments.new_sequence else Updates(workspace).reusable(made, None)
+    size, chunks = _size(made), len(made.index.digests)
+    if arguments.json:
+        digest = update.digest if update else None
+        output.result_json({"manifest": digest, "group": group, "bytes": size, "chunks": chunks, "sent": False})
+    else:
+        known = "signed before" if update else "not signed yet"
+        output.result(
+            f"{made.label} for group {group}: {size} bytes, {chunks} chunk{'s' * (chunks != 1)}, {known}; nothing was sent"
+        )
+    return 0
+
+
+def _tell(label: str, done: Done, arguments: argparse.Namespace) -> None:
+    deployment = done.deployment
+    if arguments.json:
+        if arguments.wait is None:
+            output.result_json(
+                {
+                    "deployment": deployment.deployment_id,
+                    "manifest": deployment.manifest_digest,
+                    "group": deployment.group,
+                    "epoch": deployment.epoch,
+                    "changed": done.changed,
+                    "put_back": done.put_back,
+                }
+            )
+        return
+    share = "" if deployment.fraction_ppm == FRACTION_ALL else f", for {deployment.fraction_ppm / 10_000:g} % of its boards"
+    already = "" if done.changed else " already"
+    back = f"; {done.put_back} messages that the broker had lost were put back" if done.put_back else ""
+    name = deployment.deployment_id.hex()[:12]
+    output.result(f"{label} is published for group {deployment.group}{already} (deployment {name}{share}){back}")
 
 
 def _wait(workspace: Workspace, deployment: Deployment, arguments: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The main job, told in the terminal: each step is done for real, and what is claimed at the end was counted on the way."""
 
 import json
+import secrets
 import sys
 import tempfile
 import textwrap
@@ -9,18 +10,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ota.author.build import Update, build, sign
+from ota.author.build import Update, prepare, sign
 from ota.cli.output import table
 from ota.demo.stage import DEVICE, GROUP, Stage
 from ota.errors import OtaError
-from ota.formats import suit
+from ota.formats import suit, topics
+from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment
 from ota.formats.report import Report
-from ota.keyring import SigningKey
+from ota.keyring import SigningKey, sign_document
 from ota.operator.broker import Broker
-from ota.operator.publish import deploy
+from ota.operator.publish import artifacts
 from ota.operator.workspace import Workspace
 
 OFFLINE_S = 3.0
+HOUR_S = 3600
 Claim = tuple[str, bool, str]
 
 
@@ -138,7 +141,8 @@ class _Story:
             "Each comes with a rightly signed deployment, as if the deploy key were stolen: only the release key signs modules.",
         )
         workspace = Workspace.open(self.stage.workspace)
-        good = build(self.modules / "monitor-v2.wasm", workspace.key("release"), workspace.settings.vendor, int(time.time()) + 10)
+        draft = prepare(self.modules / "monitor-v2.wasm", workspace.settings.vendor)
+        good = draft.signed(int(time.time()) + 10, workspace.key("release"))
         tampered = _replace_once(good.envelope, b"monitor", b"monitoR")
         attacks: list[tuple[str, Callable[[], Update], str]] = [
             ("one letter of a signed manifest changed", lambda: replace(good, envelope=tampered), "signature-invalid"),
@@ -218,9 +222,11 @@ class _Story:
     # -- helpers
 
     def _attack(self, workspace: Workspace, update: Update) -> Report:
+        ours, now_s, epoch = secrets.token_bytes(16), int(time.time()), workspace.next_epoch(GROUP)
+        deployment = Deployment(GROUP, ours, update.digest, epoch, now_s, now_s + HOUR_S)
+        document = sign_document(deployment.to_payload(), DEPLOYMENT_TYPE, [workspace.key("deploy")])
         with Broker(workspace.settings) as broker:
-            deployment = deploy(workspace, broker, update, GROUP, int(time.time()))
-        ours = deployment.deployment_id
+            broker.publish_all([*artifacts(update), (topics.desired(GROUP), document)])
         self.stage.observer.wait(
             lambda: (
                 self._report().attempt.deployment == ours and self._report().attempt.state not in ("offered", "fetching", "staged")

@@ -4,6 +4,8 @@ ota.toml          vendor, broker, default group
 keys/*.pem        one private key a role, and the certificate authority's (ota.operator.ca), mode 0600
 trust/root.N.cbor the chain of root documents
 state.json        last sequence number, last deployment epoch of each group
+published/        updates that were signed or deployed (ota.operator.updates)
+ledger.json       what was put where (ota.operator.ledger)
 tokens.json       enrolment tokens (ota.operator.enrolment), mode 0600
 devices/*.pem     certificates of devices
 """
@@ -14,7 +16,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9][a-z0-9-]{0,61}[a-z0-9]", re.IGNORECASE | re.ASCII
 )
 YEAR_S = 365 * 86_400
+DEFAULT_KEEP_UPDATES, MAX_KEEP_UPDATES = 10, 1000
 
 
 class WorkspaceError(OtaError):
@@ -51,6 +54,7 @@ class Settings:
     ca_file: Path | None = None
     username: str = ""
     password_file: Path | None = None
+    keep_updates: int = DEFAULT_KEEP_UPDATES  # of each module
 
 
 class Workspace:
@@ -132,6 +136,15 @@ class Workspace:
             self.passphrase = self.ask_passphrase(path)
         return SigningKey.load(path, self.passphrase)
 
+    def role_key(self, role: str) -> SigningKey:
+        """The key of a role, which the newest root must name. Raises KeyFileError, WorkspaceError, Refused."""
+        key, root = self.key(role), self.root()
+        if key.public.key_id not in root.roles[role].keys:
+            raise WorkspaceError(
+                f"{self.folder / 'keys' / role}.pem is not a {role} key of root {root.number}, the newest: boards would refuse it"
+            )
+        return key
+
     def root_documents(self) -> dict[int, bytes]:
         """The chain of root documents by number."""
         found = {}
@@ -153,18 +166,59 @@ class Workspace:
         return root
 
     def next_sequence(self, now_s: int) -> int:
-        """A manifest sequence number above every earlier one: seconds since 1970, or one more than the last."""
+        """A manifest sequence number above every earlier one: seconds since 1970, or one more than the last.
+
+        The caller has looked at the clock (ota.operator.clock): a number that is too high stays for ever.
+        """
         with self.record() as state:
             last = state.get("sequence", 0)
             state["sequence"] = max(int(last) + 1, now_s)
             return int(state["sequence"])
 
-    def next_epoch(self, group: str, seen: int = 0) -> int:
-        """A deployment epoch for a group above every earlier one, and above `seen`, what the broker has."""
+    def adopt(self, *, sequence: int = 0, epochs: Mapping[str, int] | None = None) -> bool:
+        """Raises the numbers to what is known to be signed with these keys already; True when one of them was lower here."""
+        with self.record() as state:
+            raised = sequence > int(state.get("sequence", 0))
+            state["sequence"] = max(sequence, int(state.get("sequence", 0)))
+            known = state.setdefault("epochs", {})
+            for group, epoch in (epochs or {}).items():
+                raised |= epoch > int(known.get(group, 0))
+                known[group] = max(epoch, int(known.get(group, 0)))
+            return raised
+
+    def signed(self, now_s: int) -> None:
+        """Records when something was signed last, to compare the clock with (ota.operator.clock)."""
+        with self.record() as state:
+            state["signed_s"] = now_s
+
+    def last_signed_s(self) -> int:
+        """When something was signed last, in seconds since 1970."""
+        return max(self.root().issued_s, int(self.read().get("signed_s", 0)))
+
+    def next_epoch(self, group: str) -> int:
+        """A deployment epoch for a group above every earlier one."""
         with self.record() as state:
             epochs = state.setdefault("epochs", {})
-            epochs[group] = max(int(epochs.get(group, 0)), seen) + 1
+            epochs[group] = int(epochs.get(group, 0)) + 1
             return int(epochs[group])
+
+    def add_root(self, number: int, document: bytes) -> None:
+        """Adds the next root document to the chain, once it is verified. Raises Refused."""
+        next_root(self.root(), document)
+        write_durably(self.folder / "trust" / f"root.{number}.cbor", document)
+
+    def read(self, name: str = "state.json") -> dict[str, Any]:
+        """What a JSON file of the workspace holds; nothing when there is none. Raises WorkspaceError."""
+        path = self.folder / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise WorkspaceError(f"{path} is damaged: {error}") from error
+        if not isinstance(value, dict):
+            raise WorkspaceError(f"{path} is damaged: not an object")
+        return value
 
     @contextmanager
     def record(self, name: str = "state.json", mode: int = 0o644) -> Iterator[dict[str, Any]]:
@@ -172,11 +226,9 @@ class Workspace:
         path = self.folder / name
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            except ValueError as error:
-                raise WorkspaceError(f"{path} is damaged: {error}") from error
+            state = self.read(name)
             yield state
+            path.parent.mkdir(exist_ok=True)
             write_durably(path, json.dumps(state, indent=2).encode() + b"\n", mode)
 
 
@@ -210,10 +262,14 @@ group = "{settings.group}"         # where `ota publish` deploys to unless told 
 # ca_file = "ca.pem"               # for mqtts://
 # username = "operator"
 # password_file = "broker.password"
+# keep_updates = {DEFAULT_KEEP_UPDATES}                # signed updates of each module that stay in published/
 '''
 
 
 def _settings(value: dict[str, object], folder: Path) -> Settings:
+    keep = value.pop("keep_updates", DEFAULT_KEEP_UPDATES)
+    if not isinstance(keep, int) or not 1 <= keep <= MAX_KEEP_UPDATES:
+        raise WorkspaceError(f"{folder / SETTINGS}: keep_updates is {keep!r}, not a number from 1 to {MAX_KEEP_UPDATES}")
     known = ("vendor", "broker", "group", "ca_file", "username", "password_file")
     for key, each in value.items():
         if key not in known or not isinstance(each, str):
@@ -228,6 +284,7 @@ def _settings(value: dict[str, object], folder: Path) -> Settings:
             ca_file=folder / texts["ca_file"] if "ca_file" in texts else None,
             username=texts.get("username", ""),
             password_file=folder / texts["password_file"] if "password_file" in texts else None,
+            keep_updates=keep,
         )
     except KeyError as error:
         raise WorkspaceError(f"{folder / SETTINGS}: {error} is missing") from None

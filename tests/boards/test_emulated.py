@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bench.boards import MEMORY
-from ota.author.build import build
+from ota.author.build import prepare
 from ota.formats import topics
 from ota.keyring import SigningKey
 from tests.support.aot import aotc
@@ -108,7 +108,9 @@ def test_an_image_compiled_for_the_board_runs_there(lab, tmp_path):
     module.with_suffix(".toml").write_text(ECHO)
     lab.signer.sequence += 1
     # What `ota build echo.wasm --aot TARGET,x86_64` does.
-    update = build(module, lab.signer.keys["release"], VENDOR, lab.signer.sequence, chunk_bytes=1024, aot=(target, "x86_64"))
+    update = prepare(module, VENDOR, chunk_bytes=1024, aot=(target, "x86_64")).signed(
+        lab.signer.sequence, lab.signer.keys["release"]
+    )
     lab.wait_state("confirmed", deployment=lab.deploy(update))
     lab.running("6.0.0")
     lab.still_answers(6)

@@ -107,8 +107,9 @@ def test_sequence_numbers_never_go_back(workspace):
     numbers = [opened.next_sequence(at_s) for at_s in (100, 50, 50, 200, 3)]
     assert numbers == sorted(set(numbers))
     assert opened.next_epoch("lab") == 1
-    assert opened.next_epoch("lab", seen=7) == 8
-    assert opened.next_epoch("lab") == 9
+    assert opened.adopt(epochs={"lab": 7})
+    assert not opened.adopt(epochs={"lab": 3})
+    assert opened.next_epoch("lab") == 8
     assert opened.next_epoch("other") == 1
 
 

@@ -1,0 +1,345 @@
+"""Publishing again, from a copy, onto a broker that was emptied, beside somebody else: real brokers, no board."""
+
+import json
+import shutil
+import threading
+import time
+
+import pytest
+
+from ota.author.build import prepare
+from ota.demo.broker import DemoBroker
+from ota.formats import topics
+from ota.formats.deployment import FRACTION_ALL
+from ota.operator import publish as publishing
+from ota.operator.presence import NotKeptError, put
+from ota.operator.publish import ConflictError, sign_draft
+from ota.operator.survey import look
+from ota.operator.updates import Updates
+from ota.operator.workspace import Workspace
+from tests.support.lab import Mosquitto
+from tests.support.operator import ota
+from tests.support.publishing import GROUP, Publishing, publish
+
+
+@pytest.fixture(params=("mosquitto", "rumqttd"))
+def site(request, tmp_path, capsys):
+    """An operator, and each of the brokers in turn."""
+    if request.param == "mosquitto" and Mosquitto.command() is None:
+        pytest.skip("mosquitto is not installed")
+    opened = Publishing(tmp_path, Mosquitto if request.param == "mosquitto" else DemoBroker)
+    capsys.readouterr()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def quick(tmp_path, capsys):
+    """The same, for what does not depend on the broker."""
+    opened = Publishing(tmp_path, DemoBroker)
+    capsys.readouterr()
+    yield opened
+    opened.close()
+
+
+def test_the_same_content_again_changes_nothing(site, capsys):
+    module = site.module(1)
+    assert ota(site.folder, "publish", module) == 0
+    first, document, state = site.deployment(), site.retained(topics.desired(GROUP)), site.workspace.read()
+    capsys.readouterr()
+    assert ota(site.folder, "publish", module, "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["changed"], again["put_back"], again["deployment"]) == (False, 0, first.deployment_id.hex())
+    assert site.retained(topics.desired(GROUP)) == document
+    assert site.workspace.read() == state
+    assert ota(site.folder, "publish", module) == 0
+    assert "is published for group lab already" in capsys.readouterr().out
+
+
+def test_only_what_the_broker_lost_is_put_back(site, capsys):
+    module = site.module(1, padding=100_000)
+    assert ota(site.folder, "publish", module) == 0
+    update = Updates(site.workspace).load(site.deployment().manifest_digest)
+    everything = dict(publishing.artifacts(update))
+    lost = [topics.blob_chunk(update.index.digest, 2), topics.blob_index(update.index.digest), topics.root(1)]
+    for topic in lost:
+        site.put(topic, b"")
+    capsys.readouterr()
+    assert ota(site.folder, "publish", module) == 0
+    assert "3 messages that the broker had lost were put back" in capsys.readouterr().out
+    assert {topic: site.retained(topic) for topic in everything} == everything
+
+
+def test_a_wider_fraction_keeps_the_boards_that_have_it(site):
+    module = site.module(1)
+    assert ota(site.folder, "publish", module, "--fraction", "10") == 0
+    first = site.deployment()
+    assert ota(site.folder, "publish", module, "--fraction", "50") == 0
+    wider = site.deployment()
+    assert (wider.deployment_id, wider.manifest_digest) == (first.deployment_id, first.manifest_digest)
+    assert (wider.epoch, wider.fraction_ppm) == (first.epoch + 1, FRACTION_ALL // 2)
+    names = [f"board-{number}" for number in range(200)]
+    assert {name for name in names if first.includes(name)} < {name for name in names if wider.includes(name)}
+
+
+def test_publishing_again_does_not_widen_by_itself_and_never_narrows(quick, capsys):
+    module = quick.module(1)
+    assert ota(quick.folder, "publish", module, "--fraction", "10") == 0
+    assert ota(quick.folder, "publish", module) == 0
+    assert quick.deployment().fraction_ppm == FRACTION_ALL // 10
+    capsys.readouterr()
+    assert ota(quick.folder, "publish", module, "--fraction", "5") == 1
+    assert "goes to 10 % of group lab already" in capsys.readouterr().err
+
+
+def test_an_older_release_gets_a_new_number_unless_its_group_has_it(quick):
+    first, second = quick.module(1), quick.module(2)
+    assert ota(quick.folder, "publish", first) == 0
+    one = quick.deployment().manifest_digest
+    assert ota(quick.folder, "publish", second, "--group", "other") == 0
+    assert ota(quick.folder, "publish", first) == 0  # the group has it already
+    assert quick.deployment().manifest_digest == one
+    assert ota(quick.folder, "publish", first, "--group", "other") == 0  # would be refused after the second
+    kept = Updates(quick.workspace)
+    back = kept.find(quick.deployment("other").manifest_digest)
+    assert back.content == kept.find(one).content
+    assert back.sequence == max(each.sequence for each in kept.all())
+    assert ota(quick.folder, "publish", first, "--new-sequence") == 0
+    assert kept.find(quick.deployment().manifest_digest).sequence > back.sequence
+
+
+def test_a_dry_run_signs_nothing_and_uses_up_no_number(quick, capsys):
+    (quick.folder / "keys" / "release.pem").unlink()
+    before = {path: path.read_bytes() for path in quick.folder.rglob("*") if path.is_file()}
+    assert ota(quick.folder, "publish", quick.module(1), "--dry-run") == 0
+    assert "not signed yet; nothing was sent" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in quick.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_dry_run_refuses_what_boards_refuse(quick, capsys):
+    module = quick.module(1)
+    topics_ = ", ".join(f'"out/{number:03}/{"x" * 200}"' for number in range(100))
+    module.with_suffix(".toml").write_text(
+        f'[module]\nname = "echo"\nversion = "1"\n[limits]\nmemory_pages = 4\n[capabilities.messaging]\npublish = [{topics_}]\n'
+    )
+    assert ota(quick.folder, "publish", module, "--dry-run") == 1
+    assert capsys.readouterr().err.startswith("ota: ")
+    assert Updates(quick.workspace).all() == []
+
+
+def test_a_copied_workspace_goes_on_above_what_the_original_signed(site, capsys):
+    assert ota(site.folder, "publish", site.module(1)) == 0
+    copy = site.copy("backup")
+    for version in (2, 3, 4):
+        assert ota(site.folder, "publish", site.module(version)) == 0
+    original, sequence = site.deployment(), site.workspace.read()["sequence"]
+    capsys.readouterr()
+    assert ota(copy, "publish", site.module(5)) == 0
+    assert (
+        f"has deployment epoch {original.epoch} of group lab, signed with these keys; this workspace knew 1"
+        in capsys.readouterr().err
+    )
+    assert site.deployment().epoch == original.epoch + 1
+    assert Workspace.open(copy).read()["sequence"] > sequence
+
+
+def test_another_workspace_is_not_overwritten(site, capsys, tmp_path):
+    assert ota(site.folder, "publish", site.module(1)) == 0
+    document, root = site.retained(topics.desired(GROUP)), site.retained(topics.root(1))
+    other = tmp_path / "other"
+    assert ota(other, "init", "--no-passphrase", "--broker", site.broker.url) == 0
+    capsys.readouterr()
+    assert ota(other, "publish", site.module(2)) == 1
+    message = capsys.readouterr().err
+    assert "belongs to another workspace: ota/v1/root/1 is not the root document of this workspace" in message
+    assert "--take-over" in message
+    assert (site.retained(topics.desired(GROUP)), site.retained(topics.root(1))) == (document, root)
+    assert ota(other, "publish", site.module(2), "--group", "elsewhere") == 1
+    assert ota(other, "publish", site.module(2), "--take-over") == 0
+    assert site.retained(topics.root(1)) == Workspace.open(other).root_documents()[1]
+
+
+def test_a_deployment_of_somebody_else_is_not_overwritten_without_roots_either(quick, capsys, tmp_path):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    quick.put(topics.root(1), b"")
+    other = tmp_path / "other"
+    assert ota(other, "init", "--no-passphrase", "--broker", quick.broker.url) == 0
+    capsys.readouterr()
+    assert ota(other, "publish", quick.module(2)) == 1
+    assert "the deployment of group lab there is not signed by this workspace's keys (signer-unknown" in capsys.readouterr().err
+
+
+def test_an_emptied_broker_is_noticed(site, capsys):
+    assert ota(site.folder, "publish", site.module(1)) == 0
+    update = Updates(site.workspace).load(site.deployment().manifest_digest)
+    for topic in (topics.root(1), topics.desired(GROUP), *(topic for topic, _ in publishing.artifacts(update))):
+        site.put(topic, b"")
+    capsys.readouterr()
+    assert ota(site.folder, "publish", site.module(2)) == 0
+    assert "has lost what was published there (1 group): `ota republish` puts everything back" in capsys.readouterr().err
+
+
+def test_another_broker_is_noticed(quick, capsys):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    old = quick.broker.url
+    quick.move()
+    capsys.readouterr()
+    assert ota(quick.folder, "publish", quick.module(2)) == 0
+    assert f"but at {old}: `ota republish` brings all groups to the new broker" in capsys.readouterr().err
+
+
+def test_the_epoch_goes_on_when_the_broker_lost_the_deployment(quick):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    epoch = quick.deployment().epoch
+    quick.put(topics.desired(GROUP), b"")
+    assert ota(quick.folder, "publish", quick.module(2)) == 0
+    assert quick.deployment().epoch == epoch + 1
+
+
+def test_the_same_content_puts_the_same_deployment_back(quick):
+    module = quick.module(1)
+    assert ota(quick.folder, "publish", module) == 0
+    document = quick.retained(topics.desired(GROUP))
+    quick.put(topics.desired(GROUP), b"")
+    assert ota(quick.folder, "publish", module) == 0
+    assert quick.retained(topics.desired(GROUP)) == document
+
+
+def test_two_operators_at_the_same_moment_are_told(site):
+    """Whoever loses says so; what is on the broker in the end is what the winner says that he published."""
+    assert ota(site.folder, "publish", site.module(1)) == 0
+    folders = [site.folder, site.copy("second")]
+    updates = []
+    for version, folder in enumerate(folders, 2):
+        workspace = Workspace.open(folder)
+        draft = prepare(site.module(version), workspace.settings.vendor)
+        updates.append(sign_draft(workspace, draft, int(time.time()) + 10 * version))
+    barrier, outcomes = threading.Barrier(2), {}
+
+    def operator(number: int) -> None:
+        workspace = Workspace.open(folders[number])
+        with site.connect() as broker:
+            put(broker, publishing.artifacts(updates[number]))
+            publish_all = broker.publish_all
+
+            def together(messages, *rest):  # both have looked when the first of them publishes
+                if messages[0][0] == topics.desired(GROUP) and not barrier.broken:
+                    try:
+                        barrier.wait(5)
+                    except threading.BrokenBarrierError:
+                        pass
+                    else:
+                        barrier.abort()
+                publish_all(messages, *rest)
+
+            broker.publish_all = together
+            try:
+                outcomes[number] = publish(workspace, broker, updates[number])
+            except ConflictError as error:
+                outcomes[number] = error
+
+    threads = [threading.Thread(target=operator, args=(number,)) for number in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    lost = [each for each in outcomes.values() if isinstance(each, ConflictError)]
+    won = [each for each in outcomes.values() if not isinstance(each, ConflictError)]
+    assert len(lost) == len(won) == 1
+    assert "somebody else published manifest" in str(lost[0])
+    assert site.deployment() == won[0].deployment
+    assert won[0].deployment.epoch == 3  # it was published once more, above both
+
+
+def test_a_deployment_that_came_during_the_upload_is_not_overwritten(quick):
+    workspace = quick.workspace
+    draft = prepare(quick.module(1), workspace.settings.vendor)
+    update = sign_draft(workspace, draft, int(time.time()))
+    copy = quick.copy("second")
+    with quick.connect() as broker:
+        survey = look(workspace, broker, GROUP)
+        assert ota(copy, "publish", quick.module(2)) == 0
+        theirs = quick.retained(topics.desired(GROUP))
+        with pytest.raises(ConflictError, match="somebody else published manifest"):
+            publishing.deploy(workspace, broker, update, publishing.Order(GROUP), int(time.time()), survey)
+    assert quick.retained(topics.desired(GROUP)) == theirs
+
+
+def test_a_broker_that_does_not_keep_what_it_acknowledges_is_told(quick, monkeypatch):
+    with quick.connect() as broker:
+        publish_all = broker.publish_all
+        monkeypatch.setattr(broker, "publish_all", lambda messages, *rest: publish_all(messages[1:], *rest))
+        with pytest.raises(NotKeptError, match="acknowledged 2 retained messages and does not keep 1 of them, such as ota/v1/a"):
+            put(broker, [("ota/v1/a", b"1"), ("ota/v1/b", b"2")])
+
+
+@pytest.mark.parametrize(
+    ("now", "told"), [("2020-01-01", "but this workspace signed something"), ("2036-01-01", "no board is connected")]
+)
+def test_a_clock_that_cannot_be_right_is_refused(quick, capsys, monkeypatch, now, told):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    state = quick.workspace.read()
+    wrong = time.mktime(time.strptime(now, "%Y-%m-%d"))
+    monkeypatch.setattr("ota.cli.operator.time.time", lambda: wrong)
+    capsys.readouterr()
+    assert ota(quick.folder, "publish", quick.module(2)) == 1
+    message = capsys.readouterr().err
+    assert told in message
+    assert "--clock-is-right" in message
+    assert quick.workspace.read() == state
+    assert ota(quick.folder, "publish", quick.module(2), "--clock-is-right") == 0
+
+
+def test_the_clocks_of_connected_boards_show_that_ours_is_days_ahead(quick, capsys, monkeypatch):
+    now = int(time.time())
+    for number, time_s in enumerate((now, now + 3, 40, now + 10**9, now - 2)):  # one was never set, one is wrong
+        quick.board(f"b{number}", time_s=time_s)
+    monkeypatch.setattr("ota.cli.operator.time.time", lambda: now + 5 * 86_400)
+    assert ota(quick.folder, "publish", quick.module(1)) == 1
+    assert "but the clocks of the connected boards say" in capsys.readouterr().err
+
+
+def test_a_group_with_boards_of_another_class_is_not_taken_from_them(quick, capsys):
+    quick.board("b1", board="raspberry-pi-4")
+    quick.board("b2", board="generic-armv7")
+    module = quick.module(1)
+    assert ota(quick.folder, "publish", module, "--board", "raspberry-pi-4") == 1
+    assert "the group has board b2 of another class (generic-armv7)" in capsys.readouterr().err
+    assert quick.retained(topics.desired(GROUP)) is None
+    assert ota(quick.folder, "publish", module, "--board", "raspberry-pi-4", "--mixed-group") == 0
+    assert ota(quick.folder, "publish", module) == 0  # for every class
+
+
+def test_boards_that_run_something_newer_are_named(quick, capsys):
+    quick.board("b1", running={"name": "echo", "version": "9.0.0", "sequence": 1 << 40, "slot": "confirmed"})
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    assert "board b1 of the group runs echo 9.0.0 (sequence 1099511627776) and will refuse sequence" in capsys.readouterr().err
+
+
+def test_a_key_that_the_newest_root_does_not_name_signs_nothing(quick, capsys, tmp_path):
+    other = tmp_path / "other"
+    assert ota(other, "init", "--no-passphrase") == 0
+    shutil.copy(other / "keys" / "deploy.pem", quick.folder / "keys" / "deploy.pem")
+    assert ota(quick.folder, "publish", quick.module(1)) == 1
+    assert "deploy.pem is not a deploy key of root 1, the newest: boards would refuse it" in capsys.readouterr().err
+
+
+def test_no_more_updates_are_kept_than_the_settings_say(quick):
+    with (quick.folder / "ota.toml").open("a") as settings:
+        settings.write("keep_updates = 2\n")
+    assert ota(quick.folder, "publish", quick.module(1), "--group", "old") == 0
+    for version in (2, 3, 4, 5):
+        assert ota(quick.folder, "publish", quick.module(version)) == 0
+    versions = {each.version for each in Updates(quick.workspace).all()}
+    # the first is what another group runs, the third what this one ran before the last
+    assert versions == {"1.0.0", "3.0.0", "4.0.0", "5.0.0"}
+    assert sum(1 for _ in (quick.folder / "published" / "echo").iterdir()) == 4
+
+
+def test_a_kept_update_that_is_damaged_is_signed_anew(quick):
+    module = quick.module(1)
+    assert ota(quick.folder, "publish", module) == 0
+    (blob,) = (quick.folder / "published").rglob("module.wasm")
+    blob.write_bytes(b"damaged")
+    assert ota(quick.folder, "publish", module) == 0
+    assert Updates(quick.workspace).load(quick.deployment().manifest_digest).blob == module.read_bytes()
