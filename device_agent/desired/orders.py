@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from device_agent.broker.link import Link
+from device_agent.desired.roots import Start
 from device_agent.instance import states
 from device_agent.instance.runner import Runner
 from device_agent.node.config import Config
@@ -26,7 +27,7 @@ class Orders:
         self,
         config: Config,
         store: Store,
-        root: trust.Root,
+        start: Start,
         link: Link | None,
         runner: Runner,
         on_writer: Callable[..., Awaitable[Any]],
@@ -34,8 +35,9 @@ class Orders:
         report: Callable[[], None],
         counters: Counter[str],
     ) -> None:
-        """`root` is the newest that is trusted; `spawn_supervised` runs a coroutine; `report` tells the operator."""
-        self._config, self._store, self.root = config, store, root
+        """`start` has the newest root that is trusted; `spawn_supervised` runs a coroutine; `report` tells the operator."""
+        self._config, self._store, self.root = config, store, start.root
+        self._problems = dict(start.problems)
         self._link, self._runner, self._on_writer = link, runner, on_writer
         self._spawn_supervised, self._report, self._counters = spawn_supervised, report, counters
         self._desired: bytes | None = None
@@ -54,6 +56,11 @@ class Orders:
             return False
         return True
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with root documents on this board, each as "code: text"."""
+        return tuple(self._problems.values())
+
     async def _next_root(self, document: bytes) -> None:
         number = self.root.number + 1
         try:
@@ -66,6 +73,9 @@ class Orders:
         if root.number != self.root.number + 1:
             return  # it came twice
         self.root = root
+        self._problems.pop(number, None)
+        for key in root.unusable:
+            logger.warning("root %d has a key that this agent can't use: %s", number, key)
         if self._link is not None:
             self._link.unsubscribe(topics.root(number))
             self._link.subscribe(topics.root(number + 1))

@@ -2,7 +2,7 @@
 what was confirmed once boots for ever, whatever becomes of keys and clocks; only damage on disk and the board's own policy stop it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,9 +38,9 @@ def candidate(
     factory: Path | None,
     grants: Capabilities,
     config: dict[str, str],
-    image_classes: Sequence[bytes] = (),
+    image_classes: Callable[[bytes], Sequence[bytes]] = lambda _: (),
 ) -> Candidate | None:
-    """The module of a slot, None where the slot is empty.
+    """The module of a slot, None where the slot is empty. `image_classes`: those of this board, by vendor.
 
     Raises Refused when it is damaged or asks for more than the board's policy grants, FactoryError.
     """
@@ -53,7 +53,7 @@ def candidate(
     running = Running(about.name, about.version, digest, manifest.sequence, name)
     spec = ModuleSpec(about, blob, manifest.digest, config, manifest=digest)
     folder = blob.parent if name == "factory" else None
-    return Candidate(with_image(spec, manifest, store, image_classes, folder), running)
+    return Candidate(with_image(spec, manifest, store, image_classes(manifest.vendor), folder), running)
 
 
 def with_image(

@@ -20,6 +20,7 @@ from device_agent.broker.outbox import Outbox
 from device_agent.channel import frames
 from device_agent.channel.users import WorkerUsers
 from device_agent.channel.workers import Confinement, FatalImages, ModuleSpec, Worker, WorkerFailed, zygote
+from device_agent.desired import roots
 from device_agent.desired.fetch import Fetcher
 from device_agent.desired.orders import Orders
 from device_agent.instance import slots, states
@@ -34,7 +35,7 @@ from device_agent.node.config import Config
 from device_agent.node.version import agent_version
 from device_agent.storage.store import Store, Version
 from ota.formats import manifest as manifests
-from ota.formats import topics, trust
+from ota.formats import topics
 from ota.formats.capabilities import ABI, check_granted
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import BATCH_LIMIT_BYTES, Attempt, LogRecord, Report, Running
@@ -50,22 +51,10 @@ class Agent:
     """One board's agent. `run` is its life; `stop` ends it."""
 
     def __init__(self, config: Config) -> None:
-        """Opens storage and trust. Raises StoreError, Refused for a root document that is not right, OSError for one missing."""
+        """Opens storage and trust. Raises StoreError."""
         self._config = config
         self._store = Store(config.storage, config.free_bytes)
-        try:
-            root = trust.first_root(config.trust_root.read_bytes())
-            for document in self._store.roots():
-                root = trust.next_root(root, document)
-        except BaseException:
-            self._store.close()
-            raise
-        self._vendor = manifests.vendor_id(root.vendor)
-        self._image_classes = tuple(
-            manifests.image_class_id(self._vendor, board, aot_target(), cpu, ABI)
-            for cpu in (*config.cpus, "")
-            for board in (config.board, manifests.ANY_BOARD)
-        )
+        start = roots.load(config.trust_root, self._store)
         self._writer = ThreadPoolExecutor(1, "writer")
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
@@ -103,7 +92,7 @@ class Agent:
         self._orders = Orders(
             config,
             self._store,
-            root,
+            start,
             self._link,
             self._runner,
             self._on_writer,
@@ -111,6 +100,11 @@ class Agent:
             self.report,
             self._counters,
         )
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the board itself, each as "code: text"."""
+        return (*self._orders.problems, *(self._link.problems if self._link is not None else ()))
 
     async def run(self) -> None:
         """Runs until `stop`, then saves the module's state and ends the workers."""
@@ -157,16 +151,25 @@ class Agent:
 
     def verify(self, envelope: bytes) -> manifests.VerifiedManifest:
         """The manifest, if this board may install it. Raises Refused."""
+        vendor = manifests.vendor_id(self._orders.root.vendor)  # of the root that is in force now
         boards = (self._config.board, manifests.ANY_BOARD)
-        classes = {manifests.class_id(self._vendor, each, "wasm", ABI) for each in boards}
-        acceptance = manifests.Acceptance(self._vendor, classes, self._store.number("sequence"), self._store.number("epoch"))
+        classes = {manifests.class_id(vendor, each, "wasm", ABI) for each in boards}
+        acceptance = manifests.Acceptance(vendor, classes, self._store.number("sequence"), self._store.number("epoch"))
         verified = manifests.verify(envelope, self._orders.root, acceptance)
         check_granted(verified.manifest.module.capabilities, self._config.grants)
         return verified
 
     def image_for(self, manifest: manifests.Manifest) -> manifests.AotImage | None:
         """The ahead-of-time image that this board can run, None where there is none."""
-        return manifest.image_for(self._image_classes)
+        return manifest.image_for(self._image_classes(manifest.vendor))
+
+    def _image_classes(self, vendor: bytes) -> tuple[bytes, ...]:
+        """The classes of ahead-of-time images that this board can run, the best first, in a vendor's name space."""
+        return tuple(
+            manifests.image_class_id(vendor, board, aot_target(), cpu, ABI)
+            for cpu in (*self._config.cpus, "")
+            for board in (self._config.board, manifests.ANY_BOARD)
+        )
 
     def spawn(self, verified: manifests.VerifiedManifest) -> Worker:
         """A new worker for a module whose blob is on disk."""
@@ -179,7 +182,7 @@ class Agent:
             ModuleSpec(manifest.module, blob, manifest.digest, dict(self._config.module_config), manifest=verified.envelope_digest),
             manifest,
             self._store,
-            self._image_classes,
+            self._image_classes(manifest.vendor),
         )
         return self._worker(spec)
 
@@ -487,7 +490,7 @@ class Agent:
             ),
             attempt=attempt,
             counters=counters,
-            problems=self._link.problems if self._link is not None else (),
+            problems=self.problems,
         )
 
     async def _report_again(self) -> None:

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TextIO
 
 from device_agent.node.agent import Agent
-from device_agent.node.config import Config, ConfigError, load
+from device_agent.node.config import ConfigError, load
 from device_agent.storage.store import DATABASE
-from ota.formats.reasons import Refused
 from ota.formats.report import LogRecord
 
 _LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error", "CRITICAL": "error"}
@@ -98,7 +97,9 @@ def check_configuration(path: Path) -> None:
             raise ConfigError(f"{each}: No such file or directory")
 
     async def check(storage: Path) -> None:
-        _agent(replace(config, storage=storage))
+        problems = Agent(replace(config, storage=storage)).problems
+        if problems:
+            raise ConfigError("; ".join(problems))
 
     if (config.storage / DATABASE).exists():
         asyncio.run(check(config.storage))
@@ -117,23 +118,10 @@ def serve(path: Path, log_format: str | None, *, debug: bool) -> int:
 
 
 async def _serve(path: Path) -> int:
-    agent = _open(path)
+    agent = Agent(load(path))
     loop = asyncio.get_running_loop()
     logging.getLogger("device_agent").addHandler(_ToOperator(agent, loop))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)
     await agent.run()
     return 1 if agent.failed else 0
-
-
-def _open(path: Path) -> Agent:
-    return _agent(load(path))
-
-
-def _agent(config: Config) -> Agent:
-    try:
-        return Agent(config)
-    except OSError as error:
-        raise ConfigError(f"{config.trust_root}: {error.strerror}") from error
-    except Refused as error:
-        raise ConfigError(f"{config.trust_root}: {error}") from error

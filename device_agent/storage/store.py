@@ -103,9 +103,14 @@ class Store:
 
     # -- trust
 
-    def roots(self) -> list[bytes]:
-        """Root documents after the first, in order."""
-        return [row[0] for row in self._database.execute("select document from roots order by number")]
+    def roots(self) -> dict[int, bytes]:
+        """Root documents by number."""
+        return dict(self._database.execute("select number, document from roots order by number"))
+
+    def drop_roots(self, first: int) -> None:
+        """Deletes root documents from a number on."""
+        with self._transaction():
+            self._database.execute("delete from roots where number >= ?", (first,))
 
     def add_root(self, number: int, document: bytes) -> None:
         """Keeps a verified root document."""

@@ -75,6 +75,10 @@ class Root:
         )
 
 
+NOBODY = Root(0, 0, 0, "", {name: Role({}, 1) for name in ROLES})
+"""Trusts nobody: every document is refused, for want of a key that may sign it."""
+
+
 def _role(value: list[Any], keys: Mapping[bytes, VerifyKey | UnusableKey], name: str) -> Role:
     match value:
         case [list() as key_ids, int() as threshold] if not isinstance(threshold, bool):

@@ -5,6 +5,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 from device_agent.desired.orders import Orders
+from device_agent.desired.roots import Start
 from device_agent.instance.updates import Update
 from ota.formats import topics, trust
 from ota.formats.reasons import Reason
@@ -22,7 +23,7 @@ class Desk:
         config = SimpleNamespace(group="lab", device="board", retry_s=60)
         self.tasks = []
         root = trust.first_root(signer.root_document())
-        self.orders = Orders(config, store, root, None, runner, self.write, self.spawn_supervised, lambda: None, Counter())
+        self.orders = Orders(config, store, Start(root), None, runner, self.write, self.spawn_supervised, lambda: None, Counter())
 
     async def write(self, function, *values):
         await self.go.wait()

@@ -1,0 +1,109 @@
+"""Roots of trust on a real board: damaged, newer, rotated, stolen. What was confirmed runs in each case."""
+
+import sqlite3
+
+import pytest
+
+from ota.formats import topics
+from ota.formats.capabilities import ABI
+from ota.formats.manifest import class_id, vendor_id
+from ota.formats.trust import ROOT_TYPE
+from ota.keyring import sign_document
+from tests.support.lab import Lab, echo
+
+
+@pytest.fixture
+def board(lab):
+    """A board that runs version 1."""
+    lab.start()
+    lab.install(1)
+    return lab
+
+
+def root_document(lab: Lab, number: int, **changes) -> bytes:
+    return sign_document(lab.signer.root(number, **changes).to_payload(), ROOT_TYPE, [lab.signer.keys["root"]])
+
+
+def follow(lab: Lab, *numbers: int) -> None:
+    """Puts roots on the broker and waits until the board has stored them."""
+    lab.put([(topics.root(number), root_document(lab, number)) for number in numbers])
+    lab.observer.wait(lambda: set(numbers) <= set(stored_roots(lab)), lab.patience_s, f"roots {numbers}")
+
+
+def stored_roots(lab: Lab) -> dict[int, bytes]:
+    database = sqlite3.connect(lab.folder / "store" / "agent.sqlite")
+    try:
+        return dict(database.execute("select number, document from roots"))
+    finally:
+        database.close()
+
+
+def damage_stored_root(lab: Lab, number: int) -> None:
+    database = sqlite3.connect(lab.folder / "store" / "agent.sqlite")
+    with database:
+        database.execute("update roots set document = ? where number = ?", (b"\x82\x41", number))
+    database.close()
+
+
+def test_a_board_whose_configuration_has_a_newer_root_than_it_followed_starts(board):
+    follow(board, 2)
+    board.kill()
+    (board.folder / "root.cbor").write_bytes(root_document(board, 3))
+    board.start()
+    assert board.running("1.0.0").problems == ()
+    board.install(2)
+
+
+def test_a_damaged_stored_root_is_named_fetched_again_and_the_module_runs(board):
+    follow(board, 2)
+    board.kill()
+    damage_stored_root(board, 2)
+    board.start()
+    board.running("1.0.0")
+    board.observer.wait(lambda: stored_roots(board)[2] == root_document(board, 2), board.patience_s, "root 2 once more")
+    board.observer.wait(lambda: board.report.problems == (), board.patience_s, "the end of the problem")
+    assert "root-damaged: stored root 2: malformed" in board.log()
+    board.install(2)
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_a_board_whose_configured_root_is_damaged_or_gone_uses_the_one_it_stored(board, content):
+    follow(board, 2)
+    board.kill()
+    file = board.folder / "root.cbor"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    board.start()
+    (problem,) = board.running("1.0.0").problems
+    assert problem.startswith(f"root-damaged: {file}: ")
+    board.install(2)
+
+
+def test_a_board_without_any_root_runs_its_module_and_accepts_nothing(board):
+    board.kill()
+    (board.folder / "root.cbor").unlink()
+    damage_stored_root(board, 1)
+    board.start()
+    assert len(board.running("1.0.0").problems) == 2
+    board.still_answers(1)
+    board.deploy(board.signer.update(echo(2), name="echo", version="2.0.0"))
+    board.observer.wait(lambda: board.report.attempt.reason == "signer-unknown", board.patience_s, "a refusal")
+    board.still_answers(1)
+
+
+def test_a_changed_vendor_takes_effect_at_once(board):
+    board.put([(topics.root(2), root_document(board, 2, vendor="new.example"))])
+    vendor = vendor_id("new.example")
+    update = board.signer.update(
+        echo(2),
+        name="echo",
+        version="2.0.0",
+        vendor=vendor,
+        class_identifier=class_id(vendor, "generic", "wasm", ABI),
+    )
+    board.wait_state("confirmed", deployment=board.deploy(update))
+    old = board.signer.update(echo(3), name="echo", version="3.0.0")
+    report = board.wait_state("rejected", deployment=board.deploy(old))
+    assert report.attempt.reason == "vendor-mismatch"
+    board.still_answers(2)
