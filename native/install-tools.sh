@@ -1,9 +1,19 @@
 #!/bin/sh
 # Installs, with apt, what the build needs and this machine lacks. Debian 12 and 13; elsewhere it says what is missing.
-#   native/install-tools.sh [test | aotc | cross | boards]
+#   native/install-tools.sh [test] [aotc] [cross] [boards]
 set -eu
 
+# One at a time.
+mkdir -p build
+exec 9>build/.apt-lock
+flock 9
+
 wanted=""
+parts=" $* "
+for_part() { # for_part NAME: whether it was asked for
+    case $parts in *" $1 "*) return 0 ;; esac
+    return 1
+}
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || wanted="$wanted $2"
 }
@@ -18,8 +28,11 @@ need gcc "gcc libc6-dev"
 need cargo "$cargo_package"
 need git git
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || wanted="$wanted python3-venv"
-if [ "${1:-}" = test ]; then
+if for_part test; then
     PATH="$PATH:/usr/sbin:/sbin" need mosquitto mosquitto
+    PATH="$PATH:/usr/sbin:/sbin" need ip iproute2
+    need ccache ccache
+    need objdump binutils
     # The fuzzer: any clang from 14 on, with the runtime of its sanitizers.
     ls /usr/bin/clang-1[4-9] >/dev/null 2>&1 || wanted="$wanted clang-19 libclang-rt-19-dev"
     # Rust for WebAssembly, where Debian 12's newer Rust, which has none, is not in its place.
@@ -27,17 +40,17 @@ if [ "${1:-}" = test ]; then
         case $wanted in *cargo-web*) ;; *) wanted="$wanted rustc libstd-rust-dev-wasm32 lld" ;; esac
     fi
 fi
-if [ "${1:-}" = aotc ]; then
+if for_part aotc; then
     need g++ g++
     # Any of LLVM 14 to 19 will do; of those, 19 makes the fastest code.
     [ -d /usr/lib/llvm-19/include/llvm-c ] || wanted="$wanted llvm-19-dev"
 fi
-if [ "${1:-}" = cross ]; then
+if for_part cross; then
     need aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
     need arm-linux-gnueabihf-gcc "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"
     need riscv64-linux-gnu-gcc "gcc-riscv64-linux-gnu libc6-dev-riscv64-cross"
 fi
-if [ "${1:-}" = boards ]; then
+if for_part boards; then
     # Debian 13 has RISC-V in a package of its own.
     riscv=qemu-system-misc
     if [ "${VERSION_ID:-13}" != 12 ]; then riscv=qemu-system-riscv; fi

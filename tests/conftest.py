@@ -12,10 +12,13 @@ from hypothesis import settings
 from pywamr import Module, Runtime
 from pywamr.runtime import MODULE_LIMIT_BYTES
 from tests.support.aot import aotc, compiled
+from tests.support.cache import locked
 
+pytest_plugins = ["tests.support.tiers"]
 ROOT = Path(__file__).parent.parent
 VECTORS = ROOT.parent / "shared" / "vectors"
 
+os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(ROOT / "build" / "zig"))
 settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
 settings.load_profile("default")
 
@@ -29,7 +32,8 @@ if folder := os.environ.get("PYWAMR_TEST_LIBRARY_FOLDER"):  # a sanitizer build 
 def modules() -> Path:
     """Folder of the built example modules."""
     out = ROOT / "build" / "modules"
-    subprocess.run([sys.executable, str(ROOT / "sdk" / "build.py"), "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    with locked("modules"):
+        subprocess.run([sys.executable, str(ROOT / "sdk" / "build.py"), "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
     return out
 
 

@@ -1,23 +1,19 @@
 """What the C library makes of the capability `wasi`: a program that opens, lists, renames and prints, as it would anywhere."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from device_agent.sandbox.wasi import Wasi
 from pywamr import Runtime
+from tests.support.guest_c import zig_cc
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    out = tmp_path_factory.mktemp("library") / "library.wasm"
-    flags = ["-target", "wasm32-wasi", "-mexec-model=reactor", "-O1", "-Wall"]
-    command = [sys.executable, "-m", "ziglang", "cc", *flags, str(Path(__file__).with_name("library.c")), "-o", str(out)]
-    subprocess.run(command, check=True)
-    return out.read_bytes()
+def program():
+    flags = ("-target", "wasm32-wasi", "-mexec-model=reactor", "-O1", "-Wall")
+    return zig_cc(Path(__file__).with_name("library.c"), *flags)
 
 
 @pytest.mark.timeout(300)

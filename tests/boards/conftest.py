@@ -7,21 +7,6 @@ import pytest
 
 from tests.support.board_lab import SnapshotLab
 
-TARGETS = ("aarch64", "armv7", "riscv64")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """With several processes (`-n`), each architecture's tests stay in one: its boards are booted there."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByArchitecture(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            words = nodeid.replace("[", "-").replace("]", "-").split("-")
-            return next((each for each in TARGETS if each in words), nodeid.partition("::")[0])
-
-    return ByArchitecture(config, log)
-
 
 @pytest.fixture(scope="session")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], SnapshotLab]]:

@@ -1,7 +1,6 @@
 """Boards that nothing emulates: whether their images have the drivers that their device trees ask for."""
 
 import functools
-import os
 import re
 
 import pytest
@@ -28,7 +27,13 @@ WITHOUT = {
     "ti_cpsw": "the older driver of the switch",
     "sun6i_dma": "the console needs none",
 }
-TREES = [(board, tree) for board in map(load_board, board_names()) if board.image for tree in board.image.device_trees]
+DOWNLOADS = pytest.mark.full  # 93 MB for each kernel that has all drivers
+TREES = [
+    pytest.param(board, tree, marks=[DOWNLOADS] if board.image.kernel == "kernel-full" else [])
+    for board in map(load_board, board_names())
+    if board.image
+    for tree in board.image.device_trees
+]
 
 
 @functools.cache
@@ -46,8 +51,6 @@ def linux(debian, kind):
 
 @pytest.mark.parametrize(("board", "tree"), TREES, ids=lambda each: getattr(each, "name", each))
 def test_an_image_has_the_drivers_of_its_board(board, tree):
-    if board.image.kernel == "kernel-full" and "WAMR_OTA_FULL" not in os.environ:
-        pytest.skip("another 93 MB to download: make test-full")
     root, known = linux(board.debian, board.image.kernel)
     (file,) = root.glob(f"usr/lib/linux-image-*/**/{tree}")
     devices = parse(file.read_bytes())

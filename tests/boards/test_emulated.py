@@ -20,8 +20,7 @@ from tests.support.ntp import TimeServer
 from tests.support.signing import VENDOR
 from tests.support.wat import contract_module
 
-CUTS = int(os.environ.get("WAMR_OTA_CUTS", "20"))
-pytestmark = pytest.mark.timeout(max(900, 90 * CUTS))
+pytestmark = [pytest.mark.timeout(900), pytest.mark.emulated]
 MEMORY_MB = {"armv7": 45, "aarch64": 60, "riscv64": 60}  # shared pages divided among those who share them
 ECHO = """[module]
 name = "echo"
@@ -169,7 +168,11 @@ def test_with_the_broker_gone_it_works_on_and_what_it_said_arrives_later(lab):
     assert lab.alive()
 
 
-def test_power_cuts_in_the_middle_of_updates_are_healed_and_the_updates_finished_by_the_next_boot(lab):
+MANY = [pytest.param(20, number, marks=[pytest.mark.full, pytest.mark.timeout(1800)]) for number in range(1, 6)]
+
+
+@pytest.mark.parametrize(("cuts", "number"), [(2, 0), *MANY])
+def test_power_cuts_in_the_middle_of_updates_are_healed_and_the_updates_finished_by_the_next_boot(lab, cuts, number):
     """At random moments, with what was not flushed left to chance."""
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))
     lab.chance = chance = random.Random(seed)
@@ -178,7 +181,7 @@ def test_power_cuts_in_the_middle_of_updates_are_healed_and_the_updates_finished
         began = time.monotonic()
         lab.install(100, padding=60_000)
         takes_s = time.monotonic() - began
-        for version in range(101, 101 + CUTS):
+        for version in range(101, 101 + cuts):
             update = lab.signer.update(echo(version, padding=60_000), name="echo", version=f"{version}.0.0")
             deployment = lab.deploy(update)
             time.sleep(chance.uniform(0, takes_s))

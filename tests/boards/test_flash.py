@@ -20,17 +20,17 @@ from ota.operator.workspace import Workspace
 from tests.conftest import ROOT
 from tests.support.guest import PASSWORD, Guest
 from tests.support.serial import Cable
+from tests.support.wheels import built_wheel
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.emulated]
 BOOT_S = 400
-only_full = pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="takes minutes: make test-full")
 
 
 class Desk:
     """An operator with a broker, and a board on the other end of a cable."""
 
     def __init__(self, folder, architecture, init):
-        subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        built_wheel(architecture)
         self.folder, self.architecture, self.init = folder, architecture, init
         self.broker = DemoBroker(folder)
         self.broker.start()
@@ -90,8 +90,8 @@ GUESTS = (
     "aarch64-systemd",
     "armv7-inittab",
     "riscv64-inittab",
-    pytest.param("armv7-systemd", marks=only_full),
-    pytest.param("riscv64-systemd", marks=only_full),
+    pytest.param("armv7-systemd", marks=pytest.mark.full),
+    pytest.param("riscv64-systemd", marks=pytest.mark.full),
 )
 
 
@@ -158,7 +158,7 @@ def test_an_agent_that_does_not_come_up_is_taken_away_and_the_old_one_runs_on(fl
     assert flashed.reported(before, 60)
 
 
-@only_full
+@pytest.mark.full
 def test_settings_that_lead_nowhere_are_taken_away_with_the_trial(flashed, capsys):
     before = running(flashed, capsys)
     wrong = ("--device", "guest-1", "--provision-again", "--broker", "mqtt://10.0.2.2:1", "--wait", "45")
@@ -167,13 +167,10 @@ def test_settings_that_lead_nowhere_are_taken_away_with_the_trial(flashed, capsy
     assert flashed.reported(before, 90)
 
 
-@only_full
+@pytest.mark.full
 def test_another_name_than_the_boards_is_asked_about(flashed, capsys):
     assert flashed.flash("--device", "guest-2") == 1
     assert "this board is guest-1: --provision-again makes it guest-2" in capsys.readouterr().err
-
-
-KILLS = 25 if "WAMR_OTA_FULL" in os.environ else 3
 
 
 def wheel_in(folder, more=""):
@@ -197,8 +194,10 @@ def killed_after(command, seconds):
             return flasher.wait()
 
 
-@pytest.mark.timeout(300 * KILLS)
-def test_a_flasher_that_is_killed_at_random_moments_leaves_an_agent_running(flashed, tmp_path, capsys):
+@pytest.mark.full
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("kills", "number"), [(5, number) for number in range(5)])
+def test_a_flasher_that_is_killed_at_random_moments_leaves_an_agent_running(flashed, tmp_path, capsys, kills, number):
     """The agent from before, or the new one where that was confirmed already; and the next flasher finishes it."""
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
@@ -208,7 +207,7 @@ def test_a_flasher_that_is_killed_at_random_moments_leaves_an_agent_running(flas
     assert flashed.flash("--wheels", folders[0], "--json") == 0
     takes_s = time.monotonic() - began
     names = (json.loads(capsys.readouterr().out)["agent"], before)
-    for kill in range(KILLS):
+    for kill in range(kills):
         before, wanted = names[kill % 2], names[(kill + 1) % 2]
         after_s = chance.uniform(0, takes_s)
         told = f"seed {seed}, kill {kill} after {after_s:.1f} of {takes_s:.1f} s"

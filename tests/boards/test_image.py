@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import subprocess
 
 import pytest
 
@@ -12,17 +11,16 @@ from boards.errors import BoardError
 from boards.image import FORGET_BYTES, build_image, settings_tar
 from boards.kernel import cpio, modules
 from boards.packages import load_lock
-from boards.wheels import find
 from ota.cli.main import main
 from tests.conftest import ROOT
+from tests.support.wheels import built_wheel
 
 CACHE = ROOT / "build" / "boards"
 
 
 @pytest.fixture(scope="module")
 def wheel():
-    subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return find("armv7", ROOT / "build" / "wheels")
+    return built_wheel("armv7")
 
 
 @pytest.mark.timeout(300)

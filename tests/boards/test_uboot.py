@@ -2,7 +2,6 @@
 
 import binascii
 import json
-import os
 import time
 
 import pytest
@@ -28,6 +27,7 @@ def by_u_boot(folder, architecture):
     return opened
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("architecture", ["aarch64", "armv7", "riscv64"])
 def test_a_card_boots_by_the_boot_loader_and_its_agent_reports(tmp_path, architecture):
     lab = by_u_boot(tmp_path, architecture)
@@ -40,7 +40,7 @@ def test_a_card_boots_by_the_boot_loader_and_its_agent_reports(tmp_path, archite
         lab.close()
 
 
-@pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="takes two minutes: make test-full")
+@pytest.mark.full
 def test_the_card_of_an_orange_pi_boots_from_its_first_sector_on(tmp_path):
     """Its processor's own loader, SPL, U-Boot, kernel and device tree, all from the card, which has the settings too."""
     lab = BoardLab(tmp_path, "orangepi-pc")
@@ -55,7 +55,7 @@ def test_the_card_of_an_orange_pi_boots_from_its_first_sector_on(tmp_path):
         lab.close()
 
 
-@pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="takes a minute: make test-full")
+@pytest.mark.full
 def test_the_system_of_a_raspberry_pi_comes_up_from_its_card_with_a_network_adapter_on_usb(tmp_path):
     """QEMU loads kernel and device tree, as the firmware would; the rest is on the card. It has no clock: that comes by NTP."""
     clock = TimeServer()
@@ -73,12 +73,9 @@ def test_the_system_of_a_raspberry_pi_comes_up_from_its_card_with_a_network_adap
         clock.close()
 
 
-def others_in_test_full(architecture):
-    return pytest.param(architecture, marks=pytest.mark.skipif("WAMR_OTA_FULL" not in os.environ, reason="minutes: make test-full"))
-
-
+@pytest.mark.full
 @pytest.mark.timeout(1800)  # RISC-V took 647 s
-@pytest.mark.parametrize("architecture", ["armv7", others_in_test_full("aarch64"), others_in_test_full("riscv64")])
+@pytest.mark.parametrize("architecture", ["armv7", "aarch64", "riscv64"])
 def test_a_kernel_is_started_over_the_console(tmp_path, capsys, architecture):
     lab = by_u_boot(tmp_path, architecture)
     try:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ota.author.aot import host_target
 from pywamr import FunctionType, GlobalType, Instance, LoadError, MemoryType, Runtime, Trap, TrapCode, ValueType
-from tests.support.aot import WITH_VECTORS, aotc, compiled
+from tests.support.aot import WITH_VECTORS, aotc, compiled_now
 from tests.support.tools import wasm_tools
 
 PROPOSALS = {
@@ -165,6 +165,6 @@ def test_a_generated_module_does_what_it_does_in_wasmtime(seed):
     found = ours(wasm, seed)
     assert _comparable(found, expected), (found, expected)
     if aotc() is not None:
-        image = compiled.__wrapped__(wasm, cpu=WITH_VECTORS.get(host_target(), ""))
+        image = compiled_now(wasm, cpu=WITH_VECTORS.get(host_target(), ""))
         found = ours(image, seed)
         assert _comparable(found, expected), (found, expected)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pywamr import Runtime, Trap
-from tests.support.aot import aotc, compiled, processors
+from tests.support.aot import aotc, compiled, compiled_now, processors
 from tests.support.wat import wat
 
 pytestmark = pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
@@ -84,7 +84,7 @@ def test_a_loop_over_memory_does_what_it_does_interpreted(parts, step, count, be
     last = END - 4 + beyond  # where the loop's last load is
     start = last - step * (count - 1)
     expected = outcome(wasm, start, count)
-    assert outcome(compiled.__wrapped__(wasm, cpu=cpu), start, count) == expected
+    assert outcome(compiled_now(wasm, cpu=cpu), start, count) == expected
 
 
 STEP = "(local.set $p (i32.add (local.get $p) (i32.const 4)))"

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pywamr import Runtime
-from tests.support.aot import aotc, compiled
+from tests.support.aot import aotc, compiled, compiled_now
 from tests.support.wat import wat
 
 pytestmark = pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
@@ -70,4 +70,4 @@ def test_a_state_that_was_kept_is_not_taken_for_the_one_before():
 @settings(suppress_health_check=list(HealthCheck), print_blob=True)
 def test_a_state_machine_does_compiled_what_it_does_interpreted(states):
     wasm = machine(states)
-    assert run(compiled.__wrapped__(wasm)) == run(wasm)
+    assert run(compiled_now(wasm)) == run(wasm)

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,14 @@ from tests.conftest import ROOT
 from tests.support import blocks
 from tests.support.aot import aotc, compiled
 from tests.support.emulated import ARCHITECTURES, PYTHON, Architecture
+from tests.support.guest_c import zig_cc
 from tests.support.operations import module, operands, ours, scalars, vectors
 from tests.support.results import MODULE
 from tests.support.wat import wat
 
 pytestmark = [
     pytest.mark.timeout(1200),
+    pytest.mark.emulated,
     pytest.mark.skipif(len(PYTHON) > 1 or "PYWAMR_TEST_LIBRARY_FOLDER" in os.environ, reason="this is a run of its own already"),
 ]
 # Not asked: how the emulator's own memory grows, and what builds for this machine.
@@ -55,6 +56,7 @@ def test_the_tests_of_this_folder_pass_in_both_modes(architecture):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 150
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mode", ["interpreter", "aot"])
 def test_the_spec_holds(architecture, mode, tmp_path):
     """Every assertion of core 2.0; vectors too, but in ahead-of-time code only where WAMR's compiler has them."""
@@ -115,9 +117,8 @@ def test_floats_pass_through_host_functions_as_they_are(architecture, tmp_path):
 
 def test_kernels_compute_what_they_compute_here(architecture, tmp_path):
     kernels = tmp_path / "kernels.wasm"
-    flags = ["-target", "wasm32-freestanding", "-O2", "-nostdlib", "-fno-builtin", "-Wl,--no-entry"]
-    source = str(ROOT / "bench" / "kernels" / "kernels.c")
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", *flags, source, "-o", str(kernels)], check=True)
+    flags = ("-target", "wasm32-freestanding", "-O2", "-nostdlib", "-fno-builtin", "-Wl,--no-entry")
+    kernels.write_bytes(zig_cc(ROOT / "bench" / "kernels" / "kernels.c", *flags))
     files = images(architecture, kernels.read_bytes(), tmp_path)
     here = tmp_path / "here.aot"
     here.write_bytes(compiled(kernels.read_bytes()))

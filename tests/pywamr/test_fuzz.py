@@ -60,6 +60,7 @@ def fuzzer() -> Path:
     return folder / "native" / "fuzz" / "pw_fuzz"
 
 
+@pytest.mark.full
 @pytest.mark.timeout(SECONDS + 300)
 def test_no_bytes_corrupt_memory(fuzzer, modules, tmp_path):
     corpus = ROOT / "build" / "fuzz" / "corpus"

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ota.author.aot import find_compiler, host_target
+from tests.support.cache import cached, digest_of
 
 WITH_VECTORS = {"x86_64": "x86-64-v2"}
 """The least processor that has what vector instructions need, where it is not the least of the target anyway."""
@@ -29,13 +30,26 @@ def aotc() -> Path | None:
 
 @functools.cache
 def compiled(wasm: bytes, target: str = "", cpu: str = "") -> bytes:
-    """The image of a module; for this machine when no target is named."""
+    """The image of a module, for this machine when no target is named; kept below build/cache."""
+    made_of = ("wamr_aotc", digest_of(str(aotc())), target or host_target(), cpu, wasm)
+    return cached("aot", made_of, lambda path: compile_to(path, wasm, target, cpu))
+
+
+def compiled_now(wasm: bytes, target: str = "", cpu: str = "") -> bytes:
+    """The same for a module that nobody asks for twice: not kept."""
     with tempfile.TemporaryDirectory() as folder:
-        source, image = Path(folder) / "module.wasm", Path(folder) / "module.aot"
+        image = Path(folder) / "module.aot"
+        compile_to(image, wasm, target, cpu)
+        return image.read_bytes()
+
+
+def compile_to(image: Path, wasm: bytes, target: str = "", cpu: str = "") -> None:
+    """Runs the compiler. Raises CalledProcessError, with what it said in `stderr`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "module.wasm"
         source.write_bytes(wasm)
         name, *more = cpu.split("+")
         features = ",".join(f"+{each}" for each in more)
         command = [str(aotc()), target or host_target(), name, features, str(source), str(image)]
         done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
         assert "is not a recognized" not in done.stderr, done.stderr
-        return image.read_bytes()

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from boards.line import SerialLine
 from ota.demo.broker import DemoBroker
 from ota.formats.module import Limits
 from qemu.board import EmulatedBoard
-from tests.conftest import ROOT
 from tests.support.lab import Lab
+from tests.support.wheels import built_wheel
 
 HANG_S = 75.0
 
@@ -25,7 +24,8 @@ class BoardLab(Lab):
     patience_s = 240.0
 
     def __init__(self, folder: Path, name: str, ntp: str = "", **settings) -> None:
-        subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        self.board = EmulatedBoard(name, folder / "board")
+        built_wheel(self.board.board.processor.target)
         broker = DemoBroker(folder)
         broker.start()
         super().__init__(folder, broker, **({"trial": 2, "fetch_timeout": 20, "retry": 2, "proc": 0.5} | settings))
@@ -33,7 +33,6 @@ class BoardLab(Lab):
         self.signer.limits = Limits(memory_pages=4, deadline_ms=30_000)
         self.chance = random.Random()
         self.lost_pages = 0
-        self.board = EmulatedBoard(name, folder / "board")
         made = folder / "settings"
         made.mkdir()
         (made / "agent.toml").write_text(self.config(f"mqtt://10.0.2.2:{broker.port}", "/data/wamr-ota"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from boards.packages import load_lock
 from boards.rootfs import host_tools, unpacked
-from boards.wheels import find
+from tests.support.wheels import built_wheel
 
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / "build" / "boards"
@@ -71,8 +71,7 @@ def _root(architecture: Architecture) -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "user.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(["make", "-s", "wheels"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        wheel = find(architecture.target, ROOT / "build" / "wheels")
+        wheel = built_wheel(architecture.target)
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         packages = load_lock(architecture.debian).select(["agent", "tests"])
         root = unpacked(packages, CACHE / "packages", CACHE / "user" / architecture.debian)

@@ -11,10 +11,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from boards.definition import Board
 from boards.kernel import initramfs, kernel, modules
-from boards.packages import load_lock
+from boards.packages import Lock, Package, load_lock
 from boards.rootfs import unpacked
 from qemu.board import CACHE, EmulatedBoard
+from tests.support.cache import locked
 
 PASSWORD = "flash-me"
 _HASH = "$6$wamrota$jB7yqqsEHiWisHl6Z/V8zsljenRJ7J5fAfyrjEB4kIyM6TpVryy2bBJvszb08SWZydMmtDKVDocri/GhZnmqJ/"
@@ -70,8 +72,13 @@ def _built(name: str, systemd: bool) -> dict[str, str]:
         "initramfs": str(folder / "initramfs"),
         "command_line": f"console={board.serial.device},{board.serial.baud_rate} quiet",
     }
-    if (folder / "done").exists():
-        return made
+    with locked(folder.name):
+        if not (folder / "done").exists():
+            _build_disk(board, lock, packages, busybox, folder, systemd=systemd)
+    return made
+
+
+def _build_disk(board: Board, lock: Lock, packages: list[Package], busybox: list[Package], folder: Path, *, systemd: bool) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     system = unpacked(packages, CACHE / "packages", folder / "root")
@@ -90,7 +97,6 @@ def _built(name: str, systemd: bool) -> dict[str, str]:
     for each in ("root", "linux", "busybox"):
         shutil.rmtree(folder / each)
     (folder / "done").touch()
-    return made
 
 
 def _accounts(root: Path) -> None:

@@ -5,17 +5,22 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.support.cache import cached, digest_of
 from tests.support.tools import tool
 
 
 @functools.cache
 def wat(text: str) -> bytes:
-    """The binary of a module in text form, with a name section."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "module.wat", Path(folder) / "module.wasm"
-        source.write_text(text, encoding="utf-8")
-        subprocess.run([tool("wat2wasm"), "--debug-names", str(source), "-o", str(target)], check=True)
-        return target.read_bytes()
+    """The binary of a module in text form, with a name section; kept below build/cache."""
+    compiler = tool("wat2wasm")
+
+    def make(target: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "module.wat"
+            source.write_text(text, encoding="utf-8")
+            subprocess.run([compiler, "--debug-names", str(source), "-o", str(target)], check=True)
+
+    return cached("wat", (digest_of(compiler), text), make)
 
 
 # A module of the contract whose `handle` is the given body: params topic, topic_size, payload, payload_size; result i32.
