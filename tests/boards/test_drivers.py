@@ -10,9 +10,10 @@ from boards.kernel import modules
 from boards.packages import fetch, load_lock
 from boards.rootfs import unpack
 from qemu.board import CACHE
+from tests.support.cache import locked
 from tests.support.devicetree import drivers, needed_by, parse
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.full]  # downloads three kernels, two of them with 93 MB of drivers
 # The card, the network, the console and the watchdog of each family.
 WANTED = {
     "bcm2711": r"/emmc2bus/mmc@|/scb/ethernet@|/serial@7e215040|/watchdog@",
@@ -27,13 +28,7 @@ WITHOUT = {
     "ti_cpsw": "the older driver of the switch",
     "sun6i_dma": "the console needs none",
 }
-DOWNLOADS = pytest.mark.full  # 93 MB for each kernel that has all drivers
-TREES = [
-    pytest.param(board, tree, marks=[DOWNLOADS] if board.image.kernel == "kernel-full" else [])
-    for board in map(load_board, board_names())
-    if board.image
-    for tree in board.image.device_trees
-]
+TREES = [(board, tree) for board in map(load_board, board_names()) if board.image for tree in board.image.device_trees]
 
 
 @functools.cache
@@ -42,9 +37,10 @@ def linux(debian, kind):
     root = CACHE / "kernels" / f"{debian}-{kind}"
     packages = lock.select([kind])
     mark = root / f"made-of-{packages[0].sha256[:16]}"
-    if not mark.exists():
-        unpack(list(fetch(packages, CACHE / "packages").values()), root)
-        mark.touch()
+    with locked(f"kernel-{debian}-{kind}"):
+        if not mark.exists():
+            unpack(list(fetch(packages, CACHE / "packages").values()), root)
+            mark.touch()
     (base,) = root.glob("usr/lib/modules/*")
     return root, drivers(base)
 
