@@ -31,8 +31,8 @@ def rust(folder: Path) -> str | None:
 
 
 def build(folder: Path) -> Path:
-    """Runs the command of the README; returns the module."""
-    (line,) = (line.strip() for line in (folder / "README.md").read_text().splitlines() if line.startswith("    "))
+    """Runs the first command of the README; returns the module."""
+    line = next(line.strip() for line in (folder / "README.md").read_text().splitlines() if line.startswith("    "))
     words = shlex.split(line)
     if words[0] == "python":
         words[0] = sys.executable
