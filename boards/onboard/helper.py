@@ -39,7 +39,7 @@ GOODBYE = FRAME + bytes(10)
 CHUNK_BYTES = 4096
 NEEDED = {"paho.mqtt": "paho-mqtt", "cbor2": "cbor2", "cryptography": "cryptography", "serial": "pyserial", "gpiod": "gpiod"}
 STANDARD = ("asyncio", "_ctypes", "multiprocessing", "_sqlite3", "_ssl", "tarfile")
-PID = pathlib.Path("/run/wamr-ota.pid")
+PID = pathlib.Path("/run/wamr-ota/pid")
 IMAGE = pathlib.Path("/usr/lib/wamr-ota-system")  # a system that `ota image build` made
 LIMIT_BYTES = 256 << 20
 
@@ -311,23 +311,25 @@ def begin(folder: str, config: str, name: str, trial_s: str) -> Answer:
     write(base / "trial-seconds", f"{int(trial_s)}\n".encode())
     before = running()
     point(base / "trial", name)
-    service(base, config)
+    service(base, config, name)
     if not (base / "trial.tried").exists():  # what began after `before` has read the pointer: to end it would end the trial
         restart(before)
     return {"trial": name}
 
 
-def service(base: pathlib.Path, config: str) -> None:
+def service(base: pathlib.Path, config: str, version: str) -> None:
     """Has the system start <base>/launch."""
     command = f"{base}/launch {config}/agent.toml"
     kind = manager()
     if kind == "systemd":
-        unit = pathlib.Path("/etc/systemd/system/wamr-ota.service")
-        text = UNIT.format(command=command)
-        if not unit.exists() or unit.read_text() != text:
-            write(unit, text.encode())
+        unit = (base / "versions" / version / "lib/device_agent" / UNIT.name).read_bytes()
+        drop_in = DROP_IN.format(command=command, base=base, config=config).encode()
+        for path, content in ((UNIT, unit), (UNIT.with_name(UNIT.name + ".d") / "flashed.conf", drop_in)):
+            path.parent.mkdir(exist_ok=True)
+            if not path.exists() or path.read_bytes() != content:
+                write(path, content)
         run("systemctl", "daemon-reload")
-        run("systemctl", "enable", "wamr-ota.service")
+        run("systemctl", "enable", UNIT.name)
     elif kind == "inittab":
         table = pathlib.Path("/etc/inittab")
         busybox = "busybox" in os.path.realpath("/proc/1/exe")
@@ -339,19 +341,13 @@ def service(base: pathlib.Path, config: str) -> None:
         raise SystemExit("this system is started neither by systemd nor from /etc/inittab")
 
 
-UNIT = """[Unit]
-Description=WebAssembly modules and their updates
-StartLimitIntervalSec=0
-
-[Service]
-ExecStart={command}
-Restart=always
-RestartSec=2
-KillMode=mixed
-TimeoutStopSec=20
-
-[Install]
-WantedBy=multi-user.target
+UNIT = pathlib.Path("/etc/systemd/system/wamr-ota.service")
+# Beside the unit that every installation has. What moves settings is not confined: /etc is read-only to the launcher.
+DROP_IN = """[Service]
+ExecStartPre=+{base}/launch --settle {config}/agent.toml
+ExecStart=
+ExecStart={base}/launch {config}/agent.toml
+ReadWritePaths={base} -{config} -{config}.trial
 """
 
 
@@ -372,7 +368,7 @@ def running() -> int | None:
 def restart(process: int | None) -> None:
     """Ends the agent; the system starts it again."""
     if manager() == "systemd":
-        run("systemctl", "restart", "--no-block", "wamr-ota.service")
+        run("systemctl", "restart", "--no-block", UNIT.name)
     elif process is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
@@ -414,7 +410,7 @@ def state(folder: str) -> Answer:
     """Which agents there are, and the end of what the one that runs has said."""
     base = pathlib.Path(folder)
     if manager() == "systemd":
-        command = ["journalctl", "-u", "wamr-ota.service", "-n", "12", "-o", "cat", "--no-pager"]
+        command = ["journalctl", "-u", UNIT.name, "-n", "12", "-o", "cat", "--no-pager"]
     else:
         command = ["tail", "-n", "12", "/run/agent.log"]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout

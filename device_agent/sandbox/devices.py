@@ -60,7 +60,7 @@ def open_devices(capabilities: Capabilities) -> Devices:
         ports={split_port(name)[0]: _open_port(name) for name in serial.get("ports", ())},
         folders=(
             *((path, _open_folder(path), False) for path in wasi.get("read", ())),
-            *((path, _open_folder(path), True) for path in wasi.get("write", ())),
+            *((path, _open_folder(path, write=True), True) for path in wasi.get("write", ())),
         ),
     )
 
@@ -69,11 +69,16 @@ def _unavailable(what: str, why: object) -> Refused:
     return Refused(Reason.DEVICE_UNAVAILABLE, f"{what}: {why}")
 
 
-def _open_folder(path: str) -> int:
+def _open_folder(path: str, *, write: bool = False) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise _unavailable(f"folder {path}", error.strerror) from error
+    if write and os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
+        os.close(descriptor)
+        why = "its file system is read-only to the agent; under systemd: systemctl edit wamr-ota, [Service], ReadWritePaths="
+        raise _unavailable(f"folder {path}", why + path)
+    return descriptor
 
 
 def _open_port(name: str) -> Port:

@@ -60,7 +60,7 @@ def test_a_trial_that_began_by_itself_is_not_ended(helper, ended, tmp_path, monk
     """The system starts `launch` every few seconds where no agent is confirmed, and at once where it was just told to."""
     helper.PID.write_text("4711\n")
 
-    def starts_at_once(base, config):
+    def starts_at_once(base, config, version):
         assert helper.pointer(base / "trial") == "new"
         helper.PID.write_text("4712\n")
         (base / "trial.tried").touch()
@@ -68,7 +68,7 @@ def test_a_trial_that_began_by_itself_is_not_ended(helper, ended, tmp_path, monk
     monkeypatch.setattr(helper, "service", starts_at_once)
     helper.begin(str(tmp_path), "/etc/wamr-ota", "new", "60")
     assert ended == []
-    monkeypatch.setattr(helper, "service", lambda base, config: helper.PID.write_text("4713\n"))  # and had not got so far
+    monkeypatch.setattr(helper, "service", lambda base, config, version: helper.PID.write_text("4713\n"))  # and had not got so far
     helper.begin(str(tmp_path), "/etc/wamr-ota", "new", "60")
     assert ended == [(4712, signal.SIGTERM)]
 
@@ -83,3 +83,28 @@ def test_a_process_number_that_is_just_being_written_is_waited_for(helper):
     helper.PID.write_text("")
     with pytest.raises(SystemExit, match="/run is full"):
         helper.running()
+
+
+def test_systemd_is_given_the_unit_that_every_installation_has_and_a_drop_in_that_names_the_launcher(helper, tmp_path, monkeypatch):
+    unit = ROOT / "device_agent" / "wamr-ota.service"
+    theirs = tmp_path / "base/versions/new/lib/device_agent"
+    theirs.mkdir(parents=True)
+    (theirs / unit.name).write_bytes(unit.read_bytes())
+    (tmp_path / "system").mkdir()
+    commands = []
+    monkeypatch.setattr(helper, "UNIT", tmp_path / "system" / unit.name)
+    monkeypatch.setattr(helper, "manager", lambda: "systemd")
+    monkeypatch.setattr(helper, "run", lambda *command: commands.append(command))
+    helper.service(tmp_path / "base", "/etc/wamr-ota", "new")
+    assert (tmp_path / "system" / unit.name).read_bytes() == unit.read_bytes()
+    drop_in = (tmp_path / "system" / f"{unit.name}.d" / "flashed.conf").read_text()
+    assert f"ExecStartPre=+{tmp_path}/base/launch --settle /etc/wamr-ota/agent.toml\n" in drop_in
+    assert f"ExecStart=\nExecStart={tmp_path}/base/launch /etc/wamr-ota/agent.toml\n" in drop_in
+    assert f"ReadWritePaths={tmp_path}/base -/etc/wamr-ota -/etc/wamr-ota.trial\n" in drop_in
+    assert ("systemctl", "enable", unit.name) in commands
+
+
+def test_the_agent_that_is_flashed_brings_its_unit():
+    """`make_bundle` takes what the wheel has; the wheel has all of the package."""
+    assert (ROOT / "device_agent" / "wamr-ota.service").is_file()
+    assert "[Service]" not in (ROOT / "boards/onboard/helper.py").read_text().replace('DROP_IN = """[Service]', "")
