@@ -29,7 +29,8 @@ SYSTEM = Path(__file__).with_name("system")
 EPOCH_S = 1735689600  # of every file: 2025-01-01
 SECTOR = 512
 BOOT_START, BOOT_SECTORS = 2048, 96 << 11
-FORGET_BYTES = 64 << 10  # of what a card held before: without the beginning of its data nothing of that is taken up again
+MARK_SECTOR = BOOT_START - 1  # of boards/system/data
+FORGET_BYTES = 1 << 20  # of what a card held before: boards/system/data formats a partition that begins with so many zeros
 OURS = ("pywamr", "ota", "device_agent")
 NOT_ON_BOARDS = ("ota/cli", "ota/demo")
 
@@ -116,7 +117,7 @@ def _boot_loader(board: Board, tree: Path) -> bytes:
     if not board.image.boot_loader:
         return b""
     path = tree / board.image.boot_loader
-    if not path.is_file() or path.stat().st_size + board.image.boot_loader_at > BOOT_START * SECTOR:
+    if not path.is_file() or path.stat().st_size + board.image.boot_loader_at > MARK_SECTOR * SECTOR:
         raise BoardError(f"{board.image.boot_loader} is in no locked package, or too long for the room before the first partition")
     return path.read_bytes()
 
@@ -168,7 +169,7 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
         shutil.copytree(factory, root / "usr/lib/wamr-ota-factory")
     system = root / "usr/lib/wamr-ota-system"
     system.mkdir()
-    for name in ("boot", "agent", "console", "shell", "network", "dhcp", "clock"):
+    for name in ("boot", "data", "agent", "console", "shell", "network", "dhcp", "clock"):
         (system / name).write_bytes((SYSTEM / name).read_bytes())
         (system / name).chmod(0o755)
     for name in ("dev", "proc", "sys", "run", "tmp", "data", "boot", "root", "etc"):

@@ -1,0 +1,47 @@
+"""A board whose data partition cannot be read: it says so, runs its factory module from memory, and changes nothing on the card."""
+
+import shutil
+
+import pytest
+
+from tests.support.board_lab import BoardLab
+from tests.support.lab import echo
+
+pytestmark = [pytest.mark.emulated, pytest.mark.timeout(900)]
+DEVICE = "/dev/vda3"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    made = BoardLab(tmp_path, "qemu-aarch64", extra='[factory]\nfolder = "/usr/lib/wamr-ota-factory"\n')
+    factory = made.signer.update(echo(9), name="echo", version="9.0.0", sequence=1).save(tmp_path / "factory")
+    for each in (tmp_path / "board").iterdir():
+        each.unlink()
+    made.board.create(tmp_path / "settings", factory=factory)
+    yield made
+    made.close()
+    shutil.rmtree(tmp_path / "board")
+
+
+def test_a_damaged_data_partition_is_left_alone_and_the_factory_module_runs(lab):
+    lab.start()
+    lab.running("9.0.0")
+    lab.install(10)
+    with lab.console() as console:
+        console.run("sync; echo precious > /data/home/kept; sync")
+        console.run(f"dd if=/dev/zero of={DEVICE} bs=1k seek=1 count=1 conv=notrunc,fsync; true")
+    lab.kill()
+    said = len(lab.log())
+    lab.start()
+    assert lab.running("9.0.0").running.slot == "factory"
+    lab.still_answers(9)
+    assert f"the data partition {DEVICE} cannot be read, and is not empty: it was not formatted" in lab.log()[said:]
+    with lab.console() as console:
+        assert "tmpfs" in console.run("grep ' /data ' /proc/mounts")
+        # What a person would do: with a copy of the superblock all of it is there again.
+        console.run(f"e2fsck -y -b 32768 {DEVICE}; mkdir /tmp/m && mount -o ro {DEVICE} /tmp/m", 60)
+        assert console.run("cat /tmp/m/home/kept").strip() == "precious"
+        console.run("umount /tmp/m; sync")
+    lab.kill()
+    lab.start()
+    assert lab.running("10.0.0").running.slot == "confirmed"
