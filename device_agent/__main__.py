@@ -1,9 +1,11 @@
 """The command `device-agent`."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 DEFAULT_CONFIG = Path("/etc/wamr-ota/agent.toml")
@@ -36,9 +38,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     check = commands.add_parser(
         "check",
-        help="check the configuration and the root of trust, and end",
+        help="say what an agent would find with this configuration; beside one that runs, too",
         epilog="example: device-agent --config /etc/wamr-ota/agent.toml check",
     )
+    check.add_argument("--json", action="store_true", help="machine-readable result")
     check.set_defaults(command="check")
     request = commands.add_parser(
         "request",
@@ -81,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(signing_request(arguments.key, arguments.device).decode(), end="")
             return 0
-        from device_agent.node.service import check_configuration, serve
+        if arguments.command == "check":
+            return _check(arguments.config, as_json=arguments.json)
+        from device_agent.node.service import serve
 
         if arguments.command == "run":
             from device_agent.tools.single import Options, given, run_module
@@ -91,10 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.event, arguments.trace, tuple(arguments.deny), arguments.image, arguments.json, given(arguments), devices
             )
             return run_module(arguments.module, options)
-        if arguments.command == "check":
-            check_configuration(arguments.config)
-            print(f"{arguments.config}: good")
-            return 0
         return serve(arguments.config, arguments.log_format, debug=arguments.debug)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,6 +107,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _check(config: Path, *, as_json: bool) -> int:
+    from device_agent.node.check import check
+
+    findings = check(config)
+    good = all(each.good for each in findings)
+    if as_json:
+        print(json.dumps({"good": good, "findings": [asdict(each) for each in findings]}))
+    else:
+        for each in findings:
+            print(f"{'ok   ' if each.good else 'WRONG'} {each.what:<13} {each.text}")
+    return 0 if good else 1
 
 
 def run() -> None:

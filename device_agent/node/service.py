@@ -8,15 +8,12 @@ import os
 import signal
 import stat
 import sys
-import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from device_agent.node.agent import Agent
-from device_agent.node.config import ConfigError, load
-from device_agent.storage.store import DATABASE
+from device_agent.node.config import load
 from ota.formats.report import LogRecord
 
 _LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error", "CRITICAL": "error"}
@@ -81,31 +78,6 @@ class _ToOperator(logging.Handler):
         line = LogRecord(record.created, _LEVELS.get(record.levelname, "info"), "", record.getMessage()[:1000])
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._agent.log, line)
-
-
-def check_configuration(path: Path) -> None:
-    """Raises ConfigError, StoreError, Refused when the agent could not start with this configuration. Leaves nothing behind."""
-    config = load(path)
-    broker = config.broker
-    named = [config.factory]
-    if broker is not None:
-        named += [broker.ca_file, broker.password_file]
-        if not config.wants_enrolment:
-            named += [broker.certificate_file, broker.key_file]
-    for each in named:
-        if each is not None and not each.exists():
-            raise ConfigError(f"{each}: No such file or directory")
-
-    async def check(storage: Path) -> None:
-        problems = Agent(replace(config, storage=storage)).problems
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-    if (config.storage / DATABASE).exists():
-        asyncio.run(check(config.storage))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(check(Path(folder)))
 
 
 def serve(path: Path, log_format: str | None, *, debug: bool) -> int:

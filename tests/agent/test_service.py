@@ -6,8 +6,6 @@ import sys
 import pytest
 
 from device_agent.node.config import ConfigError, load
-from device_agent.node.service import check_configuration
-from tests.support.signing import Signer
 
 SCRIPT = """
 import logging, os
@@ -39,27 +37,6 @@ def test_a_log_that_is_no_file_for_appending_is_left_alone(tmp_path):
     assert (tmp_path / "log").stat().st_size > 2_000_000
     piped = subprocess.run([sys.executable, "-c", SCRIPT], stderr=subprocess.PIPE, check=True)
     assert len(piped.stderr) > 2_000_000
-
-
-def test_a_check_leaves_nothing_behind_and_looks_for_what_is_named(tmp_path):
-    root = tmp_path / "root.cbor"
-    root.write_bytes(Signer().root_document())
-    text = f'[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "{tmp_path}/kept"\n[trust]\nroot = "{root}"\n'
-    (tmp_path / "agent.toml").write_text(text)
-    check_configuration(tmp_path / "agent.toml")
-    assert not (tmp_path / "kept").exists()
-    (tmp_path / "kept").mkdir()
-    check_configuration(tmp_path / "agent.toml")
-    assert not list((tmp_path / "kept").iterdir())
-    certificate = 'certificate_file = "nowhere"\nkey_file = "nowhere"\n'
-    for more in (
-        f'[broker]\nurl = "mqtts://b.example"\n{certificate}',
-        '[factory]\nfolder = "nowhere"\n',
-        '[broker]\nurl = "mqtts://b.example"\nca_file = "nowhere"\n',
-    ):
-        (tmp_path / "agent.toml").write_text(text + more)
-        with pytest.raises(ConfigError, match="nowhere: No such file"):
-            check_configuration(tmp_path / "agent.toml")
 
 
 @pytest.mark.parametrize(
