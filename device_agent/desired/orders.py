@@ -1,6 +1,7 @@
 """What the operator wants: the chain of roots, the group's deployment, and whether this board is to join it now."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from device_agent.desired.roots import Start
 from device_agent.instance import states
 from device_agent.instance.runner import Runner
 from device_agent.node.config import Config
+from device_agent.storage import floors
 from device_agent.storage.store import Store
 from ota.formats import deployment as deployments
 from ota.formats import topics, trust
@@ -80,6 +82,8 @@ class Orders:
             self._link.unsubscribe(topics.root(number))
             self._link.subscribe(topics.root(number + 1))
         self.consider()
+        with contextlib.suppress(Refused):  # a full disk: at the next start
+            await self._on_writer(self._store.settle_floors, root.roles["release"].key_ids, root.roles["deploy"].key_ids)
 
     def consider(self) -> None:
         """Looks at the group's deployment, and offers it to the runner if this board is to join it now."""
@@ -87,21 +91,30 @@ class Orders:
         if document is None:
             return
         try:
-            wanted = deployments.verify(document, self.root, self._config.group)
+            wanted = deployments.verified(document, self.root, self._config.group)
         except Refused as error:
             self._refuse(error)
             return
-        self._spawn_supervised(self._offer(wanted, document))
+        self._spawn_supervised(self._offer(wanted, document, self.root))
 
-    async def _offer(self, wanted: deployments.Deployment, document: bytes) -> None:
+    def _check_floor(self, wanted: deployments.VerifiedDeployment, root: trust.Root) -> None:
+        """On the writer: refuses an older deployment and a second one of the same epoch, and notes who signed this one."""
+        mark, epoch = floors.DEPLOYMENT + wanted.deployment.group, wanted.deployment.epoch
+        floor = self._store.floor(mark, root.roles["deploy"].keys)
+        if epoch < floor.value:
+            raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {epoch} is below {floor.value}, which was seen")
+        if epoch == floor.value and not floor.digests <= {wanted.digest}:
+            raise Refused(Reason.DEPLOYMENT_CONFLICT, f"another deployment with epoch {epoch} was accepted before")
+        if epoch > floor.value or not wanted.signers <= floor.keys:
+            self._store.lift_floor(mark, wanted.signers, epoch, wanted.digest)
+
+    async def _offer(self, verified: deployments.VerifiedDeployment, document: bytes, root: trust.Root) -> None:
         """Another document may arrive while this waits for the disk: what is told to the operator is then its own."""
-        mark = f"deployment.{wanted.group}"
+        wanted = verified.deployment
         try:
-            seen = await self._on_writer(self._store.number, mark)
-            if wanted.epoch < seen:
-                raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {wanted.epoch} is below {seen}, which was seen")
-            if wanted.epoch > seen:
-                await self._on_writer(self._store.raise_number, mark, wanted.epoch)
+            await self._on_writer(self._check_floor, verified, root)
+            if root is not self.root:
+                return  # looked at anew under the new root
             update = self._runner.update
             if document is not self._desired:
                 return  # another came meanwhile
@@ -113,7 +126,7 @@ class Orders:
             if document is not self._desired:
                 return
             self._refuse(error)
-            if error.reason in (Reason.CLOCK_NOT_SET, Reason.DISK_FULL):
+            if error.reason in deployments.CLOCK_REASONS or error.reason is Reason.DISK_FULL:
                 self.consider_later()
             return
         self._clear_refusal(document)

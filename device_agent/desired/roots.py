@@ -38,8 +38,10 @@ def load(file: Path, store: Store) -> Start:
         logger.error("%s", problem)
     try:
         _store(configured, stored, store)
+        if start.root.number:
+            store.settle_floors(start.root.roles["release"].key_ids, start.root.roles["deploy"].key_ids)
     except OtaError as error:
-        logger.warning("the configured root is not stored: %s", error)
+        logger.warning("roots and floors are not stored: %s", error)
     return start
 
 

@@ -143,7 +143,7 @@ class Runner:
             verified = effect.verified
             manifest = verified.manifest
             slot = Slot("confirmed", verified.envelope_digest, manifest.sequence, manifest.module.security_epoch)
-            await self.on_writer(self.store.commit, moved, slot, now)
+            await self.on_writer(self.store.commit, moved, slot, verified.signers, now)
         else:
             assert isinstance(effect, WriteJournal)
             await self.on_writer(self.store.write_journal, moved, now)

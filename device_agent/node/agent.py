@@ -33,6 +33,7 @@ from device_agent.instance.updates import RETRYABLE
 from device_agent.node import sources
 from device_agent.node.config import Config
 from device_agent.node.version import agent_version
+from device_agent.storage import floors
 from device_agent.storage.store import Store, Version
 from ota.formats import manifest as manifests
 from ota.formats import topics
@@ -151,11 +152,13 @@ class Agent:
 
     def verify(self, envelope: bytes) -> manifests.VerifiedManifest:
         """The manifest, if this board may install it. Raises Refused."""
-        vendor = manifests.vendor_id(self._orders.root.vendor)  # of the root that is in force now
+        root = self._orders.root  # the one in force now
+        vendor, keys = manifests.vendor_id(root.vendor), root.roles["release"].keys
         boards = (self._config.board, manifests.ANY_BOARD)
         classes = {manifests.class_id(vendor, each, "wasm", ABI) for each in boards}
-        acceptance = manifests.Acceptance(vendor, classes, self._store.number("sequence"), self._store.number("epoch"))
-        verified = manifests.verify(envelope, self._orders.root, acceptance)
+        committed = (self._store.floor(floors.SEQUENCE, keys).value, self._store.floor(floors.EPOCH, keys).value)
+        acceptance = manifests.Acceptance(vendor, classes, *committed)
+        verified = manifests.verify(envelope, root, acceptance)
         check_granted(verified.manifest.module.capabilities, self._config.grants)
         return verified
 

@@ -10,7 +10,8 @@ from ota.formats.reasons import Refused
 
 SCHEMA_VERSION = 2
 SCHEMA = """
-create table numbers (name text primary key, value integer not null) strict;
+create table floors (
+    name text, key blob, value integer not null, digest blob not null, primary key (name, key)) strict;
 create table roots (number integer primary key, document blob not null) strict;
 create table envelopes (digest blob primary key, envelope blob not null) strict;
 create table journal (
@@ -36,7 +37,11 @@ create table keyvalue (
     module text, manifest blob, key text, value blob not null, primary key (module, manifest, key)) strict;
 create table states (module text, manifest blob, state blob not null, primary key (module, manifest)) strict;
 create table documents (name text primary key, document blob not null) strict;
+create table floors (
+    name text, key blob, value integer not null, digest blob not null, primary key (name, key)) strict;
 insert into keyvalue select module, x'', key, value from keyvalue_1;
+insert into floors select name, x'', value, x'' from numbers;
+drop table numbers;
 insert into states select module, x'', state from states_1;
 drop table keyvalue_1;
 drop table states_1;

@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from device_agent.channel.frames import KeyWrite
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
-from device_agent.storage import schema
+from device_agent.storage import floors, schema
 from ota.errors import OtaError
 from ota.formats import cbor
 from ota.formats.chunks import ChunkIndex
@@ -117,15 +117,19 @@ class Store:
         with self._transaction():
             self._database.execute("insert or replace into roots values (?, ?)", (number, document))
 
-    def number(self, name: str) -> int:
-        """A number that was kept, 0 before that."""
-        row = self._database.execute("select value from numbers where name = ?", (name,)).fetchone()
-        return int(row[0]) if row else 0
+    def floor(self, name: str, keys: Collection[bytes]) -> floors.Floor:
+        """What must not go back, as far as these keys signed it."""
+        return floors.read(self._database, name, keys)
 
-    def raise_number(self, name: str, value: int) -> None:
-        """Keeps a number; a lower one than before changes nothing."""
+    def lift_floor(self, name: str, keys: Collection[bytes], value: int, digest: bytes) -> None:
+        """Notes that these keys signed a number, in the document with this digest; a lower one than before changes nothing."""
         with self._transaction():
-            self._raise(name, value)
+            floors.lift(self._database, name, keys, value, digest)
+
+    def settle_floors(self, release: Collection[bytes], deploy: Collection[bytes]) -> None:
+        """Forgets what keys signed that have neither role any more."""
+        with self._transaction():
+            floors.settle(self._database, release, deploy)
 
     # -- journal and slots
 
@@ -144,8 +148,11 @@ class Store:
         with self._transaction():
             self._append(update, time_s)
 
-    def commit(self, update: Update, slot: Slot, time_s: int) -> None:
-        """Makes `slot` the confirmed one, the confirmed one the previous, and raises what must not go back: one transaction."""
+    def commit(self, update: Update, slot: Slot, signers: Collection[bytes], time_s: int) -> None:
+        """Makes `slot` the confirmed one, the confirmed one the previous, and raises what must not go back: one transaction.
+
+        `signers`: the keys that signed its manifest.
+        """
         with self._transaction():
             self._database.execute("delete from slots where name = 'previous'")
             self._database.execute("update slots set name = 'previous' where name = 'confirmed'")
@@ -153,8 +160,8 @@ class Store:
                 "insert into slots values ('confirmed', ?, ?, ?, 0, 0)", (slot.envelope, slot.sequence, slot.epoch)
             )
             self._append(update, time_s)
-            self._raise("sequence", slot.sequence)
-            self._raise("epoch", slot.epoch)
+            floors.lift(self._database, floors.SEQUENCE, signers, slot.sequence)
+            floors.lift(self._database, floors.EPOCH, signers, slot.epoch)
 
     def slots(self) -> dict[str, Slot]:
         """The confirmed and the previous module."""
@@ -404,12 +411,6 @@ class Store:
             f"insert into journal ({schema.JOURNAL}, chain) values ({marks}, ?)", (*row, schema.chain(before, row))
         )
         self._database.execute("delete from journal where id <= ?", (number - JOURNAL_ROWS,))
-
-    def _raise(self, name: str, value: int) -> None:
-        self._database.execute(
-            "insert into numbers values (?, ?) on conflict (name) do update set value = max(value, excluded.value)",
-            (name, value),
-        )
 
     def _part(self, index: ChunkIndex) -> Path:
         return self._blobs / f"{index.digest.hex()}.part"

@@ -68,16 +68,31 @@ class Deployment:
         return draw * FRACTION_ALL < self.fraction_ppm << 64
 
 
-def verify(data: bytes, root: Root, group: str) -> Deployment:
+@dataclass(frozen=True)
+class VerifiedDeployment:
+    """A deployment that enough deploy keys signed, for this group."""
+
+    deployment: Deployment
+    digest: bytes  # SHA-256 of what is signed
+    signers: frozenset[bytes]  # the deploy keys that signed it
+
+
+def verified(data: bytes, root: Root, group: str) -> VerifiedDeployment:
     """A deployment that enough deploy keys signed, for this group.
 
     Raises Refused TOO_LARGE, MALFORMED, MEMBER_UNKNOWN, GROUP_MISMATCH, and the SIGNATURE and SIGNER reasons.
     """
     document = SignedDocument.from_bytes(data, "deployment", DEPLOYMENT_LIMIT_BYTES)
-    deployment = Deployment._from_payload(document.verify(root.roles["deploy"], DEPLOYMENT_TYPE, "deployment"))
+    signers = document.verify(root.roles["deploy"], DEPLOYMENT_TYPE, "deployment")
+    deployment = Deployment._from_payload(document.payload)
     if deployment.group != group:
         raise Refused(Reason.GROUP_MISMATCH, f"the deployment is for group {deployment.group}, not {group}")
-    return deployment
+    return VerifiedDeployment(deployment, cbor.sha256(document.payload), signers)
+
+
+def verify(data: bytes, root: Root, group: str) -> Deployment:
+    """The content of `verified`. Raises Refused likewise."""
+    return verified(data, root, group).deployment
 
 
 def may_start(deployment: Deployment, root: Root, now_s: int) -> None:

@@ -269,6 +269,7 @@ class VerifiedManifest:
 
     manifest: Manifest
     envelope_digest: bytes  # what deployments name
+    signers: frozenset[bytes] = frozenset()  # the release keys that signed it
 
     @property
     def label(self) -> str:
@@ -284,8 +285,8 @@ def verify_signed(data: bytes, root: Root) -> VerifiedManifest:
     envelope = suit.Envelope.from_bytes(data, MANIFEST_LIMIT_BYTES)
     if not envelope.signatures:
         raise Refused(Reason.SIGNATURE_MISSING, "the manifest is not signed")
-    check_signatures(envelope.signatures, envelope.digest, root.roles["release"], None, "the manifest")
-    return VerifiedManifest(Manifest.from_envelope(envelope), cbor.sha256(data))
+    signers = check_signatures(envelope.signatures, envelope.digest, root.roles["release"], None, "the manifest")
+    return VerifiedManifest(Manifest.from_envelope(envelope), cbor.sha256(data), signers)
 
 
 def verify(data: bytes, root: Root, acceptance: Acceptance) -> VerifiedManifest:

@@ -23,6 +23,11 @@ class Role:
     threshold: int
     unusable: Mapping[bytes, UnusableKey] = field(default_factory=dict)  # of the role, and of no use to this version
 
+    @property
+    def key_ids(self) -> frozenset[bytes]:
+        """Of all its keys, those that can't be used too."""
+        return frozenset((*self.keys, *self.unusable))
+
 
 @dataclass(frozen=True)
 class SignedDocument:
@@ -45,14 +50,13 @@ class SignedDocument:
             raise malformed(what, "a signature is not bytes")
         return cls(payload, tuple(Sign1.from_bytes(each) for each in signatures))
 
-    def verify(self, role: Role, kind: str, what: str) -> bytes:
-        """The payload, once enough keys of the role have signed it as a document of this kind; see `check_signatures`."""
-        check_signatures(self.signatures, self.payload, role, kind, what)
-        return self.payload
+    def verify(self, role: Role, kind: str, what: str) -> frozenset[bytes]:
+        """The keys that signed it, once enough of the role have, as a document of this kind; see `check_signatures`."""
+        return check_signatures(self.signatures, self.payload, role, kind, what)
 
 
-def check_signatures(signatures: tuple[Sign1, ...], payload: bytes, role: Role, kind: str | None, what: str) -> None:
-    """Counts distinct keys of the role with a right signature; `kind` is the type that the headers must name, if any.
+def check_signatures(signatures: tuple[Sign1, ...], payload: bytes, role: Role, kind: str | None, what: str) -> frozenset[bytes]:
+    """The distinct keys of the role with a right signature; `kind` is the type that the headers must name, if any.
 
     Raises Refused SIGNATURE_INVALID when a signature that claims a key of the role is wrong, SIGNER_UNKNOWN when no signature
     claims one, SIGNER_THRESHOLD when there are too few.
@@ -71,3 +75,4 @@ def check_signatures(signatures: tuple[Sign1, ...], payload: bytes, role: Role, 
         raise Refused(Reason.SIGNER_UNKNOWN, f"{what}: no signature is by a key that may sign it")
     if len(good) < role.threshold:
         raise Refused(Reason.SIGNER_THRESHOLD, f"{what}: {len(good)} of {role.threshold} needed signatures")
+    return frozenset(good)

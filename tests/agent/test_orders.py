@@ -7,23 +7,29 @@ from types import SimpleNamespace
 from device_agent.desired.orders import Orders
 from device_agent.desired.roots import Start
 from device_agent.instance.updates import Update
+from device_agent.storage.store import Store
 from ota.formats import topics, trust
+from ota.formats.deployment import DEPLOYMENT_TYPE
 from ota.formats.reasons import Reason
-from ota.keyring import SigningKey
+from ota.formats.signed import Role
+from ota.formats.trust import ROOT_TYPE
+from ota.keyring import SigningKey, sign_document
 from tests.support.signing import NOW_S, Signer
 
 
 class Desk:
     """Orders whose writer waits until it is let go, and a runner that keeps what is posted to it."""
 
-    def __init__(self, signer: Signer) -> None:
-        self.go, self.posted, self.numbers = asyncio.Event(), [], {}
-        store = SimpleNamespace(number=lambda name: self.numbers.get(name, 0), raise_number=self.numbers.__setitem__)
+    def __init__(self, signer: Signer, folder) -> None:
+        self.go, self.posted = asyncio.Event(), []
+        self.store = Store(folder)
         runner = SimpleNamespace(update=Update(), post=self.posted.append)
         config = SimpleNamespace(group="lab", device="board", retry_s=60)
         self.tasks = []
         root = trust.first_root(signer.root_document())
-        self.orders = Orders(config, store, Start(root), None, runner, self.write, self.spawn_supervised, lambda: None, Counter())
+        self.orders = Orders(
+            config, self.store, Start(root), None, runner, self.write, self.spawn_supervised, lambda: None, Counter()
+        )
 
     async def write(self, function, *values):
         await self.go.wait()
@@ -37,13 +43,14 @@ class Desk:
 
     async def rest(self) -> None:
         self.go.set()
-        await asyncio.gather(*self.tasks)
+        while self.tasks:
+            await self.tasks.pop()
 
 
-def test_a_refusal_stays_when_the_look_at_an_earlier_deployment_ends_later():
+def test_a_refusal_stays_when_the_look_at_an_earlier_deployment_ends_later(tmp_path):
     async def main():
         signer = Signer(now_s=NOW_S)
-        desk = Desk(signer)
+        desk = Desk(signer, tmp_path)
         _, good = signer.deployment(bytes(32), fraction_ppm=0)
         _, forged = signer.deployment(bytes(32), keys=[SigningKey.generate()])
         desk.wants(good)
@@ -55,10 +62,10 @@ def test_a_refusal_stays_when_the_look_at_an_earlier_deployment_ends_later():
     asyncio.run(main())
 
 
-def test_the_next_good_deployment_takes_a_refusal_away():
+def test_the_next_good_deployment_takes_a_refusal_away(tmp_path):
     async def main():
         signer = Signer(now_s=NOW_S)
-        desk = Desk(signer)
+        desk = Desk(signer, tmp_path)
         _, forged = signer.deployment(bytes(32), keys=[SigningKey.generate()])
         _, good = signer.deployment(bytes(32), fraction_ppm=0)
         desk.wants(forged)
@@ -69,19 +76,147 @@ def test_the_next_good_deployment_takes_a_refusal_away():
     asyncio.run(main())
 
 
-def test_what_is_wrong_with_an_earlier_deployment_is_not_told_of_a_later_one():
+def test_what_is_wrong_with_an_earlier_deployment_is_not_told_of_a_later_one(tmp_path):
     async def main():
         signer = Signer(now_s=NOW_S)
-        desk = Desk(signer)
+        desk = Desk(signer, tmp_path)
         _, old = signer.deployment(bytes(32))
         signer.epoch = 9
         deployment, new = signer.deployment(bytes(32), now_s=2**33)
-        desk.numbers["deployment.lab"] = 5
+        keys = signer.root().roles["deploy"].keys
+        desk.store.lift_floor("deployment.lab", keys, 5, b"")
         desk.wants(old)  # below what was seen
         desk.wants(new)
         await desk.rest()
         assert desk.orders.refusal.reason is Reason.CLOCK_NOT_SET  # of the new one, whose time has not come
-        assert deployment.epoch == desk.numbers["deployment.lab"]
+        assert deployment.epoch == desk.store.floor("deployment.lab", keys).value
         assert not desk.posted
+
+    asyncio.run(main())
+
+
+class Operator:
+    """An operator who rotates keys, and a thief who has some."""
+
+    def __init__(self) -> None:
+        self.signer = Signer(now_s=NOW_S)
+        self.number = 1
+        self.roles = dict(self.signer.root().roles)
+
+    def rotates(self, desk: Desk, **changes) -> None:
+        """The next root: a role's keys, or a threshold with them."""
+        self.number += 1
+        self.roles |= {name: Role({key.public.key_id: key.public for key in keys}, 1) for name, keys in changes.items()}
+        payload = self.signer.root(self.number, roles=self.roles, expires_s=NOW_S + 9_000_000 + self.number).to_payload()
+        desk.orders.received(topics.root(self.number), sign_document(payload, ROOT_TYPE, [self.signer.keys["root"]]))
+
+    def document(self, epoch: int, *keys: SigningKey, manifest: bytes = bytes(32)) -> bytes:
+        return self.signer.deployment(manifest, epoch=epoch, fraction_ppm=0, keys=list(keys) or None)[1]
+
+
+async def outcome(desk: Desk, document: bytes) -> Reason | None:
+    """What becomes of a deployment: a reason, or None where it is accepted."""
+    desk.wants(document)
+    await desk.rest()
+    return desk.orders.refusal.reason if desk.orders.refusal else None
+
+
+HIGHEST = (1 << 63) - 1
+
+
+def test_a_board_recovers_from_a_fast_forward_by_a_stolen_deploy_key_once_the_key_is_rotated(tmp_path):
+    async def main():
+        operator = Operator()
+        desk = Desk(operator.signer, tmp_path)
+        stolen, new = operator.signer.keys["deploy"], SigningKey.generate()
+        assert await outcome(desk, operator.document(7)) is None
+        assert await outcome(desk, operator.document(HIGHEST)) is None  # the thief's
+        assert await outcome(desk, operator.document(8)) is Reason.DEPLOYMENT_REPLAYED
+        operator.rotates(desk, deploy=[new])
+        await desk.rest()
+        assert await outcome(desk, operator.document(HIGHEST, stolen)) is Reason.SIGNER_UNKNOWN
+        assert await outcome(desk, operator.document(9, new)) is None
+        assert await outcome(desk, operator.document(8, new)) is Reason.DEPLOYMENT_REPLAYED  # rollback after recovery
+
+    asyncio.run(main())
+
+
+def test_the_recovery_from_a_stolen_key_keeps_what_the_other_keys_of_the_role_signed(tmp_path):
+    async def main():
+        operator = Operator()
+        desk = Desk(operator.signer, tmp_path)
+        stolen, other = operator.signer.keys["deploy"], SigningKey.generate()
+        operator.rotates(desk, deploy=[stolen, other])
+        await desk.rest()
+        assert await outcome(desk, operator.document(7, other)) is None
+        assert await outcome(desk, operator.document(HIGHEST, stolen)) is None
+        operator.rotates(desk, deploy=[other])
+        await desk.rest()
+        assert await outcome(desk, operator.document(6, other)) is Reason.DEPLOYMENT_REPLAYED
+        assert await outcome(desk, operator.document(8, other)) is None
+
+    asyncio.run(main())
+
+
+def test_a_root_that_changes_no_key_of_a_role_lets_nothing_go_back(tmp_path):
+    async def main():
+        operator = Operator()
+        desk = Desk(operator.signer, tmp_path)
+        assert await outcome(desk, operator.document(7)) is None
+        operator.rotates(desk)  # dates only
+        await desk.rest()
+        assert await outcome(desk, operator.document(6)) is Reason.DEPLOYMENT_REPLAYED
+        operator.rotates(desk, release=[SigningKey.generate()])  # another role's key
+        await desk.rest()
+        assert await outcome(desk, operator.document(6)) is Reason.DEPLOYMENT_REPLAYED
+
+    asyncio.run(main())
+
+
+def test_a_second_deployment_of_one_epoch_is_refused_and_the_same_one_is_not(tmp_path):
+    async def main():
+        operator = Operator()
+        desk = Desk(operator.signer, tmp_path)
+        first, second = operator.document(7), operator.document(7, manifest=bytes(31) + b"1")
+        assert await outcome(desk, first) is None
+        assert await outcome(desk, second) is Reason.DEPLOYMENT_CONFLICT
+        assert await outcome(desk, first) is None
+        desk.store.close()
+        desk = Desk(operator.signer, tmp_path)  # after a restart too
+        assert await outcome(desk, second) is Reason.DEPLOYMENT_CONFLICT
+        assert await outcome(desk, first) is None
+
+    asyncio.run(main())
+
+
+def test_the_same_deployment_signed_anew_after_a_rotation_is_no_conflict_and_raises_the_new_keys_floor(tmp_path):
+    async def main():
+        operator = Operator()
+        desk = Desk(operator.signer, tmp_path)
+        old, new = operator.signer.keys["deploy"], SigningKey.generate()
+        deployment, document = operator.signer.deployment(bytes(32), epoch=7, fraction_ppm=0)
+        assert await outcome(desk, document) is None
+        operator.rotates(desk, deploy=[old, new])
+        await desk.rest()
+        assert await outcome(desk, sign_document(deployment.to_payload(), DEPLOYMENT_TYPE, [new])) is None
+        operator.rotates(desk, deploy=[new])
+        await desk.rest()
+        assert await outcome(desk, operator.document(6, new)) is Reason.DEPLOYMENT_REPLAYED
+
+    asyncio.run(main())
+
+
+def test_what_removed_keys_signed_does_not_pile_up(tmp_path):
+    async def main():
+        operator = Operator()
+        desk = Desk(operator.signer, tmp_path)
+        gone = []
+        for epoch in range(7, 12):
+            gone.append(SigningKey.generate())
+            operator.rotates(desk, deploy=[gone[-1]])
+            await desk.rest()
+            assert await outcome(desk, operator.document(epoch, gone[-1])) is None
+        ids = [key.public.key_id for key in gone]
+        assert [desk.store.floor("deployment.lab", {each}).value for each in ids] == [0, 0, 0, 0, 11]
 
     asyncio.run(main())

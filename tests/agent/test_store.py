@@ -9,6 +9,7 @@ import pytest
 from device_agent.channel.frames import KeyWrite
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
+from device_agent.storage import floors
 from device_agent.storage import store as stores
 from device_agent.storage.store import Slot, Store, StoreError, Version
 from ota.formats import cbor
@@ -22,6 +23,8 @@ from tests.support.wat import contract_module
 BLOB = os.urandom(5000)
 INDEX = ChunkIndex.of(BLOB, 1024)
 M, M2 = Version("m", b"1" * 32), Version("m", b"2" * 32)
+
+SIGNERS = frozenset((b"key",))
 
 
 @pytest.fixture
@@ -57,22 +60,21 @@ def test_the_journal_survives_and_is_chained(store, tmp_path):
 
 def test_a_commit_moves_the_slots_and_raises_what_must_not_go_back(store):
     for sequence in (5, 9):
-        store.commit(
-            Update(Phase.CONFIRMED, b"d", bytes([sequence]) * 32), Slot("confirmed", bytes([sequence]) * 32, sequence, 2), 1
-        )
+        slot = Slot("confirmed", bytes([sequence]) * 32, sequence, 2)
+        store.commit(Update(Phase.CONFIRMED, b"d", slot.envelope), slot, SIGNERS, 1)
     slots = store.slots()
     assert slots["confirmed"] == Slot("confirmed", bytes([9]) * 32, 9, 2)
     assert slots["previous"] == Slot("previous", bytes([5]) * 32, 5, 2)
-    assert (store.number("sequence"), store.number("epoch")) == (9, 2)
-    store.raise_number("sequence", 3)
-    assert store.number("sequence") == 9
+    assert (store.floor("sequence", SIGNERS).value, store.floor("epoch", SIGNERS).value) == (9, 2)
+    store.lift_floor("sequence", SIGNERS, 3, b"")
+    assert store.floor("sequence", SIGNERS).value == 9
 
 
 def test_a_commit_that_fails_leaves_nothing_behind(store, monkeypatch):
-    store.commit(Update(Phase.CONFIRMED, b"d", b"1" * 32), Slot("confirmed", b"1" * 32, 1, 0), 1)
-    monkeypatch.setattr(Store, "_raise", lambda *_: (_ for _ in ()).throw(RuntimeError("power")))
+    store.commit(Update(Phase.CONFIRMED, b"d", b"1" * 32), Slot("confirmed", b"1" * 32, 1, 0), SIGNERS, 1)
+    monkeypatch.setattr(floors, "lift", lambda *_: (_ for _ in ()).throw(RuntimeError("power")))
     with pytest.raises(RuntimeError):
-        store.commit(Update(Phase.CONFIRMED, b"e", b"2" * 32), Slot("confirmed", b"2" * 32, 2, 0), 2)
+        store.commit(Update(Phase.CONFIRMED, b"e", b"2" * 32), Slot("confirmed", b"2" * 32, 2, 0), SIGNERS, 2)
     assert store.slots()["confirmed"].sequence == 1
     assert store.last_update().deployment == b"d"
 
@@ -220,9 +222,9 @@ def test_what_versions_that_nothing_names_kept_is_collected(store):
 def test_the_journal_confirms_only_what_the_slot_holds(store):
     slot = Slot("confirmed", b"1" * 32, 1, 0)
     with pytest.raises(StoreError, match="the journal would confirm"):
-        store.commit(Update(Phase.CONFIRMED, b"d", b"2" * 32), slot, 1)
+        store.commit(Update(Phase.CONFIRMED, b"d", b"2" * 32), slot, SIGNERS, 1)
     assert store.slots() == {}
-    store.commit(Update(Phase.CONFIRMED, b"d", b"1" * 32), slot, 1)
+    store.commit(Update(Phase.CONFIRMED, b"d", b"1" * 32), slot, SIGNERS, 1)
     with pytest.raises(StoreError, match="the journal would confirm"):
         store.write_journal(Update(Phase.CONFIRMED, b"e", b"2" * 32), 2)
     assert store.last_update() == Update(Phase.CONFIRMED, b"d", b"1" * 32, confirmed=b"1" * 32)
@@ -247,7 +249,7 @@ def schema_1(path, slots: dict[str, bytes]) -> None:
         create table outbox (
             number integer primary key autoincrement, time_s real not null, module text not null, topic text not null,
             payload blob not null) strict;
-        insert into numbers values ('sequence', 7);
+        insert into numbers values ('sequence', 7), ('deployment.lab', 40);
         insert into keyvalue values ('pump', 'k', x'31'), ('lamp', 'k', x'32'), ('factory', 'k', x'33');
         insert into states values ('pump', x'34'), ('lamp', x'35'), ('factory', x'36');
         insert into outbox values (41, 1.0, 'pump', 't', x'37');
@@ -282,6 +284,9 @@ def test_a_database_of_schema_1_gives_what_modules_kept_to_their_versions(tmp_pa
         assert store.journal_is_whole()
         assert store.last_update().confirmed == confirmed.digest
         assert [each.number for each in store.outbox(0, 10)] == [41]
+        store.settle_floors({b"r"}, {b"d"})
+        assert (store.floor("sequence", {b"r"}).value, store.floor("deployment.lab", {b"d"}).value) == (7, 40)
+        assert (store.floor("sequence", {b"d"}).value, store.floor("deployment.lab", {b"r"}).value) == (0, 0)
         store.adopt_unversioned(factory)  # nobody but the configuration knows its manifest
         assert (store.keys(factory), store.state(factory)) == ({"k": b"3"}, b"6")
         store.close()

@@ -66,6 +66,6 @@ def check_at_rest(lab: Lab) -> None:
         slot = store.slots()["confirmed"]
         assert store.envelope(slot.envelope) is not None
         assert store.last_update().phase in Phase
-        assert store.number("sequence") == slot.sequence
+        assert store.floor("sequence", lab.signer.root().roles["release"].keys).value == slot.sequence
     finally:
         store.close()

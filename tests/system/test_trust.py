@@ -1,14 +1,16 @@
 """Roots of trust on a real board: damaged, newer, rotated, stolen. What was confirmed runs in each case."""
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
+from ota.author.build import sign
 from ota.formats import topics
 from ota.formats.capabilities import ABI
 from ota.formats.manifest import class_id, vendor_id
 from ota.formats.trust import ROOT_TYPE
-from ota.keyring import sign_document
+from ota.keyring import SigningKey, sign_document
 from tests.support.lab import Lab, echo
 
 
@@ -107,3 +109,40 @@ def test_a_changed_vendor_takes_effect_at_once(board):
     report = board.wait_state("rejected", deployment=board.deploy(old))
     assert report.attempt.reason == "vendor-mismatch"
     board.still_answers(2)
+
+
+def rotate(lab: Lab, number: int, role: str) -> SigningKey:
+    """A new key for a role by the next root; returns the old one."""
+    old = lab.signer.keys[role]
+    lab.signer.keys[role] = SigningKey.generate()
+    follow(lab, number)
+    return old
+
+
+def test_a_board_recovers_from_the_highest_sequence_by_a_stolen_release_key(board):
+    """And what was confirmed under the new key does not go back either."""
+    signer = board.signer
+    thiefs = signer.update(echo(6), name="echo", version="6.6.6", sequence=(1 << 63) - 1, epoch=5)
+    board.wait_state("confirmed", deployment=board.deploy(thiefs))
+    honest = signer.update(echo(2), name="echo", version="2.0.0", epoch=1)
+    assert board.wait_state("rejected", deployment=board.deploy(honest)).attempt.reason == "sequence-too-old"
+    stolen = rotate(board, 2, "release")
+    recovered = signer.update(echo(3), name="echo", version="3.0.0", epoch=1)
+    board.wait_state("confirmed", deployment=board.deploy(recovered))
+    older = signer.update(echo(4), name="echo", version="4.0.0", sequence=recovered.manifest.sequence - 1)
+    assert board.wait_state("rejected", deployment=board.deploy(older)).attempt.reason == "sequence-too-old"
+    again = sign(replace(thiefs.manifest, sequence=9), thiefs.blob, thiefs.index, [stolen])
+    assert board.wait_state("rejected", deployment=board.deploy(again)).attempt.reason == "signer-unknown"
+    board.still_answers(3)
+
+
+def test_a_board_recovers_from_the_highest_epoch_by_a_stolen_deploy_key(board):
+    update = board.signer.update(echo(6), name="echo", version="6.6.6")
+    board.wait_state("confirmed", deployment=board.deploy(update, epoch=(1 << 63) - 1))
+    board.deploy(board.signer.update(echo(2), name="echo", version="2.0.0"))
+    board.observer.wait(lambda: board.report.attempt.reason == "deployment-replayed", board.patience_s, "a refusal")
+    rotate(board, 2, "deploy")
+    board.install(3)
+    board.kill()
+    board.start()
+    board.install(4)
