@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from ota.operator.reports import wait_for
 from ota.operator.survey import Survey, look
 from ota.operator.updates import Updates
 from ota.operator.workspace import Settings, Workspace
+
+DAY_S = 86_400
 
 
 def add_commands(commands: Any) -> None:
@@ -63,6 +66,9 @@ def add_commands(commands: Any) -> None:
         help="wait until each board of the group that is online has ended the update",
     )
     publish.add_argument("--dry-run", action="store_true", help="check and build; sign nothing, send nothing")
+    publish.add_argument(
+        "--days", type=_days, help="boards begin the update within so many days only (default: until another takes its place)"
+    )
     publish.add_argument("--mixed-group", action="store_true", help="publish although the group has boards of another class")
     publish.add_argument("--take-over", action="store_true", help="replace what another workspace has on the broker")
     publish.add_argument("--json", action="store_true", help="machine-readable result")
@@ -106,6 +112,13 @@ def fraction(text: str) -> int:
     if not 0 < value <= 100 or not round(value * FRACTION_ALL / 100):
         raise argparse.ArgumentTypeError("more than 0, at most 100")
     return round(value * FRACTION_ALL / 100)
+
+
+def _days(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 36_500:
+        raise argparse.ArgumentTypeError("a number of days, 1 to 36500")
+    return value
 
 
 def passphrase(arguments: argparse.Namespace) -> bytes | None:
@@ -178,15 +191,20 @@ def prepared(arguments: argparse.Namespace, workspace: Workspace) -> Draft | Upd
     )
 
 
+def check_clock(arguments: argparse.Namespace, signed_s: int, boards: Iterable[Report] = ()) -> int:
+    """The time in seconds since 1970, once it is plausible or confirmed. Raises ClockError."""
+    now_s = int(time.time())
+    if not arguments.clock_is_right:
+        clock.check(now_s, clock.Evidence(signed_s).with_boards(boards))
+    return now_s
+
+
 def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
     """A signed update, without a look at the broker: the same content gives the same manifest, if no newer one was made since."""
     made = prepared(arguments, workspace)
     if isinstance(made, Update):
         return made
-    now_s = int(time.time())
-    if not arguments.clock_is_right:
-        clock.check(now_s, clock.Evidence(workspace.last_signed_s()))
-    return sign_draft(workspace, made, now_s, anew=arguments.new_sequence)
+    return sign_draft(workspace, made, check_clock(arguments, workspace.last_signed_s()), anew=arguments.new_sequence)
 
 
 def _publish(arguments: argparse.Namespace) -> int:
@@ -195,15 +213,13 @@ def _publish(arguments: argparse.Namespace) -> int:
     made = prepared(arguments, workspace)
     if arguments.dry_run:
         return _rehearse(workspace, made, group, arguments)
-    order = Order(group, arguments.fraction, take_over=arguments.take_over)
+    order = Order(group, arguments.fraction, arguments.days and arguments.days * DAY_S, take_over=arguments.take_over)
     with Broker(workspace.settings) as broker:
         survey = look(workspace, broker, group, take_over=arguments.take_over)
         for note in survey.notes:
             output.note(f"note: {note}")
         boards = [each for each in reports.devices(broker).values() if each.report.group == group]
-        now_s = int(time.time())
-        if not arguments.clock_is_right:
-            clock.check(now_s, clock.Evidence(survey.signed_s).with_boards(each.report for each in boards if each.online))
+        now_s = check_clock(arguments, survey.signed_s, [each.report for each in boards if each.online])
         if not arguments.mixed_group:
             check_classes(made.manifest, [each.report for each in boards])
         update = made if isinstance(made, Update) else _signed(workspace, made, survey, now_s, arguments)

@@ -15,7 +15,7 @@ from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority, RequestRefused, enrolled
 from ota.operator.workspace import Workspace
 
-__all__ = ["Outcome", "answer", "new_token", "serve", "standing"]
+__all__ = ["Outcome", "answer", "finished", "new_token", "serve", "standing"]
 
 FILE, MODE = "tokens.json", 0o600
 REPEAT_S = 86_400
@@ -56,6 +56,11 @@ def standing(workspace: Workspace, device: str, now_s: int) -> list[str]:
     if good:
         found.append(f"{device} has {len(good)} unused token{'s' * (len(good) != 1)} already, good until then as well")
     return found
+
+
+def finished(workspace: Workspace, now_s: int) -> list[str]:
+    """Identifiers of tokens whose enrolment is over: nobody waits for an answer any more."""
+    return [name for name, about in workspace.read(FILE).items() if int(about["expires_s"]) + REPEAT_S < now_s]
 
 
 def answer(workspace: Workspace, authority: CertificateAuthority, data: bytes, now_s: int) -> tuple[str, Answer, Outcome]:

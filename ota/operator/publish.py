@@ -8,6 +8,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ota.author.build import Draft, Update
 from ota.errors import OtaError
@@ -24,9 +25,8 @@ from ota.operator.survey import Survey, verify_ours
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
 
-__all__ = ["DEFAULT_LIFETIME_S", "ConflictError", "Done", "Order", "artifacts", "deploy", "publish_document", "roots", "sign_draft"]
+__all__ = ["ConflictError", "Done", "Order", "artifacts", "deploy", "publish_document", "renewed", "roots", "sign_draft"]
 
-DEFAULT_LIFETIME_S = 30 * 86_400
 TRIES = 3  # when another operator's document crosses ours
 ECHO_TIMEOUT_S = 30.0  # until our own document comes back
 Progress = Callable[[int], None]
@@ -38,11 +38,15 @@ class ConflictError(OtaError):
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be deployed where. `fraction_ppm` is None for: as it is, or all boards of a new deployment."""
+    """What is to be deployed where.
+
+    `fraction_ppm` is None for: as it is, or all boards of a new deployment. `lifetime_s` is how long boards may begin the update,
+    0 for until another takes its place, None for: as it is, or 0 for a new deployment.
+    """
 
     group: str
     fraction_ppm: int | None = None
-    lifetime_s: int = DEFAULT_LIFETIME_S
+    lifetime_s: int | None = None
     take_over: bool = False
 
 
@@ -122,10 +126,15 @@ def deploy(
 
 
 def _standing(workspace: Workspace, group: str, survey: Survey) -> tuple[Deployment, bytes] | None:
-    """The group's deployment and its document: the broker's, or if that has lost it the last that was recorded here."""
+    """The group's deployment and its document: the broker's, or if that has lost it the last that was recorded here.
+
+    None when there is none, or it was aborted: the same update is then a new deployment.
+    """
+    record = Ledger(workspace).group(group)
+    if record is not None and record.aborted and survey.document in (record.document, None):
+        return None
     if survey.document is not None:
         return (survey.present, survey.document) if survey.present is not None else None
-    record = Ledger(workspace).group(group)
     if record is None:
         return None
     with contextlib.suppress(Refused):
@@ -148,10 +157,18 @@ def _wanted(update: Update, order: Order, now_s: int, standing: tuple[Deployment
             f"{update.label} goes to {present.fraction_ppm / 10_000:g} % of group {order.group} already, and boards that have it"
             f" keep it: `ota pause {order.group}` stops it, `ota abort {order.group} --back` takes it back"
         )
-    fresh = replace(present, fraction_ppm=fraction or present.fraction_ppm, issued_s=now_s, expires_s=now_s + order.lifetime_s)
-    if fresh.fraction_ppm == present.fraction_ppm and now_s < present.expires_s:
+    fraction = fraction or present.fraction_ppm
+    expired = 0 < present.expires_s <= now_s
+    if fraction == present.fraction_ppm and order.lifetime_s is None and not expired:
         return present, document
-    return fresh, None
+    return renewed(present, now_s, order.lifetime_s, fraction_ppm=fraction), None
+
+
+def renewed(present: Deployment, now_s: int, lifetime_s: int | None = None, **changes: Any) -> Deployment:
+    """The deployment issued again, with changes; valid as long as it was, from now on, unless a lifetime is given."""
+    if lifetime_s is None:
+        lifetime_s = present.expires_s - present.issued_s if present.expires_s else 0
+    return replace(present, issued_s=now_s, expires_s=now_s + lifetime_s if lifetime_s else 0, **changes)
 
 
 def _new(update: Update, order: Order, now_s: int) -> Deployment:
@@ -161,7 +178,7 @@ def _new(update: Update, order: Order, now_s: int) -> Deployment:
         manifest_digest=update.digest,
         epoch=0,
         issued_s=now_s,
-        expires_s=now_s + order.lifetime_s,
+        expires_s=now_s + order.lifetime_s if order.lifetime_s else 0,
         fraction_ppm=FRACTION_ALL if order.fraction_ppm is None else order.fraction_ppm,
     )
 

@@ -1,8 +1,11 @@
-"""An operator's workspace."""
+"""An operator's workspace, with and without a broker."""
 
 import pytest
 
+from ota.demo.broker import DemoBroker
+from tests.support.lab import Mosquitto
 from tests.support.operator import ota
+from tests.support.publishing import Publishing
 
 
 @pytest.fixture
@@ -12,3 +15,23 @@ def workspace(tmp_path, capsys):
     assert ota(folder, "init", "--vendor", "test.example") == 0
     capsys.readouterr()
     return folder
+
+
+@pytest.fixture(params=("mosquitto", "rumqttd"))
+def site(request, tmp_path, capsys):
+    """An operator, and each of the brokers in turn."""
+    if request.param == "mosquitto" and Mosquitto.command() is None:
+        pytest.skip("mosquitto is not installed")
+    opened = Publishing(tmp_path, Mosquitto if request.param == "mosquitto" else DemoBroker)
+    capsys.readouterr()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def quick(tmp_path, capsys):
+    """The same, for what does not depend on the broker."""
+    opened = Publishing(tmp_path, DemoBroker)
+    capsys.readouterr()
+    yield opened
+    opened.close()

@@ -177,6 +177,12 @@ def test_wrong_usage_is_exit_code_2():
 def test_every_command_shows_an_example():
     actions = next(action for action in parser()._actions if hasattr(action, "choices") and action.choices)
     expected = {
+        "abort",
+        "clean",
+        "pause",
+        "republish",
+        "resume",
+        "widen",
         "boards",
         "build",
         "completion",

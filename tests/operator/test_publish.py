@@ -8,7 +8,6 @@ import time
 import pytest
 
 from ota.author.build import prepare
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.deployment import FRACTION_ALL
 from ota.operator import publish as publishing
@@ -17,29 +16,8 @@ from ota.operator.publish import ConflictError, sign_draft
 from ota.operator.survey import look
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
-from tests.support.lab import Mosquitto
 from tests.support.operator import ota
-from tests.support.publishing import GROUP, Publishing, publish
-
-
-@pytest.fixture(params=("mosquitto", "rumqttd"))
-def site(request, tmp_path, capsys):
-    """An operator, and each of the brokers in turn."""
-    if request.param == "mosquitto" and Mosquitto.command() is None:
-        pytest.skip("mosquitto is not installed")
-    opened = Publishing(tmp_path, Mosquitto if request.param == "mosquitto" else DemoBroker)
-    capsys.readouterr()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def quick(tmp_path, capsys):
-    """The same, for what does not depend on the broker."""
-    opened = Publishing(tmp_path, DemoBroker)
-    capsys.readouterr()
-    yield opened
-    opened.close()
+from tests.support.publishing import GROUP, publish
 
 
 def test_the_same_content_again_changes_nothing(site, capsys):

@@ -52,13 +52,7 @@ class Publishing:
 
     def module(self, version: int, name: str = "echo", padding: int = 0) -> Path:
         """A module with its description."""
-        path = self.root / f"{name}-{version}.wasm"
-        path.write_bytes(echo(version) + (_padding(padding) if padding else b""))
-        path.with_suffix(".toml").write_text(
-            f'[module]\nname = "{name}"\nversion = "{version}.0.0"\n[limits]\nmemory_pages = 4\n[capabilities.logging]\n'
-            '[capabilities.messaging]\nsubscribe = ["in/#", "sys/#"]\npublish = ["out/#"]\n'
-        )
-        return path
+        return module(self.root, version, name, padding)
 
     def copy(self, name: str) -> Path:
         """A copy of the workspace, as a backup makes one."""
@@ -88,6 +82,17 @@ class Publishing:
         report = Report(name, group, board, "0", changes.pop("time_s", int(time.time())), 5, running)
         self.put(topics.report(name), report.to_bytes())
         self.put(topics.online(name), topics.ONLINE if online else topics.OFFLINE)
+
+
+def module(folder: Path, version: int, name: str = "echo", padding: int = 0) -> Path:
+    """A module with its description."""
+    path = folder / f"{name}-{version}.wasm"
+    path.write_bytes(echo(version) + (_padding(padding) if padding else b""))
+    path.with_suffix(".toml").write_text(
+        f'[module]\nname = "{name}"\nversion = "{version}.0.0"\n[limits]\nmemory_pages = 4\n[capabilities.logging]\n'
+        '[capabilities.messaging]\nsubscribe = ["in/#", "sys/#"]\npublish = ["out/#"]\n'
+    )
+    return path
 
 
 def _padding(size: int) -> bytes:

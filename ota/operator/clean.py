@@ -1,0 +1,108 @@
+"""Removing from the broker what no deployment names: updates of earlier deployments, finished enrolments, boards that are gone.
+
+What there may be is known from this workspace's own records. Before anything is removed, the deployments of all groups that are
+known are read: of this workspace, of boards that report, and of what else a look at the groups brings. A chunk that an update in
+use needs stays, whoever published it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ota.errors import OtaError
+from ota.formats import suit, topics
+from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest
+from ota.formats.reasons import Refused
+from ota.operator import presence
+from ota.operator.broker import Broker
+from ota.operator.enrolment import finished
+from ota.operator.ledger import Ledger
+from ota.operator.survey import ForeignError, verify_ours
+from ota.operator.workspace import Workspace
+
+__all__ = ["Plan", "clean", "plan"]
+
+CHUNK_BYTES = 16 * 1024  # about
+DOCUMENT_BYTES = 1024  # about
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Topics that hold something and that nothing needs."""
+
+    topics: tuple[str, ...]
+    updates: tuple[bytes, ...]  # digests of manifests: all that the broker may have of them is in `topics`
+    size_bytes: int
+
+
+def plan(workspace: Workspace, broker: Broker, groups: Iterable[str], forget: Iterable[str], now_s: int) -> Plan:
+    """What can be removed. `groups` are those of boards that report; `forget` names boards that are gone.
+
+    Raises ForeignError when a deployment there is another workspace's, BrokerError when something can't be known.
+    """
+    ledger = Ledger(workspace)
+    named = _named(workspace, broker, {*groups, *(each.group for each in ledger.groups()), *_others(broker)})
+    updates = ledger.updates()
+    needed = {blob for digest in named & updates.keys() for blob, _ in updates[digest]}
+    needed |= _blobs(broker, named - updates.keys())
+    doomed = updates.keys() - named
+    candidates = [topics.manifest(digest) for digest in doomed]
+    for blob, count in {pair for digest in doomed for pair in updates[digest] if pair[0] not in needed}:
+        candidates += [topics.blob_index(blob), *(topics.blob_chunk(blob, number) for number in range(count))]
+    for token in finished(workspace, now_s):
+        candidates += [topics.enrolment_request(token), topics.enrolment_answer(token)]
+    for device in forget:
+        candidates += [topics.report(device), topics.online(device)]
+    found = {
+        topic: len(payload) for topic, payload in presence.read(broker, candidates, CHUNK_BYTES).items() if payload is not None
+    }
+    return Plan(tuple(each for each in candidates if each in found), tuple(sorted(doomed)), sum(found.values()))
+
+
+def clean(workspace: Workspace, broker: Broker, planned: Plan) -> None:
+    """Removes it, and reads back that it is gone. Raises BrokerError."""
+    broker.publish_all([(topic, b"") for topic in planned.topics])
+    with Broker(workspace.settings) as another:
+        left = [topic for topic, payload in presence.read(another, planned.topics, DOCUMENT_BYTES).items() if payload is not None]
+    if left:
+        raise OtaError(f"the broker still has {len(left)} of {len(planned.topics)} topics, such as {left[0]}")
+    Ledger(workspace).removed(planned.updates)
+
+
+def _named(workspace: Workspace, broker: Broker, groups: set[str]) -> set[bytes]:
+    """The manifests that deployments name: those on the broker, and those that the broker lost and that may be put back."""
+    found = {each.manifests[0] for each in Ledger(workspace).groups()}
+    documents = presence.read(broker, map(topics.desired, groups), DOCUMENT_BYTES)
+    for group in groups:
+        document = documents[topics.desired(group)]
+        if document is None:
+            continue
+        try:
+            found.add(verify_ours(workspace, document, group).manifest_digest)
+        except Refused as error:
+            raise ForeignError(f"the deployment of group {group} on the broker is another workspace's ({error})") from error
+    return found
+
+
+def _others(broker: Broker) -> set[str]:
+    """Groups that nobody here knows of, as far as the broker shows them."""
+    broker.subscribe(topics.desired("+"))
+    return {
+        message.topic.split("/")[-2]
+        for message in broker.messages(LOOK_S)
+        if message.topic.endswith("/desired") and message.payload
+    }
+
+
+def _blobs(broker: Broker, manifests: set[bytes]) -> set[bytes]:
+    """The blobs of updates that somebody else published."""
+    needed = set()
+    for topic, envelope in presence.read(broker, map(topics.manifest, manifests), 4 * DOCUMENT_BYTES).items():
+        if envelope is None:
+            continue  # no board can fetch it
+        try:
+            manifest = Manifest.from_envelope(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
+        except Refused as error:
+            raise OtaError(f"{topic} can't be read, and what it needs is not known: {error}") from error
+        needed |= {manifest.digest, *(image.digest for image in manifest.images)}
+    return needed
