@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boards.errors import BoardError
-from ota.cli import author, board, completion, flash, fleet, operator, rollout
+from ota.cli import author, board, broker, completion, flash, fleet, operator, rollout
 from ota.errors import OtaError
 from ota.formats.text import printable
 
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="command", required=True)
     operator.add_commands(commands)
     rollout.add_commands(commands)
+    broker.add_commands(commands)
     author.add_commands(commands)
     fleet.add_commands(commands)
     board.add_commands(commands)

@@ -178,6 +178,7 @@ def test_every_command_shows_an_example():
     actions = next(action for action in parser()._actions if hasattr(action, "choices") and action.choices)
     expected = {
         "abort",
+        "broker",
         "clean",
         "pause",
         "republish",
