@@ -1,8 +1,11 @@
 """Names on the broker. Everything is retained except telemetry and logs, and everything big is named by its digest."""
 
+from hashlib import sha256
+
 from ota.formats.fields import is_name
 
 PREFIX = "ota/v1"
+BUCKET_DIGITS = 3  # 4,096 buckets: a fleet of 100,000 has 24 devices in each
 ONLINE, OFFLINE = b"1", b"0"
 
 
@@ -37,8 +40,22 @@ def report(device: str) -> str:
 
 
 def online(device: str) -> str:
-    """Whether a device is connected: ONLINE, or OFFLINE, which is its will."""
-    return f"{PREFIX}/device/{_name(device)}/online"
+    """Whether a device is connected: ONLINE, or OFFLINE, which is its will.
+
+    It lies in a bucket by the hash of the name: a broker that cuts a wildcard's retained messages cuts no bucket, so that every device
+    is found by its bucket.
+    """
+    return f"{PREFIX}/online/{'/'.join(bucket(device))}/{_name(device)}"
+
+
+def bucket(device: str) -> str:
+    """The bucket of a device: the first digits of the SHA-256 of its name."""
+    return sha256(device.encode()).hexdigest()[:BUCKET_DIGITS]
+
+
+def online_in(digits: str) -> str:
+    """The filter for the devices whose buckets begin with these digits; "" for all devices."""
+    return "/".join([f"{PREFIX}/online", *digits, *"+" * (BUCKET_DIGITS + 1 - len(digits))])
 
 
 def marker(device: str) -> str:

@@ -160,9 +160,7 @@ class Broker:
     def read(self, wanted: Iterable[Page], *, keep: bool = False) -> Iterator[Page]:
         """Pages of topics or wildcards, each once it is decided (ota.operator.pages)."""
 
-        def connect(anew: bool) -> Session:
-            if anew and self._session is not None:
-                self._session.close()
+        def connect() -> Session:
             for failures in itertools.count(1):
                 try:
                     return self._connected()

@@ -65,8 +65,8 @@ class Page:
 
     @property
     def expected(self) -> int:
-        """How many messages may still come: none to speak of once the fence is behind it."""
-        return 0 if self.grace_end is not None else len(self.open) if self.exact else PAGE_TOPICS
+        """How many messages may still come: none to speak of once the fence is behind it. Wildcards are read alone."""
+        return 0 if self.grace_end is not None else len(self.open) if self.exact else OPEN_TOPICS
 
     def take(self, message: Incoming) -> None:
         """A live message is never replaced by a retained one, which is older."""
@@ -94,11 +94,12 @@ class Page:
 class _Fence:
     """Our own marker on one connection: it shows that everything before it has come."""
 
-    def __init__(self, session: Session, impossible: str) -> None:
+    def __init__(self, session: Session, impossible: str, qos: int) -> None:
+        """Subscribes at the QoS of the pages: a broker keeps no order between one QoS and another."""
         self._session = session
         self.impossible = impossible  # why there can be none
         self.topic = f"{CHECK}/{secrets.token_hex(8)}"
-        self._subscribed = 0 if impossible else session.subscribe([self.topic])
+        self._subscribed = 0 if impossible else session.subscribe([self.topic], qos)
         self._granted = False
         self._published = 0
         self._sent_s = 0.0
@@ -139,13 +140,15 @@ class Reading:
     """Pages on one connection. `other` takes the messages that belong to no page."""
 
     def __init__(self, session: Session, other: Callable[[Incoming], None], *, keep: bool, unfenced: str) -> None:
-        """`keep` leaves the subscriptions in place; `unfenced` says why there can be no fence."""
+        """`keep` leaves the subscriptions in place, at QoS 1; `unfenced` says why there can be no fence."""
         self._session, self._other, self._keep = session, other, keep
-        self._fence = _Fence(session, unfenced)
+        self._qos = int(keep)  # at QoS 0 nothing is lost on a connection that holds, and nothing needs to be acknowledged
+        self._fence = _Fence(session, unfenced, self._qos)
         self.pages: list[Page] = []
         self._exact: dict[str, Page] = {}
         self._wide: dict[str, Page] = {}
         self._heard_s = time.monotonic()  # something came that concerns pages
+        self.ended = False  # every page is decided, nothing is open any more
 
     def run(self, waiting: "collections.deque[Page]") -> Iterator[Page]:
         """Takes pages from `waiting`, yields each once it is decided. Raises NoConnectionError; `pages` has what was open then."""
@@ -158,6 +161,7 @@ class Reading:
             self._decide(time.monotonic() - self._heard_s)
             yield from self._finished(time.monotonic())
         self._fence.close()
+        self.ended = True
 
     @property
     def fenced(self) -> bool:
@@ -165,13 +169,13 @@ class Reading:
         return self._fence.sent > self._fence.passed
 
     def _ask(self, page: Page) -> None:
-        page.mid = self._session.subscribe(page.filters)
+        page.mid = self._session.subscribe(page.filters, self._qos)
         self.pages.append(page)
         (self._exact if page.exact else self._wide).update((each.rstrip("/+"), page) for each in page.filters)
 
     def _wait_s(self) -> float:
         """Until something must be done though nothing comes."""
-        if any(self._undecided(each) for each in self.pages):
+        if any(self._undecided(each) for each in self.pages) and not self.fenced:
             return IDLE_S
         ends = [each.grace_end for each in self.pages if each.grace_end is not None]
         return max(0.0, min(ends) - time.monotonic()) if ends else 1.0
@@ -219,7 +223,7 @@ class Reading:
             if quiet_s >= max(UNFENCED_MIN_S, 4 * self._session.round_trip_s):
                 for page in undecided:
                     page.give_up(self._fence.impossible)
-        elif undecided and quiet_s >= IDLE_S and self._fence.ready():
+        elif undecided and self._fence.ready() and (quiet_s >= IDLE_S or not all(each.exact for each in undecided)):
             number = self._fence.send()
             for page in undecided:
                 page.fence = number
@@ -247,17 +251,17 @@ def pages_of(wanted: Sequence[str], each_bytes: int) -> Iterator[Page]:
 
 
 def read(
-    connect: Callable[[bool], Session], other: Callable[[Incoming], None], pages: Iterable[Page], *, keep: bool = False
+    connect: Callable[[], Session], other: Callable[[Incoming], None], pages: Iterable[Page], *, keep: bool = False
 ) -> Iterator[Page]:
     """Reads pages over connections that break or stall: what was open is asked for again, in smaller pages, on a new connection.
 
-    `connect` gives the present connection, or with True a new one. Raises BrokerError when none can be had.
+    `connect` gives the present connection, or a new one when that is closed. Raises BrokerError when none can be had.
     """
     waiting = collections.deque(pages)
-    tries, lost_fences, anew, unfenced = 0, 0, False, ""
+    tries, lost_fences, unfenced = 0, 0, ""
     while waiting:
-        reading = Reading(connect(anew), other, keep=keep, unfenced=unfenced)
-        anew = True
+        session = connect()
+        reading = Reading(session, other, keep=keep, unfenced=unfenced)
         try:
             for page in reading.run(waiting):
                 tries = lost_fences = 0
@@ -273,6 +277,9 @@ def read(
                 return
             if lost_fences > 1:
                 unfenced = f"our marker below {CHECK} does not come back: this user must be allowed to write and read it"
+        finally:
+            if not reading.ended:  # it may have stalled, and what is open on it may still come
+                session.close()
         waiting.extendleft(reversed([part for page in reading.pages for part in _again(page, smaller=tries > 0)]))
 
 

@@ -191,9 +191,9 @@ class Session:
         self._sent(info.rc)
         return info.mid
 
-    def subscribe(self, filters: Sequence[str]) -> int:
+    def subscribe(self, filters: Sequence[str], qos: int = 1) -> int:
         """Asks for messages, in one packet; returns its identifier. Raises NoConnectionError."""
-        code, mid = self._client.subscribe([(each, SubscribeOptions(qos=1)) for each in filters])
+        code, mid = self._client.subscribe([(each, SubscribeOptions(qos=qos)) for each in filters])
         self._sent(code)
         assert mid is not None
         return mid
