@@ -44,6 +44,7 @@ class Orders:
         self._spawn_supervised, self._report, self._counters = spawn_supervised, report, counters
         self._desired: bytes | None = None
         self.refusal: Refused | None = None  # of a document that is no update yet
+        self.refused = b""  # the deployment that the refused document is, or says it is
         self._retry: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -93,7 +94,7 @@ class Orders:
         try:
             wanted = deployments.verified(document, self.root, self._config.group)
         except Refused as error:
-            self._refuse(error)
+            self._refuse(error, deployments.claimed_id(document))
             return
         self._spawn_supervised(self._offer(wanted, document, self.root))
 
@@ -125,7 +126,7 @@ class Orders:
         except Refused as error:
             if document is not self._desired:
                 return
-            self._refuse(error)
+            self._refuse(error, wanted.deployment_id)
             if error.reason in deployments.CLOCK_REASONS or error.reason is Reason.DISK_FULL:
                 self.consider_later()
             return
@@ -138,9 +139,11 @@ class Orders:
             self._retry.cancel()
         self._retry = self._loop.call_later(self._config.retry_s, self.consider)
 
-    def _refuse(self, error: Refused) -> None:
+    def _refuse(self, error: Refused, deployment: bytes = b"") -> None:
         """A refusal before there is an update: told to the operator, not kept."""
-        if self.refusal is None or (self.refusal.reason, self.refusal.detail) != (error.reason, error.detail):
+        known = (self.refusal.reason, self.refusal.detail, self.refused) if self.refusal is not None else None
+        if known != (error.reason, error.detail, deployment):
+            self.refused = deployment
             logger.error("refused: %s", error)
             self._counters["refusals"] += 1
             self.refusal = error

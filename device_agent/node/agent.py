@@ -471,7 +471,7 @@ class Agent:
             chunks=chunks,
         )
         if refusal is not None and update.ended:
-            attempt = Attempt(state="rejected", reason=refusal.reason.value, detail=refusal.detail[:500])
+            attempt = Attempt("rejected", self._orders.refused, reason=refusal.reason.value, detail=refusal.detail[:500])
         worker = self._supervisor.current
         on_trial = update.phase is Phase.TRIAL and self._runner.trial_worker is self._supervisor.current
         counters = dict(self._counters) | {

@@ -26,6 +26,7 @@ from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority
 from ota.operator.enrolment import new_token, serve, standing
 from ota.operator.provision import DEFAULT_POLICY, BoardSettings, read_policy
+from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
 
 HOUR_S = 3600
@@ -128,15 +129,23 @@ class _Operator:
 
     def settings(self, device: str, signing_request: bytes) -> Mapping[str, bytes]:
         certificate = CertificateAuthority(self._workspace).sign(signing_request, device)
-        return _board_settings(self._workspace, self._board, self._arguments).files(self._workspace, certificate=certificate)
+        made = _board_settings(self._workspace, self._board, self._arguments)
+        _expect(self._workspace, device, made.group)
+        return made.files(self._workspace, certificate=certificate)
 
     def reported(self, device: str, agent: str, up_s: float, timeout_s: float) -> bool:
         with Broker(self._workspace.settings) as broker:
-            for found in reports.follow(broker, timeout_s):
-                report = found.report
-                if found.online and (report.device, report.agent) == (device, agent) and report.uptime_s <= up_s:
-                    return True
-        return False
+            return any(
+                online and report.agent == agent and report.uptime_s <= up_s
+                for report, online in reports.follow_one(broker, device, timeout_s)
+            )
+
+
+def _expect(workspace: Workspace, device: str, group: str) -> None:
+    """The board is missed until it reports."""
+    roster = Roster(workspace)
+    roster.expect(device, group)
+    roster.save()
 
 
 def _login(arguments: argparse.Namespace) -> Login:
@@ -237,6 +246,7 @@ def _settings(arguments: argparse.Namespace) -> int:
     except OSError:
         shutil.rmtree(arguments.out, ignore_errors=True)  # it is new: half of it would be in the way of the next try
         raise
+    _expect(workspace, arguments.device, made.group)
     if arguments.json:
         output.result_json({"folder": str(arguments.out), "device": arguments.device, "files": sorted(files)})
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from ota.author.build import Draft, Update, prepare
 from ota.cli import output
 from ota.cli.board import class_of, targets_of
+from ota.cli.fleet import add_devices_option, open_roster
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES
@@ -18,13 +19,14 @@ from ota.formats.manifest import ANY_BOARD
 from ota.formats.report import Report
 from ota.formats.text import printable
 from ota.keyring import ALGORITHMS
-from ota.operator import clock, reports
+from ota.operator import clock
 from ota.operator.audience import check_classes, newer
 from ota.operator.broker import Broker
 from ota.operator.publish import Done, Order, deploy, sign_draft
-from ota.operator.reports import wait_for
+from ota.operator.reports import View
 from ota.operator.survey import Survey, look
 from ota.operator.updates import Updates
+from ota.operator.waiting import Kind, Outcome, Standing, Waiting
 from ota.operator.workspace import Settings, Workspace
 
 DAY_S = 86_400
@@ -63,8 +65,15 @@ def add_commands(commands: Any) -> None:
         "--wait",
         type=output.seconds,
         metavar="SECONDS",
-        help="wait until each board of the group that is online has ended the update",
+        help="wait until each board of the group that is online has ended the update, so long at most",
     )
+    publish.add_argument(
+        "--wait-for",
+        choices=("all", "online"),
+        default="all",
+        help="which boards must have confirmed it for exit code 0: all of the group (default), or those that are online",
+    )
+    add_devices_option(publish)
     publish.add_argument("--dry-run", action="store_true", help="check and build; sign nothing, send nothing")
     publish.add_argument(
         "--days", type=_days, help="boards begin the update within so many days only (default: until another takes its place)"
@@ -218,17 +227,19 @@ def _publish(arguments: argparse.Namespace) -> int:
         survey = look(workspace, broker, group, take_over=arguments.take_over)
         for note in survey.notes:
             output.note(f"note: {note}")
-        boards = [each for each in reports.devices(broker).values() if each.report.group == group]
-        now_s = check_clock(arguments, survey.signed_s, [each.report for each in boards if each.online])
+        view = View(broker, open_roster(workspace, arguments))
+        view.read()
+        boards = [(each.report, each.online) for each in view.devices.values() if each.report and each.report.group == group]
+        now_s = check_clock(arguments, survey.signed_s, [report for report, online in boards if online])
         if not arguments.mixed_group:
-            check_classes(made.manifest, [each.report for each in boards])
+            check_classes(made.manifest, [report for report, _ in boards])
         update = made if isinstance(made, Update) else _signed(workspace, made, survey, now_s, arguments)
-        if note := newer(update.manifest, [each.report for each in boards]):
+        if note := newer(update.manifest, [report for report, _ in boards]):
             output.note(f"note: {note}")
         with output.progress(update.label, 2 * _size(update)) as advance:  # sent, and read back
             done = deploy(workspace, broker, update, order, now_s, survey, advance)
     _tell(update.label, done, arguments)
-    return 0 if arguments.wait is None else _wait(workspace, done.deployment, arguments)
+    return 0 if arguments.wait is None else _wait(workspace, done.deployment, now_s, arguments)
 
 
 def _signed(workspace: Workspace, draft: Draft, survey: Survey, now_s: int, arguments: argparse.Namespace) -> Update:
@@ -277,41 +288,53 @@ def _tell(label: str, done: Done, arguments: argparse.Namespace) -> None:
     output.result(f"{label} is published for group {deployment.group}{already} (deployment {name}{share}){back}")
 
 
-def _wait(workspace: Workspace, deployment: Deployment, arguments: argparse.Namespace) -> int:
-    told: dict[str, str] = {}
+def _wait(workspace: Workspace, deployment: Deployment, since_s: float, arguments: argparse.Namespace) -> int:
+    def changed(name: str, standing: Standing) -> None:
+        why = f"  {standing.reason}: {standing.detail}" if standing.reason else f"  {standing.detail}" if standing.detail else ""
+        share = f"  {standing.done_chunks}/{standing.chunks} chunks" if standing.state == "fetching" and standing.chunks else ""
+        if not arguments.json:
+            output.note(printable(f"  {name}: {standing.state}{share}{why}"))
 
-    def changed(report: Report) -> None:
-        attempt = report.attempt
-        why = f"  {attempt.reason}: {attempt.detail}" if attempt.reason else ""
-        share = f"  {attempt.done_chunks}/{attempt.chunks} chunks" if attempt.state == "fetching" and attempt.chunks else ""
-        line = printable(f"  {report.device}: {attempt.state}{share}{why}")
-        if not arguments.json and told.get(report.device) != line:
-            output.note(line)
-        told[report.device] = line
-
+    roster = open_roster(workspace, arguments)
+    if not arguments.json and roster.groups and deployment.group not in roster.groups:
+        groups = ", ".join(sorted(roster.groups)[:8])
+        output.note(f"no board has reported group {deployment.group} (groups that boards have: {groups}): waiting for one")
     with Broker(workspace.settings) as broker:
-        outcome = wait_for(broker, deployment, arguments.wait, changed)
-    states = {device: report.attempt.state for device, report in outcome.reports.items()}
+        waiting = Waiting(broker, roster, workspace.root(), deployment, only_online=arguments.wait_for == "online")
+        outcome = waiting.run(arguments.wait, since_s, changed)
     if arguments.json:
-        failed = {device: report.attempt for device, report in outcome.reports.items() if report.attempt.reason}
-        output.result_json(
-            {
-                "deployment": deployment.deployment_id,
-                "group": deployment.group,
-                "confirmed": outcome.confirmed,
-                "states": states,
-                "reasons": {device: attempt.reason for device, attempt in failed.items()},
-                "details": {device: attempt.detail for device, attempt in failed.items()},
-                "pending": sorted(outcome.pending),
-            }
-        )
-    elif not states:
-        output.result(
-            f"no board of group {deployment.group} took it up in {arguments.wait:.0f} s; `ota status` shows what boards there are"
-        )
+        output.result_json(_outcome_json(deployment, outcome))
     else:
-        good = sum(state == "confirmed" for state in states.values())
-        pending = len(outcome.pending)
-        output.result(f"{good} of {len(states)} boards confirmed it; {pending} {'has' if pending == 1 else 'have'} not ended")
+        _tell_outcome(deployment, outcome, arguments)
     sys.stdout.flush()
     return 0 if outcome.confirmed else 1
+
+
+def _tell_outcome(deployment: Deployment, outcome: Outcome, arguments: argparse.Namespace) -> None:
+    if outcome.superseded:
+        output.result(f"group {deployment.group} has another deployment now: {outcome.superseded}")
+    if not outcome.standings:
+        output.result(
+            f"no board of group {deployment.group} reported in {arguments.wait:.0f} s; `ota status` shows the boards there are"
+        )
+        return
+    output.result(outcome.summary())
+    for gap in outcome.gaps:
+        output.note(f"incomplete: {gap}")
+
+
+def _outcome_json(deployment: Deployment, outcome: Outcome) -> dict[str, Any]:
+    standings = outcome.standings.items()
+    return {
+        "deployment": deployment.deployment_id,
+        "group": deployment.group,
+        "confirmed": outcome.confirmed,
+        "superseded": outcome.superseded,
+        "complete": not outcome.gaps,
+        "gaps": outcome.gaps,
+        "counts": {kind.name.lower(): outcome.counts[kind] for kind in Kind},
+        "states": {name: each.state for name, each in standings},
+        "reasons": {name: each.reason for name, each in standings if each.reason},
+        "details": {name: each.detail for name, each in standings if each.detail},
+        "pending": sorted(name for name, each in standings if each.kind is Kind.PENDING),
+    }

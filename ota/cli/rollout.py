@@ -9,11 +9,13 @@ from ota.cli import output
 from ota.cli.operator import add_passphrase, check_clock, fraction, open_workspace
 from ota.errors import OtaError
 from ota.formats.deployment import FRACTION_ALL, Deployment
-from ota.operator import reports, rollout
+from ota.operator import rollout
 from ota.operator.broker import Broker
 from ota.operator.clean import clean, plan
 from ota.operator.keeping import republish
 from ota.operator.ledger import Ledger
+from ota.operator.reports import View
+from ota.operator.roster import Roster
 from ota.operator.survey import look
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
@@ -154,10 +156,16 @@ def _republish(arguments: argparse.Namespace) -> int:
 def _clean(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
     with Broker(workspace.settings) as broker:
-        groups = {each.report.group for each in reports.devices(broker).values()}
-        planned = plan(workspace, broker, groups, arguments.forget, int(time.time()))
+        view = View(broker, roster := Roster(workspace))
+        view.read()
+        if not view.complete:
+            raise OtaError(f"what boards there are is not known in whole, and nothing is removed: {view.gaps[0]}")
+        planned = plan(workspace, broker, roster.groups, arguments.forget, int(time.time()))
         if not arguments.dry_run:
             clean(workspace, broker, planned)
+            for device in arguments.forget:
+                roster.forget(device)
+            roster.save()
     if arguments.json:
         output.result_json({"topics": planned.topics, "bytes": planned.size_bytes, "removed": not arguments.dry_run})
         return 0

@@ -95,6 +95,14 @@ def verify(data: bytes, root: Root, group: str) -> Deployment:
     return verified(data, root, group).deployment
 
 
+def claimed_id(data: bytes) -> bytes:
+    """The identifier that a document claims, whoever made it: for telling which one was refused. Empty when it can't be read."""
+    try:
+        return Deployment._from_payload(SignedDocument.from_bytes(data, "deployment", DEPLOYMENT_LIMIT_BYTES).payload).deployment_id
+    except Refused:
+        return b""
+
+
 def may_start(deployment: Deployment, root: Root, now_s: int) -> None:
     """Whether an install may *start* now; never asked for boot, confirmation or rollback.
 

@@ -42,8 +42,8 @@ def report(device: str) -> str:
 def online(device: str) -> str:
     """Whether a device is connected: ONLINE, or OFFLINE, which is its will.
 
-    It lies in a bucket by the hash of the name: a broker that cuts a wildcard's retained messages cuts no bucket, so that every device
-    is found by its bucket.
+    It lies in a bucket by the hash of the name. Brokers cut what a wildcard over all devices brings, but not what one bucket
+    brings.
     """
     return f"{PREFIX}/online/{'/'.join(bucket(device))}/{_name(device)}"
 

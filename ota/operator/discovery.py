@@ -1,11 +1,11 @@
 """Finding boards that nobody told us of, with wildcards, on brokers that cut what wildcards bring.
 
-Each board's `online` topic lies in one of 4,096 buckets (ota.formats.topics.online). A bucket that brings as many as a broker might
-have cut is read again, one digit deeper; one that can't be divided is told as a gap. Names that come are checked against the bucket.
+Each board's `online` topic lies in one of 4,096 buckets (ota.formats.topics.online). A bucket that brings as many messages as a
+broker might have cut is read again one digit deeper; one that can't be divided is a gap. Names are checked against the bucket.
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ota.formats import topics

@@ -1,31 +1,50 @@
 """The counters of reports in Prometheus' text exposition format 0.0.4."""
 
+import re
 from collections.abc import Iterable
 
 from ota.operator.reports import Device
 
 _GAUGES = frozenset(("gap_us", "events_waiting", "module_memory_bytes"))
+_ILLEGAL = re.compile(r"[^a-zA-Z0-9_]")
 
 
-def text(devices: Iterable[Device]) -> str:
-    """One sample for each counter of each device, by name; units are in the names. No timestamps: the scraper has a clock."""
-    samples: dict[str, list[str]] = {}
-    for device in sorted(devices, key=lambda each: each.report.device):
+def text(devices: Iterable[Device], now_s: float, *, complete: bool = True) -> str:
+    """One sample for each counter of each device, by name; units are in the names. No timestamps: a scraper has a clock.
+
+    A counter's name is the board's to choose: what is not legal in a metric's name becomes its code point, `_xe4_`. Should two
+    names of a board become the same, the second is left out.
+    """
+    samples: dict[str, dict[str, str]] = {"wamr_ota_complete": {"": str(int(complete))}}
+
+    def add(name: str, labels: str, value: int) -> None:
+        samples.setdefault(name, {}).setdefault(labels, str(value))
+
+    for device in sorted(devices, key=lambda each: each.name):
         report = device.report
-        labels = _labels({"device": report.device, "group": report.group})
-        samples.setdefault("wamr_ota_online", []).append(f"wamr_ota_online{labels} {int(device.online)}")
-        samples.setdefault("wamr_ota_uptime_s", []).append(f"wamr_ota_uptime_s{labels} {report.uptime_s}")
+        known = _labels({"device": device.name})
+        add("wamr_ota_known", known, int(not device.unknown))
+        if report is None:
+            continue
+        labels = _labels({"device": device.name, "group": report.group})
+        add("wamr_ota_online", labels, int(device.online))
+        add("wamr_ota_uptime_s", labels, report.uptime_s)
+        add("wamr_ota_report_age_s", labels, max(0, int(now_s - device.came_s)))
         running = {"module": report.running.name, "version": report.running.version, "mode": report.running.mode}
-        module = _labels({"device": report.device, "group": report.group, **running})
-        samples.setdefault("wamr_ota_running", []).append(f"wamr_ota_running{module} 1")
+        module = _labels({"device": device.name, "group": report.group, **running})
+        add("wamr_ota_running", module, 1)
         for name, value in sorted(report.counters.items()):
-            if name.isidentifier():
-                full = f"wamr_ota_{name}" + ("" if name in _GAUGES else "_total")
-                samples.setdefault(full, []).append(f"{full}{module if name.startswith('module_') else labels} {value}")
+            full = f"wamr_ota_{_metric(name)}" + ("" if name in _GAUGES else "_total")
+            add(full, module if name.startswith("module_") else labels, value)
     lines = []
     for name, values in sorted(samples.items()):
-        lines += [f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}", *values]
+        lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}")
+        lines += [f"{name}{labels} {value}" for labels, value in values.items()]
     return "\n".join(lines)
+
+
+def _metric(name: str) -> str:
+    return _ILLEGAL.sub(lambda found: f"_x{ord(found[0]):x}_", name)
 
 
 def _labels(values: dict[str, str]) -> str:

@@ -60,23 +60,23 @@ class Desk:
     def devices(self, capsys):
         capsys.readouterr()
         assert main(["-C", str(self.folder / "operator"), "devices", "--json"]) == 0
-        return {each["device"]: each for each in json.loads(capsys.readouterr().out)}
+        return {each["device"]: each for each in json.loads(capsys.readouterr().out)["boards"]}
 
     def reported(self, agent, timeout_s):
         """Whether this agent reports as started within the last half minute."""
         with Broker(Workspace.open(self.folder / "operator").settings) as broker:
-            for each in reports.follow(broker, timeout_s):
-                if each.online and each.report.agent == agent and each.report.uptime_s < 30:
-                    return True
-        return False
+            return any(
+                online and report.agent == agent and report.uptime_s < 30
+                for report, online in reports.follow_one(broker, "guest-1", timeout_s)
+            )
 
     def answers(self, agents, timeout_s):
         """Whether one of these agents reports anew from now on."""
         now = int(time.time())
         with Broker(Workspace.open(self.folder / "operator").settings) as broker:
             return any(
-                each.online and each.report.agent in agents and each.report.time_s >= now - 1
-                for each in reports.follow(broker, timeout_s)
+                online and report.agent in agents and report.time_s >= now - 1
+                for report, online in reports.follow_one(broker, "guest-1", timeout_s)
             )
 
     def close(self):

@@ -88,7 +88,7 @@ class Site:
 
     def reported(self, timeout_s=20.0):
         with Broker(Workspace.open(self.folder / "operator").settings) as broker:
-            return any(each.online and each.report.device == "board-1" for each in reports.follow(broker, timeout_s))
+            return any(online for _, online in reports.follow_one(broker, "board-1", timeout_s))
 
 
 @pytest.fixture
