@@ -157,7 +157,7 @@ class Agent:
         boards = (self._config.board, manifests.ANY_BOARD)
         classes = {manifests.class_id(vendor, each, "wasm", ABI) for each in boards}
         committed = (self._store.floor(floors.SEQUENCE, keys).value, self._store.floor(floors.EPOCH, keys).value)
-        acceptance = manifests.Acceptance(vendor, classes, *committed)
+        acceptance = manifests.Acceptance(vendor, classes, *committed, boards)
         verified = manifests.verify(envelope, root, acceptance)
         check_granted(verified.manifest.module.capabilities, self._config.grants)
         return verified

@@ -240,7 +240,7 @@ def prepare(
         digest=index.digest,
         size=index.size,
         index_digest=sha256(index.to_bytes()),
-        module=description,
+        module=replace(description, board=board),
         images=tuple(image for image, _, _ in images),
     )
     draft = Draft(manifest, blob, index, tuple((content, index) for _, content, index in images))

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ota.author.aot import Compiler, host_target
+from ota.author.build import Update
 from ota.author.templates import LANGUAGES, create
 from ota.cli import operator, output
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import diagnostic, manifest, trust
-from ota.formats.cbor import sha256
+from ota.formats.chunks import BLOB_LIMIT_BYTES
+from ota.formats.describe import describe
+from ota.formats.reasons import Refused
 from ota.operator.workspace import Workspace
 
 
@@ -31,9 +34,13 @@ def add_commands(commands: Any) -> None:
     build.set_defaults(handler=_build)
 
     inspect = commands.add_parser(
-        "inspect", help="show a manifest", epilog="example: ota inspect dist/blink-1.0.0/manifest.suit --diag"
+        "inspect",
+        help="say what a file is, and show it",
+        epilog="example: ota inspect dist/blink-1.0.0/manifest.suit --diag",
     )
-    inspect.add_argument("file", type=Path)
+    inspect.add_argument(
+        "file", type=Path, help="a manifest, root, deployment, report, .wasm, enrolment token, or the folder of `ota build`"
+    )
     inspect.add_argument("--diag", action="store_true", help="as CBOR diagnostic notation")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
     inspect.set_defaults(handler=_inspect)
@@ -43,6 +50,7 @@ def add_commands(commands: Any) -> None:
     )
     verify.add_argument("file", type=Path)
     verify.add_argument("--root", type=Path, help="root document (default: the workspace's chain)")
+    verify.add_argument("--json", action="store_true", help="machine-readable result")
     verify.set_defaults(handler=_verify)
 
     run = commands.add_parser(
@@ -90,36 +98,64 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(BLOB_LIMIT_BYTES + 1)
     except OSError as error:
         raise OtaError(f"{path}: {error.strerror}") from error
+    if len(data) > BLOB_LIMIT_BYTES:
+        raise OtaError(f"{path} is larger than anything that boards take: the limit is {BLOB_LIMIT_BYTES} bytes")
+    return data
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    data = _read(arguments.file)
+    path: Path = arguments.file
+    if path.is_dir():
+        Update.load(path)  # its parts are there and belong together
+        path = path / "manifest.suit"
+    data = _read(path)
     if arguments.diag:
         try:
             output.result(diagnostic.diagnostic(data))
         except ValueError as error:
-            raise OtaError(f"{arguments.file} is not CBOR: {error}") from error
+            raise OtaError(f"{path} is not CBOR: {error}") from error
         return 0
-    rows = [("digest", sha256(data).hex()), *diagnostic.describe_manifest(data)]
+    try:
+        found = describe(data)
+    except Refused as error:
+        raise OtaError(f"{path}: {error}") from error
     if arguments.json:
-        merged: dict[str, list[str]] = {}
-        for label, text in rows:
-            merged.setdefault(label, []).append(text)
-        output.result_json(merged)
+        output.result_json(found.values)
     else:
-        width = max(len(label) for label, _ in rows)
-        for label, text in rows:
+        width = max(len(label) for label, _ in found.rows)
+        for label, text in found.rows:
             output.result(f"{label.ljust(width)}  {text}")
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     root = trust.first_root(_read(arguments.root)) if arguments.root else Workspace.open(arguments.folder).root()
-    verified = manifest.verify_signed(_read(arguments.file), root)
-    output.result(f"good: {verified.label}, sequence {verified.manifest.sequence}, signed under root {root.number}")
+    try:
+        verified = manifest.verify_signed(_read(arguments.file), root)
+    except Refused as error:
+        if not arguments.json:
+            raise
+        output.result_json({"good": False, "reason": error.reason.value, "detail": error.detail, "root": root.number})
+        return 1
+    if arguments.json:
+        module = verified.manifest.module
+        output.result_json(
+            {
+                "good": True,
+                "name": module.name,
+                "version": module.version,
+                "sequence": verified.manifest.sequence,
+                "digest": verified.envelope_digest,
+                "signers": sorted(verified.signers),
+                "root": root.number,
+            }
+        )
+    else:
+        output.result(f"good: {verified.label}, sequence {verified.manifest.sequence}, signed under root {root.number}")
     return 0
 
 

@@ -47,7 +47,8 @@ class Deployment:
         return cbor.encode(members)
 
     @classmethod
-    def _from_payload(cls, payload: bytes) -> "Deployment":
+    def from_payload(cls, payload: bytes) -> "Deployment":
+        """What is signed, not verified. Raises Refused TOO_LARGE, MALFORMED, MEMBER_UNKNOWN."""
         what = "deployment"
         fields = Fields(cbor.decode(payload, what, DEPLOYMENT_LIMIT_BYTES), what, range(1, 10), Unknown.CRITICAL)
         fields.version(_VERSION)
@@ -84,7 +85,7 @@ def verified(data: bytes, root: Root, group: str) -> VerifiedDeployment:
     """
     document = SignedDocument.from_bytes(data, "deployment", DEPLOYMENT_LIMIT_BYTES)
     signers = document.verify(root.roles["deploy"], DEPLOYMENT_TYPE, "deployment")
-    deployment = Deployment._from_payload(document.payload)
+    deployment = Deployment.from_payload(document.payload)
     if deployment.group != group:
         raise Refused(Reason.GROUP_MISMATCH, f"the deployment is for group {deployment.group}, not {group}")
     return VerifiedDeployment(deployment, cbor.sha256(document.payload), signers)
@@ -98,7 +99,7 @@ def verify(data: bytes, root: Root, group: str) -> Deployment:
 def claimed_id(data: bytes) -> bytes:
     """The identifier that a document claims, whoever made it: for telling which one was refused. Empty when it can't be read."""
     try:
-        return Deployment._from_payload(SignedDocument.from_bytes(data, "deployment", DEPLOYMENT_LIMIT_BYTES).payload).deployment_id
+        return Deployment.from_payload(SignedDocument.from_bytes(data, "deployment", DEPLOYMENT_LIMIT_BYTES).payload).deployment_id
     except Refused:
         return b""
 

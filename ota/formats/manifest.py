@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ota.formats import cbor, suit
+from ota.formats.capabilities import ABI
 from ota.formats.chunks import BLOB_LIMIT_BYTES
 from ota.formats.fields import Fields, malformed
 from ota.formats.module import ModuleDescription
@@ -48,6 +49,14 @@ def image_class_id(vendor: bytes, board: str, flags: str, cpu: str, abi: str) ->
     """
     name, *features = cpu.split("+")
     return class_id(vendor, board, f"{flags} cpu={'+'.join((name or 'least', *sorted(set(features))))}", abi)
+
+
+def board_of(manifest: "Manifest") -> str:
+    """The class of boards that a manifest is for, "" where it does not say or says another than it is for."""
+    for name in (manifest.module.board, ANY_BOARD):
+        if name and class_id(manifest.vendor, name, "wasm", ABI) == manifest.class_identifier:
+            return name
+    return ""
 
 
 def image_name(digest: bytes, suffix: str = ".aot") -> str:
@@ -261,6 +270,7 @@ class Acceptance:
     classes: Collection[bytes]
     committed_sequence: int
     committed_epoch: int
+    boards: Sequence[str] = ()  # what its classes are called
 
 
 @dataclass(frozen=True)
@@ -297,9 +307,14 @@ def verify(data: bytes, root: Root, acceptance: Acceptance) -> VerifiedManifest:
     verified = verify_signed(data, root)
     manifest = verified.manifest
     if manifest.vendor != acceptance.vendor:
-        raise Refused(Reason.VENDOR_MISMATCH, f"the manifest is for vendor {uuid.UUID(bytes=manifest.vendor)}")
+        raise Refused(
+            Reason.VENDOR_MISMATCH,
+            f"the manifest is for vendor {uuid.UUID(bytes=manifest.vendor)}, this board accepts {root.vendor}",
+        )
     if manifest.class_identifier not in acceptance.classes:
-        raise Refused(Reason.CLASS_MISMATCH, f"the manifest is for class {uuid.UUID(bytes=manifest.class_identifier)}")
+        wanted = board_of(manifest) or f"class {uuid.UUID(bytes=manifest.class_identifier)}"
+        ours = " and ".join(acceptance.boards) or "another class"
+        raise Refused(Reason.CLASS_MISMATCH, f"the manifest is for boards of {wanted}, this board is of {ours}")
     if manifest.sequence <= acceptance.committed_sequence:
         raise Refused(
             Reason.SEQUENCE_TOO_OLD,

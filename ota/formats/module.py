@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ota.formats import cbor
 from ota.formats.capabilities import Capabilities
-from ota.formats.fields import Fields, Unknown, malformed
+from ota.formats.fields import NON_CRITICAL, Fields, Unknown, malformed
 
 __all__ = ["Limits", "ModuleDescription", "checked_arguments", "checked_environment"]
 
@@ -86,8 +86,10 @@ class ModuleDescription:
     idempotent: bool = False  # says its author: an event may be handled twice
     arguments: tuple[str, ...] = ()  # WASI's, after the program's name
     environment: Mapping[str, str] = field(default_factory=dict)  # WASI's
+    board: str = ""  # what the class of boards that the manifest names is called, for people
 
     _NAME, _VERSION, _CAPABILITIES, _LIMITS, _EPOCH, _CONFIG, _IDEMPOTENT, _ARGUMENTS, _ENVIRONMENT = range(1, 10)
+    _BOARD = NON_CRITICAL
 
     @property
     def repeatable(self) -> bool:
@@ -100,26 +102,25 @@ class ModuleDescription:
 
     def to_bytes(self) -> bytes:
         """Encoded."""
-        return cbor.encode(
-            {
-                self._NAME: self.name,
-                self._VERSION: self.version,
-                self._CAPABILITIES: self.capabilities.to_value(),
-                self._LIMITS: self.limits.to_value(),
-                self._EPOCH: self.security_epoch,
-                self._CONFIG: self.config,
-                self._IDEMPOTENT: self.idempotent,
-                self._ARGUMENTS: list(self.arguments),
-                self._ENVIRONMENT: dict(self.environment),
-            }
-        )
+        members = {
+            self._NAME: self.name,
+            self._VERSION: self.version,
+            self._CAPABILITIES: self.capabilities.to_value(),
+            self._LIMITS: self.limits.to_value(),
+            self._EPOCH: self.security_epoch,
+            self._CONFIG: self.config,
+            self._IDEMPOTENT: self.idempotent,
+            self._ARGUMENTS: list(self.arguments),
+            self._ENVIRONMENT: dict(self.environment),
+        }
+        return cbor.encode(members | ({self._BOARD: self.board} if self.board else {}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ModuleDescription":
         """Raises Refused MALFORMED, MEMBER_UNKNOWN, TOO_LARGE."""
         what = "module description"
         value = cbor.decode(data, what, DESCRIPTION_LIMIT_BYTES)
-        fields = Fields(value, what, range(1, 10), Unknown.CRITICAL)
+        fields = Fields(value, what, (*range(1, 10), cls._BOARD), Unknown.CRITICAL)
         return cls(
             name=fields.name(cls._NAME),
             version=fields.name(cls._VERSION),
@@ -130,4 +131,5 @@ class ModuleDescription:
             idempotent=fields.flag(cls._IDEMPOTENT),
             arguments=checked_arguments(fields.items(cls._ARGUMENTS, ARGUMENTS_LIMIT), what),
             environment=checked_environment(fields.map(cls._ENVIRONMENT), what),
+            board=fields.name(cls._BOARD) if cls._BOARD in fields else "",
         )

@@ -55,7 +55,8 @@ class Root:
         return tuple(f"{name}: {key.label}" for name, role in self.roles.items() for key in role.unusable.values())
 
     @classmethod
-    def _from_payload(cls, payload: bytes) -> "Root":
+    def from_payload(cls, payload: bytes) -> "Root":
+        """What is signed, not verified. Raises Refused as `next_root` does for the content."""
         what = "root document"
         value = cbor.decode(payload, what, ROOT_LIMIT_BYTES)
         known = (_VERSION, _NUMBER, _ISSUED, _EXPIRES, _VENDOR, _KEYS, _ROLES)
@@ -107,7 +108,7 @@ def first_root(data: bytes) -> Root:
     Raises Refused as `next_root` does, but not ROOT_NOT_NEXT.
     """
     document = SignedDocument.from_bytes(data, "root document", ROOT_LIMIT_BYTES)
-    root = Root._from_payload(document.payload)
+    root = Root.from_payload(document.payload)
     document.verify(root.roles["root"], ROOT_TYPE, "root document")
     return root
 
@@ -120,7 +121,7 @@ def next_root(current: Root, data: bytes) -> Root:
     """
     document = SignedDocument.from_bytes(data, "root document", ROOT_LIMIT_BYTES)
     document.verify(current.roles["root"], ROOT_TYPE, f"root document after number {current.number}")
-    root = Root._from_payload(document.payload)
+    root = Root.from_payload(document.payload)
     if root.number != current.number + 1:
         raise Refused(Reason.ROOT_NOT_NEXT, f"root {root.number} can't follow root {current.number}")
     document.verify(root.roles["root"], ROOT_TYPE, f"root document {root.number}")

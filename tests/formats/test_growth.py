@@ -64,7 +64,7 @@ def test_an_unknown_critical_member_is_refused_by_number(read, key):
 
 
 @pytest.mark.parametrize("read", SIGNED)
-@pytest.mark.parametrize("key", [64, 1 << 40])
+@pytest.mark.parametrize("key", [99, 1 << 40])
 def test_an_unknown_member_that_is_not_critical_is_ignored(read, key):
     assert read(with_member(key, {"anything": [1, None]})) == read(lambda data: data)
 

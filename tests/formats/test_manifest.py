@@ -130,11 +130,26 @@ def test_a_threshold_counts_distinct_keys(signer):
 
 def test_another_vendors_manifest_is_refused(signer):
     update = signer.update(WASM, vendor=vendor_id("other.example"))
-    assert refusal(update.envelope, signer.root()).reason is Reason.VENDOR_MISMATCH
+    error = refusal(update.envelope, signer.root())
+    assert error.reason is Reason.VENDOR_MISMATCH
+    assert error.detail.endswith("this board accepts test.example")
 
 
 def test_a_manifest_for_another_class_of_boards_is_refused(signer):
-    assert refusal(signer.update(WASM, board="toaster").envelope, signer.root()).reason is Reason.CLASS_MISMATCH
+    error = refusal(signer.update(WASM, board="toaster").envelope, signer.root())
+    assert error.reason is Reason.CLASS_MISMATCH
+    assert error.detail.startswith("the manifest is for boards of class ")
+
+
+@pytest.mark.parametrize(("claimed", "named"), [("toaster", "toaster"), ("kettle", "class ")])
+def test_the_refusal_of_another_class_names_both_and_believes_no_false_name(signer, claimed, named):
+    update = signer.update(WASM, board="toaster")
+    manifest = replace(update.manifest, module=replace(update.manifest.module, board=claimed))
+    envelope = sign(manifest, WASM, update.index, [signer.keys["release"]]).envelope
+    with pytest.raises(Refused) as caught:
+        manifests.verify(envelope, signer.root(), acceptance(boards=("roof", "generic")))
+    assert caught.value.detail.startswith(f"the manifest is for boards of {named}")
+    assert caught.value.detail.endswith(", this board is of roof and generic")
 
 
 @pytest.mark.parametrize("committed", [5, 6])

@@ -82,7 +82,7 @@ def test_build_inspect_and_verify(tmp_path, modules, capsys, algorithm):
     assert "module      monitor 1.0.0" in shown
     assert "capability  messaging: publish readings/#, alerts/#; subscribe sys/#" in shown
     assert ota(folder, "inspect", manifest, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["module"] == ["monitor 1.0.0"]
+    assert json.loads(capsys.readouterr().out)["module"] == {"name": "monitor", "version": "1.0.0"}
     assert ota(folder, "inspect", manifest, "--diag") == 0
     assert capsys.readouterr().out.startswith("107({")
     assert ota(folder, "verify", manifest) == 0
