@@ -78,6 +78,9 @@ class Listener(Protocol):
     def subscribed(self, topics: list[str], codes: list[ReasonCode]) -> None:
         """The broker has answered a SUBSCRIBE packet."""
 
+    def unsubscribed(self, topics: list[str]) -> None:
+        """The broker has answered an UNSUBSCRIBE packet."""
+
     def refused(self, topic: str, size_bytes: int, code: ReasonCode) -> None:
         """The broker did not take a message."""
 
@@ -113,6 +116,7 @@ class Connection:
         self._unsent: deque[Outgoing] = deque()
         self._in_flight: dict[int, Outgoing] = {}
         self._subscribing: dict[int, list[str]] = {}
+        self._unsubscribing: dict[int, list[str]] = {}
         self._socket: Any = None  # plain or TLS
         self._lost = asyncio.Event()
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
@@ -123,7 +127,7 @@ class Connection:
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
-        client.on_unsubscribe = lambda *_: self._count_small()
+        client.on_unsubscribe = self._unsubscribed
         client.on_message = self._message
         client.on_log = self._logged
         client.on_socket_close = lambda _client, _data, closing: self._let_go(closing)
@@ -287,7 +291,9 @@ class Connection:
 
     def unsubscribe(self, topics: list[str]) -> None:
         """One UNSUBSCRIBE packet."""
-        self._client.unsubscribe(topics)
+        code, mid = self._client.unsubscribe(topics)
+        if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
+            self._unsubscribing[mid] = topics
 
     # -- what paho calls
 
@@ -335,6 +341,12 @@ class Connection:
         self._count_small()
         topics = self._subscribing.pop(mid, [])
         self._listener.subscribed(topics, codes)
+
+    def _unsubscribed(
+        self, client: paho.Client, data: Any, mid: int, codes: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        self._count_small()
+        self._listener.unsubscribed(self._unsubscribing.pop(mid, []))
 
     def _logged(self, client: paho.Client, data: Any, level: int, text: str) -> None:
         """What went wrong on the socket, a TLS alert say, is told by paho in its log alone."""

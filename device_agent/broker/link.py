@@ -7,6 +7,7 @@ docs/reference/link.md describes the behaviour.
 import asyncio
 import contextlib
 import enum
+import functools
 import logging
 import secrets
 from collections import Counter
@@ -28,6 +29,7 @@ GOODBYE_S = 2.0
 MARKER_S = 30.0  # until a message to ourselves must have arrived
 DENIED_RETRY_S = 300.0  # between tries of a subscription that was denied
 TOPICS_A_PACKET = 32
+UNSUBACK_S = 5.0  # then a topic is asked for again without it
 UNSUBSCRIBE_S = 1.0  # a subscription that is no longer needed is ended with the next SUBSCRIBE, or after this long
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class Link:
         self._wanted: dict[str, Kind] = {marker: Kind.MARKER} if marker else {}
         self._held: dict[str, Kind] = {}  # what this connection was asked for
         self._renewed: set[str] = set()  # to be asked for once more on this connection
+        self._ends: set[str] = set()  # of which the UNSUBACK has not come: rumqttd may take a SUBSCRIBE behind it first
         self._changing: asyncio.Handle | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._retrying: asyncio.TimerHandle | None = None
@@ -85,6 +88,7 @@ class Link:
         self._silent = False  # the broker granted a subscription and delivers nothing
         self._said = ""
         self._sessions = 0
+        self._resumes, self._resumed = True, False
         self._part_bytes = 0  # of earlier connections
         self.online = False
 
@@ -215,7 +219,8 @@ class Link:
     async def _connect_once(self) -> Ended:
         self._granted = self._progress = False
         # The first session of a process is clean: what an earlier process subscribed to is not known any more.
-        session = Session(self._sessions == 0 or not self._config.session_expiry_s, self._config.session_expiry_s, self._will)
+        expiry_s = self._config.session_expiry_s if self._resumes else 0
+        session = Session(self._sessions == 0 or not expiry_s, expiry_s, self._will)
         connection = Connection(self._config, f"wamr-ota-{self._device}", session, self)
         self._connection = connection
         try:
@@ -270,8 +275,11 @@ class Link:
         self._sessions += 1
         self._denied.clear()
         self._refused.clear()
+        self._ends.clear()
+        self._resumed = False
         if session_present:
             stale = [each for each, kind in self._held.items() if kind is not Kind.INPUT or each not in self._wanted]
+            self._resumed = bool(stale)
             self._send_ends(stale)
         self._held.clear()
         self._renewed.clear()
@@ -310,6 +318,12 @@ class Link:
         if self._denied and (self._retrying is None or self._retrying.when() <= self._loop.time()):
             self._retrying = self._later(DENIED_RETRY_S, self._retry_denied)
 
+    def unsubscribed(self, topics: list[str]) -> None:
+        """Subscribes to what was only to be asked for again."""
+        self._ends.difference_update(topics)
+        if not self._wanted.keys().isdisjoint(topics):
+            self._change_soon()
+
     def refused(self, topic: str, size_bytes: int, code: ReasonCode) -> None:
         """Notes what the broker did not take."""
         if code.value == TOO_LARGE:
@@ -342,7 +356,7 @@ class Link:
         self._send_ends([each for each in self._held if each not in self._wanted or each in self._renewed])
         self._renewed.clear()
         wildcards = self._connection.limits.wildcards
-        new = [each for each in self._wanted if each not in self._held]
+        new = [each for each in self._wanted if each not in self._held and each not in self._ends]
         for each in [each for each in new if not wildcards and ("+" in each or "#" in each)]:
             new.remove(each)
             self._denied[each] = "the broker has no wildcard subscriptions"
@@ -354,8 +368,20 @@ class Link:
         assert self._connection is not None
         for group in self._connection.limits.packets(ended, TOPICS_A_PACKET):
             self._connection.unsubscribe(group)
+            self._ends.update(group)
+            self._later(UNSUBACK_S, functools.partial(self._no_unsuback, group))
             for each in group:
                 self._held.pop(each, None)
+
+    def _no_unsuback(self, topics: list[str]) -> None:
+        """A broker that does not answer UNSUBSCRIBE on a kept session (rumqttd) has its sessions begun anew from now on."""
+        if self._ends.isdisjoint(topics):
+            return
+        if self._resumed:
+            self._resumes = False
+            self.renew("the broker does not answer UNSUBSCRIBE on a kept session: sessions are not kept any more")
+        else:
+            self.unsubscribed(topics)
 
     def _retry_denied(self) -> None:
         for each in self._denied:

@@ -215,10 +215,10 @@ class _Silence:
             raise Refused(transfer.missing, f"{transfer.asked[0]} did not arrive in {transfer.timeout_s} s")
         if self._since_doubt_s >= transfer.pace.patience_s(transfer.asked_bytes, self._most_s):
             self._since_doubt_s = 0.0
-            await self._doubt()
+            await self._doubt(transfer.pace.patience_s(transfer.asked_bytes, self._most_s))
 
-    async def _doubt(self) -> None:
-        source, timeout_s = self._transfer.source, self._most_s
+    async def _doubt(self, timeout_s: float) -> None:
+        source = self._transfer.source
         sessions = source.sessions
         alive = await source.answers(timeout_s)
         if self._transfer._arrived or source.sessions != sessions or not source.online:

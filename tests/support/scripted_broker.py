@@ -33,6 +33,20 @@ def publish(topic: str, payload: bytes, *, retain: bool = False, mid: int = 0) -
     return packet(PUBLISH, (2 if mid else 0) | retain, body)
 
 
+async def packets(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, int, bytes]]:
+    """Control packets of a stream: kind, flags and what follows the fixed header."""
+    while True:
+        (head,) = await reader.readexactly(1)
+        size, shift = 0, 0
+        while True:
+            (byte,) = await reader.readexactly(1)
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                break
+        yield head >> 4, head & 15, await reader.readexactly(size)
+
+
 @dataclass
 class Packet:
     """What came in."""
@@ -44,6 +58,25 @@ class Packet:
     mid: int = 0
     size: int = 0
     body: bytes = b""
+
+
+def parsed(connection: int, kind: int, flags: int, body: bytes) -> Packet:
+    """One control packet, as far as tests look into it."""
+    if kind == PUBLISH:
+        length = int.from_bytes(body[:2])
+        at = 2 + length
+        mid = int.from_bytes(body[at : at + 2]) if flags & 6 else 0
+        at += 2 if flags & 6 else 0
+        payload = body[at + 1 + body[at] :]
+        return Packet(connection, kind, (body[2 : 2 + length].decode(),), payload, mid, len(body) + 2)
+    if kind in (SUBSCRIBE, UNSUBSCRIBE):
+        at, topics = 3 + body[2], []
+        while at < len(body):
+            length = int.from_bytes(body[at : at + 2])
+            topics.append(body[at + 2 : at + 2 + length].decode())
+            at += 2 + length + (kind == SUBSCRIBE)
+        return Packet(connection, kind, tuple(topics), mid=int.from_bytes(body[:2]), size=len(body) + 2, body=body)
+    return Packet(connection, kind, size=len(body) + 2, body=body)
 
 
 @dataclass
@@ -63,6 +96,7 @@ class ScriptedBroker:
         self.changed = asyncio.Condition()
         self.writer: asyncio.StreamWriter | None = None
         self._subscribed: set[str] = set()
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "ScriptedBroker":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.config.url.port)
@@ -71,6 +105,7 @@ class ScriptedBroker:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         await self.drop()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def drop(self) -> None:
         """Closes the present connection without a word."""
@@ -94,34 +129,18 @@ class ScriptedBroker:
         self.writer.write(data)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.add(asyncio.current_task())
         self.connections += 1
         connection, self.writer = self.connections, writer
         self._subscribed = set()
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            async for kind, flags, body in _packets(reader):
-                taken = self._take(connection, kind, flags, body)
+            async for kind, flags, body in packets(reader):
+                taken = parsed(connection, kind, flags, body)
                 self.packets.append(taken)
                 self._answer(taken, writer)
                 async with self.changed:
                     self.changed.notify_all()
         writer.close()
-
-    def _take(self, connection: int, kind: int, flags: int, body: bytes) -> Packet:
-        if kind == PUBLISH:
-            length = int.from_bytes(body[:2])
-            at = 2 + length
-            mid = int.from_bytes(body[at : at + 2]) if flags & 6 else 0
-            at += 2 if flags & 6 else 0
-            payload = body[at + 1 + body[at] :]
-            return Packet(connection, kind, (body[2 : 2 + length].decode(),), payload, mid, len(body) + 2)
-        if kind in (SUBSCRIBE, UNSUBSCRIBE):
-            at, topics = 3 + body[2], []
-            while at < len(body):
-                length = int.from_bytes(body[at : at + 2])
-                topics.append(body[at + 2 : at + 2 + length].decode())
-                at += 2 + length + (kind == SUBSCRIBE)
-            return Packet(connection, kind, tuple(topics), mid=int.from_bytes(body[:2]), size=len(body) + 2, body=body)
-        return Packet(connection, kind, size=len(body) + 2, body=body)
 
     def _answer(self, taken: Packet, writer: asyncio.StreamWriter) -> None:
         mid = taken.mid.to_bytes(2)
@@ -144,16 +163,3 @@ class ScriptedBroker:
                 writer.write(packet(PUBACK, 0, mid + bytes((code, 0))))
             if self.echoes and taken.topics[0] in self._subscribed:
                 writer.write(publish(taken.topics[0], taken.payload))
-
-
-async def _packets(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, int, bytes]]:
-    while True:
-        (head,) = await reader.readexactly(1)
-        size, shift = 0, 0
-        while True:
-            (byte,) = await reader.readexactly(1)
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                break
-        yield head >> 4, head & 15, await reader.readexactly(size)
