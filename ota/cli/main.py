@@ -64,17 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         _drop_output()
-        sys.stderr.write(f"ota: {printable(_words(error))}\n")
+        sys.stderr.write(f"ota: {printable(_words(error, arguments))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("ota: interrupted\n")
         return 130
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, arguments: argparse.Namespace) -> str:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if error.filename:
+        return f"{error.filename}: {error.strerror}"
+    # A write that fails does not say by itself of which file; the command's own files are written with a name.
+    return f"{error.strerror}, while writing {arguments.out} or what belongs to it" if "out" in arguments else error.strerror
 
 
 def _drop_output() -> None:

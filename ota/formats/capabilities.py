@@ -49,6 +49,15 @@ TOPICS_REMEMBERED, TOPIC_LIMIT = 256, 256
 MAX_FILTERS = 32
 
 
+def _wrong(name: str, key: str, argument: Any) -> str:
+    """What is wrong with an argument of a known name, and its limit."""
+    if (name, key) in _NUMBERS:
+        return f"is not a whole number from 0 to {_NUMBERS[name, key][1]}"
+    if isinstance(argument, list):
+        return f"has {len(argument)} items, the limit is {MAX_FILTERS}"
+    return f"is not a list of at most {MAX_FILTERS} texts"
+
+
 def import_module(interface: str) -> str:
     """The name that core modules import an interface by."""
     if interface == "wasi":
@@ -189,7 +198,7 @@ def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
         ):
             parsed[key] = argument
         else:
-            raise malformed(what, f"the argument {key!r} of {name} is not of the right form")
+            raise malformed(what, f"{name}.{key} {_wrong(name, key, argument)}")
     if name == "keyvalue" or (name == "wasi" and parsed.get("write")):
         parsed.setdefault("quota_bytes", _NUMBERS[name, "quota_bytes"][0])
     return parsed

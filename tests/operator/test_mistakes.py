@@ -259,6 +259,33 @@ def test_output_that_nobody_takes_is_no_traceback():
     assert (done.returncode, done.stderr) == (1, "ota: standard output: No space left on device\n")
 
 
+def test_a_full_disk_is_told_with_what_was_being_written(workspace, modules, tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:  # as a plain write reports it, without a name
+        broken.setattr("ota.cli.author.operator.build_update", full)
+        assert ota(workspace, "build", modules / "tally.wasm", "-o", tmp_path / "dist") == 1
+    assert capsys.readouterr().err == f"ota: No space left on device, while writing {tmp_path}/dist or what belongs to it\n"
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        assert ota(workspace, "build", modules / "tally.wasm", "-o", tmp_path / "dist") == 1
+    assert capsys.readouterr().err.startswith(f"ota: {workspace}/")
+
+
+def test_the_limit_on_topics_is_named(workspace, tmp_path, capsys):
+    (tmp_path / "lone.wasm").write_bytes(contract_module())
+    topics = ", ".join(f'"in/{number}"' for number in range(100))
+    about = '[module]\nname = "lone"\nversion = "1"\n[capabilities.messaging]\nsubscribe = '
+    for wrong, told in (
+        (f"[{topics}]", "messaging.subscribe has 100 items, the limit is 32"),
+        ("3", "is not a list of at most 32 texts"),
+    ):
+        (tmp_path / "lone.toml").write_text(f"{about}{wrong}\n")
+        assert ota(workspace, "publish", tmp_path / "lone.wasm", "--dry-run") == 1
+        assert told in capsys.readouterr().err
+
+
 def test_a_file_in_the_place_of_a_folder_is_one_line(workspace, modules, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert ota(workspace, "build", modules / "tally.wasm", "-o", tmp_path / "file") == 1

@@ -4,18 +4,22 @@ import json
 import shutil
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from ota.author.build import prepare
 from ota.formats import topics
 from ota.formats.deployment import FRACTION_ALL
+from ota.formats.trust import ROOT_TYPE
+from ota.keyring import sign_document
 from ota.operator import publish as publishing
 from ota.operator.presence import NotKeptError, put
 from ota.operator.publish import ConflictError, sign_draft
 from ota.operator.survey import look
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
+from tests.support.aot import aotc
 from tests.support.operator import ota
 from tests.support.publishing import GROUP, publish
 
@@ -145,6 +149,42 @@ def test_a_deployment_of_somebody_else_is_not_overwritten_without_roots_either(q
     capsys.readouterr()
     assert ota(other, "publish", quick.module(2)) == 1
     assert "the deployment of group lab there is not signed by this workspace's keys (signer-unknown" in capsys.readouterr().err
+
+
+def _next_root(folder) -> bytes:
+    """Root 2 of a workspace: the same keys, signed by the root key."""
+    workspace = Workspace.open(folder)
+    return sign_document(replace(workspace.root(), number=2).to_payload(), ROOT_TYPE, [workspace.key("root")])
+
+
+def test_a_restored_workspace_takes_newer_roots_from_the_broker(site, capsys):
+    site.put(topics.root(2), _next_root(site.folder))
+    assert ota(site.folder, "publish", site.module(1)) == 0
+    assert "root document 2 was on the broker and not in this workspace: added to trust/" in capsys.readouterr().err
+    assert site.workspace.root().number == 2
+
+
+def test_a_root_that_ours_did_not_sign_is_neither_taken_nor_overwritten(quick, capsys, tmp_path):
+    other = tmp_path / "other"
+    assert ota(other, "init", "--no-passphrase", "--vendor", "test.example") == 0
+    theirs = _next_root(other)
+    quick.put(topics.root(2), theirs)
+    capsys.readouterr()
+    assert ota(quick.folder, "publish", quick.module(1)) == 1
+    assert "root document 2 on the broker is not signed by ours: signer-unknown" in capsys.readouterr().err
+    assert quick.workspace.root().number == 1
+    assert quick.retained(topics.root(2)) == theirs
+    assert quick.retained(topics.desired(GROUP)) is None
+
+
+@pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+def test_images_that_are_compiled_again_are_the_same_content(quick):
+    module = quick.module(1)
+    for _ in range(2):
+        assert ota(quick.folder, "publish", module, "--aot", "x86_64") == 0
+    assert len(Updates(quick.workspace).all()) == 1
+    assert ota(quick.folder, "publish", module, "--aot", "x86_64,aarch64") == 0
+    assert len(Updates(quick.workspace).all()) == 2
 
 
 def test_an_emptied_broker_is_noticed(site, capsys):
