@@ -13,6 +13,7 @@ import json
 import re
 import secrets
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +23,16 @@ from boards.line import Line, LineLost, LineSilent
 
 __all__ = ["CommandFailed", "Console", "Login"]
 
-ANSWER_S = 20.0
+ANSWER_S = 60.0  # for a command of the shell, on a board that is slow or busy
 QUIET_S = 0.4
 # Commands are cut to lines that every line editor takes.
 LINE_CHARACTERS = 480
+TAIL_CHARACTERS = 400
 _LOGIN, _PASSWORD = re.compile(rb"(?i)login: *$"), re.compile(rb"(?i)password( for [^:]*)?: *$")
 _LOGGED_IN = re.compile(rb"[#$%>~] *(\x1b\[[0-9;?]*[a-zA-Z])* *$|(?i:login incorrect|authentication failure)")
 _TERMINAL = re.compile(r"[0-9a-f:]{8,200}")
+# A line of boards/onboard/helper.py that says how far something has come.
+_PROGRESS = re.compile(rb"@(([a-z]+) (\d+)) ([0-9a-f]{8})\r*\n")
 _WRONG = re.compile(rb"(?i)login incorrect|authentication failure")
 
 
@@ -83,16 +87,27 @@ class Console:
         """Makes bytes that were read be read again."""
         self._buffer = data + self._buffer
 
-    def expect(self, pattern: "re.Pattern[bytes]", timeout_s: float, what: str) -> "re.Match[bytes]":
-        """Reads until the pattern is there; what follows it stays to be read. Raises LineSilent naming `what`."""
-        seen, end = b"", time.monotonic() + timeout_s
+    def expect(
+        self, pattern: "re.Pattern[bytes]", timeout_s: float, what: str, progress: Callable[[str, int], None] | None = None
+    ) -> "re.Match[bytes]":
+        """Reads until the pattern is there; what follows it stays to be read. Raises LineSilent naming `what` after `timeout_s`.
+
+        With `progress`, which is told of each line of progress, the time counts from the last of those.
+        """
+        seen, end, at = b"", time.monotonic() + timeout_s, 0
+        since = ""
         while True:
+            for step in _PROGRESS.finditer(seen, at) if progress is not None else ():
+                at = step.end()
+                if progress is not None and zlib.crc32(step[1]) == int(step[4], 16):
+                    progress(step[2].decode(), int(step[3]))
+                    end, since = time.monotonic() + timeout_s, f" since it had {step[2].decode()} {int(step[3])}"
             if found := pattern.search(seen):
                 self._buffer = seen[found.end() :] + self._buffer
                 return found
             left = end - time.monotonic()
             if left <= 0:
-                raise LineSilent(f"waited {timeout_s:.0f} s for {what}; the console said: {_tail(seen)}")
+                raise LineSilent(f"waited {timeout_s:.0f} s for {what}{since}; the console said: {_tail(seen)}")
             seen += self.read(left)
 
     def screen(self, quiet_s: float = QUIET_S, timeout_s: float = 5.0) -> bytes:
@@ -195,14 +210,16 @@ class Console:
         except (LineLost, CommandFailed):
             return
 
-    def run(self, command: str, timeout_s: float = ANSWER_S) -> str:
+    def run(self, command: str, timeout_s: float = ANSWER_S, progress: Callable[[str, int], None] | None = None) -> str:
         """What a command printed. Raises CommandFailed when it ends with another code than 0."""
-        status, output = self.try_run(command, timeout_s)
+        status, output = self.try_run(command, timeout_s, progress)
         if status:
             raise CommandFailed(command.split(maxsplit=1)[0] if len(command) > 60 else command, status, output)
         return output
 
-    def try_run(self, command: str, timeout_s: float = ANSWER_S) -> tuple[int, str]:
+    def try_run(
+        self, command: str, timeout_s: float = ANSWER_S, progress: Callable[[str, int], None] | None = None
+    ) -> tuple[int, str]:
         """Exit code and output of a command of one line."""
         mark = secrets.token_hex(4)
         line = f" printf '%s%s\\n' b {mark}; {command}; printf '\\n%s%s %d.\\n' e {mark} $?"
@@ -211,7 +228,7 @@ class Console:
         self.write(line.encode() + b"\r")
         pattern = re.compile(rf"b{mark}\r?\n(.*?)\r?\ne{mark} ([0-9]+)\.\r?\n".encode(), re.DOTALL)
         try:
-            found = self.expect(pattern, timeout_s, f"the end of: {command[:60]}")
+            found = self.expect(pattern, timeout_s, f"the end of: {command[:60]}", progress)
         except KeyboardInterrupt:
             with contextlib.suppress(LineLost):
                 self.write(b"\x03")  # there too
@@ -230,9 +247,9 @@ class Console:
         if self.run(f"{self.sudo}cat {path} | sha256sum").split()[:1] != [hashlib.sha256(content).hexdigest()]:
             raise LineLost(f"{path} arrived damaged")
 
-    def ask(self, command: str, timeout_s: float = ANSWER_S) -> Any:
+    def ask(self, command: str, timeout_s: float = ANSWER_S, progress: Callable[[str, int], None] | None = None) -> Any:
         """The JSON that a verb of the helper answers with. Raises CommandFailed."""
-        output = self.run(command, timeout_s)
+        output = self.run(command, timeout_s, progress)
         return parse_answer(output, command)
 
 
@@ -247,5 +264,7 @@ def parse_answer(output: str, command: str) -> Any:
 
 
 def _tail(seen: bytes) -> str:
-    text = seen.decode(errors="replace").strip()
-    return repr(text[-200:]) if text else "nothing"
+    """The last lines of what a console said, each on a line of its own."""
+    lines = [each.strip() for each in seen.decode(errors="replace").splitlines()]
+    text = "\n".join("".join(c for c in each if c.isprintable()) for each in lines if each)[-TAIL_CHARACTERS:]
+    return "\n  " + text.replace("\n", "\n  ") if text else "nothing"

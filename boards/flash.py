@@ -30,8 +30,10 @@ LEAST_PYTHON = (3, 11)
 SPARE_BYTES = 24 << 20
 CLOCK_OFF_S = 60.0
 FIRST_YEAR_S = 1735689600  # 2025: no clock that was ever set is before this
-STEP_S = 120.0
+SILENCE_S = 120.0  # a step of the board's may take as long as it needs, but not be silent for so long
+NOTE_S = 10.0  # between notes of how far a long step has come
 LOOK_S, CONFIRM_S = 5.0, 15.0
+MEASURES = ("no-new-privileges", "seccomp", "landlock")
 TRIES = 5  # without progress
 _BASE = re.compile(r"/[A-Za-z0-9._/-]{1,100}")
 
@@ -106,6 +108,11 @@ class Facts:
         return found
 
 
+def _indented(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "\n".join(f"  {line}" for line in lines) or "  (it is empty)"
+
+
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(each) for each in re.findall(r"\d+", text)[:3])
 
@@ -144,6 +151,7 @@ class Flasher:
     _before: Console | None = field(default=None, init=False)  # what it knew of the console's state
     _line: Line | None = field(default=None, init=False)
     _looking: bool = field(default=False, init=False)
+    _opened: bool = field(default=False, init=False)  # whether the line was ever there
     _lost: int = field(default=0, init=False)
     _sent: int = field(default=0, init=False)
 
@@ -190,7 +198,7 @@ class Flasher:
     # -- the line
 
     def _again(self, step: Callable[[], T]) -> T:
-        """Does a step, and once more when the line was lost and has come back."""
+        """Does a step, and once more when the line was lost and has come back. Raises BoardError when it was never there."""
         lost_s, tries = 0.0, 0
         while True:
             before, attached = self._sent, False
@@ -199,6 +207,8 @@ class Flasher:
                 lost_s, attached = 0.0, True
                 return step()
             except LineLost as error:
+                if not self._opened:
+                    raise BoardError(f"the serial port cannot be opened: {error}") from error
                 self._lost += 1
                 self._close()
                 lost_s = lost_s or time.monotonic()
@@ -213,6 +223,7 @@ class Flasher:
         if self._console is not None:
             return
         self._line = self.open_line()
+        self._opened = True
         console = self._console = Console(self._line, self.login, self._before, b"\x03" + GOODBYE)
         self._before = console
         console.write(b"\x15" + GOODBYE)  # away with a line that somebody has begun
@@ -236,9 +247,19 @@ class Flasher:
         assert self._console is not None
         return self._console
 
-    def _verb(self, name: str, *arguments: str, timeout_s: float = STEP_S) -> dict[str, Any]:
+    def _verb(self, name: str, *arguments: str) -> dict[str, Any]:
+        """What a verb of the helper answers. It is waited for as long as the board says how far it has come."""
         words = " ".join(arguments)
-        answer = self.console.ask(f"{self.console.sudo}python3 -B {self._work}/helper.py {name} {words}", timeout_s)
+
+        noted = time.monotonic()
+
+        def advance(kind: str, count: int) -> None:
+            nonlocal noted
+            if time.monotonic() - noted > NOTE_S:
+                noted = time.monotonic()
+                self.note(f"the board has {kind} {count} files")
+
+        answer = self.console.ask(f"{self.console.sudo}python3 -B {self._work}/helper.py {name} {words}", SILENCE_S, advance)
         assert isinstance(answer, dict)
         return answer
 
@@ -248,7 +269,7 @@ class Flasher:
         """What the board is; the helper is there afterwards."""
         console = self.console
         try:
-            found = console.run("python3 -c 'import sys; print(*sys.version_info[:2])'").split()
+            found = console.run("python3 -c 'import sys; print(*sys.version_info[:2])'", SILENCE_S).split()
         except CommandFailed as error:
             raise BoardError("the board has no python3: apt-get install python3") from error
         if tuple(int(each) for each in found) < LEAST_PYTHON:
@@ -298,7 +319,12 @@ class Flasher:
     def _check(self, bundle: Bundle) -> None:
         answer = self._again(lambda: self._verb("probe", self.base, bundle.name))
         if not answer["good"]:
-            raise BoardError(f"the agent cannot run on this board: {answer['why']}")
+            raise BoardError(f"the agent cannot run on this board:\n{_indented(answer['why'])}")
+        if missing := [each for each in MEASURES if each not in answer["measures"]]:
+            self.note(
+                f"the board's kernel cannot confine modules by {', '.join(missing)}: none will run there unless its policy says "
+                '[policy] confinement = "best-effort"'
+            )
 
     def _provision(self, bundle: Bundle) -> None:
         """The board makes its key and asks for a certificate; settings and certificate come back."""
@@ -306,17 +332,8 @@ class Flasher:
         self.note(f"{self.device}: the board makes its key")
 
         def ask() -> bytes:
-            version = f"{self.base}/versions/{bundle.name}"
-            path = f"PYTHONPATH={version}/lib:{version}/packages"
-            command = f"{self.console.sudo}env {path} python3 -B -m device_agent request {self.device} --key {key}"
-            found = re.search(
-                r"-----BEGIN CERTIFICATE REQUEST-----.+?-----END CERTIFICATE REQUEST-----",
-                self.console.run(command, STEP_S),
-                re.DOTALL,
-            )
-            if found is None:
-                raise LineLost("the signing request arrived damaged")
-            return found[0].encode() + b"\n"
+            answer = self._verb("request", self.base, bundle.name, self.device, key)
+            return str(answer["request"]).encode()
 
         settings = _tar(self.operator.settings(self.device, self._again(ask)))
         digest = Bundle("", settings).sha256
@@ -334,13 +351,14 @@ class Flasher:
             if time.monotonic() > end or state["trial"] != bundle.name:
                 before = self._again(lambda: self._verb("revert", self.base))["confirmed"]
                 now = f"{before} runs again" if before else "it was taken away again"
-                raise BoardError(f"{bundle.name} did not report: {now}. The board's log ends:\n{state['said'].strip()}")
+                raise BoardError(f"{bundle.name} did not report: {now}. The board's log ends:\n{_indented(state['said'])}")
         self._again(lambda: self._verb("confirm", self.base, bundle.name))
         if provisioned:  # it begins anew, its settings being where they belong
             began = time.monotonic()
             while not self.operator.reported(device, bundle.name, time.monotonic() - began + LOOK_S, LOOK_S):
                 if time.monotonic() - began > self.trial_s:
-                    raise BoardError(f"{bundle.name} is confirmed, but does not report any more: see the board's log")
+                    said = _indented(self._again(lambda: self._verb("state", self.base))["said"])
+                    raise BoardError(f"{bundle.name} is confirmed, but does not report any more. The board's log ends:\n{said}")
 
     def _device(self) -> str:
         found = re.search(

@@ -23,7 +23,7 @@ from boards.kernel import initramfs, kernel, modules
 from boards.packages import Lock, Package, fetch, load_lock
 from boards.rootfs import host_tools, tool, unpack
 
-__all__ = ["Built", "build_image", "check_parts", "kernel_command_line", "settings_tar"]
+__all__ = ["Built", "build_image", "check_parts", "kernel_command_line", "precompile", "settings_tar"]
 
 SYSTEM = Path(__file__).with_name("system")
 EPOCH_S = 1735689600  # of every file: 2025-01-01
@@ -98,7 +98,7 @@ def _build(
         unpack([file for name, file in debs.items() if name not in is_kernel], root)
         _furnish(root, wheel, factory)
         progress("compiling Python")
-        _precompile(tools, root)
+        precompile(tools, root)
         progress("packing the root file system")
         squashfs = work / "root.squashfs"
         when = ("-mkfs-time", str(EPOCH_S), "-all-time", str(EPOCH_S))
@@ -206,7 +206,7 @@ _APPLETS = (
 )
 
 
-def _precompile(tools: Path, root: Path) -> None:
+def precompile(tools: Path, root: Path) -> None:
     """Debian ships no .pyc. The same minor version of Python makes them, as if the root were at /."""
     folders = [path for path in (*root.glob("usr/lib/python3*"), root / "usr/lib/wamr-ota") if path.is_dir()]
     where = ["-s", str(root), "-p", "/"]

@@ -1,6 +1,8 @@
 """A serial line: bytes both ways, and one error for a cable that is gone."""
 
 import contextlib
+import errno
+import os
 import select
 import time
 from types import TracebackType
@@ -12,6 +14,11 @@ __all__ = ["Line", "LineLost", "LineSilent", "SerialLine"]
 
 READ_BYTES = 16384
 WRITE_S = 10.0
+_HINTS = {
+    errno.ENOENT: " (is the adapter plugged in?)",
+    errno.EACCES: " (whoever may open serial ports is in the group dialout)",
+    errno.EAGAIN: " (another program has it open)",
+}
 POLL_S = 0.01  # where the port can only be asked, not waited for
 
 
@@ -51,7 +58,9 @@ class SerialLine:
         except ValueError as error:
             raise BoardError(f"{port}: {error}") from error
         except self._lost as error:
-            raise LineLost(f"{port}: {error}") from error
+            number = getattr(error, "errno", None)
+            why = f"{os.strerror(number)}{_HINTS.get(number, '')}" if number else str(error)
+            raise LineLost(f"{port}: {why}") from error
 
     def __enter__(self) -> Self:
         return self

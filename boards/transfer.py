@@ -16,6 +16,7 @@ CHUNK_BYTES = 4096
 # In flight: less than the buffers of a tty, more than the time of a round trip.
 WINDOW_BYTES = 4 * CHUNK_BYTES
 AGAIN_S, SILENCE_S = 3.0, 20.0
+START_S = 120.0  # for Python to start on a board that is slow or busy, and for a file to be looked at
 _FRAME = b"\x02WO"
 # Ends a receiver that may still be waiting, from before the line was lost. To a shell it is an unknown word.
 GOODBYE = _FRAME + bytes(10)
@@ -70,12 +71,12 @@ def _send(console: Console, content: bytes, progress: Callable[[int], None]) -> 
                 at = have
         seen = seen[taken:]
     console.push_back(seen)
-    found = console.expect(_ANSWER, SILENCE_S, "what the board makes of the file")
+    found = console.expect(_ANSWER, START_S, "what the board makes of the file")
     return bool(parse_answer(found[0].decode(), "receive")["whole"])
 
 
 def _ready(console: Console) -> int:
-    found = console.expect(re.compile(rb"@(ready (\d+)) ([0-9a-f]{8})\r*\n"), SILENCE_S, "the receiver")
+    found = console.expect(re.compile(rb"@(ready (\d+)) ([0-9a-f]{8})\r*\n"), START_S, "the receiver")
     if zlib.crc32(found[1]) != int(found[3], 16):
         raise LineSilent("the receiver's greeting arrived damaged")
     return int(found[2])

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import py_compile
 import select
 import shutil
 import signal
@@ -33,6 +34,7 @@ Answer = dict[str, Any]
 AGAIN_S = 0.3
 CONFIRM_S = 60.0
 IDLE_S = 20.0  # without a frame: the cable was pulled
+TELL_S = 1.0  # between two lines that say how far something has come
 FRAME = b"\x02WO"
 HEAD = struct.Struct(">3sIHI")
 GOODBYE = FRAME + bytes(10)
@@ -164,6 +166,20 @@ def say(kind: str, at: int) -> None:
     os.write(1, f"\r\n@{text} {zlib.crc32(text.encode()):08x}\r\n".encode())
 
 
+def teller(kind: str) -> Callable[[], None]:
+    """To be called after each step of something long: says now and then how far it has come, for whoever waits."""
+    count, told = 0, 0.0
+
+    def one_more() -> None:
+        nonlocal count, told
+        count += 1
+        if time.monotonic() - told > TELL_S:
+            told = time.monotonic()
+            say(kind, count)
+
+    return one_more
+
+
 class Raw:
     """The console without echo, line editing and flow control."""
 
@@ -245,11 +261,20 @@ def unpack(file: str, folder: str, name: str) -> Answer:
     if not target.exists():
         new.mkdir(parents=True)
         extract(file, new)
+        compile_all(new, target)
         os.sync()
         new.replace(target)
         sync(target.parent)
     write(base / "launch", (target / "launch").read_bytes(), 0o755)
     return {"installed": name}
+
+
+def compile_all(folder: pathlib.Path, final: pathlib.Path) -> None:
+    """Bytecode beside each source, as if that lay in `final`: to compile an agent takes longer than to start one."""
+    one_more, unchecked = teller("compiled"), py_compile.PycInvalidationMode.UNCHECKED_HASH
+    for source in sorted(folder.rglob("*.py")):
+        py_compile.compile(str(source), dfile=str(final / source.relative_to(folder)), quiet=2, invalidation_mode=unchecked)
+        one_more()
 
 
 def write(file: pathlib.Path, content: bytes, mode: int = 0o644) -> None:
@@ -326,8 +351,7 @@ def service(base: pathlib.Path, config: str, version: str) -> None:
         drop_in = DROP_IN.format(command=command, base=base, config=config).encode()
         for path, content in ((UNIT, unit), (UNIT.with_name(UNIT.name + ".d") / "flashed.conf", drop_in)):
             path.parent.mkdir(exist_ok=True)
-            if not path.exists() or path.read_bytes() != content:
-                write(path, content)
+            write(path, content)
         run("systemctl", "daemon-reload")
         run("systemctl", "enable", UNIT.name)
     elif kind == "inittab":
@@ -432,12 +456,35 @@ def alive(name: str) -> Answer:
 
 
 def probe(folder: str, name: str) -> Answer:
-    """Whether an agent that was unpacked can be imported, and its runtime opened; why not."""
+    """Whether an agent that was unpacked can be imported, and its runtime opened; why not; the measures of confinement."""
+    code = "import device_agent.node.agent, pywamr; pywamr.Runtime().close(); print(*pywamr.confine())"
+    status, out, why = python(folder, name, "-c", code)
+    return {"good": status == 0, "why": why, "measures": out.split()}
+
+
+def request(folder: str, name: str, device: str, key: str) -> Answer:
+    """A signing request for the board's key, which is made where there is none."""
+    status, out, why = python(folder, name, "-m", "device_agent", "request", device, "--key", key)
+    if status:
+        raise SystemExit(why)
+    return {"request": out}
+
+
+def python(folder: str, name: str, *arguments: str) -> "tuple[int, str, str]":
+    """Runs Python with the packages of an agent, and tells how many modules it has imported: its status, output, and errors."""
     version = pathlib.Path(folder, "versions", name)
     environment = {**os.environ, "PYTHONPATH": f"{version}/lib:{version}/packages", "PYTHONDONTWRITEBYTECODE": "1"}
-    code = "import device_agent.node.agent, pywamr; pywamr.Runtime().close()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    return {"good": done.returncode == 0, "why": done.stderr.strip()[-300:]}
+    command = [sys.executable, "-X", "importtime", *arguments]
+    one_more, said = teller("imported"), []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout and process.stderr  # noqa: PT018  (pipes were asked for)
+        for line in process.stderr:
+            if line.startswith("import time:"):
+                one_more()
+            else:
+                said.append(line)
+        out = process.stdout.read()
+    return process.returncode, out, "".join(said).strip()[-600:]
 
 
 def set_clock(time_s: str) -> Answer:
@@ -446,19 +493,8 @@ def set_clock(time_s: str) -> Answer:
     return {"time_s": time.time()}
 
 
-VERBS: dict[str, Callable[..., Answer]] = {
-    "facts": facts,
-    "receive": receive,
-    "unpack": unpack,
-    "settings": settings,
-    "begin": begin,
-    "confirm": confirm,
-    "revert": revert,
-    "alive": alive,
-    "state": state,
-    "probe": probe,
-    "set-clock": set_clock,
-}
+_STEPS = (facts, receive, unpack, settings, begin, confirm, revert, alive, state, probe, request, set_clock)
+VERBS: dict[str, Callable[..., Answer]] = {each.__name__.replace("_", "-"): each for each in _STEPS}
 
 if __name__ == "__main__":
     answer = VERBS[sys.argv[1]](*sys.argv[2:])

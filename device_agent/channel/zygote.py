@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["Child", "Zygote"]
 
 PRELOAD = "device_agent.sandbox.worker"
 SERVER = "device_agent.sandbox.zygote"
-ANSWER_S = 20.0  # starting Python on a slow board included
+ANSWER_S = 20.0  # for a worker; and for the process itself to use the processor again while it loads
+LOADED_S = 600.0  # for all that it loads, however slow and busy the board is
 _LIMIT_BYTES = 64
 
 
@@ -63,13 +66,34 @@ class Zygote:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
         ours.settimeout(ANSWER_S)
         self._socket = ours
-        try:
-            ready = ours.recv(_LIMIT_BYTES) == b"ready"
-        except OSError:
-            ready = False
-        if not ready:
+        if not self._loaded(ours):
             self.close()
             raise OSError("the process that workers are forked from does not start")
+
+    def _loaded(self, ours: socket.socket) -> bool:
+        """Waits until the process has loaded everything, for as long as it gets on with it."""
+        used, end = 0.0, time.monotonic() + LOADED_S
+        while time.monotonic() < end:
+            try:
+                return ours.recv(_LIMIT_BYTES) == b"ready"
+            except TimeoutError:
+                before, used = used, self._processor_s()
+                if used <= before:
+                    return False
+            except OSError:
+                return False
+        return False
+
+    def _processor_s(self) -> float:
+        """Processor time that the process has used, seconds; 0 when it has ended."""
+        assert self._process is not None
+        try:
+            fields = (
+                Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            )
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # proc_pid_stat(5): utime, stime
 
     def fork(self, channel: socket.socket) -> Child:
         """A new child that has this channel and nothing else. Raises OSError."""

@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         _drop_output()
-        sys.stderr.write(f"ota: {printable(_words(error, arguments))}\n")
+        keep = "\n" if isinstance(error, BoardError) else ""  # what a console or a log said, in lines
+        sys.stderr.write(f"ota: {printable(_words(error, arguments), keep)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("ota: interrupted\n")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -152,9 +153,38 @@ def test_a_user_who_may_not_become_root_is_told(of_a_user):
 
 def test_a_silent_line_says_what_was_seen():
     line = Program("sh", "-c", "stty -echo; echo booting; sleep 60")
-    with pytest.raises(LineSilent, match="no prompt in 2 s; the console said: 'booting'"):
+    with pytest.raises(LineSilent, match=r"no prompt in 2 s; the console said: \n  booting$"):
         Console(line).attach(2)
     line.close()
+
+
+def tell(*counts):
+    """What boards/onboard/helper.py prints now and then, half a second apart."""
+    lines = [f"compiled {count}" for count in counts]
+    return "; sleep 0.5; ".join(f"echo '@{each} {zlib.crc32(each.encode()):08x}'" for each in lines)
+
+
+def test_a_step_that_says_how_far_it_has_come_is_waited_for_longer_than_its_silence_may_be():
+    line = Program("sh")
+    try:
+        console = Console(line)
+        console.attach(20)
+        said = []
+        assert "done" in console.run(f"{tell(1, 2, 3, 4, 5)}; echo done", 1.2, lambda *step: said.append(step))
+        assert said == [("compiled", count) for count in (1, 2, 3, 4, 5)]
+    finally:
+        line.close()
+
+
+def test_a_step_that_falls_silent_is_given_up_with_what_it_had_done():
+    line = Program("sh")
+    try:
+        console = Console(line)
+        console.attach(20)
+        with pytest.raises(LineSilent, match=r"waited 1 s for the end of: .* since it had compiled 2; the console said"):
+            console.run(f"{tell(1, 2)}; echo '@compiled 9 00000000'; sleep 30", 1.0, lambda *_: None)
+    finally:
+        line.close()
 
 
 def test_a_port_that_is_not_there_is_a_lost_line():

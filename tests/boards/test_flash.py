@@ -19,6 +19,7 @@ from ota.operator.broker import Broker
 from ota.operator.workspace import Workspace
 from tests.conftest import ROOT
 from tests.support.guest import PASSWORD, Guest
+from tests.support.lab import echo
 from tests.support.serial import Cable
 from tests.support.wheels import built_wheel
 
@@ -86,6 +87,27 @@ class Desk:
         self.broker.stop()
 
 
+POLICY = """[grants.logging]
+[grants.messaging]
+subscribe = ["sys/#"]
+publish = ["out/#"]
+[grants.wasi]
+write = ["/srv/roof"]
+quota_bytes = 4096
+"""
+MODULE = """[module]
+name = "echo"
+version = "1.0.0"
+[capabilities.messaging]
+subscribe = ["sys/#"]
+publish = ["out/#"]
+[capabilities.wasi]
+write = ["/srv/roof"]
+quota_bytes = 4096
+[limits]
+memory_pages = 4
+deadline_ms = 30000
+"""
 GUESTS = (
     "aarch64-systemd",
     "armv7-inittab",
@@ -106,7 +128,9 @@ def test_a_board_that_never_saw_the_agent_gets_it_and_its_identity_though_the_ca
     size = 1_600_000 if desk.init == "systemd" else 240_000  # with packages that it lacks
     desk.cable.pull_at(size // 3, 1.0)
     desk.cable.pull_at(size // 3, 3.0)
-    assert desk.flash("--device", "guest-1", "--json") == 0, capsys.readouterr().err
+    (desk.folder / "policy.toml").write_text(POLICY)
+    policy = ("--policy", str(desk.folder / "policy.toml"))
+    assert desk.flash("--device", "guest-1", *policy, "--json") == 0, capsys.readouterr().err
     said = capsys.readouterr()
     outcome = json.loads(said.out)
     assert desk.cable.pulled == 2, said.err
@@ -124,6 +148,17 @@ def test_flashing_the_same_again_changes_nothing(desk, capsys):
     said = capsys.readouterr()
     assert "runs there already" in said.err
     assert json.loads(said.out)["sent_bytes"] == 0
+
+
+def test_the_agent_confines_a_module_and_opens_the_folder_that_it_was_granted(desk, capsys):
+    """Under systemd: with the unit's few capabilities and its read-only system."""
+    (desk.folder / "echo.wasm").write_bytes(echo(1))
+    (desk.folder / "echo.toml").write_text(MODULE)
+    operator = ("-C", str(desk.folder / "operator"))
+    assert main([*operator, "publish", str(desk.folder / "echo.wasm"), "--wait", "120"]) == 0, capsys.readouterr().err
+    with Broker(Workspace.open(desk.folder / "operator").settings) as broker:
+        report = next(each.report for each in reports.follow(broker, 30) if each.report.running.version == "1.0.0")
+    assert report.running.lacking == ()
 
 
 @pytest.fixture

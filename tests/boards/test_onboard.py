@@ -1,8 +1,12 @@
 """What runs on a board while it is flashed, beside a `launch` that changes the same files."""
 
 import importlib.util
+import io
+import marshal
 import os
+import pathlib
 import signal
+import tarfile
 import threading
 
 import pytest
@@ -108,3 +112,35 @@ def test_the_agent_that_is_flashed_brings_its_unit():
     """`make_bundle` takes what the wheel has; the wheel has all of the package."""
     assert (ROOT / "device_agent" / "wamr-ota.service").is_file()
     assert "[Service]" not in (ROOT / "boards/onboard/helper.py").read_text().replace('DROP_IN = """[Service]', "")
+
+
+def test_an_agent_is_compiled_where_it_is_unpacked_and_says_how_far_it_is(helper, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(helper, "TELL_S", 0.0)
+    with tarfile.open(tmp_path / "bundle", "w") as archive:
+        for name, content in (
+            ("launch", b"#!/bin/sh"),
+            ("lib/a.py", b"def f():\n    raise ValueError\n"),
+            ("packages/b.py", b"print 'old'"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    assert helper.unpack(str(tmp_path / "bundle"), str(tmp_path / "base"), "new") == {"installed": "new"}
+    final = tmp_path / "base/versions/new/lib/a.py"
+    compiled = pathlib.Path(importlib.util.cache_from_source(str(final)))
+    content = compiled.read_bytes()
+    assert int.from_bytes(content[4:8], "little") == 1, "unchecked by hash: PEP 552"
+    assert marshal.loads(content[16:]).co_filename == str(final)
+    assert "@compiled 2 " in capfd.readouterr().out
+
+
+def test_what_keeps_an_agent_from_being_imported_is_told(helper, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(helper, "TELL_S", 0.0)
+    packages = tmp_path / "versions/new/packages"
+    packages.mkdir(parents=True)
+    (packages / "cbor2.py").write_text("raise OSError('no such instruction')")
+    answer = helper.probe(str(tmp_path), "new")
+    assert not answer["good"]
+    assert answer["why"].endswith("OSError: no such instruction")
+    assert "import time" not in answer["why"]
+    assert "@imported " in capfd.readouterr().out

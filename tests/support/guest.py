@@ -7,14 +7,16 @@ Either an ordinary Debian with systemd, whose Python lacks all that the agent im
 import functools
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 from boards.definition import Board
+from boards.image import precompile
 from boards.kernel import initramfs, kernel, modules
 from boards.packages import Lock, Package, load_lock
-from boards.rootfs import unpacked
+from boards.rootfs import host_tools, unpacked
 from qemu.board import CACHE, EmulatedBoard
 from tests.support.cache import locked
 
@@ -84,6 +86,7 @@ def _build_disk(board: Board, lock: Lock, packages: list[Package], busybox: list
     system = unpacked(packages, CACHE / "packages", folder / "root")
     linux = unpacked(lock.select(["kernel"]), CACHE / "packages", folder / "linux")
     tools = unpacked(busybox, CACHE / "packages", folder / "busybox") / "usr/bin/busybox"
+    precompile(host_tools(CACHE), system)  # as the scripts of Debian's packages do
     _accounts(system)
     (_with_systemd if systemd else _with_inittab)(system, board.serial.device)
     (folder / "kernel").write_bytes(kernel(linux).read_bytes())
@@ -111,6 +114,8 @@ def _accounts(root: Path) -> None:
     for name in ("root", "tmp", "proc", "sys", "dev", "run", "var/tmp", "var/lib", "var/log", "mnt"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "tmp").chmod(0o1777)
+    (root / "srv/roof").mkdir(parents=True)  # for a module, by a policy
+    os.chown(root / "srv/roof", 100, 100)
 
 
 def _with_systemd(root: Path, console: str) -> None:
