@@ -22,6 +22,7 @@ from ota.keyring import ALGORITHMS
 from ota.operator import clock
 from ota.operator.audience import check_classes, newer
 from ota.operator.broker import Broker
+from ota.operator.ca import CertificateAuthority
 from ota.operator.publish import Done, Order, deploy, sign_draft
 from ota.operator.reports import View
 from ota.operator.survey import Survey, look
@@ -168,6 +169,8 @@ def _init(arguments: argparse.Namespace) -> int:
     workspace = Workspace.create(arguments.folder, settings, int(time.time()), arguments.algorithm, secret)
     output.result(f"keys          {workspace.folder / 'keys'}  ({_about_lock(secret)}; keep root.pem offline)")
     output.result(f"root of trust {workspace.folder / 'trust' / 'root.1.cbor'}  (goes on every board)")
+    authority = CertificateAuthority(workspace).certificate_file
+    output.result(f"authority     {authority}  (signs boards' certificates; goes on the broker)")
     output.result(f"settings      {workspace.folder / 'ota.toml'}")
     return 0
 

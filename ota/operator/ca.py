@@ -44,7 +44,7 @@ class Enrolled:
 
 
 class CertificateAuthority:
-    """Signs certificates of devices. Made with the first one that is wanted."""
+    """Signs certificates of devices. Key and certificate are made by `ota init`, or when the first one is wanted."""
 
     def __init__(self, workspace: Workspace) -> None:
         """Raises KeyFileError when its key can't be used."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from device_agent.broker.identity import IdentityError, check_certificate, signing_request
 from device_agent.node.config import load
+from ota.cli.main import main
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.enrolment import Answer, Request, Token
@@ -284,3 +285,15 @@ def test_settings_require_confinement_unless_their_policy_says_otherwise(workspa
     (tmp_path / "agent.toml").write_text(text)
     assert load(tmp_path / "agent.toml").confinement_required is required
     assert ('confinement = "required"' in text) is ("policy" not in policy)
+
+
+def test_a_new_workspace_has_the_authority_that_a_broker_is_told_of(tmp_path, capsys):
+    folder = tmp_path / "operator"
+    assert main(["-C", str(folder), "init", "--broker", "mqtts://broker.example.com"]) == 0
+    assert f"{folder}/trust/ca.pem" in capsys.readouterr().out
+    certificate = x509.load_pem_x509_certificate((folder / "trust/ca.pem").read_bytes())
+    assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert stat.S_IMODE((folder / "keys/ca.pem").stat().st_mode) == 0o600
+    before = (folder / "trust/ca.pem").read_bytes()
+    CertificateAuthority(Workspace.open(folder))
+    assert (folder / "trust/ca.pem").read_bytes() == before

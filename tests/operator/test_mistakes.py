@@ -331,6 +331,9 @@ def test_the_authority_of_a_locked_workspace_is_never_unlocked(tmp_path):
     (tmp_path / "secret").write_text("correct horse")
     folder = tmp_path / "operator"
     assert ota(folder, "init", "--passphrase-file", tmp_path / "secret") == 0
+    assert b"ENCRYPTED" in (folder / "keys" / "ca.pem").read_bytes()
+    (folder / "keys" / "ca.pem").unlink()
+    (folder / "trust" / "ca.pem").unlink()
     with pytest.raises(KeyFileError, match="is locked"):
         CertificateAuthority(Workspace.open(folder))
     assert not (folder / "keys" / "ca.pem").exists()
