@@ -35,6 +35,7 @@ RETRYABLE = frozenset(
         Reason.CHUNK_DIGEST_MISMATCH,
         Reason.BLOB_DIGEST_MISMATCH,
         Reason.DISK_FULL,
+        Reason.STORAGE_UNWRITABLE,
         Reason.CONFINEMENT_LACKING,
     )
 )

@@ -71,6 +71,7 @@ class Agent:
         self._supervisor = Supervisor(self._outcome, self._worker_failed, self._follow_topics, config.event_queue, self._counters)
         self._crash_loop = CrashLoop()
         self._fatal_images = FatalImages()
+        self._store.collect_unused = self._collect
         self._confinement = Confinement(config.confinement_required, WorkerUsers(config.worker_users))
         self._topics: frozenset[str] = frozenset()  # of the broker, for the module that is fed
         self._link = self._make_link(config)
@@ -105,7 +106,8 @@ class Agent:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the board itself, each as "code: text"."""
-        return (*self._orders.problems, *(self._link.problems if self._link is not None else ()))
+        link = self._link.problems if self._link is not None else ()
+        return (*self._store.problems.texts, *self._orders.problems, *link)
 
     async def run(self) -> None:
         """Runs until `stop`, then saves the module's state and ends the workers."""
@@ -381,8 +383,8 @@ class Agent:
         for slot in self._store.slots().values():
             envelopes.add(slot.envelope)
             envelope = self._store.envelope(slot.envelope)
-            if envelope is not None:
-                blobs |= self._blobs_of(slots.parse(envelope))
+            with contextlib.suppress(Refused):  # a damaged one can't run: what it needed is of no use
+                blobs |= self._blobs_of(slots.parse(envelope or b""))
         verified = self._runner.update.verified
         if verified is not None and not self._runner.update.ended:
             envelopes.add(verified.envelope_digest)

@@ -44,6 +44,7 @@ class Reason(Enum):
     BLOB_DIGEST_MISMATCH = "blob-digest-mismatch"
     MANIFEST_MISSING = "manifest-missing"
     DISK_FULL = "disk-full"
+    STORAGE_UNWRITABLE = "storage-unwritable"
     # module
     CAPABILITY_DENIED = "capability-denied"
     MODULE_INVALID = "module-invalid"
