@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tests.support.tiers import ARCHITECTURES, ROOT
+from tests.support.tiers import ARCHITECTURES, KNOWN, ROOT
 
 LANES = 2
 UNKNOWN_S = 90.0  # a test that was never measured
@@ -86,7 +86,7 @@ def collect() -> list[str]:
 def durations() -> dict[str, float]:
     """What tests took, in seconds: on the machine where it was noted, or here."""
     known: dict[str, float] = {}
-    for path in (ROOT / "tests" / "durations.json", OUT / "durations.json"):
+    for path in (KNOWN, OUT / "durations.json"):
         if path.exists():
             known |= json.loads(path.read_text(encoding="utf-8"))
     return known

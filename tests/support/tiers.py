@@ -14,6 +14,9 @@ from tests.support.cache import ROOT, locked
 
 ARCHITECTURES = ("aarch64", "armv7", "riscv64")
 TIERS = ("quick", "full", "rest")
+KNOWN = ROOT / "tests" / "durations.json"
+"""What tests took, in seconds, on two idle cores: those of LONG_S and more."""
+LONG_S = 5.0
 
 
 def architecture_on(day_of_year: int) -> str:
@@ -84,15 +87,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drops what the tier leaves out."""
+    """Drops what the tier leaves out; with several processes, puts what takes long first."""
     tier, architecture = config.getoption("--tier"), config.getoption("--architecture")
-    if tier == "full" or any("::" in each for each in config.args):
-        return
-    dropped = [item for item in items if left_out(item, architecture) != (tier == "rest")]
-    if dropped:
+    if tier != "full" and not any("::" in each for each in config.args):
+        dropped = [item for item in items if left_out(item, architecture) != (tier == "rest")]
         gone = set(dropped)
         items[:] = [item for item in items if item not in gone]
         config.hook.pytest_deselected(items=dropped)
+    if hasattr(config, "workerinput"):
+        known = json.loads(KNOWN.read_text(encoding="utf-8"))
+        items.sort(key=lambda item: -known.get(item.nodeid, 0.0) if known.get(item.nodeid, 0.0) >= LONG_S else 0.0)
 
 
 @pytest.hookimpl(optionalhook=True)
