@@ -220,9 +220,10 @@ class Reading:
         """Nothing came for a while: asks where the end is, or finds that the connection has stalled."""
         undecided = [each for each in self.pages if self._undecided(each)]
         if self._fence.impossible:
-            if quiet_s >= max(UNFENCED_MIN_S, 4 * self._session.round_trip_s):
-                for page in undecided:
-                    page.give_up(self._fence.impossible)
+            if quiet_s >= min(max(UNFENCED_MIN_S, 4 * self._session.round_trip_s), self._session.patience_s / 2):
+                for page in self.pages:
+                    if page.granted and page.grace_end is None:
+                        page.give_up(self._fence.impossible)
         elif undecided and self._fence.ready() and (quiet_s >= IDLE_S or not all(each.exact for each in undecided)):
             number = self._fence.send()
             for page in undecided:

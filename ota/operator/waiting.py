@@ -117,19 +117,28 @@ class Waiting:
         self, timeout_s: float, since_s: float, changed: Callable[[str, Standing], None] = lambda name, standing: None
     ) -> Outcome:
         """`changed` gets each board's standing when it is another. Raises BrokerError."""
-        outcome = self.outcome
+        outcome, judged_for = self.outcome, self.deployment
         for device in self._view.follow(timeout_s, self._concerns):
-            if device is not None and self.deployment.includes(device.name):
-                standing = judge(device, self.deployment, since_s)
-                if outcome.standings.get(device.name) != standing:
-                    outcome.standings[device.name] = standing
-                    changed(device.name, standing)
-            if device is None:
-                outcome.gaps = self._view.gaps
-                if outcome.ended or outcome.superseded:
-                    break
+            if device is not None:
+                self._judge(device, since_s, changed)
+                continue
+            if self.deployment != judged_for:  # it was widened: boards that said nothing new are part of it now
+                judged_for = self.deployment
+                for each in filter(self._concerns, list(self._view.devices.values())):
+                    self._judge(each, since_s, changed)
+            outcome.gaps = self._view.gaps
+            if outcome.ended or outcome.superseded:
+                break
         self._roster.save()
         return outcome
+
+    def _judge(self, device: Device, since_s: float, changed: Callable[[str, Standing], None]) -> None:
+        if not self.deployment.includes(device.name):
+            return
+        standing = judge(device, self.deployment, since_s)
+        if self.outcome.standings.get(device.name) != standing:
+            self.outcome.standings[device.name] = standing
+            changed(device.name, standing)
 
     def _concerns(self, device: Device) -> bool:
         group = device.report.group if device.report is not None else self._roster.group_of(device.name)

@@ -1,13 +1,22 @@
 """The operator's connection: what brokers announce and answer, links that break, somebody who floods."""
 
+# ruff: noqa: SIM117 (broker, connection and what is to be raised, one inside the other)
+
+import asyncio
+import threading
+from contextlib import contextmanager
+
 import pytest
 
 from ota.demo.broker import DemoBroker
 from ota.formats.broker_url import BrokerUrl
-from ota.operator.broker import WAITING_LIMIT_BYTES, Broker
+from ota.operator import pages
+from ota.operator.broker import WAITING_LIMIT_BYTES, Broker, BrokerError
 from ota.operator.session import MAX_PACKET_BYTES, Incoming
 from ota.operator.workspace import Settings
+from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
+from tests.support.scripted_broker import PUBLISH, ScriptedBroker
 
 
 def settings(port: int) -> Settings:
@@ -65,3 +74,166 @@ def test_the_same_topic_is_read_again_on_one_broker_object(port):
         for number in range(5):
             broker.publish_all([("ota/v1/group/lab/desired", b"%d" % number)])
             assert broker.retained_one("ota/v1/group/lab/desired") == b"%d" % number
+
+
+@contextmanager
+def scripted(**script):
+    """A broker that answers as it is told to, in a thread of its own."""
+    started, stop = threading.Event(), []
+
+    async def serve() -> None:
+        async with broker:
+            stop.extend((asyncio.get_running_loop(), ended := asyncio.Event()))
+            started.set()
+            await ended.wait()
+
+    broker = ScriptedBroker(**script)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield broker
+    finally:
+        stop[0].call_soon_threadsafe(stop[1].set)
+        thread.join(10)
+
+
+def connack(code: int = 0, properties: bytes = b"") -> bytes:
+    return bytes((0, code, len(properties))) + properties
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (connack(0x84), r"unsupported protocol version.*needs MQTT 5"),
+        (b"\x00\x01", "nsupported protocol version"),  # as MQTT 3.1.1 says it
+        (connack(0x87), r"not authorized \(0x87\)"),
+        (connack(0, bytes((0x25, 0))), "keeps no retained messages"),
+        (connack(0, bytes((0x24, 0))), "has no QoS 1"),
+    ],
+)
+def test_a_broker_that_can_not_do_what_is_needed_is_refused_before_anything_is_sent(answer, message):
+    with scripted(connack=lambda _: answer) as broker:
+        with pytest.raises(BrokerError, match=f"(?i){message}"), Broker(settings(broker.config.url.port)):
+            pass
+        assert not broker.of(PUBLISH)
+
+
+def test_a_broker_that_closes_without_an_answer_is_said_to_have_no_mqtt_5():
+    with scripted(connack=lambda _: (_ for _ in ()).throw(ConnectionError())) as broker:
+        with pytest.raises(BrokerError, match=r"closed the connection without an answer.*without MQTT 5"):
+            Broker(settings(broker.config.url.port)).__enter__()
+
+
+def test_receive_maximum_is_kept_to():
+    answered: list[int] = []
+    with scripted(connack=lambda _: connack(0, b"\x21\x00\x03"), puback=lambda packet: None) as broker:
+
+        def acknowledge(packet):
+            answered.append(len(broker.of(PUBLISH)) + 1 - len(answered))
+            return 0
+
+        broker.puback = acknowledge
+        with Broker(settings(broker.config.url.port)) as connection:
+            assert connection.limits.receive_maximum == 3
+            connection.publish_all([(f"t/{number}", b"x") for number in range(50)])
+        assert len(broker.of(PUBLISH)) == 50
+        assert max(answered) <= 3
+
+
+def test_a_message_beyond_the_maximum_packet_size_is_named_before_anything_is_sent():
+    with scripted(connack=lambda _: connack(0, b"\x27\x00\x00\x04\x00")) as broker:
+        with (
+            Broker(settings(broker.config.url.port)) as connection,
+            pytest.raises(BrokerError, match=r"b/2: a packet of 2019 bytes; the broker announced a maximum packet size of 1024"),
+        ):
+            connection.publish_all([("b/1", b"x"), ("b/2", bytes(2000))])
+        assert not broker.of(PUBLISH)
+
+
+def test_a_publication_that_is_refused_is_an_error_that_names_topic_and_reason():
+    with scripted(puback=lambda packet: 0x87 if packet.topics[0] == "t/7" else 0) as broker:
+        with Broker(settings(broker.config.url.port)) as connection:
+            with pytest.raises(BrokerError, match=r"the broker refused t/7: not authorized \(0x87\)"):
+                connection.publish_all([(f"t/{number}", b"x") for number in range(9)])
+
+
+def test_a_subscription_that_is_refused_is_an_error_or_an_unknown_and_never_nothing():
+    with scripted(suback=lambda topic: 0x87 if topic.startswith("ota/v1/device") else 1) as broker:
+        with Broker(settings(broker.config.url.port)) as connection:
+            with pytest.raises(BrokerError, match=r"refused the subscription to ota/v1/device/a/log: not authorized"):
+                connection.subscribe("ota/v1/device/a/log")
+            (answer,) = connection.retained(["ota/v1/device/a/report"])
+            assert "not authorized" in answer.unknown
+            with pytest.raises(BrokerError, match="can't be known"):
+                connection.retained_one("ota/v1/device/a/report")
+
+
+@pytest.mark.parametrize(
+    "script", [{"puback": lambda packet: 0x87, "echoes": False}, {"suback": lambda topic: 0x87 if "check" in topic else 1}]
+)
+def test_without_a_marker_what_does_not_come_is_unknown(script):
+    with scripted(retained={"a": b"1"}, **script) as broker, Broker(settings(broker.config.url.port)) as connection:
+        answers = {each.topic: each for each in connection.retained(["a", "b"])}
+    assert answers["a"].payload == b"1"
+    assert "ota/v1/check" in answers["b"].unknown
+
+
+def test_a_marker_that_is_taken_and_never_comes_back_makes_unknown(monkeypatch):
+    monkeypatch.setattr("ota.operator.session.PATIENCE_MIN_S", 0.3)
+    with scripted(retained={"a": b"1"}, echoes=False) as broker, Broker(settings(broker.config.url.port)) as connection:
+        answers = {each.topic: each for each in connection.retained(["a", "b"])}
+    assert answers["a"].payload == b"1"
+    assert "does not come back" in answers["b"].unknown
+
+
+def test_a_connection_that_breaks_while_publishing_repeats_only_what_was_not_acknowledged():
+    with scripted() as broker:
+
+        def once(packet):
+            if packet.topics[0] == "t/20" and packet.connection == 1:
+                broker.writer.close()
+                return None
+            return 0
+
+        broker.puback = once
+        with Broker(settings(broker.config.url.port)) as connection:
+            connection.publish_all([(f"t/{number}", b"%d" % number) for number in range(40)])
+        again = [each.topics[0] for each in broker.of(PUBLISH, 2)]
+        assert "t/20" in again
+        assert "t/0" not in again
+        assert {each.payload for each in broker.of(PUBLISH)} == {b"%d" % number for number in range(40)}
+
+
+def test_a_reason_that_would_hold_for_the_next_connection_ends_it():
+    with scripted() as broker:
+        broker.puback = lambda packet: broker.send(b"\xe0\x02\x95\x00")  # DISCONNECT: packet too large
+        with Broker(settings(broker.config.url.port)) as connection:
+            with pytest.raises(BrokerError, match=r"ended the connection: packet too large \(0x95\)"):
+                connection.publish_all([("t", b"x")])
+        assert broker.connections == 1
+
+
+def test_a_stalled_connection_is_made_anew(monkeypatch):
+    monkeypatch.setattr("ota.operator.session.PATIENCE_MIN_S", 0.3)
+    there = {f"t/{number}": b"%d" % number for number in range(80)}
+    with scripted(retained=there) as broker, Broker(settings(broker.config.url.port)) as connection:
+        broker.echoes = False
+        monkeypatch.setattr(pages, "IDLE_S", 0.001)
+        answers = connection.retained([*there, "none"])
+        for _ in range(80):
+            next(answers)
+        broker.echoes = True  # the marker of the first connection was swallowed
+        (last,) = list(answers)
+    assert (last.topic, last.payload, last.unknown) == ("none", None, "")
+
+
+@pytest.mark.parametrize("round_trip_s", [0.7])
+def test_a_slow_network_hides_nothing(port, round_trip_s):
+    there = {f"ota/v1/device/b{number}/report": bytes(400) for number in range(120)}
+    with Broker(settings(port)) as broker:
+        broker.publish_all(list(there.items()))
+    with Delay(port, round_trip_s) as slow, Broker(settings(slow.port)) as broker:
+        answers = list(broker.retained([*there, "ota/v1/device/none/report"]))
+    assert [each.topic for each in answers if each.unknown] == []
+    assert {each.topic for each in answers if each.payload} == set(there)

@@ -1,7 +1,7 @@
 """What the operator sees of a fleet: every board, or that some are missing."""
 
 import json
-import os
+import time
 
 import pytest
 
@@ -11,10 +11,9 @@ from ota.operator.broker import Broker
 from ota.operator.discovery import NO_WILDCARDS
 from ota.operator.reports import View
 from tests.support import fleet
+from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
 from tests.support.operator import ota
-
-FULL = bool(os.environ.get("WAMR_OTA_FULL"))
 
 
 @pytest.fixture(params=("mosquitto", "rumqttd"))
@@ -147,3 +146,27 @@ def test_a_broker_without_retained_wildcards_is_said_to_hide_boards(workspace, p
     found = json.loads(capsys.readouterr().out)
     assert found["reasons"] == [NO_WILDCARDS]
     assert len(found["boards"]) == 2
+
+
+def test_a_slow_network_hides_no_board(workspace, port, capsys):
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, fleet.names(70))
+    workspace_file = workspace.folder / "ota.toml"
+    with Delay(port, 0.7) as slow:
+        workspace_file.write_text(workspace_file.read_text().replace(f":{port}", f":{slow.port}"))
+        assert ota(workspace.folder, "status", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["boards"]) == 70
+
+
+def test_a_boards_clock_that_is_wrong_does_not_make_it_old(workspace, capsys):
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"], time_s=int(time.time()) - 3 * 86_400, online=False)
+        assert ota(workspace.folder, "status", "--json") == 0
+        fleet.leave(broker, ["a"], time_s=int(time.time()) - 3 * 86_400 + 5, uptime_s=65)  # it came since the reading before
+        capsys.readouterr()
+        assert ota(workspace.folder, "status", "--json") == 0
+        (found,) = json.loads(capsys.readouterr().out)["boards"]
+        assert found["age_s"] < 600
+        assert -3 * 86_400 - 600 < found["clock_ahead_s"] < -2 * 86_400
+        assert ota(workspace.folder, "status") == 0
+        assert "; its clock is 3 d behind" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Boards that are only what they left on a broker: thousands of them."""
 
+import time
+
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.report import Report, Running
@@ -14,7 +16,7 @@ def names(count: int) -> list[str]:
 
 def report(name: str, group: str = "lab", **changes) -> Report:
     running = changes.pop("running", Running("monitor", "1.0.0", bytes(32), 7, "confirmed", "aot"))
-    changes = {"time_s": 1_800_000_000, "uptime_s": 60, "counters": {f"counter_{n}": n for n in range(12)}} | changes
+    changes = {"time_s": int(time.time()), "uptime_s": 60, "counters": {f"counter_{n}": n for n in range(12)}} | changes
     return Report(name, group, "generic", "0.1.0", running=running, **changes)
 
 
@@ -30,7 +32,7 @@ def settings(port: int) -> Settings:
 
 def made(folder, port: int) -> Workspace:
     """A workspace for the broker at a port."""
-    return Workspace.create(folder, settings(port), 1_700_000_000, "ed25519")
+    return Workspace.create(folder, settings(port), int(time.time()), "ed25519")
 
 
 def roster(workspace: Workspace, listed: list[str] | None = None) -> Roster:
