@@ -44,6 +44,18 @@ def echo(version: int, before: str = "", padding: int = 0) -> bytes:
     return wasm
 
 
+def wait_until_it_answers(url: str, timeout_s: float) -> None:
+    """Waits until a broker takes connections."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        try:
+            with Broker(Settings(VENDOR, BrokerUrl.parse(url), GROUP)):
+                return
+        except Exception:
+            time.sleep(0.05)
+    raise AssertionError(f"the broker at {url} did not answer within {timeout_s} s")
+
+
 class Mosquitto:
     """mosquitto on the loopback, retained messages kept over a restart."""
 
@@ -66,14 +78,7 @@ class Mosquitto:
 
     def start(self) -> None:
         self._process = subprocess.Popen([self.command(), "-c", str(self._config)], stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            try:
-                with Broker(Settings(VENDOR, BrokerUrl.parse(self.url), GROUP)):
-                    return
-            except Exception:
-                time.sleep(0.05)
-        raise AssertionError("mosquitto did not start")
+        wait_until_it_answers(self.url, 10)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -1,0 +1,125 @@
+"""More brokers that tests run against: mochi (Go) and HiveMQ CE (Java), pinned, built once below build/brokers."""
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from ota.demo.broker import DemoBroker, free_port
+from tests.conftest import ROOT
+from tests.support.lab import Mosquitto, wait_until_it_answers
+
+SOURCES = ROOT / "tests" / "brokers"
+BUILT = ROOT / "build" / "brokers"
+BUILD_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S = 600, 60, 30
+LOOPBACK = "127.0.0.1"
+
+
+class _Process:
+    """A broker in a process of its own, on the loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://{LOOPBACK}:{self.port}"
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        log = (self.folder / "broker.log").open("ab")
+        with log:
+            self._process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=log, stderr=log)
+        wait_until_it_answers(self.url, START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.stdin.close()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def _tool(name: str, why: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{why}: {name} is not installed")
+    return found
+
+
+def _built(name: str, commands: list[list[str]]) -> Path:
+    """A copy of the sources below build/brokers, in which these commands ran; once for each state of the sources."""
+    sources = SOURCES / name
+    content = b"".join(path.read_bytes() for path in sorted(sources.iterdir()) if path.is_file())
+    folder = BUILT / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}"
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(sources, folder)
+            for command in commands:
+                words = [word.replace("OUT", str(folder)) for word in command]
+                done = subprocess.run(words, cwd=folder, capture_output=True, timeout=BUILD_TIMEOUT_S, check=False)
+                if done.returncode:
+                    pytest.skip(
+                        f"{name} can't be built here: {(done.stderr or done.stdout).decode(errors='replace').strip()[-300:]}"
+                    )
+            (folder / ".done").touch()
+    return folder
+
+
+class Mochi(_Process):
+    """mochi-mqtt 2.7, its own command."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        go = _tool("go", "mochi")
+        package = "github.com/mochi-mqtt/server/v2/cmd"
+        self._program = _built("mochi", [[go, "build", "-mod=mod", "-o", "OUT/mochi", package]]) / "mochi"
+
+    def command(self) -> list[str]:
+        rest = (free_port(), free_port())
+        return [
+            str(self._program), "-tcp", f"{LOOPBACK}:{self.port}", "-ws", f"{LOOPBACK}:{rest[0]}", "-info", f"{LOOPBACK}:{rest[1]}",
+        ]  # fmt: skip
+
+
+class HiveMq(_Process):
+    """HiveMQ CE 2025.5, embedded."""
+
+    CONFIGURATION: ClassVar = """<?xml version="1.0"?>
+<hivemq>
+  <listeners><tcp-listener><port>{port}</port><bind-address>127.0.0.1</bind-address></tcp-listener></listeners>
+  <anonymous-usage-statistics><enabled>false</enabled></anonymous-usage-statistics>
+</hivemq>
+"""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._java, maven = _tool("java", "HiveMQ"), _tool("mvn", "HiveMQ")
+        copy = [maven, "-q", "-B", "-f", "pom.xml", "dependency:copy-dependencies", "-DoutputDirectory=OUT/lib"]
+        self._built = _built("hivemq", [copy])
+        for each in ("conf", "data", "extensions"):
+            (folder / "hivemq" / each).mkdir(parents=True)
+        (folder / "hivemq" / "conf" / "config.xml").write_text(self.CONFIGURATION.format(port=self.port))
+
+    def command(self) -> list[str]:
+        folders = [str(self.folder / "hivemq" / each) for each in ("conf", "data", "extensions")]
+        return [self._java, "-Xmx512m", "-cp", f"{self._built}/lib/*", str(self._built / "HiveMq.java"), *folders]
+
+
+KINDS = {"mosquitto": Mosquitto, "rumqttd": DemoBroker, "mochi": Mochi, "hivemq": HiveMq}
