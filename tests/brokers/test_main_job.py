@@ -74,7 +74,7 @@ class Operator:
 
     def board(self) -> dict:
         (found,) = [json.loads(line) for line in self.run("status", "--json").splitlines()]
-        (device,) = found["devices"] if isinstance(found, dict) else found
+        (device,) = found["boards"] if isinstance(found, dict) else found
         return device
 
 

@@ -15,7 +15,7 @@ from tests.support.lab import Mosquitto, wait_until_it_answers
 
 SOURCES = ROOT / "tests" / "brokers"
 BUILT = ROOT / "build" / "brokers"
-BUILD_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S = 600, 60, 30
+BUILD_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S = 600, 120, 30
 LOOPBACK = "127.0.0.1"
 
 
@@ -38,7 +38,11 @@ class _Process:
         log = (self.folder / "broker.log").open("ab")
         with log:
             self._process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=log, stderr=log)
-        wait_until_it_answers(self.url, START_TIMEOUT_S)
+        try:
+            wait_until_it_answers(self.url, START_TIMEOUT_S)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         if self._process is None:
