@@ -370,7 +370,7 @@ UNIT = pathlib.Path("/etc/systemd/system/wamr-ota.service")
 DROP_IN = """[Service]
 ExecStartPre=+{base}/launch --settle {config}/agent.toml
 ExecStart=
-ExecStart={base}/launch {config}/agent.toml
+ExecStart={base}/launch --confined {config}/agent.toml
 ReadWritePaths={base} -{config} -{config}.trial
 """
 
@@ -472,10 +472,9 @@ def request(folder: str, name: str, device: str, key: str) -> Answer:
 
 def python(folder: str, name: str, *arguments: str) -> "tuple[int, str, str]":
     """Runs Python with the packages of an agent, and tells how many modules it has imported: its status, output, and errors."""
-    version = pathlib.Path(folder, "versions", name)
-    environment = {**os.environ, "PYTHONPATH": f"{version}/lib:{version}/packages", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-X", "importtime", *arguments]
-    one_more, said = teller("imported"), []
+    paths = ":".join(f"{folder}/versions/{name}/{each}" for each in ("lib", "packages"))
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    one_more, said, command = teller("imported"), [], [sys.executable, "-X", "importtime", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout and process.stderr  # noqa: PT018  (pipes were asked for)
         for line in process.stderr:

@@ -129,3 +129,19 @@ def test_a_signal_for_all_of_python_ends_neither_zygote_nor_children():
         assert ask(channel, b"pid") == str(process.pid).encode()
         assert zygote._process.poll() is None
         channel.close()
+
+
+def test_a_process_that_takes_long_to_load_is_waited_for_while_it_uses_the_processor(monkeypatch):
+    monkeypatch.setattr("device_agent.channel.zygote.ANSWER_S", 0.7)
+    with opened("tests.support.busy") as zygote:
+        zygote.start()
+        one, channel = child(zygote)
+        assert ask(channel, b"pid") == str(one.pid).encode()
+        channel.close()
+
+
+def test_a_process_that_does_nothing_while_it_should_load_is_given_up(monkeypatch):
+    monkeypatch.setattr("device_agent.channel.zygote.ANSWER_S", 2.0)
+    monkeypatch.setenv("HANG", "1")
+    with opened("tests.support.busy") as zygote, pytest.raises(OSError, match="does not start"):
+        zygote.start()

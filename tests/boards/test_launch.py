@@ -57,6 +57,7 @@ class Board:
     def launch(self, *options: str, confined: bool = False) -> subprocess.Popen:
         mounts = MOUNTS.format(etc=self.etc, launch=self.base / "launch", confined="yes" if confined else "no")
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-e", "-c", mounts, "sh"]
+        options += ("--confined",) * confined
         return subprocess.Popen([*command, *options, str(self.etc / "wamr-ota/agent.toml")])
 
     def settle(self) -> None:
@@ -155,3 +156,20 @@ def test_settings_whose_move_was_cut_off_are_put_back_before_the_next_start(boar
     (board.etc / "wamr-ota").rename(board.etc / "wamr-ota.old")
     board.settle()
     runs(board, "old old-settings wamr-ota\n", confined=True)
+
+
+def test_a_trial_is_not_confirmed_without_its_settings(board):
+    """Where they cannot be moved, for whatever reason, the agent would begin with none."""
+    board.version("new")
+    board.settings("wamr-ota.trial", "new-settings")
+    board.trial("new")
+    (board.base / "trial.tried").touch()
+    (board.base / "trial.passed").touch()
+    mounts = MOUNTS.format(etc=board.etc, launch=board.base / "launch", confined="yes")
+    subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mounts, "sh", "--settle", str(board.etc / "wamr-ota/agent.toml")], check=False
+    )
+    assert board.confirmed == "old"
+    board.settle()
+    assert board.confirmed == "new"
+    runs(board, "new new-settings wamr-ota\n", confined=True)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from boards.bundle import Bundle
 from boards.errors import BoardError
 from boards.flash import Flasher
 from boards.line import LineLost
@@ -50,3 +51,16 @@ def test_a_port_that_was_there_once_is_waited_for(tmp_path, monkeypatch):
         flasher.look()
     assert len(opened) > 3
     assert notes[0] == "the line is gone; trying again"
+
+
+def test_a_board_whose_kernel_lacks_a_measure_of_confinement_is_told_of(tmp_path, monkeypatch):
+    notes = []
+    flasher = Flasher(None, tmp_path, tmp_path, None, None, None, note=notes.append)
+    monkeypatch.setattr(flasher, "_again", lambda step: step())
+    answer = {"good": True, "why": "", "measures": ["seccomp", "no-new-privileges"]}
+    monkeypatch.setattr(flasher, "_verb", lambda *words: answer)
+    flasher._check(Bundle("new", b""))
+    assert "cannot confine modules by landlock: none will run there unless" in notes[0]
+    answer |= {"good": False, "why": "Traceback\n  File\nOSError: no such instruction"}
+    with pytest.raises(BoardError, match="cannot run on this board:\n  Traceback\n    File\n  OSError: no such instruction"):
+        flasher._check(Bundle("new", b""))
