@@ -468,12 +468,12 @@ class Agent:
             deployment=update.deployment,
             manifest=update.manifest,
             reason=update.reason.value if update.reason else "",
-            detail=update.detail[:500],
+            detail=update.detail,
             done_chunks=done_chunks,
             chunks=chunks,
         )
         if refusal is not None and update.ended:
-            attempt = Attempt("rejected", self._orders.refused, reason=refusal.reason.value, detail=refusal.detail[:500])
+            attempt = Attempt("rejected", self._orders.refused, reason=refusal.reason.value, detail=refusal.detail)
         worker = self._supervisor.current
         on_trial = update.phase is Phase.TRIAL and self._runner.trial_worker is self._supervisor.current
         counters = dict(self._counters) | {

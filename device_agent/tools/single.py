@@ -267,14 +267,16 @@ def _describe(module: Path, wasm: bytes) -> ModuleDescription:
     about = value.get("module", {})
     if not isinstance(about, dict):
         raise RunError(f"{path}: module is not a table")
-    return ModuleDescription(
+    described = ModuleDescription(
         name=str(about.get("name", module.stem)),
         version=str(about.get("version", "0.0.0")),
         capabilities=Capabilities.parse(value.get("capabilities", {}), str(path)),
         limits=Limits.parse(value.get("limits", {}), str(path)),
         arguments=checked_arguments(about.get("arguments", []), str(path)),
         environment=checked_environment(about.get("environment", {}), str(path)),
+        config=str(about.get("config", "")).encode(),
     )
+    return ModuleDescription.from_bytes(described.to_bytes())  # as a board reads it: its limits are the same
 
 
 class _Printer:

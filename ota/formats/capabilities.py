@@ -45,17 +45,8 @@ _NUMBERS = {
     ("wasi", "quota_bytes"): (DEFAULT_FOLDERS_BYTES, FOLDERS_LIMIT_BYTES),
 }
 """Arguments that are numbers: what they are when nothing is said, and the most."""
-TOPICS_REMEMBERED, TOPIC_LIMIT = 256, 256
+TOPICS_REMEMBERED = 256
 MAX_FILTERS = 32
-
-
-def _wrong(name: str, key: str, argument: Any) -> str:
-    """What is wrong with an argument of a known name, and its limit."""
-    if (name, key) in _NUMBERS:
-        return f"is not a whole number from 0 to {_NUMBERS[name, key][1]}"
-    if isinstance(argument, list):
-        return f"has {len(argument)} items, the limit is {MAX_FILTERS}"
-    return f"is not a list of at most {MAX_FILTERS} texts"
 
 
 def import_module(interface: str) -> str:
@@ -162,8 +153,8 @@ def _is_within(granted: str, wanted: str) -> bool:
 
 _LISTS: dict[str, dict[str, tuple[Callable[[str], bool], Callable[[str, str], bool], str]]] = {
     "messaging": {
-        "publish": (topics.is_filter, topics.covers, "a topic filter"),
-        "subscribe": (topics.is_filter, topics.covers, "a topic filter"),
+        "publish": (topics.is_filter, topics.covers, f"a topic filter of at most {topics.TOPIC_CHARACTERS} characters"),
+        "subscribe": (topics.is_filter, topics.covers, f"a topic filter of at most {topics.TOPIC_CHARACTERS} characters"),
     },
     "gpio": {
         "inputs": (_is_line, _same, "a line such as gpiochip0:17"),
@@ -185,23 +176,28 @@ def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
     for key, argument in value.items():
         if key not in lists and (name, key) not in _NUMBERS:
             raise Refused(Reason.MEMBER_UNKNOWN, f"{what}: {name} has no argument {key!r}")
-        if key in lists and isinstance(argument, list) and len(argument) <= MAX_FILTERS:
-            is_one, _, words = lists[key]
-            if not all(isinstance(each, str) and is_one(each) for each in argument):
-                raise malformed(what, f"{name}.{key} has something that is not {words}")
-            parsed[key] = tuple(argument)
-        elif (
-            (name, key) in _NUMBERS
-            and isinstance(argument, int)
-            and not isinstance(argument, bool)
-            and 0 <= argument <= _NUMBERS[name, key][1]
-        ):
-            parsed[key] = argument
-        else:
-            raise malformed(what, f"{name}.{key} {_wrong(name, key, argument)}")
+        parsed[key] = _list(name, key, argument, what) if key in lists else _number(name, key, argument, what)
     if name == "keyvalue" or (name == "wasi" and parsed.get("write")):
         parsed.setdefault("quota_bytes", _NUMBERS[name, "quota_bytes"][0])
     return parsed
+
+
+def _list(name: str, key: str, value: Any, what: str) -> tuple[str, ...]:
+    is_one, _, words = _LISTS[name][key]
+    if not isinstance(value, list):
+        raise malformed(what, f"{name}.{key} is not a list of at most {MAX_FILTERS} texts")
+    if len(value) > MAX_FILTERS:
+        raise malformed(what, f"{name}.{key} has {len(value)} items, the limit is {MAX_FILTERS}")
+    if wrong := [each for each in value if not isinstance(each, str) or not is_one(each)]:
+        raise malformed(what, f"{name}.{key} has {str(wrong[0])[:100]!r}, which is not {words}")
+    return tuple(value)
+
+
+def _number(name: str, key: str, value: Any, what: str) -> int:
+    limit = _NUMBERS[name, key][1]
+    if type(value) is not int or not 0 <= value <= limit:
+        raise malformed(what, f"{name}.{key} is not a whole number from 0 to {limit}")
+    return value
 
 
 class TopicGrants:
@@ -215,7 +211,7 @@ class TopicGrants:
         """Whether it is a topic, and one of the filters covers it."""
         known = self._known.get(topic)
         if known is None:
-            if len(topic) > TOPIC_LIMIT:
+            if len(topic) > topics.TOPIC_CHARACTERS:
                 return False
             if len(self._known) >= TOPICS_REMEMBERED:
                 self._known.clear()

@@ -85,8 +85,10 @@ class Fields:
     def data(self, key: int | str, size: int | None = None, limit: int = 1 << 20) -> bytes:
         """Bytes, `size` of them where that is given."""
         value = self._get(key, bytes)
-        if len(value) > limit or (size is not None and len(value) != size):
-            raise malformed(self._what, f"field {key!r} has {len(value)} bytes")
+        if size is not None and len(value) != size:
+            raise malformed(self._what, f"field {key!r} has {len(value)} bytes, not {size}")
+        if len(value) > limit:
+            raise malformed(self._what, f"field {key!r} has {len(value)} bytes, the limit is {limit}")
         return value
 
     def items(self, key: int | str, limit: int) -> list[Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ota.formats import cbor
-from ota.formats.fields import Fields, Unknown, malformed
+from ota.formats.fields import Fields, Unknown, is_name, malformed
 
 REPORT_LIMIT_BYTES = 16 * 1024
 BATCH_LIMIT_BYTES = 512 * 1024
@@ -12,6 +12,9 @@ BATCH_LIMIT_RECORDS = 1000
 STATES = ("idle", "offered", "fetching", "staged", "trial", "confirmed", "rejected", "failed", "rolled-back")
 LEVELS = ("trace", "debug", "info", "warn", "error")
 PROBLEMS, PROBLEM_CHARACTERS = 8, 200
+DETAIL_CHARACTERS = 500
+COUNTERS = 64
+LACKING, WORD_CHARACTERS = 8, 64
 _WORD_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -57,7 +60,7 @@ class Report:
     problems: tuple[str, ...] = ()  # what is wrong with the board itself, as "code: text"
 
     def to_bytes(self) -> bytes:
-        """Encoded."""
+        """Encoded. What is beyond a limit is cut: a report that nobody reads tells nothing."""
         running, attempt = self.running, self.attempt
         return cbor.encode(
             {
@@ -65,7 +68,7 @@ class Report:
                 "device": self.device,
                 "group": self.group,
                 "board": self.board,
-                "agent": self.agent,
+                "agent": self.agent[:WORD_CHARACTERS],
                 "time": self.time_s,
                 "uptime": self.uptime_s,
                 "running": {
@@ -75,18 +78,18 @@ class Report:
                     "sequence": running.sequence,
                     "slot": running.slot,
                     "mode": running.mode,
-                    "lacking": list(running.lacking),
+                    "lacking": [each[:WORD_CHARACTERS] for each in running.lacking[:LACKING]],
                 },
                 "attempt": {
                     "state": attempt.state,
                     "deployment": attempt.deployment,
                     "manifest": attempt.manifest,
                     "reason": attempt.reason,
-                    "detail": attempt.detail[:500],
+                    "detail": attempt.detail[:DETAIL_CHARACTERS],
                     "done": attempt.done_chunks,
                     "chunks": attempt.chunks,
                 },
-                "counters": self.counters,
+                "counters": dict(sorted(each for each in self.counters.items() if is_name(each[0]))[:COUNTERS]),
                 "problems": [each[:PROBLEM_CHARACTERS] for each in self.problems[:PROBLEMS]],
             }
         )
@@ -103,47 +106,47 @@ class Report:
         running = Fields(top.map("running"), what, running_keys, Unknown.IGNORE)
         attempt = Fields(top.map("attempt"), what, attempt_keys, Unknown.IGNORE)
         counters = top.map("counters")
-        if len(counters) > 64 or not all(isinstance(k, str) and type(n) is int for k, n in counters.items()):
-            raise malformed(what, "the counters are not numbers by name")
+        if len(counters) > COUNTERS or not all(isinstance(k, str) and type(n) is int for k, n in counters.items()):
+            raise malformed(what, f"the counters are not numbers by name, {COUNTERS} at most")
         return cls(
             device=top.name("device"),
             group=top.name("group"),
             board=top.name("board"),
-            agent=top.text("agent", 64),
+            agent=top.text("agent", WORD_CHARACTERS),
             time_s=top.number("time"),
             uptime_s=top.number("uptime"),
             running=Running(
-                name=running.text("name", 64),
-                version=running.text("version", 64),
+                name=running.text("name", WORD_CHARACTERS),
+                version=running.text("version", WORD_CHARACTERS),
                 manifest=running.data("manifest", limit=32),
                 sequence=running.number("sequence"),
                 slot=_word(running.text("slot")),
                 mode=_word(running.text("mode")),
-                lacking=_words(running.items("lacking", 8)),
+                lacking=_words(running.items("lacking", LACKING)),
             ),
             attempt=Attempt(
                 state=_word(attempt.text("state")),
                 deployment=attempt.data("deployment", limit=16),
                 manifest=attempt.data("manifest", limit=32),
                 reason=_word(attempt.text("reason")),
-                detail=attempt.text("detail", 500),
+                detail=attempt.text("detail", DETAIL_CHARACTERS),
                 done_chunks=attempt.number("done"),
                 chunks=attempt.number("chunks"),
             ),
-            counters=dict(counters),
+            counters={name: value for name, value in counters.items() if is_name(name)},
             problems=_words(top.items("problems", PROBLEMS), PROBLEM_CHARACTERS),
         )
 
 
-def _words(values: list[Any], characters: int = 64) -> tuple[str, ...]:
+def _words(values: list[Any], characters: int = WORD_CHARACTERS) -> tuple[str, ...]:
     if not all(isinstance(each, str) and len(each) <= characters for each in values):
-        raise malformed("report", "a list that is not of words")
+        raise malformed("report", f"a list that is not of texts of at most {characters} characters")
     return tuple(values)
 
 
 def _word(value: str) -> str:
     """A state, reason, slot or mode. A newer agent may say one that is not known here: the board must not vanish for it."""
-    if len(value) > 64 or not _WORD_CHARACTERS.issuperset(value):
+    if len(value) > WORD_CHARACTERS or not _WORD_CHARACTERS.issuperset(value):
         raise malformed("report", f"{value[:64]!r} is not a word of letters, digits and hyphens")
     return value
 
@@ -206,5 +209,5 @@ def decode_messages(data: bytes) -> list[Message]:
 def _batch(data: bytes, what: str) -> list[object]:
     value = cbor.decode(data, what, BATCH_LIMIT_BYTES)
     if not isinstance(value, list) or len(value) > BATCH_LIMIT_RECORDS:
-        raise malformed(what, "not a list of records")
+        raise malformed(what, f"not a list of at most {BATCH_LIMIT_RECORDS} records")
     return value

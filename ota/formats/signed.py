@@ -40,10 +40,12 @@ class SignedDocument:
     def from_bytes(cls, data: bytes, what: str, limit_bytes: int) -> "SignedDocument":
         """Raises Refused TOO_LARGE, MALFORMED, SIGNATURE_MISSING."""
         match cbor.decode(data, what, limit_bytes):
-            case [bytes() as payload, list() as signatures] if len(signatures) <= MAX_SIGNATURES:
+            case [bytes() as payload, list() as signatures]:
                 pass
             case _:
                 raise malformed(what, "not [payload, signatures]")
+        if len(signatures) > MAX_SIGNATURES:
+            raise malformed(what, f"{len(signatures)} signatures, the limit is {MAX_SIGNATURES}")
         if not signatures:
             raise Refused(Reason.SIGNATURE_MISSING, f"{what} is not signed")
         if not all(isinstance(each, bytes) for each in signatures):

@@ -16,6 +16,7 @@ from ota.formats.fields import malformed
 from ota.formats.reasons import Reason, Refused
 
 ENVELOPE_TAG = 107
+MAX_SIGNATURES = 16
 SHA_256 = -16
 AUTHENTICATION, MANIFEST = 2, 3
 
@@ -136,8 +137,8 @@ def _authentication(wrapper: bytes) -> tuple[bytes, tuple[Sign1, ...]]:
     if not isinstance(value, list) or not value or not all(isinstance(each, bytes) for each in value):
         raise malformed("authentication wrapper", "not a list of byte strings")
     blocks = value[1:]
-    if len(blocks) > 16:
-        raise malformed("authentication wrapper", f"{len(blocks)} signatures")
+    if len(blocks) > MAX_SIGNATURES:
+        raise malformed("authentication wrapper", f"{len(blocks)} signatures, the limit is {MAX_SIGNATURES}")
     for block in blocks:
         if not block or block[0] != 0xC0 | SIGN1_TAG:
             raise malformed("authentication wrapper", "a block that is not COSE_Sign1")

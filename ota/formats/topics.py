@@ -6,6 +6,7 @@ from ota.formats.fields import is_name
 
 PREFIX = "ota/v1"
 BUCKET_DIGITS = 3  # 4,096 buckets: a fleet of 100,000 has 24 devices in each
+TOPIC_CHARACTERS = 256  # of a module's topics and filters
 ONLINE, OFFLINE = b"1", b"0"
 
 
@@ -90,10 +91,10 @@ def _name(value: str) -> str:
 
 
 def is_filter(value: str) -> bool:
-    """Whether text is an MQTT topic filter (MQTT 5, section 4.7) of at most 256 characters."""
+    """Whether text is an MQTT topic filter (MQTT 5, section 4.7) of at most TOPIC_CHARACTERS."""
     levels = value.split("/")
     return (
-        0 < len(value) <= 256
+        0 < len(value) <= TOPIC_CHARACTERS
         and "\0" not in value
         and all("#" not in level or (level == "#" and last == len(levels) - 1) for last, level in enumerate(levels))
         and all("+" not in level or level == "+" for level in levels)

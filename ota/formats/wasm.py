@@ -78,7 +78,7 @@ class _Reader:
     def count(self) -> int:
         count = self.number()
         if count > MAX_ITEMS:
-            raise malformed("module", f"{count} items in a section")
+            raise malformed("module", f"{count} items in a section, the limit is {MAX_ITEMS}")
         return count
 
     def name(self) -> str:

@@ -160,15 +160,23 @@ def test_a_folder_below_a_granted_one_is_granted():
 @pytest.mark.parametrize(
     "value",
     [
-        {"gpio": {"inputs": ["/dev/gpiochip0:1"]}}, {"gpio": {"lines": []}}, {"serial": {"ports": ["/etc/passwd:9600"]}},
+        {"gpio": {"inputs": ["/dev/gpiochip0:1"]}}, {"gpio": {"inputs": "gpiochip0:1"}},
+        {"serial": {"ports": ["/etc/passwd:9600"]}},
         {"serial": {"ports": ["/dev/../etc/x:9600"]}}, {"serial": {"ports": ["/dev/ttyS0"]}}, {"wasi": {"read": ["data"]}},
-        {"wasi": {"read": ["/srv/../etc"]}}, {"wasi": {"read": ["/"]}}, {"wasi": {"sockets": ["x"]}}, {"random": {"size": 1}},
+        {"wasi": {"read": ["/srv/../etc"]}}, {"wasi": {"read": ["/"]}},
     ],
 )  # fmt: skip
 def test_arguments_that_make_no_sense_are_refused(value):
     with pytest.raises(Refused) as refused:
         Capabilities.parse(value, "test")
     assert refused.value.reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize("value", [{"gpio": {"lines": []}}, {"wasi": {"sockets": ["x"]}}, {"random": {"size": 1}}])
+def test_an_argument_that_there_is_not_is_refused_as_unknown(value):
+    with pytest.raises(Refused) as refused:
+        Capabilities.parse(value, "test")
+    assert refused.value.reason is Reason.MEMBER_UNKNOWN
 
 
 def test_operator_and_board_have_the_same_list_of_wasi_functions():
