@@ -1,10 +1,12 @@
 """What the documents show works: every snippet is executed."""
 
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,20 @@ def test_links_between_documents_lead_somewhere():
     for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "wamr_bindings" / "README.md"]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_limits_that_are_documented_are_those_of_the_code():
+    config = agent_config_defaults()
+    rows = re.findall(
+        r"^\|[^|]*\| (\d+) \|[^|]*\| `([\w.]+)(?::(\w+))?` \|", (ROOT / "docs/reference/limits.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 25
+    for value, where, name in rows:
+        found = getattr(importlib.import_module(where), name) if name else config[where]
+        assert int(value) == found, f"{where} {name}"
+
+
+def agent_config_defaults() -> dict[str, int]:
+    """The settings of the example configuration, by section and name."""
+    example = tomllib.loads((ROOT / "device_agent/agent.example.toml").read_text())
+    return {f"limits.{name}": value for name, value in example["limits"].items()}

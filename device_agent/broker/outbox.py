@@ -12,16 +12,17 @@ from device_agent.broker.connection import Sent
 from device_agent.broker.limits import SUSPECT_BYTES
 from device_agent.channel.frames import Done, KeyWrite
 from device_agent.channel.workers import ModuleSpec
-from device_agent.storage.store import Store, Version
+from device_agent.storage.store import Added, Store, Version
 from ota.formats.reasons import Refused
 from ota.formats.report import BATCH_LIMIT_BYTES, Message, encode_messages
 
 BATCH_MESSAGES = 200
-HELD_EVENTS = 5000
+HELD_EVENTS, HELD_BYTES = 5000, 8 << 20  # in memory, until they are written
 RETRY_S, REFUSED_MAX_S = 2.0, 300.0
 ALONE_TRIES = 5  # a message that is larger, and at which the broker closes the connection this often, is dropped
 TOPICS_SAID = 100
 _MESSAGE_BYTES = 48  # of CBOR around a message's texts, at most
+Outcome = tuple[Version, list[KeyWrite], list[Message]]
 logger = logging.getLogger(__name__)
 
 
@@ -36,12 +37,16 @@ class Outbox:
         room: Callable[[], int],
         counters: Counter[str],
         limit: int,
+        limit_bytes: int,
     ) -> None:
-        """`send` publishes a batch; `room` tells how many bytes the broker allows it; `limit` is how many messages are kept."""
+        """`send` publishes a batch; `room` tells how many bytes the broker allows it; `limit` is how many messages are kept, with
+        `limit_bytes` at most.
+        """
         self._store, self._on_writer, self._send, self._room = store, on_writer, send, room
         self._counters = counters
-        self._limit = limit
-        self._fresh: list[tuple[Version, list[KeyWrite], list[Message]]] = []
+        self._limit, self._limit_bytes = limit, limit_bytes
+        self._fresh: list[Outcome] = []
+        self._fresh_bytes = 0
         self._full = False
         self._written = asyncio.Event()
         self._wake = asyncio.Event()
@@ -56,7 +61,11 @@ class Outbox:
         now = time.time()
         messages = [Message(0, now, spec.label, topic, payload) for topic, payload in done.messages]
         self._counters["messages"] += len(messages)
-        self._fresh.append((Version(spec.description.name, spec.manifest), list(done.writes), messages))
+        outcome = Version(spec.description.name, spec.manifest), list(done.writes), messages
+        self._fresh.append(outcome)
+        self._fresh_bytes += _outcome_size(outcome)
+        if len(self._fresh) > HELD_EVENTS or self._fresh_bytes > HELD_BYTES:
+            self._hold(self._fresh)
         self._wake.set()
 
     def poke(self) -> None:
@@ -66,15 +75,14 @@ class Outbox:
 
     async def flush(self) -> bool:
         """Writes what is waiting to be written; False when the disk has no room for it."""
-        batch, self._fresh = self._fresh, []
+        batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
         if not batch:
             return True
         try:
-            _, dropped = await self._on_writer(self._store.add_outcomes, batch, self._limit)
-            self._counters["messages_dropped"] += dropped
+            added: Added = await self._on_writer(self._store.add_outcomes, batch, self._limit, self._limit_bytes)
+            self._count_dropped(added.dropped, added.dropped_bytes)
         except Refused as error:
-            self._fresh = batch + self._fresh  # held in memory until there is room
-            self._drop_oldest()
+            self._hold(batch + self._fresh)
             if not self._full:
                 logger.error("results wait in memory: %s", error)
             self._full = True
@@ -83,10 +91,21 @@ class Outbox:
         self._written.set()
         return True
 
-    def _drop_oldest(self) -> None:
-        for _, _, messages in self._fresh[:-HELD_EVENTS]:
-            self._counters["messages_dropped"] += len(messages)
-        del self._fresh[:-HELD_EVENTS]
+    def _hold(self, outcomes: list[Outcome]) -> None:
+        """Keeps outcomes in memory until they are written; the oldest go when there is no room."""
+        self._fresh, self._fresh_bytes = outcomes, sum(map(_outcome_size, outcomes))
+        gone = 0
+        while len(outcomes) - gone > HELD_EVENTS or self._fresh_bytes > HELD_BYTES:
+            size = _outcome_size(outcomes[gone])
+            self._fresh_bytes -= size
+            self._count_dropped(len(outcomes[gone][2]), size)
+            gone += 1
+        del self._fresh[:gone]
+
+    def _count_dropped(self, messages: int, size_bytes: int) -> None:
+        if messages or size_bytes:
+            self._counters["messages_dropped"] += messages
+            self._counters["messages_dropped_bytes"] += size_bytes
 
     async def write(self) -> None:
         """The task that writes."""
@@ -154,6 +173,12 @@ class Outbox:
             return False  # no room even to delete: sent once more later, with the same numbers
         self._counters[counter] += len(batch)
         return True
+
+
+def _outcome_size(outcome: Outcome) -> int:
+    """What it takes of memory, about."""
+    _, writes, messages = outcome
+    return sum(len(each.key) + len(each.value or b"") + _MESSAGE_BYTES for each in writes) + sum(map(_size, messages))
 
 
 def _size(message: Message) -> int:

@@ -8,28 +8,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from device_agent.channel import frames
 from device_agent.channel.workers import EventRefused, ModuleSpec, Worker, WorkerFailed
+from device_agent.instance.event_queue import EventQueue, Pending
 from ota.formats import topics
 from ota.formats.reasons import Reason
 
 MAX_TRIES = 2
 Prepare = Callable[[bytes | None], Awaitable[tuple[bytes, dict[str, bytes]]]]
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Pending:
-    """An event that has not been handled."""
-
-    topic: str
-    payload: bytes
-    tries: int = 0
 
 
 @dataclass
@@ -43,11 +35,12 @@ class Supervisor:
     on_use: Callable[[Worker], None] = lambda worker: None  # another worker is fed from now on
     queue_limit: int = 10_000
     counters: Counter[str] = field(default_factory=Counter)
+    queue_bytes: int = 8 << 20
     last_gap_us: int = 0
     last_handled_ns: int = 0  # monotonic, of the last event that was handled
 
     def __post_init__(self) -> None:
-        self._queue: deque[Pending] = deque()
+        self._queue = EventQueue(self.queue_limit, self.queue_bytes, self.counters)
         self.module_counters: Counter[str] = Counter()  # of the module that is fed, over its restarts
         self._counted = ""
         self._current: Worker | None = None
@@ -74,9 +67,6 @@ class Supervisor:
         if not any(topics.covers(each, topic) for each in self._current.spec.description.capabilities.filters("subscribe")):
             return
         self.counters["events"] += 1
-        if len(self._queue) >= self.queue_limit:
-            del self._queue[1 if self._queue[0].tries and len(self._queue) > 1 else 0]  # the first may be in hand
-            self.counters["events_dropped"] += 1
         self._queue.append(Pending(topic, payload))
         self._wake.set()
 

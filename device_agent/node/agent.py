@@ -68,7 +68,9 @@ class Agent:
         self._restart_s = RESTART_MIN_S
         self._starting = asyncio.Lock()
         self._proof: asyncio.TimerHandle | None = None
-        self._supervisor = Supervisor(self._outcome, self._worker_failed, self._follow_topics, config.event_queue, self._counters)
+        self._supervisor = Supervisor(
+            self._outcome, self._worker_failed, self._follow_topics, config.event_queue, self._counters, config.event_queue_bytes
+        )
         self._crash_loop = CrashLoop()
         self._fatal_images = FatalImages()
         self._store.collect_unused = self._collect
@@ -83,6 +85,7 @@ class Agent:
             lambda: self._room(telemetry),
             self._counters,
             config.outbox_messages,
+            config.outbox_bytes,
         )
         self._logs = LogQueue(lambda batch: self._send(log, batch), lambda: self._room(log))
         self._kept = Kept(self._store, self._on_writer, self._outbox.flush)

@@ -65,7 +65,9 @@ class Config:
     report_s: float = 30.0
     proc_period_s: float = 0.0  # 0: no readings
     event_queue: int = 10_000
+    event_queue_bytes: int = 8 << 20
     outbox_messages: int = 100_000
+    outbox_bytes: int = 32 << 20
     free_bytes: int = 4 << 20
 
     @property
@@ -116,6 +118,8 @@ class _Reader:
             report_s=self._number("report.period_s", 30.0, 0.1),
             proc_period_s=self._number("sources.proc_period_s", 0.0, 0.0),
             event_queue=int(self._number("limits.event_queue", 10_000, 1)),
+            event_queue_bytes=int(self._number("limits.event_queue_bytes", 8 << 20, 4096)),
+            outbox_bytes=int(self._number("limits.outbox_bytes", 32 << 20, 4096)),
             outbox_messages=int(self._number("limits.outbox_messages", 100_000, 1)),
             free_bytes=int(self._number("limits.free_bytes", 4 << 20, 0)),
         )

@@ -29,12 +29,22 @@ from ota.formats.report import Message
 __all__ = ["DATABASE", "Slot", "Store", "StoreError", "Version"]
 
 JOURNAL_ROWS, DETAIL_CHARACTERS = 2_000, 1_000
+MESSAGE_BYTES = 64  # that a message in the outbox has beside its texts and payload, about
+_SIZE = f"length(payload) + length(cast(topic as blob)) + length(cast(module as blob)) + {MESSAGE_BYTES}"
 T = TypeVar("T")
 P = ParamSpec("P")
 
 
 class StoreError(OtaError):
     """The storage folder can't be used."""
+
+
+class Added(NamedTuple):
+    """What came of adding messages to the outbox."""
+
+    last: int  # number of the newest message
+    dropped: int  # of the oldest
+    dropped_bytes: int
 
 
 class Version(NamedTuple):
@@ -81,6 +91,7 @@ class Store(Blobs):
         """Raises StoreError when another agent uses the folder, or one of another version has written it."""
         problems = Problems()
         super().__init__(folder / "blobs", free_bytes, problems)
+        self._waiting_bytes: int | None = None  # of the outbox; None where that is to be counted
         with contextlib.suppress(Refused), errors_as_reasons(problems):
             self._blobs.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
@@ -298,11 +309,14 @@ class Store(Blobs):
             schema.adopt(self._database, version.module, version.manifest)
 
     @recovers
-    def add_outcomes(self, outcomes: list[tuple[Version, list[KeyWrite], list[Message]]], limit: int) -> tuple[int, int]:
+    def add_outcomes(
+        self, outcomes: list[tuple[Version, list[KeyWrite], list[Message]]], limit: int, limit_bytes: int = 32 << 20
+    ) -> "Added":
         """What handled events asked for, by version: key writes and messages, in one transaction.
 
-        Returns the number of the last message, and how many of the oldest were dropped to stay within `limit` messages.
+        The oldest messages are dropped to stay within `limit` messages and `limit_bytes`.
         """
+        waiting, self._waiting_bytes = self._waiting(), None  # unknown, should this fail
         with self._transaction():
             for version, writes, messages in outcomes:
                 for write in writes:
@@ -318,9 +332,11 @@ class Store(Blobs):
                     "insert into outbox (time_s, module, topic, payload) values (?, ?, ?, ?)",
                     [(each.time_s, each.module, each.topic, each.payload) for each in messages],
                 )
+                waiting += sum(_size_of(each) for each in messages)
             last = self._database.execute("select coalesce(max(number), 0) from outbox").fetchone()[0]
-            dropped = self._database.execute("delete from outbox where number <= ?", (last - limit,)).rowcount
-        return int(last), int(dropped)
+            dropped, size = self._delete_messages(self._first_to_keep(last, limit, waiting - limit_bytes) - 1)
+        self._waiting_bytes = waiting - size
+        return Added(int(last), dropped, size)
 
     @recovers
     def outbox(self, after: int, count: int) -> list[Message]:
@@ -333,8 +349,10 @@ class Store(Blobs):
     @recovers
     def delivered(self, number: int) -> None:
         """Forgets messages up to a number."""
+        waiting, self._waiting_bytes = self._waiting(), None
         with self._transaction():
-            self._database.execute("delete from outbox where number <= ?", (number,))
+            _, size = self._delete_messages(number)
+        self._waiting_bytes = waiting - size
 
     @recovers
     def outbox_size(self) -> int:
@@ -342,6 +360,30 @@ class Store(Blobs):
         return int(self._database.execute("select count(*) from outbox").fetchone()[0])
 
     # -- inside
+
+    def _waiting(self) -> int:
+        """How many bytes the outbox has."""
+        if self._waiting_bytes is None:
+            self._waiting_bytes = int(self._database.execute(f"select coalesce(sum({_SIZE}), 0) from outbox").fetchone()[0])
+        return self._waiting_bytes
+
+    def _first_to_keep(self, last: int, limit: int, excess_bytes: int) -> int:
+        """The number of the oldest message that stays."""
+        first = last - limit + 1
+        if excess_bytes > 0:
+            for number, size in self._database.execute(f"select number, {_SIZE} from outbox order by number"):
+                if excess_bytes <= 0:
+                    return max(first, int(number))
+                excess_bytes -= size
+            return last + 1
+        return first
+
+    def _delete_messages(self, up_to: int) -> tuple[int, int]:
+        """How many there were up to this number, and their bytes."""
+        query = f"select count(*), coalesce(sum({_SIZE}), 0) from outbox where number <= ?"
+        count, size = self._database.execute(query, (up_to,)).fetchone()
+        self._database.execute("delete from outbox where number <= ?", (up_to,))
+        return int(count), int(size)
 
     def _confirmed(self) -> bytes:
         row = self._database.execute("select envelope from slots where name = 'confirmed'").fetchone()
@@ -388,3 +430,7 @@ class Store(Blobs):
             f"insert into journal ({schema.JOURNAL}, chain) values ({marks}, ?)", (*row, schema.chain(before, row))
         )
         self._database.execute("delete from journal where id <= ?", (number - JOURNAL_ROWS,))
+
+
+def _size_of(message: Message) -> int:
+    return len(message.payload) + len(message.topic.encode()) + len(message.module.encode()) + MESSAGE_BYTES

@@ -2,13 +2,19 @@
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from device_agent.broker import logs
 from device_agent.broker.connection import Sent
 from device_agent.broker.logs import LINES_KEPT, LogQueue
-from device_agent.broker.outbox import Outbox
+from device_agent.broker.outbox import HELD_BYTES, Outbox
+from device_agent.channel.frames import Done
+from device_agent.channel.workers import ModuleSpec
+from ota.formats.capabilities import Capabilities
+from ota.formats.module import ModuleDescription
+from ota.formats.reasons import Reason, Refused
 from ota.formats.report import BATCH_LIMIT_BYTES, LogRecord, Message, decode_logs, decode_messages
 
 
@@ -17,6 +23,9 @@ class Rows:
 
     def __init__(self, messages: list[Message]) -> None:
         self.messages = messages
+
+    def add_outcomes(self, *_) -> None:
+        raise AssertionError("the disk is full in these tests")
 
     def outbox(self, after: int, count: int) -> list[Message]:
         return [each for each in self.messages if each.number > after][:count]
@@ -33,7 +42,7 @@ async def delivered(sizes: list[int], send, room: int) -> tuple[Rows, Counter]:
     async def on_writer(function, *values):
         return function(*values)
 
-    outbox = Outbox(rows, on_writer, send, lambda: room, counters, 1000)
+    outbox = Outbox(rows, on_writer, send, lambda: room, counters, 1000, 1 << 20)
     task = asyncio.create_task(outbox.deliver())
     async with asyncio.timeout(20):
         while rows.messages:
@@ -158,3 +167,24 @@ def test_log_batches_fit_what_the_broker_takes():
 def test_a_log_line_that_fits_no_packet_is_shortened():
     (batch,) = asyncio.run(sent_lines(1, 5000, room=1000))
     assert 800 < len(batch[0].message) < 1000
+
+
+def test_results_that_wait_in_memory_are_bounded_in_bytes():
+    async def run():
+        async def full(*_):
+            raise Refused(Reason.DISK_FULL, "no room")
+
+        counters = Counter()
+        description = ModuleDescription("m", "1.0.0", Capabilities({}))
+        spec = ModuleSpec(description, Path("m.wasm"), b"", {})
+        outbox = Outbox(Rows([]), full, None, lambda: 1 << 20, counters, 1000, 1 << 20)
+        for _ in range(300):
+            await outbox.add(spec, Done((("out", bytes(60_000)),), ()))
+            await outbox.flush()
+        return outbox, counters
+
+    outbox, counters = asyncio.run(run())
+    assert outbox._fresh_bytes <= HELD_BYTES
+    assert outbox._fresh_bytes == sum(60_000 + 51 + len("m 1.0.0") for _ in outbox._fresh)
+    assert len(outbox._fresh) + counters["messages_dropped"] == 300
+    assert counters["messages_dropped_bytes"] >= counters["messages_dropped"] * 60_000

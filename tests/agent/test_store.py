@@ -9,7 +9,7 @@ import pytest
 from device_agent.channel.frames import KeyWrite
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
-from device_agent.storage import floors
+from device_agent.storage import blobs, floors
 from device_agent.storage import store as stores
 from device_agent.storage.store import Slot, Store, StoreError, Version
 from ota.formats import cbor
@@ -125,12 +125,29 @@ def test_a_full_disk_is_a_refusal_before_anything_is_written(tmp_path):
     store.close()
 
 
+def test_a_sparse_part_counts_as_the_blocks_that_it_has(store, monkeypatch):
+    """It is as long as the blob from the beginning, and nearly all of it is still to be written."""
+    large = ChunkIndex.of(bytes(1 << 20), 1024)
+    store.begin_blob(large)
+    monkeypatch.setattr(blobs, "free_bytes", lambda _: 500_000)
+    with pytest.raises(Refused) as caught:
+        store.begin_blob(large)
+    assert caught.value.reason is Reason.DISK_FULL
+
+
+def test_what_nobody_needs_is_deleted_before_a_disk_is_called_full(store, monkeypatch):
+    free = [100]
+    monkeypatch.setattr(blobs, "free_bytes", lambda _: free[0])
+    store.collect_unused = lambda: free.insert(0, 1 << 20)
+    assert store.begin_blob(INDEX) == {0, 1, 2, 3, 4}
+
+
 def test_a_disk_that_fills_up_is_a_refusal(store, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     store.begin_blob(INDEX)
-    monkeypatch.setattr(stores.os, "pwrite", full)
+    monkeypatch.setattr(blobs.os, "pwrite", full)
     with pytest.raises(Refused) as caught:
         store.add_chunk(INDEX, 0, chunk(0))
     assert caught.value.reason is Reason.DISK_FULL
@@ -160,11 +177,36 @@ def test_two_agents_cannot_share_a_folder(store, tmp_path):
 
 def test_the_outbox_keeps_order_and_drops_the_oldest(store):
     messages = [Message(0, 1.0, "m", "t", bytes([number])) for number in range(10)]
-    assert store.add_outcomes([(M, [], messages)], limit=6) == (10, 4)
+    assert store.add_outcomes([(M, [], messages)], limit=6)[:2] == (10, 4)
     assert [each.number for each in store.outbox(0, 100)] == [5, 6, 7, 8, 9, 10]
     store.delivered(7)
     assert [each.payload for each in store.outbox(0, 2)] == [bytes([7]), bytes([8])]
     assert store.outbox_size() == 3
+
+
+def test_the_outbox_is_bounded_in_bytes_also_after_a_restart(store, tmp_path):
+    large = [Message(0, 1.0, "m", "t", bytes(1000)) for _ in range(50)]
+    added = store.add_outcomes([(M, [], large)], 1000, 20_000)
+    assert (added.dropped, added.dropped_bytes) == (32, 32 * 1066)
+    store = again(store, tmp_path)
+    for _ in range(5):
+        added = store.add_outcomes([(M, [], large[:10])], 1000, 20_000)
+        assert (added.dropped, store.outbox_size()) == (10, 18)
+    store.delivered(added.last - 10)
+    assert store.add_outcomes([(M, [], large[:8])], 1000, 20_000).dropped == 0
+    assert store.add_outcomes([(M, [], [Message(0, 1.0, "m", "t", bytes(30_000))])], 1000, 20_000).dropped == 19
+    assert store.outbox_size() == 0
+    store.close()
+
+
+def test_the_journal_is_bounded(store, monkeypatch):
+    monkeypatch.setattr(stores, "JOURNAL_ROWS", 20)
+    for number in range(60):
+        store.write_journal(Update(Phase.FAILED, b"d", b"m", 0, Reason.TRAPPED, f"{number} " + "x" * 5000), number)
+    rows = store._database.execute("select length(detail) from journal").fetchall()
+    assert len(rows) == 21
+    assert max(rows) == (stores.DETAIL_CHARACTERS,)
+    assert store.journal_is_whole()
 
 
 def test_message_numbers_are_never_used_twice(store, tmp_path):
