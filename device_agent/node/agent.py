@@ -180,7 +180,11 @@ class Agent:
         )
 
     def spawn(self, verified: manifests.VerifiedManifest) -> Worker:
-        """A new worker for a module whose blob is on disk."""
+        """A new worker for a module whose blob is on disk. Raises WorkerFailed when its signers have lost their role meanwhile."""
+        try:
+            manifests.check_signers(verified, self._orders.root)
+        except Refused as error:
+            raise WorkerFailed(error.reason, error.detail) from error
         manifest = verified.manifest
         self._trial_running = Running(
             manifest.module.name, manifest.module.version, verified.envelope_digest, manifest.sequence, "trial"

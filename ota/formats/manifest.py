@@ -299,6 +299,19 @@ def verify_signed(data: bytes, root: Root) -> VerifiedManifest:
     return VerifiedManifest(Manifest.from_envelope(envelope), cbor.sha256(data), signers)
 
 
+def check_signers(verified: VerifiedManifest, root: Root) -> None:
+    """Whether the keys that signed it may still sign: a root may have taken them away since it was verified.
+
+    Raises Refused SIGNER_UNKNOWN, SIGNER_THRESHOLD.
+    """
+    role = root.roles["release"]
+    left = verified.signers & role.keys.keys()
+    if not left:
+        raise Refused(Reason.SIGNER_UNKNOWN, f"no key that signed the manifest may sign it under root {root.number}")
+    if len(left) < role.threshold:
+        raise Refused(Reason.SIGNER_THRESHOLD, f"{len(left)} of {role.threshold} needed signatures under root {root.number}")
+
+
 def verify(data: bytes, root: Root, acceptance: Acceptance) -> VerifiedManifest:
     """A manifest that this device may install.
 

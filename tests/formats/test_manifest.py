@@ -226,3 +226,21 @@ def test_the_manifest_reads_back_as_it_was_written(signer):
     manifest = signer.update(WASM).manifest
     envelope = suit.Envelope.from_bytes(suit.encode_envelope(manifest.to_bytes(), []), 1 << 20)
     assert Manifest.from_envelope(envelope) == manifest
+
+
+def test_signers_that_have_lost_their_role_since_do_not_count(signer):
+    first, second, other = signer.keys["release"], SigningKey.generate(), SigningKey.generate()
+
+    def root(threshold, *keys):
+        roles = dict(signer.root().roles) | {"release": Role({key.public.key_id: key.public for key in keys}, threshold)}
+        return signer.root(roles=roles)
+
+    update = signer.update(WASM)
+    envelope = sign(update.manifest, WASM, update.index, [first, second]).envelope
+    verified = manifests.verify(envelope, root(2, first, second), acceptance())
+    manifests.check_signers(verified, root(2, first, second, other))
+    manifests.check_signers(verified, root(1, second, other))
+    for later, reason in ((root(2, second, other), Reason.SIGNER_THRESHOLD), (root(1, other), Reason.SIGNER_UNKNOWN)):
+        with pytest.raises(Refused) as caught:
+            manifests.check_signers(verified, later)
+        assert caught.value.reason is reason

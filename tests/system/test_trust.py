@@ -11,7 +11,8 @@ from ota.formats.capabilities import ABI
 from ota.formats.manifest import class_id, vendor_id
 from ota.formats.trust import ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
-from tests.support.lab import Lab, echo
+from ota.operator.publish import artifacts
+from tests.support.lab import Lab, echo, open_lab
 
 
 @pytest.fixture
@@ -146,3 +147,20 @@ def test_a_board_recovers_from_the_highest_epoch_by_a_stolen_deploy_key(board):
     board.kill()
     board.start()
     board.install(4)
+
+
+def test_a_key_that_is_revoked_while_its_update_is_fetched_starts_nothing(tmp_path):
+    lab = open_lab(tmp_path, fetch_timeout=60)
+    try:
+        lab.start()
+        lab.install(1)
+        update = lab.signer.update(echo(2, padding=5000), name="echo", version="2.0.0")
+        held = topics.blob_chunk(update.index.digest, 1)
+        deployment = lab.deploy(update, leave_out=(held,))
+        lab.wait_state("fetching", deployment=deployment)
+        rotate(lab, 2, "release")
+        lab.put([(held, dict(artifacts(update))[held])])
+        assert lab.wait_state("failed", "confirmed", deployment=deployment).attempt.reason == "signer-unknown"
+        lab.still_answers(1)
+    finally:
+        lab.close()
