@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ota.formats.text import printable
 from ota.operator import prometheus, reports
 from ota.operator.broker import Broker
 from ota.operator.ca import Enrolled
+from ota.operator.keeping import lost
 from ota.operator.reports import Device, View
 from ota.operator.roster import Roster, listed
 from ota.operator.workspace import Workspace
@@ -33,6 +35,7 @@ def add_commands(commands: Any) -> None:
     status.add_argument("--watch", action="store_true", help="go on, a line for each change")
     status.add_argument("--group", type=output.name, help="only boards of this group")
     add_devices_option(status)
+    status.add_argument("--chunks", action="store_true", help="look for every chunk of what is deployed, too")
     status.add_argument("--json", action="store_true", help="machine-readable")
     status.add_argument("--prometheus", action="store_true", help="counters in Prometheus' text format")
     status.set_defaults(handler=_status)
@@ -89,11 +92,17 @@ def _status(arguments: argparse.Namespace) -> int:
         if arguments.watch:
             return _watch(view, wanted, arguments)
         view.read()
+        gone = lost(workspace, broker, chunks=arguments.chunks)
     found = sorted((each for each in view.devices.values() if wanted(each)), key=lambda each: each.name)
     missing = arguments.group is not None and not found
     if arguments.json:
         output.result_json(
-            {"complete": view.complete, "reasons": view.gaps, "boards": [_as_json(each, time.time()) for each in found]}
+            {
+                "complete": view.complete,
+                "reasons": view.gaps,
+                "lost": gone,
+                "boards": [_as_json(each, time.time()) for each in found],
+            }
         )
     elif arguments.prometheus:
         output.result(prometheus.text(found, time.time(), complete=view.complete))
@@ -106,7 +115,8 @@ def _status(arguments: argparse.Namespace) -> int:
         output.note("no board has reported to this broker" + ("" if view.complete else ", as far as that is known"))
     if missing:
         output.note(_no_group(arguments.group, view))
-    return 1 if missing else _said(view)
+    code = _said(view, gone)
+    return 1 if missing else code
 
 
 def _no_group(group: str, view: View) -> str:
@@ -114,11 +124,13 @@ def _no_group(group: str, view: View) -> str:
     return f"no board has group {group}; " + (f"boards have {_some(groups)}" if groups else "no board has reported to this broker")
 
 
-def _said(view: View) -> int:
-    """Says what is missing from a reading; the exit code."""
+def _said(view: View, gone: Sequence[str] = ()) -> int:
+    """Says what is missing from a reading, and what the broker has lost; the exit code."""
     for gap in view.gaps:
         output.note(f"incomplete: {gap}")
-    return 0 if view.complete else 1
+    for each in gone:
+        output.note(f"lost: {each}")
+    return 0 if view.complete and not gone else 1
 
 
 def _some(names: list[str]) -> str:

@@ -144,7 +144,7 @@ def _republish(arguments: argparse.Namespace) -> int:
     with Broker(workspace.settings) as broker, output.progress("republish", 0) as bar:
         done = republish(workspace, broker, arguments.group or known, bar.at)
     for group in done.unknown:
-        output.note(f"note: what group {group} runs is not kept in this workspace: publish it again")
+        output.note(f"note: publish to group {group} again: its update is not kept here, or its deployment has an old signature")
     if arguments.json:
         output.result_json({"groups": done.groups, "put_back": done.put_back, "there": done.there, "unknown": done.unknown})
     else:

@@ -15,7 +15,7 @@ from ota.operator import presence
 from ota.operator.broker import Broker
 from ota.operator.ledger import GroupRecord, Ledger
 from ota.operator.publish import artifacts, roots
-from ota.operator.survey import ForeignError, look, verify_ours
+from ota.operator.survey import ForeignError, is_current, look, verify_ours
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
 
@@ -26,7 +26,9 @@ DOCUMENT_BYTES = 1024  # about
 
 @dataclass(frozen=True)
 class Restored:
-    """What `republish` did. `unknown` are manifests that the workspace does not keep, by group."""
+    """What `republish` did. Groups in `unknown` must be published again: their update is not kept here, or their deployment is
+    signed with a key that was replaced since.
+    """
 
     groups: tuple[str, ...]
     put_back: int  # messages
@@ -75,7 +77,11 @@ def republish(
     look(workspace, broker, records[0].group)
     present = _present(workspace, broker, records)
     updates = {each.digest: each for each in _updates(workspace, {each.manifest_digest for each, _ in present.values()})}
-    known = {group: (each, document) for group, (each, document) in present.items() if each.manifest_digest in updates}
+    known = {
+        group: (each, document)
+        for group, (each, document) in present.items()
+        if each.manifest_digest in updates and is_current(workspace, document, group)
+    }
     messages = dict(roots(workspace))
     for group, (deployment, _) in known.items():
         Ledger(workspace).published(updates[deployment.manifest_digest], group)
@@ -107,11 +113,17 @@ def _present(workspace: Workspace, broker: Broker, records: list[GroupRecord]) -
             theirs = verify_ours(workspace, document, record.group)
         except Refused as error:
             raise ForeignError(f"the deployment of group {record.group} on the broker is another workspace's ({error})") from error
-        if theirs.epoch >= ours.epoch:
+        if _rank(workspace, theirs, document) >= _rank(workspace, ours, record.document):
             found[record.group] = (theirs, document)
-            workspace.adopt(epochs={record.group: theirs.epoch})
+            if is_current(workspace, document, record.group):
+                workspace.adopt(epochs={record.group: theirs.epoch})
             Ledger(workspace).deployed(record.group, document, theirs.manifest_digest)
     return found
+
+
+def _rank(workspace: Workspace, deployment: Deployment, document: bytes) -> tuple[bool, int]:
+    """Boards take the higher one: a key of the newest root before one that was replaced, then the epoch."""
+    return is_current(workspace, document, deployment.group), deployment.epoch
 
 
 def _updates(workspace: Workspace, digests: Collection[bytes]) -> Iterator[Update]:

@@ -21,7 +21,7 @@ from ota.keyring import SigningKey, sign_document
 from ota.operator import presence
 from ota.operator.broker import Broker, BrokerError
 from ota.operator.ledger import Ledger
-from ota.operator.survey import Survey, verify_ours
+from ota.operator.survey import Survey, is_current, verify_ours
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
 
@@ -108,10 +108,13 @@ def deploy(
     verify_signed(update.envelope, workspace.root())
     ledger, key = Ledger(workspace), workspace.role_key("deploy")
     standing = _standing(workspace, order.group, survey)
-    wanted, document = _wanted(update, order, now_s, standing)
+    wanted, document = _wanted(workspace, update, order, now_s, standing)
     Updates(workspace).add(update, now_s, ledger.needed())
     known = update.digest in ledger.updates()
     ledger.published(update, order.group)
+    workspace.adopt(sequence=update.manifest.sequence)  # it may have been signed elsewhere
+    if survey.foreign_roots:
+        broker.publish_all([(topic, b"") for topic in survey.foreign_roots])
     messages = [*roots(workspace), *artifacts(update)]
     lost = presence.missing(broker, messages) if known else messages
     presence.put(broker, lost, progress)
@@ -142,7 +145,9 @@ def _standing(workspace: Workspace, group: str, survey: Survey) -> tuple[Deploym
     return None
 
 
-def _wanted(update: Update, order: Order, now_s: int, standing: tuple[Deployment, bytes] | None) -> tuple[Deployment, bytes | None]:
+def _wanted(
+    workspace: Workspace, update: Update, order: Order, now_s: int, standing: tuple[Deployment, bytes] | None
+) -> tuple[Deployment, bytes | None]:
     """The deployment that there is to be, and its document if it is there already. The epoch of a new one is not set yet."""
     fraction = order.fraction_ppm
     if standing is None or standing[0].manifest_digest != update.digest:
@@ -159,7 +164,8 @@ def _wanted(update: Update, order: Order, now_s: int, standing: tuple[Deployment
         )
     fraction = fraction or present.fraction_ppm
     expired = 0 < present.expires_s <= now_s
-    if fraction == present.fraction_ppm and order.lifetime_s is None and not expired:
+    valid = not expired and is_current(workspace, document, order.group)
+    if fraction == present.fraction_ppm and order.lifetime_s is None and valid:
         return present, document
     return renewed(present, now_s, order.lifetime_s, fraction_ppm=fraction), None
 
@@ -230,14 +236,14 @@ def _rival(
         if message.payload == document:
             break
         with contextlib.suppress(Refused):
-            rivals.append((verify_ours(workspace, message.payload, group).epoch, message.payload))
+            rivals.append((verify_deployment(message.payload, workspace.root(), group).epoch, message.payload))
     with Broker(workspace.settings) as another:  # some brokers hand nothing out twice on one connection
         kept = another.retained_one(topic)
     if kept is None:
         raise presence.NotKeptError(f"the broker acknowledged {topic} and does not keep it: `ota broker check` shows what it keeps")
     if kept != document:
         try:
-            rivals.append((verify_ours(workspace, kept, group).epoch, kept))
+            rivals.append((verify_deployment(kept, workspace.root(), group).epoch, kept))
         except Refused:
             raise _conflict(workspace, group, kept) from None
     return max(rivals, default=None)
@@ -248,13 +254,14 @@ def _conflict(workspace: Workspace, group: str, document: bytes | None) -> Confl
     what = "took the deployment away"
     if document is not None:
         try:
-            other = verify_ours(workspace, document, group)
+            other = verify_deployment(document, workspace.root(), group)
         except Refused:
             what = "published a deployment with other keys"
         else:
             what = f"published manifest {other.manifest_digest.hex()[:16]} (epoch {other.epoch})"
             workspace.adopt(epochs={group: other.epoch})
-            Ledger(workspace).deployed(group, document, other.manifest_digest)
+            if other.epoch == workspace.read()["epochs"][group]:  # nothing newer was recorded by another process
+                Ledger(workspace).deployed(group, document, other.manifest_digest)
     return ConflictError(
         f"somebody else {what} to group {group} at the same time: look with `ota status`, and publish again if need be"
     )

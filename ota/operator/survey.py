@@ -5,6 +5,7 @@ looks first: at the root documents, at the group's deployment, and at what this 
 """
 
 import contextlib
+import itertools
 from dataclasses import dataclass, field, replace
 
 from ota.errors import OtaError
@@ -19,7 +20,7 @@ from ota.operator.broker import Broker
 from ota.operator.ledger import Ledger
 from ota.operator.workspace import Workspace
 
-__all__ = ["ForeignError", "Survey", "look", "verify_ours"]
+__all__ = ["ForeignError", "Survey", "is_current", "look", "verify_ours"]
 
 MAX_NEW_ROOTS = 1000
 ROOT_BYTES = 4096  # about
@@ -36,7 +37,7 @@ class Survey:
     document: bytes | None = None  # what is retained for the group, whoever signed it
     present: Deployment | None = None  # the same, when our keys signed it
     signed_s: int = 0  # the newest time in what our keys signed; seconds since 1970
-    foreign: tuple[str, ...] = ()  # topics with documents of somebody else, which are to be taken over
+    foreign_roots: tuple[str, ...] = ()  # topics behind our chain with root documents of somebody else, who is to be replaced
     notes: tuple[str, ...] = field(default=())
 
 
@@ -49,7 +50,7 @@ def look(workspace: Workspace, broker: Broker, group: str, *, take_over: bool = 
     found = _Look(workspace, broker, take_over=take_over)
     found.roots()
     survey = found.deployment(group)
-    found.numbers(survey.present, group)
+    found.numbers(survey, group)
     found.emptied()
     if found.foreign and not take_over:
         raise ForeignError(
@@ -57,7 +58,8 @@ def look(workspace: Workspace, broker: Broker, group: str, *, take_over: bool = 
             " or take the broker over with --take-over: boards of the other workspace will refuse what you publish"
         )
     signed_s = max(workspace.last_signed_s(), survey.present.issued_s if survey.present else 0)
-    return replace(survey, signed_s=signed_s, foreign=tuple(topic for topic, _ in found.foreign), notes=tuple(found.notes))
+    behind = found.roots_behind() if found.foreign else ()
+    return replace(survey, signed_s=signed_s, foreign_roots=behind, notes=tuple(found.notes))
 
 
 class _Look:
@@ -88,6 +90,12 @@ class _Look:
             else:
                 self.notes.append(f"root document {number} was on the broker and not in this workspace: added to trust/")
 
+    def roots_behind(self) -> tuple[str, ...]:
+        """Topics of root documents that follow ours by number."""
+        first = len(self._workspace.root_documents()) + 1
+        behind = map(topics.root, range(first, first + MAX_NEW_ROOTS))
+        return tuple(itertools.takewhile(lambda topic: self._broker.retained_one(topic) is not None, behind))
+
     def deployment(self, group: str) -> Survey:
         """What is retained for the group. A document of a key that has been rotated since is still ours."""
         topic = topics.desired(group)
@@ -100,11 +108,14 @@ class _Look:
             self.foreign.append((topic, f"the deployment of group {group} there is not signed by this workspace's keys ({error})"))
         return Survey(document)
 
-    def numbers(self, present: Deployment | None, group: str) -> None:
+    def numbers(self, found: Survey, group: str) -> None:
         """Epoch and sequence never go below what our keys signed already: this workspace may be a copy, or restored."""
-        if present is None:
+        present, document = found.present, found.document
+        if present is None or document is None:
             return
         self._there = True
+        if not is_current(self._workspace, document, group):
+            return  # of a key that has been replaced: its numbers bind nobody any more
         before = self._workspace.read()
         envelope = self._broker.retained_one(topics.manifest(present.manifest_digest))
         sequence = 0
@@ -147,6 +158,15 @@ def verify_ours(workspace: Workspace, document: bytes, group: str) -> Deployment
             with contextlib.suppress(Refused):
                 return verify_deployment(document, root, group)
         raise
+
+
+def is_current(workspace: Workspace, document: bytes, group: str) -> bool:
+    """Whether boards take it: keys of the newest root signed it."""
+    try:
+        verify_deployment(document, workspace.root(), group)
+    except Refused:
+        return False
+    return True
 
 
 def _chain(workspace: Workspace) -> list[Root]:

@@ -37,6 +37,8 @@ _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9][a-z0-9-]{0,61}[a-z0-9]", re.IGNORECASE | re.ASCII
 )
 YEAR_S = 365 * 86_400
+MAX_SEQUENCE = 1 << 34  # seconds since 1970, in the year 2514: no clock has led to a higher one
+MAX_EPOCH_STEP = 1_000_000  # documents of one group that somebody else may have published
 DEFAULT_KEEP_UPDATES, MAX_KEEP_UPDATES = 10, 1000
 
 
@@ -176,11 +178,19 @@ class Workspace:
             return int(state["sequence"])
 
     def adopt(self, *, sequence: int = 0, epochs: Mapping[str, int] | None = None) -> bool:
-        """Raises the numbers to what is known to be signed with these keys already; True when one of them was lower here."""
+        """Raises the numbers to what is known to be signed with these keys already; True when one of them was lower here.
+
+        Raises WorkspaceError for numbers that no operator comes to: they stay for ever, so whoever stole a key would choose them.
+        """
         with self.record() as state:
+            known = state.setdefault("epochs", {})
+            if sequence > max(int(state.get("sequence", 0)), MAX_SEQUENCE):
+                raise _implausible("release", f"sequence {sequence}")
+            for group, epoch in (epochs or {}).items():
+                if epoch > int(known.get(group, 0)) + MAX_EPOCH_STEP:
+                    raise _implausible("deploy", f"epoch {epoch} of group {group}")
             raised = sequence > int(state.get("sequence", 0))
             state["sequence"] = max(sequence, int(state.get("sequence", 0)))
-            known = state.setdefault("epochs", {})
             for group, epoch in (epochs or {}).items():
                 raised |= epoch > int(known.get(group, 0))
                 known[group] = max(epoch, int(known.get(group, 0)))
@@ -252,6 +262,13 @@ def _discard(folder: Path) -> None:
 def _check_group(group: str) -> None:
     if not is_name(group):
         raise WorkspaceError(f"{group!r} is not a name for a group: 1 to 64 letters, digits, - _ or .")
+
+
+def _implausible(role: str, what: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"{what} is signed with a {role} key of this workspace, and is not plausible: the key may be stolen."
+        " Replace it in a new root"
+    )
 
 
 def _settings_text(settings: Settings) -> str:

@@ -10,9 +10,10 @@ import pytest
 
 from ota.author.build import prepare
 from ota.formats import topics
-from ota.formats.deployment import FRACTION_ALL
+from ota.formats.deployment import DEPLOYMENT_TYPE, FRACTION_ALL
+from ota.formats.signed import Role
 from ota.formats.trust import ROOT_TYPE
-from ota.keyring import sign_document
+from ota.keyring import SigningKey, sign_document
 from ota.operator import publish as publishing
 from ota.operator.presence import NotKeptError, put
 from ota.operator.publish import ConflictError, sign_draft
@@ -175,6 +176,18 @@ def test_a_root_that_ours_did_not_sign_is_neither_taken_nor_overwritten(quick, c
     assert quick.workspace.root().number == 1
     assert quick.retained(topics.root(2)) == theirs
     assert quick.retained(topics.desired(GROUP)) is None
+    assert ota(quick.folder, "publish", quick.module(1), "--take-over") == 0
+    assert quick.retained(topics.root(2)) is None  # boards would try it after each connection
+
+
+def test_numbers_go_on_above_an_update_that_was_signed_elsewhere(quick, tmp_path):
+    copy = quick.copy("second")
+    opened = Workspace.open(copy)
+    opened.adopt(sequence=1 << 33)
+    assert ota(copy, "build", quick.module(1), "-o", tmp_path / "dist") == 0
+    assert ota(quick.folder, "publish", tmp_path / "dist" / "echo-1.0.0") == 0
+    assert ota(quick.folder, "publish", quick.module(2)) == 0
+    assert Updates(quick.workspace).find(quick.deployment().manifest_digest).sequence > 1 << 33
 
 
 @pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
@@ -185,6 +198,44 @@ def test_images_that_are_compiled_again_are_the_same_content(quick):
     assert len(Updates(quick.workspace).all()) == 1
     assert ota(quick.folder, "publish", module, "--aot", "x86_64,aarch64") == 0
     assert len(Updates(quick.workspace).all()) == 2
+
+
+def _rotate_deploy_key(folder) -> SigningKey:
+    """Root 2 has another deploy key; returns the one that was stolen."""
+    workspace = Workspace.open(folder)
+    stolen, fresh = workspace.key("deploy"), SigningKey.generate()
+    roles = {**workspace.root().roles, "deploy": Role({fresh.public.key_id: fresh.public}, 1)}
+    root = replace(workspace.root(), number=2, roles=roles)
+    workspace.add_root(2, sign_document(root.to_payload(), ROOT_TYPE, [workspace.key("root")]))
+    (folder / "keys" / "deploy.pem").unlink()
+    fresh.save(folder / "keys" / "deploy.pem")
+    return stolen
+
+
+def test_the_highest_epoch_of_a_stolen_key_is_not_adopted_and_ends_with_the_key(quick, capsys):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    stolen = replace(quick.deployment(), epoch=(1 << 63) - 1)
+    document = sign_document(stolen.to_payload(), DEPLOYMENT_TYPE, [quick.workspace.key("deploy")])
+    quick.put(topics.desired(GROUP), document)
+    before = quick.workspace.read()
+    capsys.readouterr()
+    assert ota(quick.folder, "publish", quick.module(2)) == 1
+    assert "is not plausible: the key may be stolen. Replace it in a new root" in capsys.readouterr().err
+    assert quick.workspace.read()["epochs"] == before["epochs"]
+    _rotate_deploy_key(quick.folder)
+    assert ota(quick.folder, "publish", quick.module(2)) == 0
+    assert quick.deployment().epoch == before["epochs"][GROUP] + 1
+
+
+def test_a_deployment_of_a_replaced_key_is_not_somebody_elses_and_is_not_put_back(quick, capsys):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    _rotate_deploy_key(quick.folder)
+    capsys.readouterr()
+    assert ota(quick.folder, "republish") == 1
+    assert "publish to group lab again" in capsys.readouterr().err
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    assert quick.deployment().epoch == 2
+    assert ota(quick.folder, "republish") == 0
 
 
 def test_an_emptied_broker_is_noticed(site, capsys):

@@ -169,6 +169,20 @@ def test_what_the_broker_lost_is_named(quick):
     ]
 
 
+def test_status_says_what_the_broker_lost(quick, capsys):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    quick.board("b1")
+    assert ota(quick.folder, "status") == 0
+    quick.put(topics.desired(GROUP), b"")
+    capsys.readouterr()
+    assert ota(quick.folder, "status") == 1
+    captured = capsys.readouterr()
+    assert "b1" in captured.out
+    assert "lost: the broker lost the deployment of lab: `ota republish` puts it back" in captured.err
+    assert ota(quick.folder, "republish") == 0
+    assert ota(quick.folder, "status", "--chunks") == 0
+
+
 def test_clean_removes_what_no_deployment_names_and_nothing_else(site, capsys):
     padding = 60_000
     assert ota(site.folder, "publish", site.module(1, padding=padding)) == 0
