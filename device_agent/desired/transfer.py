@@ -14,7 +14,7 @@ from typing import Protocol
 from ota.formats.reasons import Reason, Refused
 
 WINDOW_MIN_BYTES, WINDOW_MAX_BYTES = 64 << 10, 1 << 20
-WINDOW_S = 2.0  # of transfer at the measured rate are asked for ahead
+WINDOW_S = 8.0  # of transfer at the measured rate are asked for ahead: a lost packet holds up what is behind it for seconds
 WINDOW_TOPICS = 32  # some brokers hand out one window of a client and then nothing more: no more topics than the window has
 STALL_S = 10.0  # of silence, at least, before a connection is doubted
 STALL_PERIODS = 4  # times what the window takes at the measured rate
