@@ -89,6 +89,7 @@ class Link:
         self._said = ""
         self._sessions = 0
         self._resumes, self._resumed = True, False
+        self._stopped = False
         self._part_bytes = 0  # of earlier connections
         self.online = False
 
@@ -168,6 +169,11 @@ class Link:
                 await self._echoed.wait()
         return self._echoed.is_set()
 
+    def nudge(self) -> None:
+        """Sends an empty marker: mosquitto 2.0.11 may keep QoS 0 messages behind a full socket until the client's next packet."""
+        if self._marker and self._marker not in self._denied:
+            self.publish(self._marker, b"")
+
     def renew(self, reason: str) -> None:
         """Ends this connection; the next is made soon."""
         if self._connection is not None and self.online:
@@ -196,6 +202,7 @@ class Link:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self.publish(topic, payload, retain=True)
+        self._stopped = True
         if self._connection is not None:
             self._connection.close(for_good=True)
         await asyncio.sleep(0)  # lets the loop write it
@@ -203,10 +210,12 @@ class Link:
     # -- one connection after the other
 
     async def run(self) -> None:
-        """Connects, and connects again. Cancelling it disconnects."""
+        """Connects, and connects again, until it is cancelled, which disconnects, or `say_goodbye` was called."""
         while True:
             contended = self._backoff.contended
             ended = await self._connect_once()
+            if self._stopped:
+                return
             delay_s = self._backoff.after(ended, self._loop.time())
             self._say(ended)
             if self._backoff.contended and not contended:

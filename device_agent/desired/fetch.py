@@ -112,7 +112,8 @@ class _Asker:
 
     def __init__(self, link: Link, waiting: dict[str, list[Transfer]]) -> None:
         self._link, self._waiting = link, waiting
-        self.ask_again, self.denied, self.answers, self.renew = link.ask_again, link.denied, link.answers, link.renew
+        self.ask_again, self.denied = link.ask_again, link.denied
+        self.answers, self.nudge, self.renew = link.answers, link.nudge, link.renew
 
     @property
     def online(self) -> bool:

@@ -51,6 +51,9 @@ class Source(Protocol):
     async def answers(self, timeout_s: float) -> bool:
         """Whether a message to ourselves arrives in time."""
 
+    def nudge(self) -> None:
+        """Sends a little: mosquitto may keep QoS 0 messages behind a full socket until the client's next packet."""
+
     def renew(self, reason: str) -> None:
         """Ends this connection; the next is made soon."""
 
@@ -140,7 +143,8 @@ class Transfer:
         What waits for the disk counts as if it were on its way.
         """
         asked, window = self.asked_bytes + sum(part.size for part, _ in self._arrived), self.pace.window_bytes
-        if not pending or (asked > window // 2 and len(self._asked) > 1):
+        full = asked > window // 2 or len(self._asked) > WINDOW_TOPICS // 2
+        if not pending or (full and len(self._asked) > 1):
             return
         if not self._asked:
             self.pace.begins(self.clock())
@@ -209,6 +213,8 @@ class _Silence:
         if source.sessions != sessions:
             self._since_doubt_s = 0.0
             return
+        if spent_s >= self.step_s:
+            source.nudge()
         self._total_s += spent_s
         self._since_doubt_s += spent_s
         if self._total_s >= transfer.timeout_s:
