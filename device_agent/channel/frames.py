@@ -64,6 +64,7 @@ class Start:
     image_digest: bytes
     user: int  # that it becomes; 0 where the agent is not root, or has none for it
     confinement_required: bool  # whether it ends where it cannot be confined
+    devices: bool  # whether it opens its devices; without them it is only loaded, to see whether that works
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,8 @@ class Receiver:
 def encode_request(request: Request) -> bytes:
     """A packet to a worker."""
     match request:
-        case Start(path, digest, description, config, image, image_digest, user, required):
-            value: list[Any] = ["start", path, digest, description, config, image, image_digest, user, required]
+        case Start(path, digest, description, config, image, image_digest, user, required, devices):
+            value: list[Any] = ["start", path, digest, description, config, image, image_digest, user, required, devices]
         case Begin(state, keys):
             value = ["begin", state, keys]
         case Event(topic, payload):
@@ -231,8 +232,9 @@ def decode_request(data: bytes) -> Request:
             bytes() as image_digest,
             int() as user,
             bool() as required,
+            bool() as devices,
         ]:
-            return Start(path, digest, about, config, image, image_digest, user, required)
+            return Start(path, digest, about, config, image, image_digest, user, required, devices)
     raise malformed("request", "not one that is known")
 
 

@@ -1,6 +1,7 @@
 """A worker process as the agent sees it: requests out, answers in, a deadline on each, and no trust in it."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -20,6 +21,7 @@ from ota.formats.reasons import Reason, Refused
 
 LOGS_OF_OURS = 10  # that a worker may write beside its module's
 PACKETS_AT_ONCE = 64
+ENDED_S = 5.0  # for a process that was killed to be gone
 _PACKET_OVERHEAD_BYTES = 64  # Linux, unix_dgram_sendmsg: all but 32 of the buffer's bytes
 _SNDBUFFORCE = 32  # socket(7); beyond what the system allows everybody
 logger = logging.getLogger(__name__)
@@ -59,6 +61,11 @@ class ModuleSpec:
     image: Path | None = None  # compiled ahead of time for this board; the .wasm runs where it does not load
     image_digest: bytes = b""
     manifest: bytes = b""  # digest of the envelope that all this is from
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """Paths of the devices that only one worker can have open: GPIO lines (chip and offset) and serial ports."""
+        return frozenset(os.path.realpath(each) for each in self.description.capabilities.exclusive)
 
     @property
     def label(self) -> str:
@@ -108,6 +115,7 @@ class Worker:
         self._key_bytes: dict[str, int] = {}
         self.interfaces: frozenset[str] = frozenset()
         self.mode = ""  # "interpreter" or "aot", once it has started
+        self.started = False
         self.lacking: tuple[str, ...] = ()  # measures of confinement that it has not
         self._log = log
         self._died = died
@@ -148,7 +156,13 @@ class Worker:
         """The process's number."""
         return self._process.pid
 
-    async def start(self) -> None:
+    async def rehearse(self) -> None:
+        """Loads the module without its devices, to see whether it can be loaded; then the worker ends. Raises WorkerFailed."""
+        await self.start(devices=False)
+        self.started = False
+        self.kill()
+
+    async def start(self, *, devices: bool = True) -> None:
         """Loads the module. Raises WorkerFailed with the reason that the worker or the clock gives."""
         spec = self.spec
         image = str(spec.image) if spec.image is not None else ""
@@ -161,11 +175,12 @@ class Worker:
             spec.image_digest,
             self._user,
             self._confinement.required,
+            devices,
         )
         answer = await self._ask(request, frames.START_DEADLINE_S)
         if not isinstance(answer, frames.Ready):
             raise self._fail(Reason.START_FAILED, f"answered {type(answer).__name__} to start")
-        self.interfaces, self.mode = answer.interfaces, answer.mode
+        self.interfaces, self.mode, self.started = answer.interfaces, answer.mode, True
         self.lacking = lacking(answer.measures)
         if self.lacking:
             logger.warning("%s runs without: %s", spec.label, ", ".join(self.lacking))
@@ -200,6 +215,18 @@ class Worker:
     def kill(self) -> None:
         """Ends the process at once; whoever waits for an answer gets WorkerFailed. Again: no effect."""
         self._fail(Reason.CRASHED, "the worker was stopped")
+
+    async def ended(self) -> None:
+        """Returns once a worker that was killed or has failed is gone, and with it whatever it had open; after 5 s in any case."""
+        gone = asyncio.Event()
+        descriptor = self._process.descriptor
+        self._loop.add_reader(descriptor, gone.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ENDED_S):
+                    await gone.wait()
+        finally:
+            self._loop.remove_reader(descriptor)
 
     async def _effects(self, request: frames.Request, deadline_s: float) -> frames.Done:
         answer = await self._ask(request, deadline_s)

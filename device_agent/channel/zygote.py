@@ -24,25 +24,19 @@ class Child:
     """A process that the zygote has forked."""
 
     pid: int
-    _descriptor: int
+    descriptor: int  # a pidfd, its own: readable once the process has ended
 
     def send(self, number: int) -> None:
         """Sends it a signal, if it is still there."""
-        if self._descriptor >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._descriptor, number)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.descriptor, number)
 
     def kill(self) -> None:
         """Ends it. Again: no effect."""
-        if self._descriptor < 0:
-            return
         self.send(signal.SIGKILL)
-        os.close(self._descriptor)
-        self._descriptor = -1
 
     def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 class Zygote:

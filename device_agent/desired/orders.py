@@ -12,6 +12,7 @@ from device_agent.broker.link import Link
 from device_agent.desired.roots import Start
 from device_agent.instance import states
 from device_agent.instance.runner import Runner
+from device_agent.instance.updates import HELD_BACK, Update
 from device_agent.node.config import Config
 from device_agent.storage import floors
 from device_agent.storage.store import Store
@@ -42,7 +43,8 @@ class Orders:
         self._problems = dict(start.problems)
         self._link, self._runner, self._on_writer = link, runner, on_writer
         self._spawn_supervised, self._report, self._counters = spawn_supervised, report, counters
-        self._desired: bytes | None = None
+        self._mark = floors.DEPLOYMENT + config.group
+        self._desired: bytes | None = None  # the group's document that was received last, accepted or not
         self.refusal: Refused | None = None  # of a document that is no update yet
         self.refused = b""  # the deployment that the refused document is, or says it is
         self._retry: asyncio.TimerHandle | None = None
@@ -98,40 +100,82 @@ class Orders:
             return
         self._spawn_supervised(self._offer(wanted, document, self.root))
 
-    def _check_floor(self, wanted: deployments.VerifiedDeployment, root: trust.Root) -> None:
-        """On the writer: refuses an older deployment and a second one of the same epoch, and notes who signed this one."""
+    def _accept(self, wanted: deployments.VerifiedDeployment, document: bytes, root: trust.Root) -> None:
+        """On the writer: refuses an older deployment and a second one of the same epoch, keeps this one and notes who signed it."""
         mark, epoch = floors.DEPLOYMENT + wanted.deployment.group, wanted.deployment.epoch
         floor = self._store.floor(mark, root.roles["deploy"].keys)
         if epoch < floor.value:
             raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {epoch} is below {floor.value}, which was seen")
         if epoch == floor.value and not floor.digests <= {wanted.digest}:
             raise Refused(Reason.DEPLOYMENT_CONFLICT, f"another deployment with epoch {epoch} was accepted before")
+        if self._store.document(mark) != document:
+            self._store.keep_document(mark, document)
         if epoch > floor.value or not wanted.signers <= floor.keys:
             self._store.lift_floor(mark, wanted.signers, epoch, wanted.digest)
+
+    async def restore(self) -> Refused | None:
+        """Takes up the last document that was accepted. Why the update in the journal is not to be resumed, None if it is."""
+        document: bytes | None = await self._on_writer(self._store.document, self._mark)
+        if document is None:
+            return None
+        try:
+            wanted = deployments.verify(document, self.root, self._config.group)
+        except Refused as error:
+            logger.warning("the deployment that was kept is not taken up: %s", error)
+            return None
+        self._desired = document
+        update = self._runner.update
+        return None if update.ended else self._why_stop(wanted, update, self._why_not(wanted))
 
     async def _offer(self, verified: deployments.VerifiedDeployment, document: bytes, root: trust.Root) -> None:
         """Another document may arrive while this waits for the disk: what is told to the operator is then its own."""
         wanted = verified.deployment
         try:
-            await self._on_writer(self._check_floor, verified, root)
+            await self._on_writer(self._accept, verified, document, root)
             if root is not self.root:
                 return  # looked at anew under the new root
-            update = self._runner.update
             if document is not self._desired:
-                return  # another came meanwhile
-            if not wanted.includes(self._config.device) or not update.is_news(wanted.deployment_id, wanted.manifest_digest):
-                self._clear_refusal(document)
                 return
-            deployments.may_start(wanted, self.root, int(time.time()))
+            self._decide(wanted, document)
         except Refused as error:
             if document is not self._desired:
                 return
             self._refuse(error, wanted.deployment_id)
             if error.reason in deployments.CLOCK_REASONS or error.reason is Reason.DISK_FULL:
                 self.consider_later()
-            return
+
+    def _decide(self, wanted: deployments.Deployment, document: bytes) -> None:
+        """Offers the deployment, or stops what it stops. Raises Refused for one that this board wants and that may not start."""
+        update = self._runner.update
+        included = wanted.includes(self._config.device)
+        why_not = self._why_not(wanted)
+        if update.phase in states.BEGUN and (stop := self._why_stop(wanted, update, why_not)):
+            self._runner.post(states.Stopped(update.id, stop.reason, stop.detail))
+        if included and update.is_news(wanted.deployment_id, wanted.manifest_digest):
+            if why_not is None:
+                self._runner.post(states.Offered(wanted.deployment_id, wanted.manifest_digest))
+            elif (update.deployment, update.reason) != (wanted.deployment_id, why_not.reason):  # else its report says so
+                raise why_not
         self._clear_refusal(document)
-        self._runner.post(states.Offered(wanted.deployment_id, wanted.manifest_digest))
+
+    def _why_not(self, wanted: deployments.Deployment) -> Refused | None:
+        """Why an update may not start now."""
+        try:
+            deployments.may_start(wanted, self.root, int(time.time()))
+        except Refused as error:
+            return error
+        return None
+
+    def _why_stop(self, wanted: deployments.Deployment, update: Update, why_not: Refused | None) -> Refused | None:
+        """Why an update that has begun, or is found in the journal, is not to go on under this deployment."""
+        included = wanted.includes(self._config.device)
+        if (update.deployment, update.manifest) != (wanted.deployment_id, wanted.manifest_digest):
+            if included and why_not is None:
+                return None  # the offer takes its place
+            return Refused(Reason.DEPLOYMENT_STOPPED, "another deployment has replaced it")
+        if not included:
+            return Refused(Reason.DEPLOYMENT_STOPPED, "this board is not part of the deployment any more")
+        return why_not if why_not is not None and why_not.reason in HELD_BACK else None
 
     def consider_later(self) -> None:
         """Looks again after the time for a retry."""

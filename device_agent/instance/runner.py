@@ -38,6 +38,7 @@ from device_agent.storage.store import Slot, Store
 from ota.formats.manifest import AotImage, Manifest, VerifiedManifest
 from ota.formats.reasons import Reason, Refused
 
+NO_EVENT = "no event came during the trial: how the module handles one was not seen"
 logger = logging.getLogger(__name__)
 
 
@@ -46,6 +47,26 @@ class Board(Protocol):
 
     def verify(self, envelope: bytes) -> VerifiedManifest:
         """The manifest, if this board may install it. Raises Refused."""
+
+    def report(self) -> None:
+        """Publishes the board's report."""
+
+    def confirmed(self) -> None:
+        """The module on trial is the confirmed one, on disk."""
+
+    def update_began(self) -> None:
+        """An update has begun: the operator may not want it any more."""
+
+    def update_ended(self) -> None:
+        """An update has ended; there may be another to begin."""
+
+
+class Modules(Protocol):
+    """What the runner needs of the instance that it updates (device_agent.instance.instance)."""
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Feeds the module that runs."""
 
     def image_for(self, manifest: Manifest) -> AotImage | None:
         """The ahead-of-time image that this board can run, None where there is none."""
@@ -56,26 +77,17 @@ class Board(Protocol):
     async def swap(self, worker: Worker) -> None:
         """Makes the module on trial the one that is fed. Raises WorkerFailed, with the old module going on."""
 
-    async def forget_trial(self, worker: Worker) -> None:
-        """Drops what the module on trial kept: its trial failed."""
+    async def abandon_trial(self, worker: Worker) -> None:
+        """Ends the worker of a trial that failed, drops what its module kept, and sees to it that another module runs."""
 
     def distrust_image(self, worker: Worker) -> bool:
         """Whether a worker died in an ahead-of-time image, which is not used again then."""
-
-    async def run_best(self) -> None:
-        """Starts the best module that there is: nothing runs any more."""
-
-    def report(self) -> None:
-        """Publishes the board's report."""
 
     def confirmed(self) -> None:
         """The module on trial is the confirmed one, on disk."""
 
     def run_confirmed(self) -> None:
         """The operator wants the confirmed module: forget its failures, and run it if another runs."""
-
-    def update_ended(self) -> None:
-        """An update has ended; there may be another to begin."""
 
 
 @dataclass
@@ -84,35 +96,56 @@ class Runner:
 
     store: Store
     fetcher: Fetcher
-    supervisor: Supervisor
+    modules: Modules
     board: Board
     on_writer: Callable[..., Awaitable[Any]]
     spawn_supervised: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]  # runs work whose failure ends the agent
     trial_s: float
+    trial_max_s: float
     update: Update
 
     def __post_init__(self) -> None:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._taking = asyncio.Lock()
+        self._suspended = False
         self._task: asyncio.Task[None] | None = None
         self._candidate: Worker | None = None
-        self.trial_worker: Worker | None = None  # the one that is fed on trial
+        self._on_trial: tuple[UpdateId, Worker] | None = None  # the update, and the worker that is fed for it
 
     def post(self, event: Event) -> None:
         """Something happened."""
         self._events.put_nowait(event)
 
+    @property
+    def trial_worker(self) -> Worker | None:
+        """The worker that is fed on trial, None outside of one."""
+        if self._on_trial is None or self.update.phase is not Phase.TRIAL or self._on_trial[0] != self.update.id:
+            return None
+        return self._on_trial[1]
+
     def worker_failed(self, worker: Worker, failure: WorkerFailed) -> bool:
         """Takes the failure of the module on trial; False when it is another's."""
-        if worker is not self.trial_worker or self.update.phase is not Phase.TRIAL:
+        if worker is not self.trial_worker:
             return False
-        self.post(states.TrialFailed(self.update.id, failure.reason, failure.detail))
+        handled = self.modules.supervisor.handled
+        self.post(states.TrialFailed(self.update.id, failure.reason, failure.detail, handled))
         return True
 
     async def run(self) -> None:
         """The task that takes events."""
         while True:
             event = await self._events.get()
-            await self._take(event)
+            async with self._taking:
+                if not self._suspended:
+                    await self._take(event)
+
+    async def suspend(self) -> None:
+        """Takes no event any more. An update on trial is begun anew at the next start, and that is not held against it."""
+        async with self._taking:
+            self._suspended = True
+            if self._task is not None:
+                self._task.cancel()
+            await self._take(states.Suspended(self.update.id))
 
     async def _take(self, event: Event) -> None:
         before = self.update
@@ -136,6 +169,8 @@ class Runner:
             await self._carry_out(effect, moved.id)
         if moved.ended:
             self.board.update_ended()
+        elif moved.phase is Phase.OFFERED:
+            self.board.update_began()
 
     async def _record(self, moved: Update, effect: Effect) -> None:
         now = int(time.time())
@@ -166,15 +201,16 @@ class Runner:
                 self._begin(self._fetch_blob(of, verified.manifest))
             case StartWorker(verified):
                 self._begin(self._start_worker(of, verified))
-            case BeginTrial():
-                self._begin(self._trial(of))
+            case BeginTrial(verified):
+                self._begin(self._trial(of, verified))
             case RollBack():
                 await self._roll_back()
             case StopOld():
-                self.supervisor.drop_standby()
+                self._on_trial = None
+                self.modules.confirmed()
                 self.board.confirmed()
             case RunConfirmed():
-                self.board.run_confirmed()
+                self.modules.run_confirmed()
             case Discard():
                 self._discard()
             case PublishReport():
@@ -204,7 +240,7 @@ class Runner:
         except Refused as error:
             self.post(states.FetchFailed(of, error.reason, error.detail))
             return
-        image = self.board.image_for(manifest)
+        image = self.modules.image_for(manifest)
         if image is not None:
             try:
                 await self.fetcher.blob(image)
@@ -217,7 +253,7 @@ class Runner:
             try:
                 await self._spawn(verified)
             except WorkerFailed:
-                if self._candidate is None or not self.board.distrust_image(self._candidate):
+                if self._candidate is None or not self.modules.distrust_image(self._candidate):
                     raise
                 await self._spawn(verified)
         except WorkerFailed as failure:
@@ -227,39 +263,60 @@ class Runner:
 
     async def _spawn(self, verified: VerifiedManifest) -> None:
         self._candidate = None
-        self._candidate = self.board.spawn(verified)
-        await self._candidate.start()
+        candidate = self._candidate = self.modules.spawn(verified)
+        if candidate.spec.devices:
+            await candidate.rehearse()  # the old module may have them open: `_trial` starts another worker
+        else:
+            await candidate.start()
 
-    async def _trial(self, of: UpdateId) -> None:
-        worker, self._candidate = self._candidate, None
-        assert worker is not None
+    async def _trial(self, of: UpdateId, verified: VerifiedManifest) -> None:
         try:
-            await self.board.swap(worker)
+            worker = await self._enter(verified)
         except WorkerFailed as failure:
-            worker.kill()
-            await self.board.forget_trial(worker)
+            if self._candidate is not None:
+                await self.modules.abandon_trial(self._candidate)
             self.post(states.StartFailed(of, failure.reason, failure.detail))
             return
-        self.trial_worker = worker
+        self._on_trial, self._candidate = (of, worker), None
         self.board.report()
+        self.post(await self._watch(of, verified, worker))
+
+    async def _enter(self, verified: VerifiedManifest) -> Worker:
+        """Makes the new module the one that is fed."""
+        if self._candidate is None or not self._candidate.started:
+            self._candidate = None
+            self._candidate = self.modules.spawn(verified)
+        await self.modules.swap(self._candidate)
+        return self._candidate
+
+    async def _watch(self, of: UpdateId, verified: VerifiedManifest, worker: Worker) -> states.TrialPassed | states.TrialFailed:
+        """How the trial ends: it lasts for its time and until its module has handled as many events as its manifest asks for."""
+        supervisor, module = self.modules.supervisor, verified.manifest.module
         await asyncio.sleep(self.trial_s)
-        illness = await self.supervisor.check()
-        if not worker.alive:
-            self.post(states.TrialFailed(of, Reason.CRASHED, "the worker ended during the trial"))  # told before, if it was fed
-        elif illness is None:
-            self.post(states.TrialPassed(of))
-        else:
-            self.post(states.TrialFailed(of, Reason.UNHEALTHY, illness))
+        wanted = module.limits.trial_events
+        try:
+            async with asyncio.timeout(max(0.0, self.trial_max_s - self.trial_s)):
+                await supervisor.until_handled(wanted)
+        except TimeoutError:
+            why = f"{supervisor.handled} events were handled in {self.trial_max_s:.0f} s, the manifest asks for {wanted}"
+            return states.TrialFailed(of, Reason.TRIAL_SILENT, why, supervisor.handled)
+        illness = await supervisor.check()
+        if not worker.alive:  # told before, if it was fed
+            return states.TrialFailed(of, Reason.CRASHED, "the worker ended during the trial", supervisor.handled)
+        if illness is not None:
+            return states.TrialFailed(of, Reason.UNHEALTHY, illness, supervisor.handled)
+        untried = not supervisor.handled and module.capabilities.filters("subscribe")
+        return states.TrialPassed(of, supervisor.handled, NO_EVENT if untried else "")
 
     async def _roll_back(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        if self.trial_worker is None or self.trial_worker is not self.supervisor.current:
+        on_trial, self._on_trial = self._on_trial, None
+        if on_trial is None or on_trial[1] is not self.modules.supervisor.current:
             return  # the new module was never fed: what ran before still does
-        rolled_back = await self.supervisor.roll_back()
-        await self.board.forget_trial(self.trial_worker)
-        if not rolled_back:
-            await self.board.run_best()
+        worker = on_trial[1]
+        await self.modules.supervisor.roll_back()
+        await self.modules.abandon_trial(worker)
 
     def _discard(self) -> None:
         if self._task is not None:

@@ -16,7 +16,6 @@ from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest, image_name
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Running
 
-START_TRIES = 3
 ORDER = ("confirmed", "previous", "factory")
 
 

@@ -44,11 +44,15 @@ class Supervisor:
         self.module_counters: Counter[str] = Counter()  # of the module that is fed, over its restarts
         self._counted = ""
         self._current: Worker | None = None
+        self._filters: tuple[str, ...] = ()  # of the module that is fed, or will be again
+        self._filters_before: tuple[str, ...] = ()  # of the one before the last swap
+        self._progress = asyncio.Event()
+        self.handled = 0  # events that the worker that is fed has handled
         self._standby: Worker | None = None  # the one that ran before, kept during a trial
         self._wake = asyncio.Event()
         self._between = asyncio.Lock()  # held while an event is in hand, and while modules change
         self._next_tick: float | None = None
-        self._stopped = False
+        self._stopped = self._paused = False
 
     @property
     def current(self) -> Worker | None:
@@ -61,14 +65,15 @@ class Supervisor:
         return len(self._queue)
 
     def offer(self, topic: str, payload: bytes) -> None:
-        """Queues an event, if the module that runs wants its topic. The oldest goes when the queue is full."""
-        if self._current is None:
-            return
-        if not any(topics.covers(each, topic) for each in self._current.spec.description.capabilities.filters("subscribe")):
+        """Queues an event that the module wants which runs or is started again. The oldest goes when the queue is full."""
+        if not self._wants(topic):
             return
         self.counters["events"] += 1
         self._queue.append(Pending(topic, payload))
         self._wake.set()
+
+    def _wants(self, topic: str) -> bool:
+        return any(topics.covers(each, topic) for each in self._filters)
 
     async def run(self, worker: Worker, state: bytes, keys: dict[str, bytes]) -> bool:
         """Makes a started worker the one that is fed, unless a living one is: a swap may have come first. Then it is stopped.
@@ -94,8 +99,8 @@ class Supervisor:
         """Feeds `new` from the next event on; the old worker is kept, paused, for `roll_back`.
 
         `prepare` gets the state that the old module has just saved, None when it could not, and returns what the new one begins
-        with. Raises WorkerFailed, with the old module going on, when the new one refuses the state or fails to begin, and what
-        `prepare` raises.
+        with. Raises WorkerFailed when the new one does not start, refuses the state or fails to begin, and what `prepare` raises.
+        The old module goes on then, unless it had to give its devices to the new one: it has ended, and is to be started again.
         """
         async with self._between:
             started = time.monotonic_ns()
@@ -106,8 +111,18 @@ class Supervisor:
                     state = await old.save()
                 except WorkerFailed as failure:
                     logger.warning("the old module could not save its state, the last one is taken: %s", failure)
-            done = await self._begin(new, *await prepare(state))
-            self._standby = old if old is not None and old.alive else None
+            state_and_keys = await prepare(state)
+            if old is not None and old.spec.devices & new.spec.devices:
+                old.kill()  # devices are opened before a worker gives up its rights: it could never open them again
+                await old.ended()
+            try:
+                if not new.started:
+                    await new.start()
+                done = await self._begin(new, *state_and_keys)
+            except BaseException:
+                new.kill()
+                raise
+            self._standby, self._filters_before = old if old is not None and old.alive else None, self._filters
             self._use(new)
             self.last_gap_us = (time.monotonic_ns() - started) // 1000
             self.counters["swaps"] += 1
@@ -119,13 +134,26 @@ class Supervisor:
         async with self._between:
             old, self._standby = self._standby, None
             self.counters["rollbacks"] += 1
-            failed, self._current = self._current, None
-            if failed is not None:
-                failed.kill()
+            if self._current is not None:
+                self._current.kill()
             if old is None or not old.alive:
+                self._filters = self._filters_before  # for the worker that comes
                 return False
             self._use(old)
             return True
+
+    async def retire(self) -> None:
+        """Ends the worker that is fed, between two events; what comes for its module waits for the next one."""
+        async with self._between:
+            if self._current is not None:
+                self._current.kill()
+                await self._current.ended()
+
+    async def pause(self) -> None:
+        """Feeds nothing any more, once the event in hand is handled."""
+        self._paused = True
+        async with self._between:
+            return
 
     def drop_standby(self) -> None:
         """Stops the worker that ran before: the new one is confirmed."""
@@ -133,16 +161,22 @@ class Supervisor:
             self._standby.kill()
             self._standby = None
 
-    async def save(self) -> bytes | None:
-        """The state of the module that runs, between two events; None when there is none to be had."""
+    async def save(self, worker: Worker) -> bytes | None:
+        """The state of the module that is fed, between two events; None when there is none, or another worker is fed by now."""
         async with self._between:
-            if self._current is None or not self._current.alive:
+            if worker is not self._current or not worker.alive:
                 return None
             try:
-                return await self._current.save()
+                return await worker.save()
             except WorkerFailed as failure:
-                self._failed(self._current, failure)
+                self._failed(worker, failure)
                 return None
+
+    async def until_handled(self, count: int) -> None:
+        """Returns once the worker that is fed has handled so many events."""
+        while self.handled < count:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def check(self) -> str | None:
         """Asks the module whether it is well; None if so, else why not. A dead worker is reported through on_failure."""
@@ -176,13 +210,13 @@ class Supervisor:
         """Feeds events until `stop`. The one task that does."""
         while not self._stopped:
             worker = self._current
-            if worker is None or not worker.alive or not (self._queue or self._tick_is_due()):
+            if self._paused or worker is None or not worker.alive or not (self._queue or self._tick_is_due()):
                 self._wake.clear()
                 await self._wait()
                 continue
             async with self._between:
                 worker = self._current
-                if worker is not None and worker.alive:
+                if worker is not None and worker.alive and not self._paused:
                     await self._feed(worker)
 
     async def _feed(self, worker: Worker) -> None:
@@ -199,6 +233,8 @@ class Supervisor:
                 handled = await self._deliver(worker, worker.handle(event.topic, event.payload))
                 self._queue.popleft()
                 self.counters["events_handled" if handled else "events_refused"] += 1
+                self.handled += handled
+                self._progress.set()
                 self.last_handled_ns = time.monotonic_ns()
         except WorkerFailed as failure:
             if not self._stopped:
@@ -239,7 +275,9 @@ class Supervisor:
         if self._counted != worker.spec.label:
             self._counted = worker.spec.label
             self.module_counters.clear()
-        self._current = worker
+        self._current, self.handled = worker, 0
+        self._filters = worker.spec.description.capabilities.filters("subscribe")
+        self._queue.keep(lambda each: self._wants(each.topic))
         self._next_tick = None
         self._schedule_tick(worker)
         self._wake.set()
@@ -255,7 +293,7 @@ class Supervisor:
 
     async def _wait(self) -> None:
         timeout_s = None
-        if self._next_tick is not None and self._current is not None and self._current.alive:
+        if self._next_tick is not None and not self._paused and self._current is not None and self._current.alive:
             timeout_s = max(0.0, self._next_tick - time.monotonic())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):  # not wait_for, see device_agent.broker.link

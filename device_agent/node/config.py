@@ -59,6 +59,8 @@ class Config:
     grants: Capabilities = field(default_factory=lambda: Capabilities({}))
     module_config: Mapping[str, str] = field(default_factory=dict)
     trial_s: float = 10.0
+    trial_max_s: float = 86_400.0
+    forget_s: float = 3600.0
     fetch_timeout_s: float = 60.0
     retry_s: float = 60.0
     health_s: float = 30.0
@@ -112,6 +114,8 @@ class _Reader:
             grants=self._grants(),
             module_config=self._module_config(),
             trial_s=self._number("trial.seconds", 10.0, 0.05),
+            trial_max_s=self._number("trial.max_s", 86_400.0, 0.05),
+            forget_s=self._number("failures.forget_s", 3600.0, 1.0),
             fetch_timeout_s=self._number("fetch.timeout_s", 60.0, 0.1),
             retry_s=self._number("fetch.retry_s", 60.0, 0.1),
             health_s=self._number("health.period_s", 30.0, 0.1),

@@ -78,11 +78,13 @@ class ModuleHost:
         devices: Devices | None = None,
         *,
         record_offsets: bool = False,
+        initialise: bool = True,
     ) -> None:
         """Raises Refused IMPORT_UNDECLARED or EXPORT_MISSING, ContractError, and pywamr's LoadError, UnsupportedError, Trap.
 
         Imports are checked against the description before any guest code runs. `observe` sees each call of a host function once it
-        has returned: name, arguments and answer for people, nanoseconds. `record_offsets`: see `Runtime.load`.
+        has returned: name, arguments and answer for people, nanoseconds. `record_offsets`: see `Runtime.load`. A module that is not
+        initialised is only there to see that it loads.
         """
         self._capabilities, limits = description.capabilities, description.limits
         self._publish_grants = TopicGrants(self._capabilities.filters("publish"))
@@ -114,7 +116,7 @@ class ModuleHost:
             self._realloc = self._instance.function("cabi_realloc")
             exports = {each.name for each in module.exports}
             for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
-                if name in exports:
+                if name in exports and initialise:
                     self._run(self._instance.function(name))  # before anything else, and once
                     break
         except BaseException:

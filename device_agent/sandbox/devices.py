@@ -50,10 +50,14 @@ class Devices:
         return bool(self.inputs or self.outputs or self.ports)
 
 
-def open_devices(capabilities: Capabilities) -> Devices:
-    """Raises Refused DEVICE_UNAVAILABLE that names what could not be opened, and why."""
+def open_devices(capabilities: Capabilities, *, exclusive: bool = True) -> Devices:
+    """Without lines and ports, which another worker may have open, where `exclusive` is false.
+
+    Raises Refused DEVICE_UNAVAILABLE that names what could not be opened, and why.
+    """
     granted = capabilities.items
-    gpio, serial, wasi = (granted.get(name, {}) for name in ("gpio", "serial", "wasi"))
+    gpio, serial = (granted.get(name, {}) if exclusive else {} for name in ("gpio", "serial"))
+    wasi = granted.get("wasi", {})
     return Devices(
         inputs={name: _open_line(name, output=False) for name in gpio.get("inputs", ())},
         outputs={name: _open_line(name, output=True) for name in gpio.get("outputs", ())},

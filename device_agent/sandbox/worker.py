@@ -14,7 +14,7 @@ import time
 from device_agent.channel import frames
 from device_agent.sandbox import confinement
 from device_agent.sandbox.contract import ModuleError, ModuleHost
-from device_agent.sandbox.devices import import_drivers, open_devices
+from device_agent.sandbox.devices import Devices, import_drivers, open_devices
 from ota.errors import OtaError
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
@@ -45,7 +45,7 @@ def warm_up() -> None:
     Python makes on the way is there already, and shared.
     """
     description = ModuleDescription("nothing", "0", Capabilities({}))
-    start = frames.Start("", b"", description.to_bytes(), {}, "", b"", 0, confinement_required=True)
+    start = frames.Start("", b"", description.to_bytes(), {}, "", b"", 0, confinement_required=True, devices=True)
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here, there:
         here.send(frames.encode_request(start))
@@ -158,7 +158,7 @@ class _Worker:
         self._deadline_s = description.limits.deadline_ms / 1000
         wasm = _read(start.path, start.digest)
         image = _try_read(start.image, start.image_digest)
-        devices = open_devices(description.capabilities)
+        devices = open_devices(description.capabilities, exclusive=start.devices)
         folders = [(descriptor, writable) for _, descriptor, writable in devices.folders]
         measures = confinement.drop_privileges(
             description.limits.memory_pages << 16,
@@ -171,14 +171,17 @@ class _Worker:
             raise Refused(Reason.CAPABILITY_DENIED, "folders are only opened where the kernel has Landlock")
         if image:
             try:
-                self._host = ModuleHost(image, description, start.config, self._log, devices=devices)
+                self._host = self._load(image, description, start, devices)
                 self._host.terminate_on(frames.TERMINATE)  # it obeys when it comes back from a capability
                 return frames.Ready(self._host.interfaces, "aot", measures)
             except (LoadError, UnsupportedError) as error:
                 self._log("warn", f"the ahead-of-time image can't be used, the module is interpreted: {error}")
-        self._host = ModuleHost(wasm, description, start.config, self._log, devices=devices)
+        self._host = self._load(wasm, description, start, devices)
         self._host.terminate_on(frames.TERMINATE)
         return frames.Ready(self._host.interfaces, "interpreter", measures)
+
+    def _load(self, code: bytes, description: ModuleDescription, start: frames.Start, devices: Devices) -> ModuleHost:
+        return ModuleHost(code, description, start.config, self._log, devices=devices, initialise=start.devices)
 
     def _serve(self, host: ModuleHost, request: frames.Request, calls: int, started: int) -> frames.Answer:
         match request:

@@ -171,6 +171,16 @@ class Store(Blobs):
             floors.settle(self._database, release, deploy)
             self.home.write_anchor()  # before: what only the anchor has is taken for lost
 
+    def document(self, name: str) -> bytes | None:
+        """A document that was accepted."""
+        row = self._database.execute("select document from documents where name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def keep_document(self, name: str, document: bytes) -> None:
+        """Keeps a document that was accepted, in the place of the one before it."""
+        with self._transaction():
+            self._database.execute("insert or replace into documents values (?, ?)", (name, document))
+
     # -- journal and slots
 
     @recovers

@@ -113,6 +113,13 @@ class Capabilities:
         return found
 
     @property
+    def exclusive(self) -> tuple[str, ...]:
+        """Devices that one program at a time can have open: paths of serial ports, and of GPIO chips with ":offset" behind them."""
+        gpio, serial = self.items.get("gpio", {}), self.items.get("serial", {})
+        lines = (*gpio.get("inputs", ()), *gpio.get("outputs", ()))
+        return (*(f"/dev/{each}" for each in lines), *(split_port(each)[0] for each in serial.get("ports", ())))
+
+    @property
     def quota_bytes(self) -> int:
         """Storage for keys and values."""
         return self.number("keyvalue", "quota_bytes")

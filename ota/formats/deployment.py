@@ -107,9 +107,11 @@ def claimed_id(data: bytes) -> bytes:
 def may_start(deployment: Deployment, root: Root, now_s: int) -> None:
     """Whether an install may *start* now; never asked for boot, confirmation or rollback.
 
-    Raises Refused CLOCK_NOT_SET when the clock is behind what signed documents prove the time to be, DEPLOYMENT_EXPIRED,
-    ROOT_EXPIRED, DEPLOYMENT_STOPPED.
+    Raises Refused DEPLOYMENT_STOPPED, CLOCK_NOT_SET when the clock is behind what signed documents prove the time to be,
+    DEPLOYMENT_EXPIRED, ROOT_EXPIRED.
     """
+    if deployment.paused:
+        raise Refused(Reason.DEPLOYMENT_STOPPED, "the deployment is paused")
     known_s = max(deployment.issued_s, root.issued_s)
     if now_s < known_s - 86_400:
         raise Refused(Reason.CLOCK_NOT_SET, f"the clock says {now_s}, but signed documents were issued at {known_s}")
@@ -117,5 +119,3 @@ def may_start(deployment: Deployment, root: Root, now_s: int) -> None:
         raise Refused(Reason.DEPLOYMENT_EXPIRED, f"the deployment expired at {deployment.expires_s}, it is {now_s}")
     if now_s >= root.expires_s:
         raise Refused(Reason.ROOT_EXPIRED, f"root {root.number} expired at {root.expires_s}, it is {now_s}")
-    if deployment.paused:
-        raise Refused(Reason.DEPLOYMENT_STOPPED, "the deployment is paused")

@@ -51,6 +51,7 @@ class Limits:
     fuel: int = 0  # branches and calls for one event, interpreted; 0: as many as the deadline allows
     messages_per_s: int = 1000  # a second's worth may come at once
     log_lines_per_s: int = 100  # likewise
+    trial_events: int = 0  # that it must have handled before it is confirmed
 
     FIELDS: ClassVar = {
         "memory_pages": (1, 65536),
@@ -60,6 +61,7 @@ class Limits:
         "fuel": (0, (1 << 31) - 1),
         "messages_per_s": (0, 1_000_000),
         "log_lines_per_s": (0, 100_000),
+        "trial_events": (0, 1_000_000),
     }
 
     @classmethod

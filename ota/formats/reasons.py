@@ -59,6 +59,7 @@ class Reason(Enum):
     CRASHED = "crashed"
     DEADLINE_EXCEEDED = "deadline-exceeded"
     UNHEALTHY = "unhealthy"
+    TRIAL_SILENT = "trial-silent"
     TRIAL_INTERRUPTED = "trial-interrupted"
 
 

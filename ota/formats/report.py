@@ -42,6 +42,7 @@ class Attempt:
     detail: str = ""
     done_chunks: int = 0
     chunks: int = 0
+    events: int = 0  # handled on trial
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Report:
                     "detail": attempt.detail[:DETAIL_CHARACTERS],
                     "done": attempt.done_chunks,
                     "chunks": attempt.chunks,
+                    "events": attempt.events,
                 },
                 "counters": dict(sorted(each for each in self.counters.items() if is_name(each[0]))[:COUNTERS]),
                 "problems": [each[:PROBLEM_CHARACTERS] for each in self.problems[:PROBLEMS]],
@@ -102,7 +104,7 @@ class Report:
         top = Fields(cbor.decode(data, what, REPORT_LIMIT_BYTES), what, keys, Unknown.IGNORE)
         top.version("v")
         running_keys = ("name", "version", "manifest", "sequence", "slot", "mode", "lacking")
-        attempt_keys = ("state", "deployment", "manifest", "reason", "detail", "done", "chunks")
+        attempt_keys = ("state", "deployment", "manifest", "reason", "detail", "done", "chunks", "events")
         running = Fields(top.map("running"), what, running_keys, Unknown.IGNORE)
         attempt = Fields(top.map("attempt"), what, attempt_keys, Unknown.IGNORE)
         counters = top.map("counters")
@@ -132,6 +134,7 @@ class Report:
                 detail=attempt.text("detail", DETAIL_CHARACTERS),
                 done_chunks=attempt.number("done"),
                 chunks=attempt.number("chunks"),
+                events=attempt.number("events"),
             ),
             counters={name: value for name, value in counters.items() if is_name(name)},
             problems=_words(top.items("problems", PROBLEMS), PROBLEM_CHARACTERS),

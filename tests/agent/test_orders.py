@@ -1,12 +1,18 @@
 """What the operator wants, as it reaches the board: documents that come while an earlier one is still looked at."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from types import SimpleNamespace
 
+import pytest
+
+from device_agent.desired import clock, orders
 from device_agent.desired.orders import Orders
 from device_agent.desired.roots import Start
-from device_agent.instance.updates import Update
+from device_agent.instance import states
+from device_agent.instance.states import Phase
+from device_agent.instance.updates import Update, step
 from device_agent.storage.store import Store
 from ota.formats import topics, trust
 from ota.formats.deployment import DEPLOYMENT_TYPE
@@ -23,7 +29,7 @@ class Desk:
     def __init__(self, signer: Signer, folder) -> None:
         self.go, self.posted = asyncio.Event(), []
         self.store = Store(folder)
-        runner = SimpleNamespace(update=Update(), post=self.posted.append)
+        self.runner = runner = SimpleNamespace(update=Update(), post=self.posted.append)
         config = SimpleNamespace(group="lab", device="board", retry_s=60)
         self.tasks = []
         root = trust.first_root(signer.root_document())
@@ -45,6 +51,13 @@ class Desk:
         self.go.set()
         while self.tasks:
             await self.tasks.pop()
+
+    async def takes(self, document: bytes) -> list[object]:
+        """What is posted to the runner for a document."""
+        self.posted.clear()
+        self.wants(document)
+        await self.rest()
+        return self.posted
 
 
 def test_a_refusal_stays_when_the_look_at_an_earlier_deployment_ends_later(tmp_path):
@@ -220,3 +233,154 @@ def test_what_removed_keys_signed_does_not_pile_up(tmp_path):
         assert [desk.store.floor("deployment.lab", {each}).value for each in ids] == [0, 0, 0, 0, 11]
 
     asyncio.run(main())
+
+
+BEGUN = [Phase.OFFERED, Phase.FETCHING, Phase.STAGED]
+
+
+def under_way(deployment, phase) -> Update:
+    return Update(phase, deployment.deployment_id, deployment.manifest_digest, number=3)
+
+
+@pytest.fixture
+def signer(monkeypatch) -> Signer:
+    """The clock says what its documents say."""
+    monkeypatch.setattr(orders.time, "time", lambda: NOW_S)
+    return Signer(now_s=NOW_S)
+
+
+@pytest.mark.parametrize("phase", BEGUN)
+def test_a_pause_stops_an_update_that_has_begun_and_the_way_on_is_open(signer, phase, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        first, document = signer.deployment(bytes(32))
+        assert await desk.takes(document) == [states.Offered(first.deployment_id, bytes(32))]
+        desk.runner.update = under_way(first, phase)
+        _, paused = signer.deployment(bytes(32), deployment_id=first.deployment_id, paused=True)
+        (stopped,) = await desk.takes(paused)
+        assert stopped == states.Stopped(desk.runner.update.id, Reason.DEPLOYMENT_STOPPED, "the deployment is paused")
+        desk.runner.update, _ = step(desk.runner.update, stopped)
+        assert await desk.takes(paused) == []
+        assert desk.orders.refusal is None  # the update that failed says why
+        _, unpaused = signer.deployment(bytes(32), deployment_id=first.deployment_id)
+        (offered,) = await desk.takes(unpaused)
+        assert step(desk.runner.update, offered)[0].phase is Phase.OFFERED
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("phase", BEGUN)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"expires_s": NOW_S - 1}, Reason.DEPLOYMENT_EXPIRED),
+        ({"fraction_ppm": 0}, Reason.DEPLOYMENT_STOPPED),
+        ({"deployment_id": bytes(16), "paused": True}, Reason.DEPLOYMENT_STOPPED),
+        ({"deployment_id": bytes(16), "fraction_ppm": 0}, Reason.DEPLOYMENT_STOPPED),
+    ],
+)
+def test_a_document_that_ends_a_deployment_stops_its_update(signer, phase, change, reason, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        first, _ = signer.deployment(bytes(32))
+        desk.runner.update = under_way(first, phase)
+        _, document = signer.deployment(bytes(32), **({"deployment_id": first.deployment_id} | change))
+        (stopped,) = await desk.takes(document)
+        assert (stopped.of, stopped.reason) == (desk.runner.update.id, reason)
+
+    asyncio.run(main())
+
+
+def test_a_deployment_that_replaces_another_is_offered_in_its_place(signer, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        first, _ = signer.deployment(bytes(32))
+        desk.runner.update = under_way(first, Phase.FETCHING)
+        second, document = signer.deployment(b"2" * 32)
+        assert await desk.takes(document) == [states.Offered(second.deployment_id, b"2" * 32)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("change", [{"paused": True}, {"expires_s": NOW_S - 1}, {"fraction_ppm": 0}])
+def test_a_trial_under_way_is_not_stopped(signer, change, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        first, _ = signer.deployment(bytes(32))
+        desk.runner.update = under_way(first, Phase.TRIAL)
+        _, document = signer.deployment(bytes(32), deployment_id=first.deployment_id, **change)
+        assert await desk.takes(document) == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("phase", [*BEGUN, Phase.TRIAL])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"paused": True}, Reason.DEPLOYMENT_STOPPED),
+        ({"expires_s": NOW_S - 1}, Reason.DEPLOYMENT_EXPIRED),
+        ({"issued_s": NOW_S + 10**6, "expires_s": NOW_S + 2 * 10**6}, None),  # the clock was lost: it was right at the start
+        ({"deployment_id": bytes(16), "paused": True}, Reason.DEPLOYMENT_STOPPED),
+    ],
+)
+def test_an_update_in_the_journal_is_not_resumed_under_a_deployment_that_was_stopped(signer, phase, change, reason, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        desk.go.set()
+        first, _ = signer.deployment(bytes(32))
+        _, kept = signer.deployment(bytes(32), **({"deployment_id": first.deployment_id} | change))
+        desk.store.keep_document("deployment.lab", kept)
+        desk.runner.update = under_way(first, phase)
+        why = await desk.orders.restore()
+        assert (why and why.reason) == reason
+        if why is not None:
+            moved, _ = step(desk.runner.update, states.Lapsed(desk.runner.update.id, why.reason, why.detail))
+            assert (moved.phase, moved.is_news(first.deployment_id, bytes(32))) == (Phase.FAILED, True)
+
+    asyncio.run(main())
+
+
+def test_what_a_wrong_clock_refused_is_looked_at_again_when_the_clock_changes(signer, monkeypatch, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        deployment, document = signer.deployment(bytes(32))
+        monkeypatch.setattr(orders.time, "time", lambda: NOW_S + 10**7)  # it will be called expired
+        assert await desk.takes(document) == []
+        assert desk.orders.refusal.reason is Reason.DEPLOYMENT_EXPIRED
+        monkeypatch.setattr(orders.time, "time", lambda: NOW_S)
+        desk.orders.consider()
+        await desk.rest()
+        assert desk.posted == [states.Offered(deployment.deployment_id, bytes(32))]
+        assert desk.orders.refusal is None
+
+    asyncio.run(main())
+
+
+class Clocks:
+    """A wall clock and a monotonic one; at each sleep one of `steps` is added to the wall clock."""
+
+    def __init__(self, *steps: float) -> None:
+        self.now, self.apart, self._steps = 0.0, 1000.0, list(steps)
+
+    async def sleep(self, period_s: float) -> None:
+        if not self._steps:
+            raise asyncio.CancelledError
+        self.now += period_s
+        self.apart += self._steps.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "changes"),
+    [((0, 0, 0), 0), ((10**9,), 1), ((0, -(10**7), 0), 1), ((2, 2, 2, 2), 1), ((0.01,) * 50, 0), ((100, 0, -100), 2)],
+)
+def test_a_clock_that_is_set_is_noticed_and_one_that_runs_is_not(steps, changes):
+    seen, clocks = [], Clocks(*steps)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(
+            clock.watch(
+                lambda: seen.append(1), wall=lambda: clocks.now + clocks.apart, monotonic=lambda: clocks.now, sleep=clocks.sleep
+            )
+        )
+    assert len(seen) == changes

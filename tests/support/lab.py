@@ -99,6 +99,8 @@ class Lab:
         self.observer = Observer(broker.port)
         self.settings = {
             "trial": 0.3,
+            "trial_max": 60,
+            "forget": 3600,
             "fetch_timeout": 2,
             "retry": 60,
             "proc": 0.05,
@@ -130,6 +132,9 @@ folder = "{store}"
 root = "root.cbor"
 [trial]
 seconds = {settings["trial"]}
+max_s = {settings["trial_max"]}
+[failures]
+forget_s = {settings["forget"]}
 [fetch]
 timeout_s = {settings["fetch_timeout"]}
 retry_s = {settings["retry"]}
