@@ -103,8 +103,10 @@ class Updates:
         candidates = [self.find(deployed) if deployed else None, self.newest(draft.manifest.module.name)]
         for kept in filter(None, candidates):
             if kept.content == draft.content:
-                with contextlib.suppress(OtaError):  # damaged: it is signed anew
-                    return self.load(kept.digest)
+                with contextlib.suppress(OtaError):  # damaged, or signed with a key that was replaced: it is signed anew
+                    update = self.load(kept.digest)
+                    verify_signed(update.envelope, self._workspace.root())
+                    return update
         return None
 
     def _folder(self, kept: Kept) -> Path:

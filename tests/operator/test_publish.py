@@ -200,16 +200,15 @@ def test_images_that_are_compiled_again_are_the_same_content(quick):
     assert len(Updates(quick.workspace).all()) == 2
 
 
-def _rotate_deploy_key(folder) -> SigningKey:
-    """Root 2 has another deploy key; returns the one that was stolen."""
+def _rotate(folder, role: str = "deploy") -> None:
+    """Root 2 has another key for this role."""
     workspace = Workspace.open(folder)
-    stolen, fresh = workspace.key("deploy"), SigningKey.generate()
-    roles = {**workspace.root().roles, "deploy": Role({fresh.public.key_id: fresh.public}, 1)}
+    fresh = SigningKey.generate()
+    roles = {**workspace.root().roles, role: Role({fresh.public.key_id: fresh.public}, 1)}
     root = replace(workspace.root(), number=2, roles=roles)
     workspace.add_root(2, sign_document(root.to_payload(), ROOT_TYPE, [workspace.key("root")]))
-    (folder / "keys" / "deploy.pem").unlink()
-    fresh.save(folder / "keys" / "deploy.pem")
-    return stolen
+    (folder / "keys" / f"{role}.pem").unlink()
+    fresh.save(folder / "keys" / f"{role}.pem")
 
 
 def test_the_highest_epoch_of_a_stolen_key_is_not_adopted_and_ends_with_the_key(quick, capsys):
@@ -222,20 +221,30 @@ def test_the_highest_epoch_of_a_stolen_key_is_not_adopted_and_ends_with_the_key(
     assert ota(quick.folder, "publish", quick.module(2)) == 1
     assert "is not plausible: the key may be stolen. Replace it in a new root" in capsys.readouterr().err
     assert quick.workspace.read()["epochs"] == before["epochs"]
-    _rotate_deploy_key(quick.folder)
+    _rotate(quick.folder)
     assert ota(quick.folder, "publish", quick.module(2)) == 0
     assert quick.deployment().epoch == before["epochs"][GROUP] + 1
 
 
 def test_a_deployment_of_a_replaced_key_is_not_somebody_elses_and_is_not_put_back(quick, capsys):
     assert ota(quick.folder, "publish", quick.module(1)) == 0
-    _rotate_deploy_key(quick.folder)
+    _rotate(quick.folder)
     capsys.readouterr()
     assert ota(quick.folder, "republish") == 1
     assert "publish to group lab again" in capsys.readouterr().err
     assert ota(quick.folder, "publish", quick.module(1)) == 0
     assert quick.deployment().epoch == 2
     assert ota(quick.folder, "republish") == 0
+
+
+def test_what_a_replaced_release_key_signed_is_signed_anew(quick):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    old = Updates(quick.workspace).find(quick.deployment().manifest_digest)
+    _rotate(quick.folder, "release")
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    new = Updates(quick.workspace).find(quick.deployment().manifest_digest)
+    assert new.content == old.content
+    assert new.sequence > old.sequence
 
 
 def test_an_emptied_broker_is_noticed(site, capsys):
