@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from device_agent.channel.frames import TEXT_LIMIT
 from device_agent.node.agent import Agent
 from device_agent.node.config import load
 from ota.formats.report import LogRecord
@@ -67,6 +68,11 @@ class _Bounded(logging.StreamHandler[TextIO]):
             return
 
 
+def _utf8(text: str) -> str:
+    """The text with escapes for what has no UTF-8: bytes of file names that are none."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class _ToOperator(logging.Handler):
     """Hands log records to the agent, which sends them when it can."""
 
@@ -75,7 +81,7 @@ class _ToOperator(logging.Handler):
         self._agent, self._loop = agent, loop
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = LogRecord(record.created, _LEVELS.get(record.levelname, "info"), "", record.getMessage()[:1000])
+        line = LogRecord(record.created, _LEVELS.get(record.levelname, "info"), "", _utf8(record.getMessage()[:TEXT_LIMIT]))
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._agent.log, line)
 

@@ -1,11 +1,17 @@
 """The agent's process: what it writes to standard error, and what it looks at before it starts."""
 
+import asyncio
+import logging
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from device_agent.node.config import ConfigError, load
+from device_agent.node.service import _ToOperator
+from ota.formats.report import decode_logs, encode_logs
 
 SCRIPT = """
 import logging, os
@@ -64,3 +70,15 @@ def test_confinement_is_required_unless_the_policy_says_otherwise(tmp_path):
     config = load(tmp_path / "agent.toml")
     assert not config.confinement_required
     assert list(config.worker_users) == [7, 8, 9]
+
+
+def test_a_log_line_with_a_file_name_that_is_no_text_reaches_the_operator():
+    async def main():
+        taken = []
+        handler = _ToOperator(SimpleNamespace(log=taken.append), asyncio.get_running_loop())
+        handler.emit(logging.LogRecord("agent", logging.ERROR, __file__, 1, "%s: gone", (os.fsdecode(b"/a\xff"),), None))
+        await asyncio.sleep(0)
+        return taken
+
+    (record,) = asyncio.run(main())
+    assert decode_logs(encode_logs([record]))[0].message == "/a\\udcff: gone"
