@@ -19,10 +19,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default %(default)s)")
     arguments = parser.parse_args()
-    from bench import code, events, fetching, runtime, transfer
+    from bench import code, events, fetching, fleet, runtime, transfer
     from ota.author.aot import Compiler
 
-    parts = (code, runtime, events, transfer, fetching)
+    parts = (code, runtime, events, transfer, fetching, fleet)
     rows: list[Row] = [row for part in parts for row in part.measure(arguments.rounds)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
