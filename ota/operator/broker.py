@@ -79,6 +79,9 @@ class Broker:
             except NoConnectionError as error:
                 todo.extendleft(reversed(flying.values()))
                 failures += 1
+                if error.final or failures > RECONNECTS:
+                    what = f"{todo[0][0]} ({len(todo[0][1])} bytes)"
+                    raise BrokerError(f"{error}; it did not acknowledge {what}") from error
                 _before_another(failures, error)
 
     def _publish_on(

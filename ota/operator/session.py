@@ -263,7 +263,9 @@ class Session:
             why = f": {self._trouble}" if self._trouble else f"; brokers without MQTT 5 do that, and {NO_MQTT_5}"
             self._lost = NoConnectionError(f"the broker at {self._url} closed the connection without an answer{why}", final=True)
         elif flags.is_disconnect_packet_from_server:
-            text = f"the broker at {self._url} ended the connection: {named(code)}"
+            # paho 2.1 reads no reason from a DISCONNECT without properties, and calls it normal, which no broker says.
+            why = f": {named(code)}" if code.value else " without a reason"
+            text = f"the broker at {self._url} ended the connection{why}"
             self._lost = NoConnectionError(text, final=code.value not in PASSING)
         else:
             self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke")

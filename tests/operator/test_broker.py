@@ -207,11 +207,21 @@ def test_a_connection_that_breaks_while_publishing_repeats_only_what_was_not_ack
 
 def test_a_reason_that_would_hold_for_the_next_connection_ends_it():
     with scripted() as broker:
-        broker.puback = lambda packet: broker.send(b"\xe0\x02\x95\x00")  # DISCONNECT: packet too large
+        broker.puback = lambda packet: broker.send(b"\xe0\x07\x95\x05\x1f\x00\x02no")  # DISCONNECT, packet too large
         with Broker(settings(broker.config.url.port)) as connection:
             with pytest.raises(BrokerError, match=r"ended the connection: packet too large \(0x95\)"):
                 connection.publish_all([("t", b"x")])
         assert broker.connections == 1
+
+
+def test_a_broker_that_ends_each_connection_is_told_with_what_it_did_not_take(monkeypatch):
+    monkeypatch.setattr("ota.operator.broker.RECONNECT_MIN_S", 0)
+    with scripted() as broker:
+        broker.puback = lambda packet: broker.writer.close() if packet.topics[0] == "big" else 0
+        with Broker(settings(broker.config.url.port)) as connection:
+            with pytest.raises(BrokerError, match=r"broke; it did not acknowledge big \(5000 bytes\)"):
+                connection.publish_all([("small", b"x"), ("big", bytes(5000))])
+        assert broker.connections == 6
 
 
 def test_a_stalled_connection_is_made_anew(monkeypatch):
