@@ -14,6 +14,11 @@ FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 UNWRITABLE = frozenset((errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR))
 READ_ONLY, FAILING, DAMAGED = "storage-read-only", "storage-failing", "storage-damaged"
 REBUILT, LOST = "storage-rebuilt", "storage-floors-lost"
+NOT_MOUNTED = "storage-not-mounted"
+SYSTEM_NOTE = Path(
+    "/run/wamr-ota/storage-problem"
+)  # where an image says that it runs without its data partition (boards/system/boot)
+NOTE_CHARACTERS = 200
 logger = logging.getLogger(__name__)
 
 
@@ -40,6 +45,14 @@ class Problems:
             if self._found.pop(code, None) is not None:
                 logger.info("%s: it is over", code)
         self.texts = tuple(f"{each}: {why}" for each, why in self._found.items())
+
+
+def add_system_note(problems: Problems) -> None:
+    """Notes what the system that the agent runs on says of the storage, if it says anything."""
+    with contextlib.suppress(OSError):
+        with SYSTEM_NOTE.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(NOTE_CHARACTERS).strip()
+        problems.add(NOT_MOUNTED, text)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
 from device_agent.storage import floors, schema
 from device_agent.storage.blobs import Blobs
-from device_agent.storage.disk import Problems, errors_as_reasons, lock
+from device_agent.storage.disk import Problems, add_system_note, errors_as_reasons, lock
 from device_agent.storage.recovery import NAME as DATABASE
 from device_agent.storage.recovery import RecoveringDatabase
 from ota.errors import OtaError
@@ -90,6 +90,7 @@ class Store(Blobs):
     def __init__(self, folder: Path, free_bytes: int = 0) -> None:
         """Raises StoreError when another agent uses the folder, or one of another version has written it."""
         problems = Problems()
+        add_system_note(problems)
         super().__init__(folder / "blobs", free_bytes, problems)
         self._waiting_bytes: int | None = None  # of the outbox; None where that is to be counted
         with contextlib.suppress(Refused), errors_as_reasons(problems):

@@ -366,3 +366,17 @@ def test_a_store_of_another_version_is_refused(tmp_path):
     for _ in range(2):  # the lock is let go
         with pytest.raises(StoreError, match="schema 99"):
             Store(tmp_path / "store")
+
+
+def test_an_image_that_runs_without_its_data_partition_is_reported(tmp_path, monkeypatch):
+    note = tmp_path / "storage-problem"
+    monkeypatch.setattr("device_agent.storage.disk.SYSTEM_NOTE", note)
+    store = Store(tmp_path / "kept")
+    assert store.problems.texts == ()
+    store.close()
+    note.write_text("the data partition cannot be read\n" + "x" * 1000)
+    store = Store(tmp_path / "kept")
+    assert len(store.problems.texts) == 1
+    assert store.problems.texts[0].startswith("storage-not-mounted: the data partition cannot be read")
+    assert len(store.problems.texts[0]) < 250
+    store.close()

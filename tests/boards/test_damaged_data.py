@@ -38,7 +38,9 @@ def test_a_damaged_data_partition_is_left_alone_and_the_factory_module_runs(lab)
     said = len(lab.log())
     lab.start()
     assert lab.running("9.0.0").running.slot == "factory"
-    lab.still_answers(9)
+    lab.running("10.0.0")  # the deployment is still at the broker: it is taken again, into memory
+    lab.still_answers(10)
+    assert f"storage-not-mounted: the data partition {DEVICE} cannot be read" in lab.report.problems[0]
     assert f"the data partition {DEVICE} cannot be read, and is not empty: it was not formatted" in lab.log()[said:]
     with lab.console() as console:
         assert "tmpfs" in console.run("grep ' /data ' /proc/mounts")
@@ -49,3 +51,5 @@ def test_a_damaged_data_partition_is_left_alone_and_the_factory_module_runs(lab)
     lab.kill()
     lab.start()
     assert lab.running("10.0.0").running.slot == "confirmed"
+    with lab.console() as console:
+        assert console.run("cat /data/home/kept").strip() == "precious"
