@@ -230,9 +230,9 @@ class Flasher:
         console.attach()
         if not self.base:
             image = console.try_run("test -d /usr/lib/wamr-ota-system")[0] == 0
-            self.base, self.config = ("/data/agent", "/data/etc") if image else ("/opt/wamr-ota", "/etc/wamr-ota")
+            self.base, self.config = ("/data/agent", "/data/etc") if image else ("/opt/wamr-ota", "/opt/wamr-ota/etc")
         elif not self.config:
-            self.config = "/etc/wamr-ota"
+            self.config = f"{self.base}/etc"
 
     def _close(self) -> None:
         if self._console is not None:

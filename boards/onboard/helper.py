@@ -348,7 +348,7 @@ def service(base: pathlib.Path, config: str, version: str) -> None:
     kind = manager()
     if kind == "systemd":
         unit = (base / "versions" / version / "lib/device_agent" / UNIT.name).read_bytes()
-        drop_in = DROP_IN.format(command=command, base=base, config=config).encode()
+        drop_in = DROP_IN.format(command=command, base=base).encode()
         for path, content in ((UNIT, unit), (UNIT.with_name(UNIT.name + ".d") / "flashed.conf", drop_in)):
             path.parent.mkdir(exist_ok=True)
             write(path, content)
@@ -366,12 +366,11 @@ def service(base: pathlib.Path, config: str, version: str) -> None:
 
 
 UNIT = pathlib.Path("/etc/systemd/system/wamr-ota.service")
-# Beside the unit that every installation has. What moves settings is not confined: /etc is read-only to the launcher.
+# Beside the unit that every installation has. Settings lie below the base: launch renames them, and /etc is read-only to it.
 DROP_IN = """[Service]
-ExecStartPre=+{base}/launch --settle {config}/agent.toml
 ExecStart=
-ExecStart={base}/launch --confined {config}/agent.toml
-ReadWritePaths={base} -{config} -{config}.trial
+ExecStart={command}
+ReadWritePaths={base}
 """
 
 

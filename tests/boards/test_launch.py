@@ -1,4 +1,4 @@
-"""What starts a flashed agent on a board, in a file system of its own: trials that pass, fail, and where /etc is read-only."""
+"""What starts a flashed agent on a board, in a file system of its own: trials that pass, fail, and are cut off."""
 
 import os
 import shutil
@@ -18,13 +18,13 @@ with pathlib.Path({out!r}).open("a") as out:
 while {stays}:
     time.sleep(0.05)
 """
-# /run is the test's own; /etc of the board is read-only but for the settings, as under the unit of systemd.
+# /run is the test's own; the board is read-only but for the folder of its agents, as under the unit of systemd.
 MOUNTS = """mount -t tmpfs run /run
 if [ {confined} = yes ]; then
-    mount --bind {etc} {etc} && mount -o remount,ro,bind {etc}
-    for each in {etc}/wamr-ota {etc}/wamr-ota.trial; do [ ! -d $each ] || mount -o rw --bind $each $each; done
+    mount --bind {board} {board} && mount -o remount,ro,bind {board}
+    mount --bind {board}/base {board}/base && mount -o remount,rw,bind {board}/base
 fi
-exec sh {launch} "$@"
+exec sh {board}/base/launch "$@"
 """
 
 
@@ -32,8 +32,9 @@ class Board:
     """A folder of a board, and what its agents have said when they started."""
 
     def __init__(self, folder: Path) -> None:
-        self.base, self.etc, self.said = folder / "base", folder / "etc", folder / "said"
-        self.settings("wamr-ota", "old-settings")
+        self.folder, self.base = folder, folder / "base"
+        self.said = self.base / "said"
+        self.settings("etc", "old-settings")
         (self.base / "versions").mkdir(parents=True)
         shutil.copy(ROOT / "boards/onboard/launch", self.base)
         self.version("old")
@@ -41,8 +42,8 @@ class Board:
         self.said.touch()
 
     def settings(self, name: str, text: str) -> None:
-        (self.etc / name).mkdir(parents=True)
-        (self.etc / name / "agent.toml").write_text(text)
+        (self.base / name).mkdir(parents=True)
+        (self.base / name / "agent.toml").write_text(text)
 
     def version(self, name: str, *, stays: bool = True) -> None:
         package = self.base / "versions" / name / "lib/device_agent"
@@ -54,14 +55,14 @@ class Board:
         (self.base / "trial-seconds").write_text("30\n")
         (self.base / "trial").symlink_to(f"versions/{name}")
 
-    def launch(self, *options: str, confined: bool = False) -> subprocess.Popen:
-        mounts = MOUNTS.format(etc=self.etc, launch=self.base / "launch", confined="yes" if confined else "no")
+    def launch(self, *, confined: bool = False) -> subprocess.Popen:
+        mounts = MOUNTS.format(board=self.folder, confined="yes" if confined else "no")
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-e", "-c", mounts, "sh"]
-        options += ("--confined",) * confined
-        return subprocess.Popen([*command, *options, str(self.etc / "wamr-ota/agent.toml")])
+        return subprocess.Popen([*command, str(self.base / "etc/agent.toml")])
 
-    def settle(self) -> None:
-        assert self.launch("--settle").wait(20) == 0
+    @property
+    def all_settings(self) -> list[str]:
+        return sorted(each.name for each in self.base.glob("etc*"))
 
     def wait_for(self, line: str) -> None:
         end = time.monotonic() + 20
@@ -79,51 +80,32 @@ def board(tmp_path):
     return Board(tmp_path)
 
 
-def runs(board, line, **how):
-    """Starts what is to run, and ends it once it has said this."""
-    launched = board.launch(**how)
+@pytest.mark.parametrize("confined", [True, False])
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_trial_with_new_settings_ends_with_what_belongs_together(board, passes, confined):
+    board.version("new", stays=passes)
+    board.settings("etc.trial", "new-settings")
+    board.trial("new")
+    launched = board.launch(confined=confined)
     try:
-        board.wait_for(line)
+        board.wait_for("new new-settings etc.trial\n")
+        if passes:
+            (board.base / "trial.passed").touch()
+        board.wait_for("new new-settings etc\n" if passes else "old old-settings etc\n")
     finally:
         launched.kill()
         launched.wait()
-
-
-def test_under_the_unit_settings_of_a_trial_that_passed_are_moved_before_the_next_start(board):
-    board.version("new")
-    board.settings("wamr-ota.trial", "new-settings")
-    board.trial("new")
-    board.settle()
-    assert board.base.joinpath("trial").is_symlink(), "a trial that has not begun is left alone"
-    launched = board.launch(confined=True)
-    board.wait_for("new new-settings wamr-ota.trial\n")
-    (board.base / "trial.passed").touch()
-    assert launched.wait(30) == 0
-    assert board.confirmed == "old", "the settings could not be moved there"
-    board.settle()
-    assert board.confirmed == "new"
-    assert sorted(each.name for each in board.etc.iterdir()) == ["wamr-ota"]
-    runs(board, "new new-settings wamr-ota\n", confined=True)
-
-
-def test_under_the_unit_a_trial_that_ends_by_itself_is_taken_back(board):
-    board.version("new", stays=False)
-    board.settings("wamr-ota.trial", "new-settings")
-    board.trial("new")
-    assert board.launch(confined=True).wait(30) == 0
-    board.settle()
-    assert board.confirmed == "old"
+    assert board.confirmed == ("new" if passes else "old")
     assert not board.base.joinpath("trial").is_symlink()
-    assert sorted(each.name for each in board.etc.iterdir()) == ["wamr-ota"]
-    runs(board, "old old-settings wamr-ota\n", confined=True)
+    assert board.all_settings == ["etc"]
 
 
-def test_under_the_unit_a_trial_with_the_same_settings_stays_when_it_passes(board):
+def test_a_trial_with_the_same_settings_stays_when_it_passes(board):
     board.version("new")
     board.trial("new")
     launched = board.launch(confined=True)
     try:
-        board.wait_for("new old-settings wamr-ota\n")
+        board.wait_for("new old-settings etc\n")
         (board.base / "trial.passed").touch()
         end = time.monotonic() + 20
         while board.base.joinpath("trial").is_symlink() and time.monotonic() < end:
@@ -135,41 +117,39 @@ def test_under_the_unit_a_trial_with_the_same_settings_stays_when_it_passes(boar
         launched.wait()
 
 
-@pytest.mark.parametrize("passes", [True, False])
-def test_without_systemd_a_trial_ends_in_one_go(board, passes):
-    board.version("new", stays=passes)
-    board.settings("wamr-ota.trial", "new-settings")
-    board.trial("new")
-    launched = board.launch()
+@pytest.mark.parametrize("cut", ["before the new settings came", "behind it"])
+def test_settings_whose_move_was_cut_off_are_whole_at_the_next_start(board, cut):
+    (board.base / "etc").rename(board.base / "etc.old")
+    if cut == "behind it":
+        board.version("new")
+        board.settings("etc.trial", "new-settings")
+        board.trial("new")
+        (board.base / "trial.tried").touch()
+        (board.base / "trial.passed").touch()
+    launched = board.launch(confined=True)
     try:
-        board.wait_for("new new-settings wamr-ota.trial\n")
-        if passes:
-            (board.base / "trial.passed").touch()
-        board.wait_for("new new-settings wamr-ota\n" if passes else "old old-settings wamr-ota\n")
+        board.wait_for("new new-settings etc\n" if cut == "behind it" else "old old-settings etc\n")
     finally:
         launched.kill()
         launched.wait()
-    assert board.confirmed == ("new" if passes else "old")
-
-
-def test_settings_whose_move_was_cut_off_are_put_back_before_the_next_start(board):
-    (board.etc / "wamr-ota").rename(board.etc / "wamr-ota.old")
-    board.settle()
-    runs(board, "old old-settings wamr-ota\n", confined=True)
+    assert board.all_settings == ["etc"]
 
 
 def test_a_trial_is_not_confirmed_without_its_settings(board):
     """Where they cannot be moved, for whatever reason, the agent would begin with none."""
     board.version("new")
-    board.settings("wamr-ota.trial", "new-settings")
+    board.settings("etc.trial", "new-settings")
     board.trial("new")
     (board.base / "trial.tried").touch()
     (board.base / "trial.passed").touch()
-    mounts = MOUNTS.format(etc=board.etc, launch=board.base / "launch", confined="yes")
-    subprocess.run(
-        ["unshare", "--mount", "sh", "-c", mounts, "sh", "--settle", str(board.etc / "wamr-ota/agent.toml")], check=False
-    )
+    mounts = f"mount --bind {board.base}/etc.trial {board.base}/etc.trial\n" + MOUNTS.format(board=board.folder, confined="no")
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", mounts, "sh"]
+    launched = subprocess.Popen([*command, str(board.base / "etc/agent.toml")])  # a mount cannot be renamed
+    try:
+        end = time.monotonic() + 5
+        while board.confirmed == "old" and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        launched.kill()
+        launched.wait()
     assert board.confirmed == "old"
-    board.settle()
-    assert board.confirmed == "new"
-    runs(board, "new new-settings wamr-ota\n", confined=True)

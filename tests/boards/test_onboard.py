@@ -99,12 +99,11 @@ def test_systemd_is_given_the_unit_that_every_installation_has_and_a_drop_in_tha
     monkeypatch.setattr(helper, "UNIT", tmp_path / "system" / unit.name)
     monkeypatch.setattr(helper, "manager", lambda: "systemd")
     monkeypatch.setattr(helper, "run", lambda *command: commands.append(command))
-    helper.service(tmp_path / "base", "/etc/wamr-ota", "new")
+    helper.service(tmp_path / "base", f"{tmp_path}/base/etc", "new")
     assert (tmp_path / "system" / unit.name).read_bytes() == unit.read_bytes()
     drop_in = (tmp_path / "system" / f"{unit.name}.d" / "flashed.conf").read_text()
-    assert f"ExecStartPre=+{tmp_path}/base/launch --settle /etc/wamr-ota/agent.toml\n" in drop_in
-    assert f"ExecStart=\nExecStart={tmp_path}/base/launch --confined /etc/wamr-ota/agent.toml\n" in drop_in
-    assert f"ReadWritePaths={tmp_path}/base -/etc/wamr-ota -/etc/wamr-ota.trial\n" in drop_in
+    assert f"ExecStart=\nExecStart={tmp_path}/base/launch {tmp_path}/base/etc/agent.toml\n" in drop_in
+    assert f"ReadWritePaths={tmp_path}/base\n" in drop_in
     assert ("systemctl", "enable", unit.name) in commands
 
 
