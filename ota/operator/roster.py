@@ -6,7 +6,7 @@ came. It is written at every reading, and is what says that a board is missing w
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ class Roster:
             boards = _parsed(state) | self._fresh
             if len(boards) > MAX_BOARDS:
                 boards = dict(sorted(boards.items(), key=lambda each: each[1].read_s)[-MAX_BOARDS:])
-            kept = {name: asdict(each) for name, each in sorted(boards.items()) if not each.forgotten or name in self.certificates}
+            kept = {name: vars(each) for name, each in sorted(boards.items()) if not each.forgotten or name in self.certificates}
             state.clear()
             state["boards"] = kept
         self._fresh = {}
