@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from paho.mqtt.properties import Properties
 
 ANY_PACKET_BYTES = 268_435_460  # the largest packet that MQTT can have
-CLOSED_TRIES = 2  # a broker that closes the connection this often in turn while a large message is on its way has a limit
 SUSPECT_BYTES = 4096  # a message that is no larger was not the reason
 LEARNED_MIN_BYTES = 128
 LEARNED_S = 3600.0  # then more is tried again
@@ -67,24 +66,15 @@ class Learned:
 
     def __init__(self) -> None:
         self._bytes, self._until_s = ANY_PACKET_BYTES, 0.0
-        self._closed = 0
 
     def payload_bytes(self, now_s: float) -> int:
         """What a batch may have."""
         return self._bytes if now_s < self._until_s else ANY_PACKET_BYTES
 
-    def acknowledged(self) -> None:
-        """A message arrived."""
-        self._closed = 0
-
     def closed(self, payload_bytes: int, now_s: float) -> bool:
         """The broker closed the connection while a message was on its way; True when a smaller limit is inferred."""
         if payload_bytes <= SUSPECT_BYTES:
             return False
-        self._closed += 1
-        if self._closed < CLOSED_TRIES:
-            return False
-        self._closed = 0
         self._learn(max(payload_bytes // 2, SUSPECT_BYTES), now_s)
         return True
 

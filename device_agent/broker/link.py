@@ -235,7 +235,7 @@ class Link:
         try:
             await connection.open()
             ended = await connection.serve()
-            self._learn(ended, connection.largest_bytes)
+            ended = self._learn(ended, connection.largest_bytes)
         except (OSError, ValueError) as error:
             return Ended(str(error) or type(error).__name__)
         finally:
@@ -245,11 +245,14 @@ class Link:
             return Ended(unusable, unusable=True)
         return replace(ended, granted=self._granted, progress=self._progress)
 
-    def _learn(self, ended: Ended, size_bytes: int) -> None:
+    def _learn(self, ended: Ended, size_bytes: int) -> Ended:
+        """A connection that a large message ended is no sign of another client with this board's name."""
         if ended.too_large and size_bytes:
             self._learned.too_large(size_bytes, self._loop.time())
         elif ended.closed and self._learned.closed(size_bytes, self._loop.time()):
-            logger.warning("the broker does not seem to take messages of %d bytes: sending less at a time", size_bytes)
+            logger.info("the broker closed the connection at %d bytes: sending less at a time", size_bytes)
+            return replace(ended, closed=False)
+        return ended
 
     def _release(self, connection: Connection) -> None:
         self._part_bytes += connection.part_bytes
@@ -341,7 +344,6 @@ class Link:
 
     def acknowledged(self, topic: str) -> None:
         """Forgets an earlier refusal."""
-        self._learned.acknowledged()
         if self._refused.pop(topic, None):
             logger.info("the broker takes messages for %s now", topic)
 

@@ -7,7 +7,10 @@ from collections import Counter
 import pytest
 
 from device_agent.broker.link import Kind, Link, Sent
+from device_agent.node.config import BrokerConfig
 from ota.formats import topics
+from ota.formats.broker_url import BrokerUrl
+from tests.support.lab import Mosquitto
 from tests.support.scripted_broker import (
     CONNECT,
     DISCONNECT,
@@ -316,3 +319,32 @@ def test_a_limit_that_the_broker_does_not_announce_is_learned():
             return results
 
     assert set(asyncio.run(inside())) <= {Sent.CLOSED, Sent.ACKNOWLEDGED}
+
+
+def test_mosquittos_limit_on_messages_is_learned_and_batches_pass(tmp_path):
+    if Mosquitto.command() is None:
+        pytest.skip("mosquitto is not installed")
+    broker = Mosquitto(tmp_path)
+    broker._config.write_text(broker._config.read_text() + "message_size_limit 10000\n")
+    broker.start()
+
+    async def inside():
+        online = asyncio.Event()
+        config = BrokerConfig(BrokerUrl("127.0.0.1", broker.port, tls=False))
+        link = Link(config, "board", lambda *_: None, online.set, online.clear)
+        running = asyncio.create_task(link.run())
+        results = []
+        while not results or results[-1] is not Sent.ACKNOWLEDGED:
+            await come(online)
+            results.append(await link.publish("a/b", bytes(min(60_000, link.room("a/b")))))
+            assert len(results) < 12
+            assert not any("session-taken-over" in each for each in link.problems)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return results
+
+    try:
+        results = asyncio.run(inside())
+    finally:
+        broker.stop()
+    assert set(results[:-1]) <= {Sent.CLOSED, Sent.TOO_LARGE, Sent.REFUSED, Sent.OFFLINE}
