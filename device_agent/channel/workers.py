@@ -13,7 +13,7 @@ from pathlib import Path
 from device_agent.channel import frames
 from device_agent.channel.measures import OWN_USER, lacking
 from device_agent.channel.users import WorkerUsers
-from device_agent.channel.zygote import Zygote
+from device_agent.channel.zygote import Child, Zygote
 from ota.errors import OtaError
 from ota.formats.capabilities import TopicGrants
 from ota.formats.module import ModuleDescription
@@ -106,9 +106,9 @@ class Worker:
         died: Callable[["Worker", WorkerFailed], None] = lambda worker, failure: None,
         confinement: Confinement = CONFINEMENT,
     ) -> None:
-        """Starts the process. `log` gets the module's log records; `died` is called when it dies with nothing asked of it.
+        """Makes the channel; `start` makes the process.
 
-        Raises WorkerFailed when it can't be started.
+        `log` gets the module's log records; `died` is called when it dies with nothing asked of it.
         """
         self.spec = spec
         self._publish_grants = TopicGrants(spec.description.capabilities.filters("publish"))
@@ -127,17 +127,11 @@ class Worker:
         self._late = ""  # why it was told to end what it does
         self._deadline_s = spec.description.limits.deadline_ms / 1000
         self._confinement, self._user = confinement, confinement.user()
+        self._process: Child | None = None  # from `start` on
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with other:
-            self._room = min(_widen(end) for end in (self._channel, other))  # bytes of one packet
-            try:
-                self._process = zygote.fork(other)
-            except OSError as error:
-                self._channel.close()
-                confinement.users.give_back(self._user)
-                raise WorkerFailed(Reason.START_FAILED, f"no process for it: {error}") from error
+        self._room = min(_widen(end) for end in (self._channel, other))  # bytes of one packet
+        self._other: socket.socket | None = other  # the process's end, until that has it
         self._channel.setblocking(False)
-        self._loop.add_reader(self._channel.fileno(), self._readable)
 
     @property
     def alive(self) -> bool:
@@ -154,6 +148,7 @@ class Worker:
     @property
     def pid(self) -> int:
         """The process's number."""
+        assert self._process is not None, "it was not started"
         return self._process.pid
 
     async def rehearse(self) -> None:
@@ -164,6 +159,7 @@ class Worker:
 
     async def start(self, *, devices: bool = True) -> None:
         """Loads the module. Raises WorkerFailed with the reason that the worker or the clock gives."""
+        await self._fork()
         spec = self.spec
         image = str(spec.image) if spec.image is not None else ""
         request = frames.Start(
@@ -184,6 +180,26 @@ class Worker:
         self.lacking = lacking(answer.measures)
         if self.lacking:
             logger.warning("%s runs without: %s", spec.label, ", ".join(self.lacking))
+
+    async def _fork(self) -> None:
+        """Makes the process, on a thread: the zygote may have to be started again, which takes seconds."""
+        other, self._other = self._other, None
+        if other is None:
+            raise self._failure or self._fail(Reason.START_FAILED, "it was started before")
+
+        def fork() -> Child:
+            with other:
+                return zygote.fork(other)
+
+        try:
+            process = await self._loop.run_in_executor(None, fork)
+        except OSError as error:
+            raise self._fail(Reason.START_FAILED, f"no process for it: {error}") from error
+        self._process = process
+        if self._failure is not None:  # it was killed meanwhile
+            process.kill()
+            raise self._failure
+        self._loop.add_reader(self._channel.fileno(), self._readable)
 
     async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
         """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""
@@ -218,6 +234,8 @@ class Worker:
 
     async def ended(self) -> None:
         """Returns once a worker that was killed or has failed is gone, and with it whatever it had open; after 5 s in any case."""
+        if self._process is None:
+            return
         gone = asyncio.Event()
         descriptor = self._process.descriptor
         self._loop.add_reader(descriptor, gone.set)
@@ -283,6 +301,7 @@ class Worker:
             elif not waiting.done():
                 self._late = f"no answer to {type(request).__name__} in {deadline_s} s"
                 timer = self._loop.call_later(frames.TERMINATE_S, late)
+                assert self._process is not None, "it was asked"
                 self._process.send(frames.TERMINATE)
 
         if not waiting.done():
@@ -357,7 +376,10 @@ class Worker:
             self._failure = WorkerFailed(reason, detail, usage)
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
-            self._process.kill()
+            if self._process is not None:
+                self._process.kill()
+            if self._other is not None:
+                self._other.close()
             self._confinement.users.give_back(self._user)
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(self._failure)

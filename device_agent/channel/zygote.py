@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,15 @@ class Zygote:
         self._preload = preload
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()  # workers are forked on threads: this may take as long as Python takes to start
 
     def start(self) -> None:
         """Starts the process, and waits until it has loaded everything. Running already: no effect. Raises OSError."""
-        if self._process is not None and self._process.poll() is None:
-            return
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+
+    def _start(self) -> None:
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -91,14 +96,13 @@ class Zygote:
 
     def fork(self, channel: socket.socket) -> Child:
         """A new child that has this channel and nothing else. Raises OSError."""
-        for last in (False, True):
+        with self._lock:
             self.start()
             try:
                 return self._fork(channel)
             except (BrokenPipeError, ConnectionResetError):  # it has died: once more
-                if last:
-                    raise
-        raise AssertionError
+                self.start()
+                return self._fork(channel)
 
     def _fork(self, channel: socket.socket) -> Child:
         assert self._socket is not None

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -363,7 +364,7 @@ def test_no_process_for_a_worker_is_a_failure_of_that_worker(tmp_path, monkeypat
 
     async def inside():
         with pytest.raises(WorkerFailed, match="no process for it: no more processes") as caught:
-            Worker(spec(tmp_path, counting(1)), lambda *_: None)
+            await Worker(spec(tmp_path, counting(1)), lambda *_: None).start()
         return caught.value.reason
 
     assert asyncio.run(inside()) is Reason.START_FAILED
@@ -392,3 +393,48 @@ async def test_a_full_queue_drops_the_oldest_but_never_the_one_in_hand(rig, tmp_
     counters = rig.supervisor.counters
     assert counters["events"] == 20
     assert counters["events_handled"] + counters["events_dropped"] == 20
+
+
+class Stopped:
+    """A zygote that answers when it is told to."""
+
+    def __init__(self, real) -> None:
+        self.real, self.asked, self.go_on = real, threading.Event(), threading.Event()
+
+    def fork(self, channel):
+        self.asked.set()
+        assert self.go_on.wait(20)
+        return self.real.fork(channel)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_loop_goes_on_while_the_zygote_is_slow(tmp_path, monkeypatch, killed):
+    """And a worker that is stopped meanwhile leaves no process behind."""
+    slow = Stopped(workers.zygote)
+    monkeypatch.setattr(workers, "zygote", slow)
+
+    async def inside():
+        worker = Worker(spec(tmp_path, counting(1)), lambda *_: None)
+        starting = asyncio.ensure_future(worker.start())
+        for _ in range(50):  # the loop turns, though the process is not there
+            await asyncio.sleep(0.001)
+        assert slow.asked.is_set()
+        assert not starting.done()
+        if killed:
+            worker.kill()
+        slow.go_on.set()
+        if killed:
+            with pytest.raises(WorkerFailed, match="the worker was stopped"):
+                await starting
+            process = worker.pid
+        else:
+            await starting
+            process = worker.pid
+            worker.kill()
+        for _ in range(1000):
+            if not Path(f"/proc/{process}").exists():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("the process is still there")
+
+    asyncio.run(inside())
