@@ -1,6 +1,6 @@
-"""GPIO lines that are files, in the place of libgpiod's package: one program at a time has a line, as the kernel sees to it.
+"""GPIO lines that are named pipes, in the place of libgpiod's package: one program at a time has a line, as the kernel sees to it.
 
-`WAMR_OTA_LINES` is the folder; a line's file holds what was written to it last.
+`WAMR_OTA_LINES` is the folder; each level that is driven goes into the line's pipe.
 """
 
 import fcntl
@@ -23,14 +23,14 @@ class _Request:
         self._descriptor = descriptor
 
     def get_value(self, offset):
-        return line.Value.ACTIVE if os.pread(self._descriptor, 1, 0) == b"1" else line.Value.INACTIVE
+        return line.Value.INACTIVE
 
     def set_value(self, offset, value):
-        os.pwrite(self._descriptor, b"1" if value == line.Value.ACTIVE else b"0", 0)
+        os.write(self._descriptor, b"1" if value == line.Value.ACTIVE else b"0")
 
 
 def request_lines(path, consumer, config):
     (offset,) = config
-    descriptor = os.open(Path(os.environ["WAMR_OTA_LINES"]) / f"{Path(path).name}.{offset}", os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(Path(os.environ["WAMR_OTA_LINES"]) / f"{Path(path).name}.{offset}", os.O_RDWR | os.O_NONBLOCK)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError when another program has it
     return _Request(descriptor)
