@@ -157,7 +157,8 @@ def test_the_agent_confines_a_module_and_opens_the_folder_that_it_was_granted(de
     operator = ("-C", str(desk.folder / "operator"))
     assert main([*operator, "publish", str(desk.folder / "echo.wasm"), "--wait", "120"]) == 0, capsys.readouterr().err
     with Broker(Workspace.open(desk.folder / "operator").settings) as broker:
-        report = next(each.report for each in reports.follow(broker, 30) if each.report.running.version == "1.0.0")
+        followed = reports.follow_one(broker, "guest-1", 30)
+        report = next(report for report, _ in followed if report.running.version == "1.0.0")
     assert report.running.lacking == ()
 
 
