@@ -24,6 +24,7 @@ def lab(tmp_path):
     shutil.rmtree(tmp_path / "board")
 
 
+@pytest.mark.full
 def test_a_damaged_data_partition_is_left_alone_and_the_factory_module_runs(lab):
     lab.start()
     lab.running("9.0.0")

@@ -24,6 +24,7 @@ def wheel():
     return built_wheel(default_architecture())
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_two_builds_are_the_same_bytes(tmp_path, wheel):
     settings = tmp_path / "settings"

@@ -48,6 +48,7 @@ def results(architecture: Architecture, kind: str, files: list[str]) -> list:
     return json.loads(done.stdout)
 
 
+@pytest.mark.full
 def test_the_tests_of_this_folder_pass_in_both_modes(architecture):
     others = [f"--ignore=tests/pywamr/test_{name}.py" for name in ("architectures", "fuzz", "sanitizers")]
     done = architecture.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", OURS, *others, "tests/pywamr")

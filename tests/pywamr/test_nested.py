@@ -146,7 +146,7 @@ def test_what_ended_a_call_is_told_though_others_run_before_somebody_asks(code):
         signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
         ends = time.monotonic() + 60
         try:
-            while met["inner"] < 200 and time.monotonic() < ends:
+            while min(met.values()) < 200 and time.monotonic() < ends:
                 with pytest.raises(ValueError, match=r"^1$"):
                     outer.call("again", 1)
                 met["outer"] += 1
