@@ -247,7 +247,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 def _signed(workspace: Workspace, draft: Draft, survey: Survey, now_s: int, arguments: argparse.Namespace) -> Update:
     deployed = survey.present.manifest_digest if survey.present is not None else None
-    return sign_draft(workspace, draft, now_s, deployed=deployed, anew=arguments.new_sequence)
+    return sign_draft(workspace, draft, now_s, deployed=deployed, at_least=survey.sequence, anew=arguments.new_sequence)
 
 
 def _size(made: Draft | Update) -> int:

@@ -31,10 +31,8 @@ def check_classes(manifest: Manifest, reports: Iterable[Report]) -> None:
 
 
 def newer(manifest: Manifest, reports: Iterable[Report]) -> str:
-    """A note about boards that run a newer release of the same module and will refuse this one; empty when there are none."""
-    ahead = [
-        report for report in reports if report.running.name == manifest.module.name and report.running.sequence > manifest.sequence
-    ]
+    """A note about boards that run what was signed later, whichever module, and will refuse this; empty when there are none."""
+    ahead = [report for report in reports if report.running.sequence > manifest.sequence]
     if not ahead:
         return ""
     highest = max(ahead, key=lambda each: each.running.sequence).running

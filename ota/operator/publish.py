@@ -76,13 +76,16 @@ def roots(workspace: Workspace) -> list[tuple[str, bytes]]:
     return [(topics.root(number), document) for number, document in workspace.root_documents().items()]
 
 
-def sign_draft(workspace: Workspace, draft: Draft, now_s: int, *, deployed: bytes | None = None, anew: bool = False) -> Update:
+def sign_draft(
+    workspace: Workspace, draft: Draft, now_s: int, *, deployed: bytes | None = None, at_least: int = 0, anew: bool = False
+) -> Update:
     """The signed update for this content: the one that there is already (see `Updates.reusable`), or with `anew` always a new one.
 
-    `deployed` is the manifest that the group has. The caller has looked at the clock. Raises Refused, KeyFileError, WorkspaceError.
+    `deployed` is the manifest that the group has; another one is used again unless its sequence is below `at_least`. The
+    caller has looked at the clock. Raises Refused, KeyFileError, WorkspaceError.
     """
     updates = Updates(workspace)
-    if not anew and (kept := updates.reusable(draft, deployed)) is not None:
+    if not anew and (kept := updates.reusable(draft, deployed, at_least)) is not None:
         return kept
     key = workspace.role_key("release")
     update = draft.signed(workspace.next_sequence(now_s), key)

@@ -18,6 +18,7 @@ from ota.formats.trust import Root, first_root, next_root
 from ota.operator import presence
 from ota.operator.broker import Broker
 from ota.operator.ledger import Ledger
+from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
 
 __all__ = ["ForeignError", "Survey", "is_current", "look", "verify_ours"]
@@ -36,6 +37,7 @@ class Survey:
 
     document: bytes | None = None  # what is retained for the group, whoever signed it
     present: Deployment | None = None  # the same, when our keys signed it
+    sequence: int = 0  # the highest of what the group has or had, as far as that is known: its boards refuse a lower one
     signed_s: int = 0  # the newest time in what our keys signed; seconds since 1970
     foreign_roots: tuple[str, ...] = ()  # topics behind our chain with root documents of somebody else, who is to be replaced
     notes: tuple[str, ...] = field(default=())
@@ -50,7 +52,7 @@ def look(workspace: Workspace, broker: Broker, group: str, *, take_over: bool = 
     found = _Look(workspace, broker, take_over=take_over)
     found.roots()
     survey = found.deployment(group)
-    found.numbers(survey, group)
+    sequence = found.numbers(survey, group)
     found.emptied()
     if found.foreign and not take_over:
         raise ForeignError(
@@ -59,7 +61,7 @@ def look(workspace: Workspace, broker: Broker, group: str, *, take_over: bool = 
         )
     signed_s = max(workspace.last_signed_s(), survey.present.issued_s if survey.present else 0)
     behind = found.roots_behind() if found.foreign else ()
-    return replace(survey, signed_s=signed_s, foreign_roots=behind, notes=tuple(found.notes))
+    return replace(survey, sequence=sequence, signed_s=signed_s, foreign_roots=behind, notes=tuple(found.notes))
 
 
 class _Look:
@@ -108,14 +110,22 @@ class _Look:
             self.foreign.append((topic, f"the deployment of group {group} there is not signed by this workspace's keys ({error})"))
         return Survey(document)
 
-    def numbers(self, found: Survey, group: str) -> None:
-        """Epoch and sequence never go below what our keys signed already: this workspace may be a copy, or restored."""
+    def numbers(self, found: Survey, group: str) -> int:
+        """Epoch and sequence never go below what our keys signed already: this workspace may be a copy, or restored.
+
+        Returns the highest sequence of the group's updates.
+        """
+        kept, record = Updates(self._workspace), Ledger(self._workspace).group(group)
+        had = [each.sequence for digest in (record.manifests if record else ()) if (each := kept.find(digest)) is not None]
+        return max(self._adopted(found, group), *had, 0)
+
+    def _adopted(self, found: Survey, group: str) -> int:
         present, document = found.present, found.document
         if present is None or document is None:
-            return
+            return 0
         self._there = True
         if not is_current(self._workspace, document, group):
-            return  # of a key that has been replaced: its numbers bind nobody any more
+            return 0  # of a key that has been replaced: its numbers bind nobody any more
         before = self._workspace.read()
         envelope = self._broker.retained_one(topics.manifest(present.manifest_digest))
         sequence = 0
@@ -128,6 +138,7 @@ class _Look:
                 f"the broker has deployment epoch {present.epoch} of group {group}, signed with these keys; this workspace knew"
                 f" {known}. It goes on from there: is this an old copy, or did another operator publish?"
             )
+        return sequence
 
     def emptied(self) -> None:
         """Something was published here before, and all of it is gone, or this is another broker than before."""

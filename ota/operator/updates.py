@@ -94,13 +94,17 @@ class Updates:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self._folder(each))
 
-    def reusable(self, draft: Draft, deployed: bytes | None) -> Update | None:
+    def reusable(self, draft: Draft, deployed: bytes | None, at_least: int = 0) -> Update | None:
         """The update to publish for this content without signing anew, if there is one.
 
-        It is what is `deployed` (digest) already, or the newest of the module: an older one would be refused by every board that
-        runs a newer one.
+        It is what is `deployed` (digest) already, or the newest of the module if its sequence is not below `at_least`: boards refuse
+        what is older than what they have run, whichever module that was.
         """
-        candidates = [self.find(deployed) if deployed else None, self.newest(draft.manifest.module.name)]
+        newest = self.newest(draft.manifest.module.name)
+        candidates = [
+            self.find(deployed) if deployed else None,
+            newest if newest is not None and newest.sequence >= at_least else None,
+        ]
         for kept in filter(None, candidates):
             if kept.content == draft.content:
                 with contextlib.suppress(OtaError):  # damaged, or signed with a key that was replaced: it is signed anew

@@ -91,6 +91,31 @@ def test_an_older_release_gets_a_new_number_unless_its_group_has_it(quick):
     assert kept.find(quick.deployment().manifest_digest).sequence > back.sequence
 
 
+def test_a_module_that_takes_its_place_back_gets_a_new_number(quick):
+    """Boards refuse what was signed before what they run, whichever module that is."""
+    echo, other = quick.module(1), quick.module(1, "other")
+    sequences = []
+    for module in (echo, other, echo, other):
+        assert ota(quick.folder, "publish", module) == 0
+        sequences.append(Updates(quick.workspace).find(quick.deployment().manifest_digest).sequence)
+    assert sequences == sorted(set(sequences))
+    quick.put(topics.desired(GROUP), b"")  # what the broker lost does not count less
+    assert ota(quick.folder, "publish", echo) == 0
+    assert Updates(quick.workspace).find(quick.deployment().manifest_digest).sequence > sequences[-1]
+
+
+def test_two_copies_that_publish_in_turn_never_go_below_each_other(quick):
+    copy = quick.copy("second")
+    epochs, sequences = [], []
+    for folder, version in ((quick.folder, 1), (copy, 2), (quick.folder, 1), (copy, 2), (copy, 3), (quick.folder, 1)):
+        assert ota(folder, "publish", quick.module(version)) == 0
+        deployment = quick.deployment()
+        epochs.append(deployment.epoch)
+        sequences.append(Updates(Workspace.open(folder)).find(deployment.manifest_digest).sequence)
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert sequences == sorted(set(sequences))
+
+
 def test_a_dry_run_signs_nothing_and_uses_up_no_number(quick, capsys):
     (quick.folder / "keys" / "release.pem").unlink()
     before = {path: path.read_bytes() for path in quick.folder.rglob("*") if path.is_file()}
