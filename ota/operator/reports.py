@@ -16,6 +16,7 @@ from ota.formats.report import LogRecord, Message, Report, decode_logs, decode_m
 from ota.operator.broker import Answer, Broker, Incoming
 from ota.operator.discovery import NO_WILDCARDS, discover
 from ota.operator.roster import Roster
+from ota.operator.session import NoConnectionError
 
 REFRESH_S = 30.0  # between readings while boards are followed; ten times as long as one takes, if that is longer
 REPORT_BYTES = 1024  # of a usual report
@@ -32,6 +33,7 @@ class Device:
     came_s: float = 0.0  # when its report came, in seconds since 1970 by our clock
     clock_ahead_s: int = 0  # of its own clock, when that is far from ours
     live: bool = False  # its report came while we listened
+    unreadable: bool = False  # it is unknown for what it says, not for trouble with the broker
 
 
 class View:
@@ -100,7 +102,7 @@ class View:
                 answers.setdefault(by_topic[answer.topic], {})[answer.topic] = answer
         for name, each in answers.items():
             self._answered(name, each[topics.report(name)], each[topics.online(name)].payload == topics.ONLINE)
-        self._kept |= set(wanted)
+        self._kept |= {name for name in wanted if not self.devices[name].unknown}  # what is unknown is read again
         self._kept_on = connection  # should there be a new one since, all of them are read again
 
     def follow(self, timeout_s: float, wanted: Callable[[Device], bool] = lambda _: True) -> Iterator[Device | None]:
@@ -113,7 +115,7 @@ class View:
         refresh = 0.0
         while True:
             if time.monotonic() >= refresh or self._kept_on != self._broker.connections:
-                refresh = self._refresh(wanted)
+                refresh = self._refreshed(wanted)
                 yield from self._changes(told, wanted, self.devices.values())
             left_s = end - time.monotonic()
             if left_s <= 0:
@@ -125,6 +127,16 @@ class View:
                 elif message.topic in self._also:
                     self._heard(message.topic, message.payload)
             yield None
+
+    def _refreshed(self, wanted: Callable[[Device], bool]) -> float:
+        """As `_refresh`; a broker that is away, after a first reading, is waited for."""
+        try:
+            return self._refresh(wanted)
+        except NoConnectionError as error:
+            if error.final or not self._kept_on:
+                raise
+            self.gaps = [f"the last reading failed: {error}"]
+            return 0.0
 
     def _refresh(self, wanted: Callable[[Device], bool]) -> float:
         started = time.monotonic()
@@ -161,10 +173,10 @@ class View:
         try:
             report = Report.from_bytes(answer.payload)
         except Refused as error:
-            self.devices[name] = Device(name, online=online, unknown=f"its report can't be read: {error}")
+            self.devices[name] = Device(name, online=online, unknown=f"its report can't be read: {error}", unreadable=True)
             return
         if report.device != name:
-            self.devices[name] = Device(name, online=online, unknown=f"its report is that of {report.device!r}")
+            self.devices[name] = Device(name, online=online, unknown=f"its report is that of {report.device!r}", unreadable=True)
             return
         came_s, ahead_s = self._roster.sight(report, int(self._clock()), live=answer.live)
         self.devices[name] = Device(name, report, online, "", came_s, ahead_s, answer.live)

@@ -43,10 +43,10 @@ class Standing:
 def judge(device: Device, deployment: Deployment, since_s: float) -> Standing:
     """`since_s` is when the deployment was published: a refusal that names no deployment is of this one if it came later."""
     report = device.report
+    if device.unknown:
+        return Standing(Kind.UNKNOWN, "unreadable" if device.unreadable else "unknown", detail=device.unknown)
     if report is None:
-        return (
-            Standing(Kind.UNKNOWN, "unknown", detail=device.unknown) if device.unknown else Standing(Kind.SILENT, "never-reported")
-        )
+        return Standing(Kind.SILENT, "never-reported")
     attempt = report.attempt
     ours = attempt.deployment == deployment.deployment_id
     why = (attempt.reason, attempt.detail)
@@ -91,9 +91,13 @@ class Outcome:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is to come from the boards that are online, of which at least one has ended."""
+        """Whether nothing more is to come from the boards that are online, of which at least one has ended.
+
+        A board that could not be read is read again.
+        """
         counts = self.counts
-        return bool(counts[Kind.CONFIRMED] or counts[Kind.FAILED]) and not counts[Kind.PENDING]
+        open_yet = counts[Kind.PENDING] or any(each.state == "unknown" for each in self.standings.values())
+        return bool(counts[Kind.CONFIRMED] or counts[Kind.FAILED]) and not open_yet
 
     def summary(self) -> str:
         """For a person."""
@@ -135,12 +139,19 @@ class Waiting:
     def _judge(self, device: Device, since_s: float, changed: Callable[[str, Standing], None]) -> None:
         if not self.deployment.includes(device.name):
             return
+        if not self._in_group(device):  # it was, when we began
+            del self.outcome.standings[device.name]
+            changed(device.name, Standing(Kind.UNKNOWN, "moved", detail="the board is in another group now"))
+            return
         standing = judge(device, self.deployment, since_s)
         if self.outcome.standings.get(device.name) != standing:
             self.outcome.standings[device.name] = standing
             changed(device.name, standing)
 
     def _concerns(self, device: Device) -> bool:
+        return self._in_group(device) or device.name in self.outcome.standings
+
+    def _in_group(self, device: Device) -> bool:
         group = device.report.group if device.report is not None else self._roster.group_of(device.name)
         return group in (self.deployment.group, "")
 

@@ -1,12 +1,15 @@
 """What the operator sees of a fleet: every board, or that some are missing."""
 
 import json
+import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 
 from ota.demo.broker import DemoBroker
 from ota.formats import topics
+from ota.formats.report import LogRecord, encode_logs
 from ota.operator.broker import Broker
 from ota.operator.discovery import NO_WILDCARDS
 from ota.operator.reports import View
@@ -105,9 +108,9 @@ def test_a_report_that_cannot_be_read_is_an_unknown_board_and_exit_code_1(worksp
 
 def test_a_forgotten_board_leaves_nothing_and_comes_back_when_it_speaks(workspace, capsys):
     with Broker(workspace.settings) as broker:
-        fleet.leave(broker, ["old", "new"])
+        fleet.leave(broker, ["old", "older", "new"])
         assert ota(workspace.folder, "devices") == 0
-        assert ota(workspace.folder, "devices", "--forget", "old") == 0
+        assert ota(workspace.folder, "devices", "--forget", "old", "--forget", "older") == 0
         capsys.readouterr()
         assert ota(workspace.folder, "devices", "--json") == 0
         assert [each["device"] for each in json.loads(capsys.readouterr().out)["boards"]] == ["new"]
@@ -170,3 +173,33 @@ def test_a_boards_clock_that_is_wrong_does_not_make_it_old(workspace, capsys):
         assert -3 * 86_400 - 600 < found["clock_ahead_s"] < -2 * 86_400
         assert ota(workspace.folder, "status") == 0
         assert "; its clock is 3 d behind" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [((), "2026-03-01 05:14:05+05:30  b1"), (("--utc",), "2026-02-28T23:44:05+00:00  b1")],
+)
+def test_logs_have_the_date_in_this_machines_zone_or_in_utc(workspace, capsys, monkeypatch, words, shown):
+    monkeypatch.setenv("TZ", "IST-05:30")  # as POSIX writes it: no files of zones are needed
+    time.tzset()
+    moment = datetime(2026, 2, 28, 23, 44, 5, 700_000, tzinfo=UTC).timestamp()
+    records = [LogRecord(moment, "info", "m 1", "hello"), LogRecord(float("nan"), "info", "m 1", "when")]
+    ended = threading.Event()
+
+    def speak() -> None:
+        with Broker(workspace.settings) as broker:
+            while not ended.wait(0.1):
+                broker.publish_all([(topics.log("b1"), encode_logs(records))])
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    try:
+        assert ota(workspace.folder, "logs", "--seconds", "1", *words) == 0
+    finally:
+        ended.set()
+        speaker.join()
+        monkeypatch.undo()
+        time.tzset()
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{shown}  info   m 1: hello" in lines
+    assert "time nan  b1  info   m 1: when" in lines

@@ -12,11 +12,13 @@ from ota.formats import topics
 from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment
 from ota.formats.report import Attempt, Running
 from ota.keyring import sign_document
+from ota.operator import reports
 from ota.operator.broker import Broker
 from ota.operator.reports import Device
 from ota.operator.waiting import Kind, Outcome, Standing, Waiting, judge
 from tests.support import fleet
 from tests.support.delay import Delay
+from tests.support.lab import Mosquitto
 from tests.support.operator import ota
 
 OURS = Deployment("lab", b"o" * 16, b"m" * 32, 1, 1_700_000_000, 1_900_000_000)
@@ -217,6 +219,66 @@ def test_a_deployment_that_is_widened_is_the_same_one(site):
         for name in few + rest:
             say(broker, name, "confirmed")
         assert waiting.end().summary() == "8 of 8 boards confirmed it"
+
+
+def test_a_board_that_moves_to_another_group_is_not_waited_for(site):
+    workspace, _ = site
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a", "b"])
+        waiting = Run(workspace, deployed(workspace))
+        waiting.until("b", "pending")
+        fleet.leave(broker, ["b"], group="other")
+        waiting.until("b", "moved")
+        say(broker, "a", "confirmed")
+        found = waiting.end()
+    assert found.summary() == "1 of 1 boards confirmed it"
+    assert found.confirmed
+
+
+def test_a_board_that_could_not_be_read_is_not_taken_for_done():
+    unread = {"b": Standing(Kind.UNKNOWN, "unknown"), "a": Standing(Kind.CONFIRMED, "confirmed")}
+    assert not Outcome(unread).ended
+    assert Outcome(unread | {"b": Standing(Kind.UNKNOWN, "unreadable")}).ended
+
+
+def test_a_board_that_reports_what_cannot_be_read_ends_the_wait_as_unknown(site):
+    workspace, _ = site
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a", "b"])
+        waiting = Run(workspace, deployed(workspace))
+        waiting.until("b", "pending")
+        broker.publish_all([(topics.report("b"), b"\xff")])
+        waiting.until("b", "unreadable")
+        say(broker, "a", "confirmed")
+        found = waiting.end()
+    assert found.summary() == "1 of 2 boards confirmed it; 1 unknown"
+    assert not found.confirmed
+
+
+def test_a_broker_that_is_away_for_long_is_waited_for(tmp_path, monkeypatch):
+    """Longer than connecting is tried, and over the time of the next reading."""
+    if Mosquitto.command() is None:
+        pytest.skip("mosquitto is not installed")
+    monkeypatch.setattr(reports, "REFRESH_S", 0.5)
+    monkeypatch.setattr("ota.operator.broker.RECONNECT_MIN_S", 0.01)
+    mosquitto = Mosquitto(tmp_path)
+    mosquitto.start()
+    try:
+        workspace = fleet.made(tmp_path / "operator", mosquitto.port)
+        deployment = deployed(workspace)
+        with Broker(workspace.settings) as broker:
+            fleet.leave(broker, ["a"])
+        waiting = Run(workspace, deployment)
+        waiting.until("a", "pending")
+        mosquitto.stop()
+        time.sleep(3)
+        assert waiting.outcome is None
+        mosquitto.start()
+        with Broker(workspace.settings) as broker:
+            say(broker, "a", "confirmed")
+        assert waiting.end().confirmed
+    finally:
+        mosquitto.stop()
 
 
 def test_the_command_says_what_became_of_every_board(site, modules, capsys):
