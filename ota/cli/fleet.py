@@ -11,7 +11,7 @@ from ota.cli import output
 from ota.formats import topics
 from ota.formats.report import LEVELS, LogRecord, Message
 from ota.formats.text import printable
-from ota.operator import prometheus, reports
+from ota.operator import presence, prometheus, reports
 from ota.operator.broker import Broker
 from ota.operator.ca import Enrolled
 from ota.operator.keeping import lost
@@ -45,7 +45,11 @@ def add_commands(commands: Any) -> None:
     )
     add_devices_option(devices)
     devices.add_argument(
-        "--forget", type=output.name, metavar="NAME", help="take a board out of the list, and what it left on the broker"
+        "--forget",
+        type=output.name,
+        action="append",
+        metavar="NAME",
+        help="take a board that is gone out of the list, and what it left on the broker; may be repeated",
     )
     devices.add_argument("--json", action="store_true", help="machine-readable")
     devices.set_defaults(handler=_devices)
@@ -211,7 +215,7 @@ def _devices(arguments: argparse.Namespace) -> int:
     roster = open_roster(workspace, arguments)
     with Broker(workspace.settings) as broker:
         if arguments.forget:
-            return _forget(broker, roster, arguments.forget)
+            return max([_forget(broker, roster, name) for name in dict.fromkeys(arguments.forget)])
         view = View(broker, roster)
         view.read()
     found = [view.devices[name] for name in sorted(view.devices)]
@@ -225,7 +229,8 @@ def _devices(arguments: argparse.Namespace) -> int:
 
 
 def _forget(broker: Broker, roster: Roster, name: str) -> int:
-    left = [each.topic for each in broker.retained((topics.report(name), topics.online(name))) if each.payload is not None]
+    found = presence.read(broker, (topics.report(name), topics.online(name)), reports.REPORT_BYTES)
+    left = [topic for topic, payload in found.items() if payload is not None]
     if name not in roster.names and not left:
         output.note(f"no board has the name {name}")
         return 1

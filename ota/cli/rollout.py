@@ -51,14 +51,6 @@ def add_commands(commands: Any) -> None:
         help="remove from the broker what no deployment names: updates of earlier deployments, finished enrolments",
         epilog="example: ota clean --dry-run",
     )
-    clear.add_argument(
-        "--forget",
-        type=output.name,
-        action="append",
-        default=[],
-        metavar="DEVICE",
-        help="a board that is gone, too; may be repeated",
-    )
     clear.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     clear.add_argument("--json", action="store_true", help="machine-readable result")
     clear.set_defaults(handler=_clean)
@@ -160,12 +152,9 @@ def _clean(arguments: argparse.Namespace) -> int:
         view.read()
         if not view.complete:
             raise OtaError(f"what boards there are is not known in whole, and nothing is removed: {view.gaps[0]}")
-        planned = plan(workspace, broker, roster.groups, arguments.forget, int(time.time()))
+        planned = plan(workspace, broker, roster.groups, int(time.time()))
         if not arguments.dry_run:
             clean(workspace, broker, planned)
-            for device in arguments.forget:
-                roster.forget(device)
-            roster.save()
     if arguments.json:
         output.result_json({"topics": planned.topics, "bytes": planned.size_bytes, "removed": not arguments.dry_run})
         return 0

@@ -1,4 +1,4 @@
-"""Removing from the broker what no deployment names: updates of earlier deployments, finished enrolments, boards that are gone.
+"""Removing from the broker what no deployment names: updates of earlier deployments, and finished enrolments.
 
 What there may be is known from this workspace's own records. Before anything is removed, the deployments of all groups that are
 known are read: of this workspace, of boards that report, and of what else a look at the groups brings. A chunk that an update in
@@ -35,8 +35,8 @@ class Plan:
     size_bytes: int
 
 
-def plan(workspace: Workspace, broker: Broker, groups: Iterable[str], forget: Iterable[str], now_s: int) -> Plan:
-    """What can be removed. `groups` are those of boards that report; `forget` names boards that are gone.
+def plan(workspace: Workspace, broker: Broker, groups: Iterable[str], now_s: int) -> Plan:
+    """What can be removed. `groups` are those of boards that report.
 
     Raises ForeignError when a deployment there is another workspace's, BrokerError when something can't be known.
     """
@@ -51,8 +51,6 @@ def plan(workspace: Workspace, broker: Broker, groups: Iterable[str], forget: It
         candidates += [topics.blob_index(blob), *(topics.blob_chunk(blob, number) for number in range(count))]
     for token in finished(workspace, now_s):
         candidates += [topics.enrolment_request(token), topics.enrolment_answer(token)]
-    for device in forget:
-        candidates += [topics.report(device), topics.online(device)]
     found = {
         topic: len(payload) for topic, payload in presence.read(broker, candidates, CHUNK_BYTES).items() if payload is not None
     }
