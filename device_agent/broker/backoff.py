@@ -23,6 +23,7 @@ class Ended:
     progress: bool = False  # a part of an update arrived
     closed: bool = False  # by the broker, without a reason
     taken_over: bool = False  # DISCONNECT with Session taken over
+    packet_refused: bool = False  # DISCONNECT with a reason that may be a packet of ours
     too_large: bool = False  # DISCONNECT with Packet too large
     unusable: bool = False  # the broker's limits rule it out
 

@@ -26,6 +26,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from device_agent.broker.backoff import Ended
 from device_agent.broker.limits import Limits
 from device_agent.node.config import BrokerConfig
+from ota.formats.topics import TOO_MANY_TOPICS
 
 T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
@@ -204,6 +205,7 @@ class Connection:
             accepted=accepted,
             closed=unnamed or (code is None and (not state.reason or "reset" in state.reason)),
             taken_over=code is not None and code.value == TAKEN_OVER,
+            packet_refused=code is not None and code.value in TOO_MANY_TOPICS,
             too_large=code is not None and code.value == TOO_LARGE,
         )
 
@@ -243,6 +245,11 @@ class Connection:
     def largest_bytes(self) -> int:
         """The largest payload that waits for an acknowledgement."""
         return max((len(each.payload) for each in self._in_flight.values()), default=0)
+
+    @property
+    def unanswered_topics(self) -> int:
+        """The topics in the largest SUBSCRIBE or UNSUBSCRIBE packet that the broker has not answered."""
+        return max(map(len, (*self._subscribing.values(), *self._unsubscribing.values())), default=0)
 
     @property
     def lasted_s(self) -> float:

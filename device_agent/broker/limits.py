@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from paho.mqtt.properties import Properties
 
+from ota.formats.topics import TOPICS_A_PACKET
+
 ANY_PACKET_BYTES = 268_435_460  # the largest packet that MQTT can have
 SUSPECT_BYTES = 4096  # a message that is no larger was not the reason
 LEARNED_MIN_BYTES = 128
@@ -66,10 +68,21 @@ class Learned:
 
     def __init__(self) -> None:
         self._bytes, self._until_s = ANY_PACKET_BYTES, 0.0
+        self._topics, self._topics_until_s = TOPICS_A_PACKET, 0.0
 
     def payload_bytes(self, now_s: float) -> int:
         """What a batch may have."""
         return self._bytes if now_s < self._until_s else ANY_PACKET_BYTES
+
+    def topics_a_packet(self, now_s: float) -> int:
+        """How many topics a SUBSCRIBE or UNSUBSCRIBE packet may have."""
+        return self._topics if now_s < self._topics_until_s else TOPICS_A_PACKET
+
+    def too_many_topics(self, topics: int, now_s: float) -> bool:
+        """The broker did not take a packet of so many topics; True when fewer can be asked for."""
+        if topics > 1:
+            self._topics, self._topics_until_s = min(self.topics_a_packet(now_s), topics // 2), now_s + LEARNED_S
+        return topics > 1
 
     def closed(self, payload_bytes: int, now_s: float) -> bool:
         """The broker closed the connection while a message was on its way; True when a smaller limit is inferred."""

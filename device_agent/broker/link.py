@@ -22,13 +22,13 @@ from device_agent.broker.connection import FAILURE, TOO_LARGE, Connection, Outgo
 from device_agent.broker.limits import Learned, Limits
 from device_agent.broker.retained import Handled
 from device_agent.node.config import BrokerConfig
+from ota.formats.topics import TOO_MANY_TOPICS
 
 __all__ = ["Kind", "Link", "Sent"]
 
 GOODBYE_S = 2.0
 MARKER_S = 30.0  # until a message to ourselves must have arrived
 DENIED_RETRY_S = 300.0  # between tries of a subscription that was denied
-TOPICS_A_PACKET = 32
 UNSUBACK_S = 5.0  # then a topic is asked for again without it
 UNSUBSCRIBE_S = 1.0  # a subscription that is no longer needed is ended with the next SUBSCRIBE, or after this long
 logger = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class Link:
         try:
             await connection.open()
             ended = await connection.serve()
-            ended = self._learn(ended, connection.largest_bytes)
+            ended = self._learn(ended, connection)
         except (OSError, ValueError) as error:
             return Ended(str(error) or type(error).__name__)
         finally:
@@ -245,8 +245,12 @@ class Link:
             return Ended(unusable, unusable=True)
         return replace(ended, granted=self._granted, progress=self._progress)
 
-    def _learn(self, ended: Ended, size_bytes: int) -> Ended:
-        """A connection that a large message ended is no sign of another client with this board's name."""
+    def _learn(self, ended: Ended, connection: Connection) -> Ended:
+        """A connection that a packet of ours ended is no sign of another client with this board's name."""
+        size_bytes, topics = connection.largest_bytes, connection.unanswered_topics
+        if (ended.closed or ended.packet_refused) and self._learned.too_many_topics(topics, self._loop.time()):
+            logger.info("the broker closed the connection at a packet of %d topics: asking for fewer at a time", topics)
+            ended = replace(ended, closed=False)
         if ended.too_large and size_bytes:
             self._learned.too_large(size_bytes, self._loop.time())
         elif ended.closed and self._learned.closed(size_bytes, self._loop.time()):
@@ -314,9 +318,14 @@ class Link:
         return kind is Kind.PART
 
     def subscribed(self, topics: list[str], codes: list[ReasonCode]) -> None:
-        """Notes what was granted and denied."""
+        """Notes what was granted and denied. What may have been too much for one packet is asked for again in smaller ones."""
+        many = any(code.value in TOO_MANY_TOPICS for code in codes)
+        smaller = many and self._learned.too_many_topics(len(topics), self._loop.time())
         for topic, code in zip(topics, codes, strict=False):
-            if code.value < FAILURE:
+            if smaller and code.value in TOO_MANY_TOPICS:
+                self._held.pop(topic, None)
+                self._change_soon()
+            elif code.value < FAILURE:
                 self._granted = True
                 if self._denied.pop(topic, None):
                     logger.info("the broker grants the subscription to %s now", topic)
@@ -371,13 +380,16 @@ class Link:
         for each in [each for each in new if not wildcards and ("+" in each or "#" in each)]:
             new.remove(each)
             self._denied[each] = "the broker has no wildcard subscriptions"
-        for group in self._connection.limits.packets(new, TOPICS_A_PACKET):
+        for group in self._packets(new):
             self._connection.subscribe([(each, self._wanted[each].value) for each in group])
             self._held.update((each, self._wanted[each]) for each in group)
 
+    def _packets(self, topics: list[str]) -> list[list[str]]:
+        return self.limits.packets(topics, self._learned.topics_a_packet(self._loop.time()))
+
     def _send_ends(self, ended: list[str]) -> None:
         assert self._connection is not None
-        for group in self._connection.limits.packets(ended, TOPICS_A_PACKET):
+        for group in self._packets(ended):
             self._connection.unsubscribe(group)
             self._ends.update(group)
             self._later(UNSUBACK_S, functools.partial(self._no_unsuback, group))

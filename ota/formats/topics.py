@@ -6,6 +6,9 @@ from ota.formats.fields import is_name
 
 PREFIX = "ota/v1"
 BUCKET_DIGITS = 3  # 4,096 buckets: a fleet of 100,000 has 24 devices in each
+TOPICS_A_PACKET = 32  # of one SUBSCRIBE or UNSUBSCRIBE packet, at most; AWS IoT takes eight and announces nothing
+# What a broker may answer, or end a connection with, to a packet of more topics than it takes.
+TOO_MANY_TOPICS = frozenset((0x80, 0x81, 0x82, 0x83, 0x95, 0x97))
 TOPIC_CHARACTERS = 256  # of a module's topics and filters
 ONLINE, OFFLINE = b"1", b"0"
 

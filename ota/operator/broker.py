@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from ota.operator import pages
-from ota.operator.pages import Answer, Page
+from ota.operator.pages import Answer, Packets, Page
 from ota.operator.session import FIRST_FAILURE, BrokerError, Incoming, Limits, NoConnectionError, Session, named
 from ota.operator.workspace import Settings
 
@@ -35,6 +35,7 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._session: Session | None = None
+        self.packets = Packets()
         self.connections = 0  # made so far: what was kept open on an earlier one is gone
         self._filters: set[str] = set()
         self._waiting: collections.deque[Incoming] = collections.deque()
@@ -171,7 +172,7 @@ class Broker:
                     _before_another(failures, error)
             raise AssertionError
 
-        return pages.read(connect, self._keep, wanted, keep=keep)
+        return pages.read(connect, self._keep, self.packets, wanted, keep=keep)
 
     def _connected(self) -> Session:
         if self._session is None or self._session.lost:

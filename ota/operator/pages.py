@@ -9,9 +9,10 @@ A page of wildcards that brings as many as could have been a cut says so, and wh
 """
 
 import collections
+import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from paho.mqtt.reasoncodes import ReasonCode
@@ -19,7 +20,6 @@ from paho.mqtt.reasoncodes import ReasonCode
 from ota.formats import topics
 from ota.operator.session import FIRST_FAILURE, Incoming, NoConnectionError, Session, named
 
-PAGE_TOPICS = 32
 OPEN_TOPICS = 96  # in all open pages; the smallest limit known is 100
 PAGE_BYTES = 1 << 20
 CUT_MESSAGES = 60  # a page of wildcards that brings so many may have been cut
@@ -75,6 +75,11 @@ class Page:
             self.found[message.topic] = message
             self.open.discard(message.topic)
 
+    def leave_out(self, filters: Collection[str]) -> None:
+        """They are asked for with another page."""
+        self.filters = tuple(each for each in self.filters if each not in filters)
+        self.open.difference_update(filters)
+
     def give_up(self, why: str) -> None:
         """Whatever is not decided stays unknown."""
         self.unknown.update(dict.fromkeys(self.open, why))
@@ -91,19 +96,38 @@ class Page:
                 yield Answer(each)
 
 
+class Packets:
+    """How many topics the broker takes in one SUBSCRIBE packet. AWS IoT takes eight and announces nothing: it is learned."""
+
+    def __init__(self) -> None:
+        self.topics = topics.TOPICS_A_PACKET
+
+    def refused(self, count: int) -> bool:
+        """The broker did not take a packet of so many topics; whether fewer can be asked for."""
+        if count > 1:
+            self.topics = min(self.topics, count // 2)
+        return count > 1
+
+
 class _Fence:
     """Our own marker on one connection: it shows that everything before it has come."""
 
     def __init__(self, session: Session, impossible: str, qos: int) -> None:
-        """Subscribes at the QoS of the pages: a broker keeps no order between one QoS and another."""
+        """It has the QoS of the pages: a broker keeps no order between one QoS and another."""
         self._session = session
         self.impossible = impossible  # why there can be none
         self.topic = f"{CHECK}/{secrets.token_hex(8)}"
-        self._subscribed = 0 if impossible else session.subscribe([self.topic], qos)
+        self._qos = qos
+        self._subscribed = 0
         self._granted = False
         self._published = 0
         self._sent_s = 0.0
         self.sent = self.passed = 0
+
+    def begin(self) -> None:
+        """Subscribes."""
+        if not self.impossible:
+            self._subscribed = self._session.subscribe([self.topic], self._qos)
 
     def ready(self) -> bool:
         """Whether one can be sent now: one at a time is under way."""
@@ -139,28 +163,35 @@ class _Fence:
 class Reading:
     """Pages on one connection. `other` takes the messages that belong to no page."""
 
-    def __init__(self, session: Session, other: Callable[[Incoming], None], *, keep: bool, unfenced: str) -> None:
+    def __init__(self, session: Session, other: Callable[[Incoming], None], packets: Packets, *, keep: bool, unfenced: str) -> None:
         """`keep` leaves the subscriptions in place, at QoS 1; `unfenced` says why there can be no fence."""
-        self._session, self._other, self._keep = session, other, keep
+        self._session, self._other, self._packets, self._keep = session, other, packets, keep
         self._qos = int(keep)  # at QoS 0 nothing is lost on a connection that holds, and nothing needs to be acknowledged
         self._fence = _Fence(session, unfenced, self._qos)
         self.pages: list[Page] = []
         self._exact: dict[str, Page] = {}
         self._wide: dict[str, Page] = {}
+        self._refused: list[Page] = []  # to be asked for in smaller packets
         self._heard_s = time.monotonic()  # something came that concerns pages
         self.ended = False  # every page is decided, nothing is open any more
 
     def run(self, waiting: "collections.deque[Page]") -> Iterator[Page]:
         """Takes pages from `waiting`, yields each once it is decided. Raises NoConnectionError; `pages` has what was open then."""
+        self._fence.begin()
         while waiting or self.pages:
+            self._split(waiting)
             while waiting and (not self.pages or sum(each.expected for each in self.pages) + waiting[0].expected <= OPEN_TOPICS):
                 self._ask(waiting.popleft())
+                self._split(waiting)
             self._session.pump(self._wait_s())
             self._sort()
             self._look_at_answers()
+            waiting.extendleft(self._refused)
+            self._refused = []
             self._decide(time.monotonic() - self._heard_s)
             yield from self._finished(time.monotonic())
-        self._fence.close()
+        with contextlib.suppress(NoConnectionError):
+            self._fence.close()
         self.ended = True
 
     @property
@@ -168,9 +199,19 @@ class Reading:
         """Whether a marker is under way."""
         return self._fence.sent > self._fence.passed
 
+    def _split(self, waiting: "collections.deque[Page]") -> None:
+        """Makes the next page small enough for one packet."""
+        if waiting and len(waiting[0].filters) > self._packets.topics:
+            waiting.extendleft(reversed(_parts(waiting.popleft(), self._packets.topics)))
+
+    @property
+    def unanswered(self) -> int:
+        """The topics in the largest SUBSCRIBE packet that the broker has not answered."""
+        return max((len(each.filters) for each in self.pages if not each.granted), default=0)
+
     def _ask(self, page: Page) -> None:
+        self.pages.append(page)  # first: should the connection be gone, it is asked for on the next one
         page.mid = self._session.subscribe(page.filters, self._qos)
-        self.pages.append(page)
         (self._exact if page.exact else self._wide).update((each.rstrip("/+"), page) for each in page.filters)
 
     def _wait_s(self) -> float:
@@ -206,8 +247,15 @@ class Reading:
         for page in self.pages:
             if not page.granted and page.mid in answers:
                 page.granted, self._heard_s = True, time.monotonic()
-                for each, code in zip(page.filters, answers.pop(page.mid), strict=False):
-                    if code.value >= FIRST_FAILURE:
+                refused = [
+                    each for each in zip(page.filters, answers.pop(page.mid), strict=False) if each[1].value >= FIRST_FAILURE
+                ]
+                again = [each for each, code in refused if code.value in topics.TOO_MANY_TOPICS]
+                if again and self._packets.refused(len(page.filters)):
+                    self._refused.append(Page(tuple(again)))
+                    page.leave_out(again)
+                for each, code in refused:
+                    if each in page.open:
                         page.unknown[each] = f"the broker refused the subscription: {named(code)}"
                         page.open.discard(each)
         self._fence.look_at(answers)
@@ -239,20 +287,26 @@ class Reading:
                 self.pages.remove(page)
                 for each in page.filters:
                     (self._exact if page.exact else self._wide).pop(each.rstrip("/+"), None)
-                if not self._keep:
-                    self._session.unsubscribe(page.filters)
+                if page.filters and not self._keep:
+                    with contextlib.suppress(NoConnectionError):  # what is decided is decided
+                        self._session.unsubscribe(page.filters)
                 yield page
 
 
 def pages_of(wanted: Sequence[str], each_bytes: int) -> Iterator[Page]:
     """Pages of exact topics whose messages have about `each_bytes`."""
-    size = max(1, min(PAGE_TOPICS, PAGE_BYTES // max(1, each_bytes)))
+    size = max(1, min(topics.TOPICS_A_PACKET, PAGE_BYTES // max(1, each_bytes)))
     for start in range(0, len(wanted), size):
         yield Page(tuple(wanted[start : start + size]))
 
 
 def read(
-    connect: Callable[[], Session], other: Callable[[Incoming], None], pages: Iterable[Page], *, keep: bool = False
+    connect: Callable[[], Session],
+    other: Callable[[Incoming], None],
+    packets: Packets,
+    pages: Iterable[Page],
+    *,
+    keep: bool = False,
 ) -> Iterator[Page]:
     """Reads pages over connections that break or stall: what was open is asked for again, in smaller pages, on a new connection.
 
@@ -262,7 +316,7 @@ def read(
     tries, lost_fences, unfenced = 0, 0, ""
     while waiting:
         session = connect()
-        reading = Reading(session, other, keep=keep, unfenced=unfenced)
+        reading = Reading(session, other, packets, keep=keep, unfenced=unfenced)
         try:
             for page in reading.run(waiting):
                 tries = lost_fences = 0
@@ -270,9 +324,10 @@ def read(
                 if page.may_be_cut:
                     break
         except NoConnectionError as error:
-            tries, lost_fences = tries + 1, lost_fences + reading.fenced
-            if error.final:
-                raise
+            if not (error.packet and packets.refused(reading.unanswered)):
+                tries, lost_fences = tries + 1, lost_fences + reading.fenced
+                if error.final:
+                    raise
             if tries >= TRIES:
                 yield from _given_up([*reading.pages, *waiting], str(error))
                 return
@@ -291,5 +346,8 @@ def _given_up(pages: Iterable[Page], why: str) -> Iterator[Page]:
 
 
 def _again(page: Page, *, smaller: bool) -> list[Page]:
-    size = max(SMALLEST_PAGE, len(page.filters) // 2) if smaller else len(page.filters)
+    return _parts(page, max(SMALLEST_PAGE, len(page.filters) // 2) if smaller else len(page.filters))
+
+
+def _parts(page: Page, size: int) -> list[Page]:
     return [Page(page.filters[start : start + size]) for start in range(0, len(page.filters), size)]

@@ -24,6 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ota.errors import OtaError
+from ota.formats.topics import TOO_MANY_TOPICS
 from ota.operator.workspace import Settings
 
 CONNECT_TIMEOUT_S = 30.0
@@ -44,11 +45,14 @@ class BrokerError(OtaError):
 
 
 class NoConnectionError(BrokerError):
-    """There is no connection, or none any more; `final` when the reason would hold for the next one too."""
+    """There is no connection, or none any more.
 
-    def __init__(self, text: str, *, final: bool = False) -> None:
+    `final`: the reason would hold for the next one too. `packet`: the broker ended it, perhaps for what was sent last.
+    """
+
+    def __init__(self, text: str, *, final: bool = False, packet: bool = False) -> None:
         super().__init__(text)
-        self.final = final
+        self.final, self.packet = final, packet
 
 
 @dataclass(frozen=True)
@@ -245,7 +249,7 @@ class Session:
 
     def _loss(self) -> NoConnectionError:
         if self._lost is None:
-            self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke")
+            self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke", packet=True)
         return self._lost
 
     # -- what paho calls
@@ -266,9 +270,10 @@ class Session:
             # paho 2.1 reads no reason from a DISCONNECT without properties, and calls it normal, which no broker says.
             why = f": {named(code)}" if code.value else " without a reason"
             text = f"the broker at {self._url} ended the connection{why}"
-            self._lost = NoConnectionError(text, final=code.value not in PASSING)
+            packet = code.value in TOO_MANY_TOPICS or not code.value
+            self._lost = NoConnectionError(text, final=code.value not in PASSING, packet=packet)
         else:
-            self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke")
+            self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke", packet=True)
 
     def _on_message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
         self._received += 1

@@ -151,6 +151,54 @@ def test_a_window_of_topics_is_one_packet():
     asyncio.run(inside())
 
 
+@pytest.mark.parametrize("too_many", [b"", b"\xe0\x00", b"\xe0\x02\x97\x00", 0x97])
+def test_how_many_topics_the_broker_takes_in_one_packet_is_learned(too_many):
+    wanted = {f"ota/v1/blob/{number}": bytes((number,)) for number in range(30)}
+
+    async def inside():
+        broker = ScriptedBroker(retained=wanted, topics_a_packet=8, too_many=too_many)
+        came: dict[str, bytes] = {}
+        everything = asyncio.Event()
+
+        def take(topic: str, payload: bytes) -> None:
+            came[topic] = payload
+            if came == wanted:
+                everything.set()
+
+        async with linked(broker, take, marker=MARKER) as (link, online):
+            await come(online)
+            for topic in wanted:
+                link.subscribe(topic, Kind.PART)
+            await come(everything)
+            assert link.problems == ()
+            before = broker.connections
+            assert before <= 3
+            for topic in wanted:
+                link.unsubscribe(topic)
+            await broker.until(lambda: sum(len(each.topics) for each in broker.of(UNSUBSCRIBE)) == 30)
+            assert max(len(each.topics) for each in broker.of(UNSUBSCRIBE)) <= 8
+            assert broker.connections == before
+
+    asyncio.run(inside())
+
+
+def test_a_topic_that_is_refused_alone_is_denied_and_not_asked_for_without_end():
+    async def inside():
+        broker = ScriptedBroker(topics_a_packet=0, too_many=0x97)
+        async with linked(broker) as (link, online):
+            await come(online)
+            for number in range(40):
+                link.subscribe(f"t/{number}", Kind.PART)
+            async with asyncio.timeout(20):
+                while not all(link.denied(f"t/{number}") for number in range(40)):
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
+            assert len(broker.of(SUBSCRIBE)) < 100
+            assert broker.connections == 1
+
+    asyncio.run(inside())
+
+
 def test_a_reconnection_sends_the_fresh_report_and_no_old_one():
     """paho sends unacknowledged messages of the old connection again, after what is published on the new one."""
 

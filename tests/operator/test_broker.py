@@ -16,7 +16,7 @@ from ota.operator.session import MAX_PACKET_BYTES, Incoming
 from ota.operator.workspace import Settings
 from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
-from tests.support.scripted_broker import PUBLISH, ScriptedBroker
+from tests.support.scripted_broker import PUBLISH, SUBSCRIBE, ScriptedBroker
 
 
 def settings(port: int) -> Settings:
@@ -222,6 +222,28 @@ def test_a_broker_that_ends_each_connection_is_told_with_what_it_did_not_take(mo
             with pytest.raises(BrokerError, match=r"broke; it did not acknowledge big \(5000 bytes\)"):
                 connection.publish_all([("small", b"x"), ("big", bytes(5000))])
         assert broker.connections == 6
+
+
+@pytest.mark.parametrize("too_many", [b"", b"\xe0\x00", b"\xe0\x02\x97\x00", 0x97, 0x80])
+@pytest.mark.parametrize("most", [8, 1])
+def test_how_many_topics_a_broker_takes_in_one_packet_is_learned_once(most, too_many):
+    there = {f"ota/v1/device/b{number}/report": b"%d" % number for number in range(150)}
+    with scripted(retained=there, topics_a_packet=most, too_many=too_many) as broker:
+        with Broker(settings(broker.config.url.port)) as connection:
+            for _ in range(2):
+                answers = {each.topic: each for each in connection.retained([*there, "none"])}
+                assert {topic: each.payload for topic, each in answers.items()} == there | {"none": None}
+                assert not any(each.unknown for each in answers.values())
+            assert connection.packets.topics == most
+        assert broker.connections <= 6
+
+
+def test_a_subscription_that_is_refused_alone_is_not_asked_for_without_end():
+    with scripted(topics_a_packet=0, too_many=0x97) as broker, Broker(settings(broker.config.url.port)) as connection:
+        answers = list(connection.retained([f"t/{number}" for number in range(40)]))
+        assert len(answers) == 40
+        assert all("quota exceeded" in each.unknown for each in answers)
+        assert len(broker.of(SUBSCRIBE)) < 100
 
 
 def test_a_stalled_connection_is_made_anew(monkeypatch):

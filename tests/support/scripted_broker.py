@@ -87,6 +87,8 @@ class ScriptedBroker:
     suback: Callable[[str], int] = lambda topic: 1
     puback: Callable[[Packet], int | None] = lambda packet: 0  # None: no answer
     retained: dict[str, bytes] = field(default_factory=dict)
+    topics_a_packet: int = 1 << 16  # taken in one SUBSCRIBE or UNSUBSCRIBE packet
+    too_many: bytes | int = b""  # what follows on more: a reason code for each of them, or a packet and the end of the connection
     echoes: bool = True  # whether messages come back to who subscribed to them
     packets: list[Packet] = field(default_factory=list)
 
@@ -137,10 +139,19 @@ class ScriptedBroker:
             async for kind, flags, body in packets(reader):
                 taken = parsed(connection, kind, flags, body)
                 self.packets.append(taken)
-                self._answer(taken, writer)
+                many = taken.kind in (SUBSCRIBE, UNSUBSCRIBE) and len(taken.topics) > self.topics_a_packet
+                (self._refuse if many else self._answer)(taken, writer)
                 async with self.changed:
                     self.changed.notify_all()
         writer.close()
+
+    def _refuse(self, taken: Packet, writer: asyncio.StreamWriter) -> None:
+        if isinstance(self.too_many, int):
+            codes = taken.mid.to_bytes(2) + b"\x00" + bytes((self.too_many,)) * len(taken.topics)
+            writer.write(packet(SUBACK if taken.kind == SUBSCRIBE else UNSUBACK, 0, codes))
+        else:
+            writer.write(self.too_many)
+            writer.close()
 
     def _answer(self, taken: Packet, writer: asyncio.StreamWriter) -> None:
         mid = taken.mid.to_bytes(2)
