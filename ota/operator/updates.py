@@ -97,8 +97,8 @@ class Updates:
     def reusable(self, draft: Draft, deployed: bytes | None, at_least: int = 0) -> Update | None:
         """The update to publish for this content without signing anew, if there is one.
 
-        It is what is `deployed` (digest) already, or the newest of the module if its sequence is not below `at_least`: boards refuse
-        what is older than what they have run, whichever module that was.
+        It is what is `deployed` (digest) already, or the newest of the module if its sequence is not below `at_least`: boards
+        refuse what is older than what they have run, whichever module that was.
         """
         newest = self.newest(draft.manifest.module.name)
         candidates = [
