@@ -36,7 +36,7 @@ MAX_PACKET_BYTES = 4 << 20  # of a packet from the broker
 RECEIVE_MAXIMUM = 32  # QoS 1 messages from the broker, and to it, that wait for an acknowledgement
 UNSENT_MAX = 256  # messages that wait for the window
 FAILURE = 0x80  # the least reason code that is a failure (MQTT 5, section 2.4)
-TOO_LARGE, TAKEN_OVER = 0x95, 0x8E
+UNSUPPORTED_PROTOCOL_VERSION, TAKEN_OVER, TOO_LARGE = 0x84, 0x8E, 0x95
 _SMALL_PACKET_BYTES = 128  # at most, of an acknowledgement, TLS included
 _TCPI_BYTES_RECEIVED = 128  # its offset in Linux' struct tcp_info, since 4.1
 
@@ -174,7 +174,7 @@ class Connection:
             self._watch_writes(True)
             while not self._lost.is_set():
                 if self._state.accepted_s is None and self._loop.time() - started_s > CONNACK_TIMEOUT_S:
-                    self._state.reason = f"no answer to CONNECT in {CONNACK_TIMEOUT_S:.0f} s"
+                    self._state.reason = f"no answer to CONNECT in {CONNACK_TIMEOUT_S:.0f} s: is there MQTT 5, is TLS expected?"
                     break
                 if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                     self._state.reason = self._state.reason or f"nothing came for {self._config.keepalive_s} s"
@@ -309,7 +309,8 @@ class Connection:
     ) -> None:
         self._count_small(_SMALL_PACKET_BYTES * 8)  # a TLS handshake and reason strings
         if code.is_failure:
-            self.end(f"the broker refused the connection: {code}{_why(properties)}")
+            needed = "; MQTT 5 is needed" if code.value == UNSUPPORTED_PROTOCOL_VERSION else ""
+            self.end(f"the broker refused the connection: {code}{_why(properties)}{needed}")
             return
         self._state.accepted_s = self._loop.time()
         self._state.limits = Limits.from_connack(properties)

@@ -149,7 +149,10 @@ class Session:
         while self._connack is None:
             left_s = started + CONNECT_TIMEOUT_S - time.monotonic()
             if left_s <= 0:
-                raise NoConnectionError(f"the broker at {self._url} did not answer CONNECT in {CONNECT_TIMEOUT_S:.0f} s")
+                raise NoConnectionError(
+                    f"the broker at {self._url} did not answer CONNECT in {CONNECT_TIMEOUT_S:.0f} s; some brokers without MQTT 5"
+                    f" do that, and {NO_MQTT_5}"
+                )
             self.pump(left_s)
         self._client.on_log = None
         self.round_trip_s = time.monotonic() - started

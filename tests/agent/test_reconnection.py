@@ -103,7 +103,8 @@ async def tried(config: BrokerConfig, attempts: int, monkeypatch) -> Link:
     [
         (b"\x00\x86\x00", "the broker refused the connection: Bad user name or password"),
         (b"\x00\x87\x08\x1f\x00\x05lease", "the broker refused the connection: Not authorized (lease)"),
-        (b"\x00\x01", "the broker refused the connection: Unsupported protocol version"),  # as MQTT 3.1.1 says it
+        (b"\x00\x84\x00", "the broker refused the connection: Unsupported protocol version; MQTT 5 is needed"),
+        (b"\x00\x01", "the broker refused the connection: Unsupported protocol version; MQTT 5 is needed"),  # as MQTT 3.1.1 says it
     ],
 )
 def test_why_the_broker_refuses_is_said_once(caplog, monkeypatch, connack, told):
@@ -114,6 +115,25 @@ def test_why_the_broker_refuses_is_said_once(caplog, monkeypatch, connack, told)
 
     asyncio.run(inside())
     assert caplog.text.count(told) == 1
+
+
+def test_a_broker_that_does_not_answer_at_all_is_told(caplog, monkeypatch):
+    """amqtt 0.12.1 leaves a CONNECT of MQTT 5 unanswered and the connection open."""
+    monkeypatch.setattr("device_agent.broker.connection.CONNACK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("device_agent.broker.connection.MISC_MAX_S", 0.05)
+
+    async def inside():
+        async def listen(reader, writer):
+            await reader.read()
+            writer.close()
+
+        config = BrokerConfig(BrokerUrl("127.0.0.1", free_port(), tls=False))
+        server = await asyncio.start_server(listen, "127.0.0.1", config.url.port)
+        await tried(config, 2, monkeypatch)
+        server.close()
+
+    asyncio.run(inside())
+    assert caplog.text.count("no answer to CONNECT in 0 s: is there MQTT 5") == 1
 
 
 def test_a_broker_that_closes_without_an_answer_is_told_from_one_that_is_not_there(caplog, monkeypatch):

@@ -1,9 +1,12 @@
-"""More brokers that tests run against: mochi (Go) and HiveMQ CE (Java), pinned, built once below build/brokers."""
+"""More brokers that tests run against: mochi (Go), HiveMQ CE (Java), aedes (Node.js), pinned, built once below build/brokers."""
 
+import contextlib
 import fcntl
 import hashlib
 import shutil
+import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,10 +42,14 @@ class _Process:
         with log:
             self._process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=log, stderr=log)
         try:
-            wait_until_it_answers(self.url, START_TIMEOUT_S)
+            self.wait()
         except BaseException:
             self.stop()
             raise
+
+    def wait(self) -> None:
+        """Until it takes connections."""
+        wait_until_it_answers(self.url, START_TIMEOUT_S)
 
     def stop(self) -> None:
         if self._process is None:
@@ -124,6 +131,27 @@ class HiveMq(_Process):
     def command(self) -> list[str]:
         folders = [str(self.folder / "hivemq" / each) for each in ("conf", "data", "extensions")]
         return [self._java, "-Xmx512m", "-cp", f"{self._built}/lib/*", str(self._built / "HiveMq.java"), *folders]
+
+
+class Aedes(_Process):
+    """aedes 1.2 (Node.js), which has no MQTT 5."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._node, npm = _tool("node", "aedes"), _tool("npm", "aedes")
+        self._built = _built("aedes", [[npm, "install", "--no-audit", "--no-fund", "--no-package-lock"]])
+
+    def command(self) -> list[str]:
+        return [self._node, str(self._built / "broker.js"), str(self.port)]
+
+    def wait(self) -> None:
+        """Until it listens: it accepts none of our connections."""
+        end = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, self.port), 1):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"aedes did not listen within {START_TIMEOUT_S} s")
 
 
 KINDS = {"mosquitto": Mosquitto, "rumqttd": DemoBroker, "mochi": Mochi, "hivemq": HiveMq}
