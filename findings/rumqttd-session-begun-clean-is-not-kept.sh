@@ -87,3 +87,5 @@ sys.exit(0 if found == {"began-clean": (False, []), "began-with-clean-start-0": 
 PYTHON
 cd "$folder" && "$folder/venv/bin/python" seen.py
 # Seen with iotcore 0.4.0, paho-mqtt 2.1.0, Python 3.11:
+#   began-clean: session present False, messages []
+#   began-with-clean-start-0: session present True, messages [b'go']

@@ -3,8 +3,8 @@
 #
 # A good engineer would guess: a SUBSCRIBE brings every retained message that matches, or what comes is cut at the broker's window
 #   (`max_inflight_count`, here 100) for *each* subscription. So two filters with 56 messages each, both below 100, would arrive whole.
-# What happens: the 112 messages of both share the window. 100 arrive, 12 are missing. Each filter alone looks complete. Read one after
-#   the other, with UNSUBSCRIBE between them, both arrive whole.
+# What happens: the 112 messages of both share the window. 100 arrive, 12 are missing. Read one after the other, with UNSUBSCRIBE
+#   between them, both arrive whole.
 # Why it matters here: an operator who reads a fleet by wildcards, several at a time, and judges completeness by the size of each answer,
 #   loses boards without noticing. `ota status` reads one wildcard after the other.
 set -euo pipefail
@@ -84,3 +84,4 @@ sys.exit(0 if sum(both) == WINDOW and apart == [EACH, EACH] else 1)
 PYTHON
 cd "$folder" && "$folder/venv/bin/python" seen.py
 # Seen with iotcore 0.4.0, paho-mqtt 2.1.0, Python 3.11:
+#   of 56 and 56 retained messages together 56 and 44, apart 56 and 56
