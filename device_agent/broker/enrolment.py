@@ -4,8 +4,10 @@ Needs a listener of the broker that lets in clients without a certificate, for `
 """
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from device_agent.broker.identity import IdentityError, check_certificate, signing_request, write_durably
 from device_agent.broker.link import Link
@@ -14,9 +16,29 @@ from ota.formats import topics
 from ota.formats.enrolment import Answer, Request, Token
 from ota.formats.reasons import Refused
 
-__all__ = ["IdentityError", "enrol"]
+__all__ = ["IdentityError", "enrol", "enrol_at_last"]
 
+RETRY_MIN_S, RETRY_MAX_S = 10.0, 3600.0
 logger = logging.getLogger(__name__)
+
+
+async def enrol_at_last(config: Config, clock_set: asyncio.Event) -> None:
+    """Enrols. After a refusal it tries again, at once when the clock is set; the operator may put another token in place."""
+    assert config.broker is not None and config.broker.certificate_file is not None  # noqa: PT018
+    wait_s, said = RETRY_MIN_S, ""
+    while not config.broker.certificate_file.exists():
+        clock_set.clear()
+        try:
+            await enrol(config)
+            return
+        except (IdentityError, OSError) as error:
+            if str(error) != said:
+                said = str(error)
+                logger.error("no certificate: %s; the module goes on, the board asks again later", error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await clock_set.wait()
+        wait_s = min(2 * wait_s, RETRY_MAX_S)
 
 
 async def enrol(config: Config) -> None:
@@ -24,21 +46,36 @@ async def enrol(config: Config) -> None:
     broker, token_file = config.broker, config.enrolment_token
     assert broker is not None and broker.certificate_file is not None and broker.key_file is not None  # noqa: PT018
     assert token_file is not None
+    token, request = await asyncio.to_thread(_question, token_file, broker.key_file, config.device)
+    certificate = await _ask(config, token, request)
+    await asyncio.to_thread(_keep, certificate, config)
+    logger.info("enrolled as %s", config.device)
+
+
+def _question(token_file: Path, key_file: Path, device: str) -> tuple[Token, Request]:
     try:
         token = Token.from_text(token_file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, Refused) as error:
         raise IdentityError(f"{token_file}: {error}") from error
     # ECDSA signatures differ each time: the request is kept, so that asking again is the same request.
-    kept = token_file.with_name(token_file.name + ".request")
+    kept = _kept_request(token_file)
     if not kept.exists():
-        write_durably(kept, signing_request(broker.key_file, config.device))
-    request = Request.make(token, config.device, kept.read_bytes())
-    certificate = await _ask(config, token, request)
+        write_durably(kept, signing_request(key_file, device))
+    return token, Request.make(token, device, kept.read_bytes())
+
+
+def _keep(certificate: bytes, config: Config) -> None:
+    broker, token_file = config.broker, config.enrolment_token
+    assert broker is not None and broker.certificate_file is not None and broker.key_file is not None  # noqa: PT018
+    assert token_file is not None
     check_certificate(certificate, broker.key_file, config.device)
     write_durably(broker.certificate_file, certificate)
-    token_file.unlink()
-    kept.unlink()
-    logger.info("enrolled as %s", config.device)
+    token_file.unlink(missing_ok=True)
+    _kept_request(token_file).unlink(missing_ok=True)
+
+
+def _kept_request(token_file: Path) -> Path:
+    return token_file.with_name(token_file.name + ".request")
 
 
 async def _ask(config: Config, token: Token, request: Request) -> bytes:

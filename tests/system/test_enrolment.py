@@ -1,5 +1,6 @@
 """A board that nobody sits at: it boots with a token, gets its certificate over MQTT, and talks to a broker that asks for one."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -53,7 +54,8 @@ class Site:
     def settings(self, **changes):
         """The board's folder, as `ota settings` makes it, with the broker where this machine has it."""
         text = (self.folder / "operator/ota.toml").read_text()
-        (self.folder / "operator/ota.toml").write_text(f'{text}ca_file = "../server.pem"\n')
+        if '"../server.pem"' not in text:
+            (self.folder / "operator/ota.toml").write_text(f'{text}ca_file = "../server.pem"\n')
         command = [
             "-C",
             str(self.folder / "operator"),
@@ -120,8 +122,26 @@ def test_a_board_with_an_expired_token_is_refused_and_runs_on_alone(site, capsys
     site.start()
     assert main(["-C", str(site.folder / "operator"), "enrol", "--seconds", "8"]) == 1
     assert "board-1: refused: token-expired" in capsys.readouterr().out
-    assert "the operator refused the enrolment: token-expired; the module goes on, the broker is left alone" in site.log()
+    assert "the operator refused the enrolment: token-expired; the module goes on, the board asks again later" in site.log()
     assert site.agent.poll() is None
+
+
+def test_a_board_whose_token_was_refused_takes_the_next_one(site, capsys):
+    site.settings(more=["--hours", "0.0001"])
+    time.sleep(1.1)
+    site.start()
+    assert main(["-C", str(site.folder / "operator"), "enrol", "--seconds", "8"]) == 1
+    capsys.readouterr()
+    shutil.move(site.folder / "b", site.folder / "old")
+    site.settings()
+    token = (site.folder / "b/enrolment.token").read_bytes()
+    shutil.rmtree(site.folder / "b")
+    shutil.move(site.folder / "old", site.folder / "b")
+    (site.folder / "b/enrolment.token").write_bytes(token)
+    assert main(["-C", str(site.folder / "operator"), "enrol", "--seconds", "40"]) == 0
+    assert site.reported(20.0)
+    assert site.log().count("no certificate:") == 1
+    assert "Traceback" not in site.log()
 
 
 def test_a_board_without_a_certificate_is_not_let_in(site):
