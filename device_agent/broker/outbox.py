@@ -92,15 +92,22 @@ class Outbox:
         return True
 
     def _hold(self, outcomes: list[Outcome]) -> None:
-        """Keeps outcomes in memory until they are written; the oldest go when there is no room."""
-        self._fresh, self._fresh_bytes = outcomes, sum(map(_outcome_size, outcomes))
-        gone = 0
-        while len(outcomes) - gone > HELD_EVENTS or self._fresh_bytes > HELD_BYTES:
-            size = _outcome_size(outcomes[gone])
-            self._fresh_bytes -= size
-            self._count_dropped(len(outcomes[gone][2]), size)
+        """Keeps outcomes in memory until they are written; when there is no room the oldest lose their messages.
+
+        Of their key writes the last of each key stays: a module would go on with keys that never were together.
+        """
+        size, gone, writes = sum(map(_outcome_size, outcomes)), 0, _LastWrites()
+        while gone < len(outcomes) and (len(outcomes) - gone > HELD_EVENTS or size + writes.size > HELD_BYTES):
+            version, of_keys, messages = outcomes[gone]
+            writes.add(version, of_keys)
+            size -= _outcome_size(outcomes[gone])
+            self._count_dropped(len(messages), sum(map(_size, messages)))
             gone += 1
-        del self._fresh[:gone]
+        lost = writes.drop_down_to(HELD_BYTES)
+        if lost:
+            logger.error("%d key writes are lost: there is no room for them in memory", lost)
+            self._counters["key_writes_dropped"] += lost
+        self._fresh, self._fresh_bytes = writes.outcomes() + outcomes[gone:], size + writes.size
 
     def _count_dropped(self, messages: int, size_bytes: int) -> None:
         if messages or size_bytes:
@@ -175,10 +182,44 @@ class Outbox:
         return True
 
 
+class _LastWrites:
+    """The last write of each key, the oldest first."""
+
+    def __init__(self) -> None:
+        self._writes: dict[tuple[Version, str], KeyWrite] = {}
+        self.size = 0  # bytes of memory, about
+
+    def add(self, version: Version, writes: list[KeyWrite]) -> None:
+        """Notes writes of a version, in the place of earlier ones to the same keys."""
+        for write in writes:
+            before = self._writes.pop((version, write.key), None)
+            self.size += _write_size(write) - (_write_size(before) if before is not None else 0)
+            self._writes[version, write.key] = write
+
+    def drop_down_to(self, limit_bytes: int) -> int:
+        """Drops the oldest until the others fit; how many those were."""
+        dropped = 0
+        while self.size > limit_bytes:
+            self.size -= _write_size(self._writes.pop(next(iter(self._writes))))
+            dropped += 1
+        return dropped
+
+    def outcomes(self) -> list[Outcome]:
+        """The same as one outcome for each version."""
+        found: dict[Version, list[KeyWrite]] = {}
+        for (version, _), write in self._writes.items():
+            found.setdefault(version, []).append(write)
+        return [(version, writes, []) for version, writes in found.items()]
+
+
 def _outcome_size(outcome: Outcome) -> int:
     """What it takes of memory, about."""
     _, writes, messages = outcome
-    return sum(len(each.key) + len(each.value or b"") + _MESSAGE_BYTES for each in writes) + sum(map(_size, messages))
+    return sum(map(_write_size, writes)) + sum(map(_size, messages))
+
+
+def _write_size(write: KeyWrite) -> int:
+    return len(write.key) + len(write.value or b"") + _MESSAGE_BYTES
 
 
 def _size(message: Message) -> int:

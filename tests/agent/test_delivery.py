@@ -9,8 +9,8 @@ import pytest
 from device_agent.broker import logs
 from device_agent.broker.connection import Sent
 from device_agent.broker.logs import LINES_KEPT, LogQueue
-from device_agent.broker.outbox import HELD_BYTES, Outbox
-from device_agent.channel.frames import Done
+from device_agent.broker.outbox import HELD_BYTES, Outbox, _outcome_size
+from device_agent.channel.frames import Done, KeyWrite
 from device_agent.channel.workers import ModuleSpec
 from ota.formats.capabilities import Capabilities
 from ota.formats.module import ModuleDescription
@@ -188,3 +188,40 @@ def test_results_that_wait_in_memory_are_bounded_in_bytes():
     assert outbox._fresh_bytes == sum(60_000 + 51 + len("m 1.0.0") for _ in outbox._fresh)
     assert len(outbox._fresh) + counters["messages_dropped"] == 300
     assert counters["messages_dropped_bytes"] >= counters["messages_dropped"] * 60_000
+
+
+def held(writes, size=60_000):
+    """What waits in memory after one event for each of these writes, each with a message of `size` bytes, on a full disk."""
+
+    async def run():
+        async def full(*_):
+            raise Refused(Reason.DISK_FULL, "no room")
+
+        counters = Counter()
+        spec = ModuleSpec(ModuleDescription("m", "1.0.0", Capabilities({})), Path("m.wasm"), b"", {})
+        outbox = Outbox(Rows([]), full, None, lambda: 1 << 20, counters, 1000, 1 << 20)
+        for write in writes:
+            await outbox.add(spec, Done((("out", bytes(size)),), (write,)))
+            await outbox.flush()
+        return outbox, counters
+
+    return asyncio.run(run())
+
+
+def test_key_writes_outlive_the_messages_that_there_is_no_room_for():
+    writes = [KeyWrite(f"k{number % 7}", None if number % 5 == 0 else str(number).encode()) for number in range(400)]
+    outbox, counters = held(writes)
+    assert counters["messages_dropped"] > 100
+    assert counters["key_writes_dropped"] == 0
+    kept = {write.key: write.value for _, of_keys, _ in outbox._fresh for write in of_keys}
+    assert kept == {write.key: write.value for write in writes}
+    assert outbox._fresh_bytes == sum(map(_outcome_size, outbox._fresh)) <= HELD_BYTES
+
+
+def test_key_writes_without_end_are_bounded_and_their_loss_is_counted(caplog):
+    outbox, counters = held([KeyWrite(f"k{number}", bytes(200_000)) for number in range(100)], size=10)
+    kept = [write.key for _, of_keys, _ in outbox._fresh for write in of_keys]
+    assert kept == [f"k{number}" for number in range(100 - len(kept), 100)]
+    assert len(kept) + counters["key_writes_dropped"] == 100
+    assert outbox._fresh_bytes <= HELD_BYTES
+    assert "key writes are lost" in caplog.text
