@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from ota.formats.reasons import Reason, Refused
 
 LOGS_OF_OURS = 10  # that a worker may write beside its module's
 PACKETS_AT_ONCE = 64
+FATAL_IMAGES = 32  # that are remembered
 ENDED_S = 5.0  # for a process that was killed to be gone
 _PACKET_OVERHEAD_BYTES = 64  # Linux, unix_dgram_sendmsg: all but 32 of the buffer's bytes
 _SNDBUFFORCE = 32  # socket(7); beyond what the system allows everybody
@@ -194,7 +196,7 @@ class Worker:
         try:
             process = await self._loop.run_in_executor(None, fork)
         except OSError as error:
-            raise self._fail(Reason.START_FAILED, f"no process for it: {error}") from error
+            raise self._fail(Reason.PROCESS_UNAVAILABLE, str(error)) from error
         self._process = process
         if self._failure is not None:  # it was killed meanwhile
             process.kill()
@@ -390,14 +392,14 @@ class FatalImages:
     """Ahead-of-time images that a worker has died in: modules are interpreted instead."""
 
     def __init__(self) -> None:
-        self._digests: set[bytes] = set()
+        self._digests: deque[bytes] = deque(maxlen=FATAL_IMAGES)
 
     def note(self, worker: Worker) -> bool:
         """Whether a worker died in its image."""
         digest = worker.fatal_image
         if digest and digest not in self._digests:
             logger.error("%s died in its ahead-of-time image: it is interpreted from now on", worker.spec.label)
-            self._digests.add(digest)
+            self._digests.append(digest)
         return bool(digest)
 
     def without(self, spec: ModuleSpec) -> ModuleSpec:

@@ -48,6 +48,7 @@ class Zygote:
         self._preload = preload
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._loading: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()  # workers are forked on threads: this may take as long as Python takes to start
 
     def start(self) -> None:
@@ -55,6 +56,11 @@ class Zygote:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
+
+    def interrupt(self) -> None:
+        """Ends a start that another thread waits for: that gets OSError. On any thread."""
+        if (loading := self._loading) is not None:
+            loading.kill()
 
     def _start(self) -> None:
         self.close()
@@ -65,7 +71,10 @@ class Zygote:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
         ours.settimeout(ANSWER_S)
         self._socket = ours
-        if not self._loaded(ours):
+        self._loading = self._process
+        loaded = self._loaded(ours)
+        self._loading = None
+        if not loaded:
             self.close()
             raise OSError("the process that workers are forked from does not start")
 

@@ -9,7 +9,9 @@ from device_agent.storage.store import Slot, Store
 from ota.formats.reasons import Reason, Refused
 
 START_TRIES = 3
-OF_THE_BOARD = frozenset((Reason.CONFINEMENT_LACKING, Reason.DEVICE_UNAVAILABLE, Reason.BLOB_DIGEST_MISMATCH))
+OF_THE_BOARD = frozenset(
+    (Reason.CONFINEMENT_LACKING, Reason.DEVICE_UNAVAILABLE, Reason.BLOB_DIGEST_MISMATCH, Reason.PROCESS_UNAVAILABLE)
+)
 """Why a module may not start that is no fault of its own."""
 
 

@@ -117,10 +117,15 @@ class Instance:
                 await self._run_best()
 
     async def _run_best(self) -> None:
-        for name in slots.ORDER:
-            if await self._run_slot(name):
-                self._climb_later(name)
-                return
+        try:
+            for name in slots.ORDER:
+                if await self._run_slot(name):
+                    self._climb_later(name)
+                    return
+        except WorkerFailed:  # without a process no module starts: the same slot is tried again
+            self.running = Running()
+            self._run_best_later()
+            return
         self.running = Running()
         known = await self._on_writer(self._store.slots)
         if not known and self._policy.factory is None:
@@ -132,7 +137,10 @@ class Instance:
         self._run_best_later()
 
     async def _run_slot(self, name: str) -> bool:
-        """Starts the module of a slot, up to three times since it last proved itself; False when it does not start."""
+        """Starts the module of a slot, up to three times since it last proved itself; False when it does not start.
+
+        Raises WorkerFailed PROCESS_UNAVAILABLE.
+        """
         while await self._failures.count(name) < START_TRIES:
             try:
                 found = await self._candidate(name)
@@ -146,6 +154,8 @@ class Instance:
                 logger.error("the %s module did not start: %s", name, failure)
                 if failure.reason in OF_THE_BOARD:
                     self.problems[name] = f"{failure.reason.value}: the {name} module: {failure.detail}"
+                    if failure.reason is Reason.PROCESS_UNAVAILABLE:
+                        raise
                     return False
                 if not await self._failures.add(name):
                     return False  # the factory module: whatever else there is was tried before
@@ -181,6 +191,9 @@ class Instance:
             self.distrust_image(worker)
             worker.kill()
             await worker.ended()
+            raise
+        except asyncio.CancelledError:  # the agent stops
+            worker.kill()
             raise
         self.running = found.running
         self.problems.pop(found.running.slot, None)
@@ -365,8 +378,10 @@ class Instance:
             with contextlib.suppress(Refused):
                 await self._kept.save_state(worker.spec, state)
 
-    def collect(self, update: Update) -> None:
-        """Deletes what neither a slot, nor the module that runs, nor the update under way needs. On the writer thread."""
+    def collect(self, update: Update) -> set[bytes]:
+        """Deletes what neither a slot, nor the module that runs, nor the update under way needs; returns the manifests of what is
+        left. On the writer thread.
+        """
         kept_manifests, blobs = {self.running.manifest, self._trial_running.manifest}, set[bytes]()
         for slot in self._store.slots().values():
             kept_manifests.add(slot.envelope)
@@ -381,7 +396,7 @@ class Instance:
         if factory is not None:
             kept_manifests.add(factory.manifest)
         self._store.collect(kept_manifests, blobs)
-        self._kept.retain(kept_manifests)
+        return kept_manifests
 
     def _blobs_of(self, manifest: Manifest) -> set[bytes]:
         image = self.image_for(manifest)

@@ -65,7 +65,7 @@ class Kept:
         await self._on_writer(self._store.forget, version)
 
     def retain(self, manifests: set[bytes]) -> None:
-        """Drops from memory what is kept for other manifests than these. On any thread."""
+        """Drops from memory what is kept for other manifests than these."""
         for version in list(self._keys):
             if version.manifest not in manifests:
                 self._keys.pop(version, None)

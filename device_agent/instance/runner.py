@@ -38,6 +38,7 @@ from device_agent.storage.store import Slot, Store
 from ota.formats.manifest import AotImage, Manifest, VerifiedManifest
 from ota.formats.reasons import Reason, Refused
 
+ENDURED_S = 60.0  # on trial: what ends the board later is not held against the module
 NO_EVENT = "no event came during the trial: how the module handles one was not seen"
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Board(Protocol):
     """What the runner needs of the agent."""
 
     def verify(self, envelope: bytes) -> VerifiedManifest:
-        """The manifest, if this board may install it. Raises Refused."""
+        """The manifest, if this board may install it. On the writer thread. Raises Refused."""
 
     def report(self) -> None:
         """Publishes the board's report."""
@@ -226,7 +227,7 @@ class Runner:
     async def _fetch_manifest(self, of: UpdateId, digest: bytes) -> None:
         try:
             envelope = await self.fetcher.manifest(digest)
-            verified = self.board.verify(envelope)
+            verified = await self.on_writer(self.board.verify, envelope)
             await self.on_writer(self.store.add_envelope, envelope)
         except Refused as error:
             kind = states.FetchFailed if error.reason in RETRYABLE else states.Refused
@@ -292,7 +293,10 @@ class Runner:
     async def _watch(self, of: UpdateId, verified: VerifiedManifest, worker: Worker) -> states.TrialPassed | states.TrialFailed:
         """How the trial ends: it lasts for its time and until its module has handled as many events as its manifest asks for."""
         supervisor, module = self.modules.supervisor, verified.manifest.module
-        await asyncio.sleep(self.trial_s)
+        await asyncio.sleep(min(self.trial_s, ENDURED_S))
+        if self.update.resumptions:
+            self.post(states.Endured(of))
+        await asyncio.sleep(max(0.0, self.trial_s - ENDURED_S))
         wanted = module.limits.trial_events
         try:
             async with asyncio.timeout(max(0.0, self.trial_max_s - self.trial_s)):

@@ -117,6 +117,13 @@ class TrialFailed:
 
 
 @dataclass(frozen=True)
+class Endured:
+    """The new module has run on trial for so long that the board does not go down because of it: earlier restarts don't count."""
+
+    of: UpdateId
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The operator paused this update's deployment, let it expire or replaced it. A trial that is under way goes on."""
 
@@ -168,6 +175,7 @@ Event = (
     | StartFailed
     | TrialPassed
     | TrialFailed
+    | Endured
     | Stopped
     | Resumed
     | Lapsed
@@ -191,6 +199,7 @@ TRANSITIONS: dict[tuple[Phase, type], Phase] = {
     (Phase.TRIAL, StartFailed): Phase.FAILED,
     (Phase.TRIAL, TrialPassed): Phase.CONFIRMED,
     (Phase.TRIAL, TrialFailed): Phase.ROLLED_BACK,
+    (Phase.TRIAL, Endured): Phase.TRIAL,
     **{(phase, Stopped): Phase.FAILED for phase in BEGUN},
     **{(phase, Resumed): Phase.OFFERED for phase in (*BEGUN, Phase.TRIAL)},
     **{(phase, Lapsed): Phase.FAILED for phase in (*BEGUN, Phase.TRIAL)},

@@ -10,6 +10,7 @@ from typing import Any
 from device_agent.instance.states import (
     ENDED,
     TRANSITIONS,
+    Endured,
     Event,
     GaveUp,
     Matched,
@@ -37,6 +38,7 @@ RETRYABLE = frozenset(
         Reason.DISK_FULL,
         Reason.STORAGE_UNWRITABLE,
         Reason.CONFINEMENT_LACKING,
+        Reason.PROCESS_UNAVAILABLE,
     )
 )
 """Failures of transport, storage or the board, not of the update: the same deployment is tried again after a while."""
@@ -51,7 +53,7 @@ class Update:
     phase: Phase = Phase.IDLE
     deployment: bytes = b""
     manifest: bytes = b""
-    resumptions: int = 0
+    resumptions: int = 0  # after a restart with the new module loaded, since it endured a trial for a minute
     reason: Reason | None = None
     detail: str = ""
     events: int = 0  # handled on trial, once that has ended
@@ -177,6 +179,7 @@ _EFFECTS: dict[Phase, Callable[[Update], tuple[Effect, ...]]] = {
 _EFFECTS_OF: dict[type, Callable[[Update], tuple[Effect, ...]]] = {
     Matched: lambda u: (WriteJournal(u), Discard(), RunConfirmed(), PublishReport()),
     Suspended: lambda u: (WriteJournal(u), Discard()),
+    Endured: lambda u: (WriteJournal(u),),
 }
 """Of events that do something else than what their target stands for."""
 
@@ -200,6 +203,8 @@ def step(update: Update, event: Event) -> tuple[Update, tuple[Effect, ...]]:
             moved = replace(moved, events=event.events, confirmed=update.manifest)
         case TrialFailed():
             moved = replace(moved, events=event.events)
+        case Endured():
+            moved = replace(moved, resumptions=0)
         case Resumed():
             if update.resumptions >= MAX_RESUMPTIONS:
                 why_not = f"the board restarted {update.resumptions} times in the middle of this update"

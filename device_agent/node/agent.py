@@ -59,6 +59,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
+        self._clock_set = asyncio.Event()  # cleared by who waits for it
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counters: Counter[str] = Counter()
         self.failed = False  # whether an error of ours ended it
@@ -76,6 +77,7 @@ class Agent:
             config.outbox_bytes,
         )
         self._logs = LogQueue(lambda batch: self._send(log, batch), lambda: self._room(log))
+        self._kept = Kept(self._store, self._on_writer, self._outbox.flush)
         self._instance = Instance(
             self,
             Policy(
@@ -89,7 +91,7 @@ class Agent:
                 event_queue_bytes=config.event_queue_bytes,
             ),
             self._store,
-            Kept(self._store, self._on_writer, self._outbox.flush),
+            self._kept,
             self._on_writer,
             self._spawn_supervised,
             self._counters,
@@ -131,12 +133,27 @@ class Agent:
 
     async def run(self) -> None:
         """Runs until `stop`, then saves the module's state and ends the workers."""
-        await self._loop.run_in_executor(None, zygote.start)
+        beginning = asyncio.ensure_future(self._begin())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((beginning, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if beginning.done():
+            beginning.result()
+        beginning.cancel()
+        await stopping
+        zygote.interrupt()  # it may take minutes to load
+        await asyncio.gather(beginning, return_exceptions=True)
+        await self._shut_down()
+
+    async def _begin(self) -> None:
+        try:
+            await self._loop.run_in_executor(None, zygote.start)
+        except OSError as error:
+            logger.error("%s: trying again with each module", error)
         for work in (self._instance.supervisor.pump(), self._outbox.write(), self._outbox.deliver(), self._runner.run()):
             self._spawn_supervised(work)
         await self._instance.run_best()
         await self._resume()
-        self._spawn_supervised(clock.watch(self._orders.consider))
+        self._spawn_supervised(clock.watch(self._clock_was_set))
         if self._link is not None:
             self._link.subscribe(topics.desired(self._config.group))
             self._link.subscribe(topics.root(self._orders.root.number + 1))
@@ -147,8 +164,6 @@ class Agent:
         self._spawn_supervised(self._logs.deliver())
         self._spawn_supervised(self._every(self._config.health_s, self._checkpoint))
         self._spawn_supervised(self._every(self._config.report_s, self._report_again))
-        await self._stopping.wait()
-        await self._shut_down()
 
     async def _resume(self) -> None:
         """Goes on with the update that the journal ends with, unless the operator does not want it any more."""
@@ -161,17 +176,17 @@ class Agent:
         else:
             self._runner.post(states.Lapsed(update.id, lapsed.reason, lapsed.detail))
 
+    def _clock_was_set(self) -> None:
+        self._clock_set.set()
+        self._orders.consider()
+
     async def _connect(self) -> None:
         """The connection to the broker; before the first one, a certificate if the board is to get one."""
         assert self._link is not None
         if self._config.wants_enrolment:
             from device_agent.broker import enrolment  # certificates take megabytes that no other board needs
 
-            try:
-                await enrolment.enrol(self._config)
-            except enrolment.IdentityError as error:
-                logger.error("no certificate: %s; the module goes on, the broker is left alone", error)
-                return
+            await enrolment.enrol_at_last(self._config, self._clock_set)
         await self._link.run()
 
     def stop(self) -> None:
@@ -185,7 +200,7 @@ class Agent:
     # -- what the runner needs (device_agent.instance.runner.Board)
 
     def verify(self, envelope: bytes) -> manifests.VerifiedManifest:
-        """The manifest, if this board may install it. Raises Refused."""
+        """The manifest, if this board may install it. On the writer thread. Raises Refused."""
         root = self._orders.root  # the one in force now
         vendor, keys = manifests.vendor_id(root.vendor), root.roles["release"].keys
         boards = (self._config.board, manifests.ANY_BOARD)
@@ -260,8 +275,9 @@ class Agent:
         await self._on_writer(self._collect)
 
     def _collect(self) -> None:
-        """Deletes what neither slot nor the update under way needs."""
-        self._instance.collect(self._runner.update)
+        """Deletes what neither slot nor the update under way needs. On the writer thread."""
+        manifests = self._instance.collect(self._runner.update)
+        self._loop.call_soon_threadsafe(self._kept.retain, manifests)
 
     async def _checkpoint(self) -> None:
         if not self.on_trial():
@@ -397,5 +413,6 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        zygote.interrupt()
         self._writer.shutdown()
         self._store.close()

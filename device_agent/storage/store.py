@@ -243,15 +243,15 @@ class Store(Blobs):
 
     @recovers
     def envelope(self, digest: bytes) -> bytes | None:
-        """A kept envelope."""
+        """A kept envelope; None for one that is damaged, too, so that it is fetched again."""
         row = self._database.execute("select envelope from envelopes where digest = ?", (digest,)).fetchone()
-        return row[0] if row else None
+        return row[0] if row and cbor.sha256(row[0]) == digest else None
 
     @recovers
     def add_envelope(self, envelope: bytes) -> None:
         """Keeps an envelope under its digest."""
         with self._transaction():
-            self._database.execute("insert or ignore into envelopes values (?, ?)", (cbor.sha256(envelope), envelope))
+            self._database.execute("insert or replace into envelopes values (?, ?)", (cbor.sha256(envelope), envelope))
 
     @recovers
     def collect(self, keep_manifests: set[bytes], keep_blobs: set[bytes]) -> None:

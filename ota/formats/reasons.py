@@ -52,6 +52,7 @@ class Reason(Enum):
     EXPORT_MISSING = "export-missing"
     DEVICE_UNAVAILABLE = "device-unavailable"
     CONFINEMENT_LACKING = "confinement-lacking"
+    PROCESS_UNAVAILABLE = "process-unavailable"
     START_FAILED = "start-failed"
     STATE_REFUSED = "state-refused"
     # running

@@ -41,6 +41,7 @@ MADE = {
     states.StartFailed: lambda of: states.StartFailed(of, Reason.MODULE_INVALID, "x"),
     states.TrialPassed: lambda of: states.TrialPassed(of, 7, "x"),
     states.TrialFailed: lambda of: states.TrialFailed(of, Reason.TRAPPED, "x", 3),
+    states.Endured: states.Endured,
     states.Stopped: lambda of: states.Stopped(of, Reason.DEPLOYMENT_STOPPED, "x"),
     states.Resumed: states.Resumed,
     states.Lapsed: lambda of: states.Lapsed(of, Reason.DEPLOYMENT_EXPIRED, "x"),
@@ -149,7 +150,7 @@ def test_an_offer_of_the_confirmed_module_waits_for_a_trial():
 
 def test_a_module_that_takes_the_board_down_with_it_is_given_up():
     update = happen(Update(), *GOOD_WAY[:4])
-    for _ in range(MAX_RESUMPTIONS):
+    for _ in range(3):
         update = happen(update, states.Resumed)
         assert update.phase is Phase.OFFERED
         update = happen(update, *GOOD_WAY[1:4])
@@ -166,6 +167,38 @@ def test_a_stop_in_good_order_in_the_middle_of_a_trial_is_not_counted():
         assert not any(isinstance(each, FetchManifest) for each in effects)
         update = happen(update, states.Resumed, *GOOD_WAY[1:4])
     assert (update.phase, update.resumptions) == (Phase.TRIAL, 0)
+
+
+def test_power_cuts_long_after_a_trial_began_are_not_the_modules_fault():
+    update = happen(Update(), *GOOD_WAY[:4])
+    for _ in range(10):
+        update = happen(update, states.Resumed, *GOOD_WAY[1:4])
+        update, effects = step(update, states.Endured(update.id))
+        assert (update.phase, update.resumptions) == (Phase.TRIAL, 0)
+        assert effects == (WriteJournal(update),)
+
+
+def test_an_update_has_another_number_after_each_offer_and_each_restart():
+    update, numbers = Update(), [0]
+    for offer in range(1, 6):
+        update = step(update, states.Offered(b"d" * 16, offer.to_bytes(32)))[0]
+        numbers.append(update.number)
+        for _ in range(2):
+            update = happen(update, *GOOD_WAY[1 : 1 + offer % 4], states.Resumed)
+            numbers.append(update.number)
+    assert numbers == list(range(16))
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_an_update_has_ended_when_only_an_offer_can_move_it(phase):
+    events = {event for (before, event) in TRANSITIONS if before is phase}
+    assert Update(phase).ended == (events == {states.Offered, states.Matched})
+
+
+def test_counters_begin_at_zero():
+    update = happen(Update(), states.Offered)
+    assert (update.resumptions, update.events, update.number) == (0, 0, 1)
+    assert states.TrialPassed(update.id).events == states.TrialFailed(update.id, Reason.TRAPPED, "x").events == 0
 
 
 def test_a_transfer_is_resumed_as_often_as_it_takes():

@@ -380,3 +380,14 @@ def test_an_image_that_runs_without_its_data_partition_is_reported(tmp_path, mon
     assert store.problems.texts[0].startswith("storage-not-mounted: the data partition cannot be read")
     assert len(store.problems.texts[0]) < 250
     store.close()
+
+
+def test_a_manifest_that_is_damaged_on_disk_is_missing_until_it_is_kept_again(tmp_path):
+    store = Store(tmp_path)
+    digest = sha256(b"envelope")
+    store.add_envelope(b"envelope")
+    store._database.execute("update envelopes set envelope = ?", (b"envelopf",))
+    assert store.envelope(digest) is None
+    store.add_envelope(b"envelope")
+    assert store.envelope(digest) == b"envelope"
+    store.close()

@@ -6,14 +6,18 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from device_agent.channel import frames, workers
 from device_agent.channel.workers import ModuleSpec, Worker, WorkerFailed
 from device_agent.channel.zygote import Zygote
+from device_agent.instance.failures import OF_THE_BOARD
 from device_agent.instance.supervisor import Supervisor
+from device_agent.instance.updates import RETRYABLE
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import Limits, ModuleDescription
@@ -359,15 +363,27 @@ def test_a_worker_that_answered_in_time_lives_though_the_agent_was_late(tmp_path
     asyncio.run(inside())
 
 
-def test_no_process_for_a_worker_is_a_failure_of_that_worker(tmp_path, monkeypatch):
+def test_no_process_for_a_worker_is_no_fault_of_its_module(tmp_path, monkeypatch):
     monkeypatch.setattr(workers.zygote, "fork", lambda channel: (_ for _ in ()).throw(OSError("no more processes")))
 
     async def inside():
-        with pytest.raises(WorkerFailed, match="no process for it: no more processes") as caught:
+        with pytest.raises(WorkerFailed, match="process-unavailable: no more processes") as caught:
             await Worker(spec(tmp_path, counting(1)), lambda *_: None).start()
         return caught.value.reason
 
-    assert asyncio.run(inside()) is Reason.START_FAILED
+    assert asyncio.run(inside()) is Reason.PROCESS_UNAVAILABLE
+    assert Reason.PROCESS_UNAVAILABLE in OF_THE_BOARD & RETRYABLE
+
+
+def test_images_that_workers_died_in_are_remembered_up_to_a_bound(tmp_path):
+    fatal = workers.FatalImages()
+    one = spec(tmp_path, counting(1))
+    images = [number.to_bytes(32) for number in range(1, 2 * workers.FATAL_IMAGES)]
+    for image in images:
+        assert fatal.note(SimpleNamespace(fatal_image=image, spec=one))
+        assert fatal.without(replace(one, image_digest=image)).image_digest == b""
+    known = [image for image in images if not fatal.without(replace(one, image_digest=image)).image_digest]
+    assert known == images[-workers.FATAL_IMAGES :]
 
 
 @with_rig

@@ -1,0 +1,91 @@
+"""The agent's event loop: nothing of a whole life waits for the disk there, and nothing keeps it from stopping."""
+
+import asyncio
+import sqlite3
+import sys
+import threading
+
+from device_agent.channel import workers
+from device_agent.channel.zygote import Zygote
+from device_agent.node import config
+from device_agent.node.agent import Agent
+from device_agent.storage.store import Store
+from tests.support.lab import echo
+
+
+class Running:
+    """An agent in a thread of this process."""
+
+    def __init__(self, lab) -> None:
+        self._lab, self._began = lab, threading.Event()
+        (lab.folder / "agent.toml").write_text(lab.config(lab.broker.url, "store"))
+        self.failed = True
+        self.thread = threading.Thread(target=asyncio.run, args=(self._live(),))
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._agent = Agent(config.load(self._lab.folder / "agent.toml"))
+        self._began.set()
+        await self._agent.run()
+        self.failed = self._agent.failed
+
+    def __enter__(self) -> "Running":
+        self.thread.start()
+        assert self._began.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._agent.stop)
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+def test_nothing_reads_the_store_on_the_loop(lab, monkeypatch):
+    """From the first report on: an update, one that is refused, and one more."""
+    by_thread: list[tuple[str, str]] = []
+    real = Store._database.fget
+
+    def database(store: Store) -> sqlite3.Connection:
+        by_thread.append((threading.current_thread().name, sys._getframe(1).f_code.co_name))
+        return real(store)
+
+    with Running(lab) as running:
+        lab.observer.wait(lambda: lab.observer.report is not None, 30, "a first report")
+        monkeypatch.setattr(Store, "_database", property(database))
+        lab.install(1)
+        lab.wait_state("rejected", deployment=lab.deploy(lab.signer.update(echo(9), sequence=1, name="echo", version="0.9.0")))
+        lab.install(2)
+        monkeypatch.undo()
+    assert not running.failed
+    assert len(by_thread) > 20
+    assert {(thread, function) for thread, function in by_thread if not thread.startswith("writer")} == set()
+
+
+def test_an_agent_stops_while_the_process_for_workers_takes_long_to_load(lab, monkeypatch):
+    """As on a board that is busy: what it loads here never ends."""
+    monkeypatch.setenv("HANG", "1")
+    slow = Zygote("tests.support.busy")
+    monkeypatch.setattr("device_agent.node.agent.zygote", slow)
+    monkeypatch.setattr(workers, "zygote", slow)
+    monkeypatch.setattr("device_agent.channel.zygote.ANSWER_S", 600.0)
+    with Running(lab) as running:
+        loading = threading.Event()
+        for _ in range(1000):
+            if slow._loading is not None:
+                loading.set()
+                break
+            loading.wait(0.01)
+        assert loading.is_set()
+    assert not running.failed
+    slow.close()
+
+
+def test_an_agent_without_a_process_for_workers_is_there_for_its_operator(lab, monkeypatch):
+    broken = Zygote("tests.support.no_such_module")
+    monkeypatch.setattr("device_agent.node.agent.zygote", broken)
+    monkeypatch.setattr(workers, "zygote", broken)
+    with Running(lab) as running:
+        lab.observer.wait(lambda: lab.observer.report is not None, 30, "a first report")
+        lab.wait_state("failed", deployment=lab.deploy(lab.signer.update(echo(1), name="echo", version="1.0.0")))
+        assert lab.report.attempt.reason == "process-unavailable"
+    assert not running.failed
