@@ -138,7 +138,7 @@ def test_a_board_whose_token_was_refused_takes_the_next_one(site, capsys):
     shutil.rmtree(site.folder / "b")
     shutil.move(site.folder / "old", site.folder / "b")
     (site.folder / "b/enrolment.token").write_bytes(token)
-    assert main(["-C", str(site.folder / "operator"), "enrol", "--seconds", "40"]) == 0
+    assert main(["-C", str(site.folder / "operator"), "enrol", "--once", "--seconds", "40"]) == 0
     assert site.reported(20.0)
     assert site.log().count("no certificate:") == 1
     assert "Traceback" not in site.log()
