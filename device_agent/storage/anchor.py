@@ -52,7 +52,7 @@ class Anchor:
         if database.execute("select 1 from slots").fetchone() is None:
             database.executemany("insert into slots values (?, ?, ?, ?, 0, 0)", self.slots)
         envelopes = [(cbor.sha256(each), each) for each in self.envelopes]
-        database.executemany("insert or ignore into envelopes values (?, ?)", envelopes)
+        database.executemany("insert or replace into envelopes values (?, ?)", envelopes)
 
     def is_ahead_of(self, other: "Anchor") -> bool:
         """Whether this one has a higher floor than the other, or slots where the other has none."""

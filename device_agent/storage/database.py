@@ -47,8 +47,17 @@ def _code(error: Exception) -> int:
 
 
 def connect(path: str | Path) -> sqlite3.Connection:
-    """A connection whose transactions are begun and ended by hand, for whichever thread has it at the time."""
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+    """A connection whose transactions are begun and ended by hand, for whichever thread has it at the time.
+
+    SQLite has no checksums: a text that a fault of the disk has changed need not be UTF-8, and is read with U+FFFD where it is not.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+    connection.text_factory = _text
+    return connection
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "replace")
 
 
 def open_on_disk(path: Path) -> sqlite3.Connection:
@@ -127,7 +136,9 @@ def _copy(path: Path) -> Iterator[sqlite3.Connection]:
             source = copy.as_uri()
         except OSError:
             source = f"{path.absolute().as_uri()}?immutable=1"
-        yield stack.enter_context(contextlib.closing(sqlite3.connect(source, uri=True, isolation_level=None)))
+        opened = stack.enter_context(contextlib.closing(sqlite3.connect(source, uri=True, isolation_level=None)))
+        opened.text_factory = _text
+        yield opened
 
 
 def _salvage_table(source: sqlite3.Connection, into: sqlite3.Connection, table: str) -> bool:

@@ -18,7 +18,7 @@ from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
 from device_agent.storage import floors, schema
 from device_agent.storage.blobs import Blobs
-from device_agent.storage.disk import Problems, add_system_note, errors_as_reasons, lock
+from device_agent.storage.disk import Problems, add_system_note, errors_as_reasons, lock, logger
 from device_agent.storage.recovery import NAME as DATABASE
 from device_agent.storage.recovery import RecoveringDatabase
 from ota.errors import OtaError
@@ -186,14 +186,18 @@ class Store(Blobs):
 
     @recovers
     def last_update(self) -> Update:
-        """The update at the end of the journal."""
+        """The update at the end of the journal; none where that is damaged: what the operator wants is offered again then."""
         row = self._database.execute(f"select {schema.UPDATE} from journal order by id desc limit 1").fetchone()
         confirmed = self._confirmed()
         if row is None:
             return Update(confirmed=confirmed)
         phase, deployment, manifest, resumptions, reason, detail, events = row
-        why = Reason(reason) if reason else None
-        return Update(Phase(phase), deployment, manifest, resumptions, why, detail, events, confirmed=confirmed)
+        try:
+            state, why = Phase(phase), Reason(reason) if reason else None
+        except ValueError as error:
+            logger.error("the last row of the journal is damaged: %s", error)
+            return Update(confirmed=confirmed)
+        return Update(state, deployment, manifest, resumptions, why, detail, events, confirmed=confirmed)
 
     @recovers
     def write_journal(self, update: Update, time_s: int) -> None:

@@ -390,3 +390,38 @@ def test_everything_at_once_leaves_a_store_in_memory(tmp_path, monkeypatch):
     assert codes(store) == {DAMAGED}
     holds_what_matters(store)
     store.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "journal set phase = 'confirmee'",
+        "journal set reason = 'no-such-reason'",
+        "journal set detail = cast(x'61ff' as text)",
+        "slots set name = cast(x'ff' as text) where name = 'previous'",
+        "outbox set topic = cast(x'61ff' as text)",
+        "keyvalue set key = cast(x'61ff' as text) where key = 'k1'",
+        "documents set name = cast(x'ff' as text)",
+        "floors set name = cast(x'ff' as text) where name = 'deployment.lab'",
+        "envelopes set envelope = x'00'",
+    ],
+)
+def test_a_changed_byte_that_the_database_does_not_notice(folder, change):
+    """SQLite has no checksums: what it reads may be no number, name or text that was ever written."""
+    with sqlite3.connect(folder / "agent.sqlite") as connection:
+        connection.execute(f"update {change}")
+    connection.close()
+    store = Store(folder)
+    update = store.last_update()
+    assert update.confirmed == SLOT.envelope
+    assert update.phase in (Phase.CONFIRMED, Phase.IDLE)
+    assert store.slots()["confirmed"] == SLOT
+    assert store.envelope(SLOT.envelope) in (ENVELOPE, None)
+    assert len(store.outbox(0, 100)) == 10
+    assert len(store.keys(MODULE)) == 9
+    assert [store.floor(each, KEYS).value for each in ("sequence", "epoch")] == [7, 3]
+    works(store)
+    store.close()
+    store = Store(folder)
+    assert store.last_update().phase is Phase.OFFERED
+    store.close()
