@@ -37,7 +37,8 @@ class Backoff:
     """Doubles from half a second to a minute, each delay shortened at random by up to a half. Only a session that worked ends it.
 
     Two clients with the same id disconnect each other. A broker says so (0x8E), or closes the connection without a reason within
-    seconds; several such losses in a minute are taken for the same. Then delays grow to five minutes, whatever worked in between.
+    seconds; several such losses in a minute count as the same. Then delays grow to five minutes, even if sessions worked between
+    them.
     """
 
     def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:

@@ -196,7 +196,7 @@ class Link:
         return tuple(found)
 
     async def say_goodbye(self, topic: str, payload: bytes) -> None:
-        """A last retained message, then the end of the connection, told to the broker; waits two seconds at most."""
+        """A last retained message, then DISCONNECT; waits two seconds at most."""
         if not self.online or self._connection is None:
             return
         with contextlib.suppress(TimeoutError):
@@ -281,7 +281,7 @@ class Link:
     # -- what the connection tells (device_agent.broker.connection.Listener)
 
     def accepted(self, limits: Limits, session_present: bool) -> None:
-        """Subscribes to what is wanted; ends what a kept session holds of old windows, and asks for documents anew."""
+        """Subscribes to what is wanted; ends what a kept session holds of old windows, and requests the documents again."""
         assert self._connection is not None
         unusable = limits.unusable()
         if unusable:
@@ -397,7 +397,7 @@ class Link:
                 self._held.pop(each, None)
 
     def _no_unsuback(self, topics: list[str]) -> None:
-        """A broker that does not answer UNSUBSCRIBE on a kept session (rumqttd) has its sessions begun anew from now on."""
+        """A broker that does not answer UNSUBSCRIBE on a kept session (rumqttd) gets a clean session from now on."""
         if self._ends.isdisjoint(topics):
             return
         if self._resumed:

@@ -23,7 +23,7 @@ class LogQueue:
         self._send, self._room = send, room
         self._lines: deque[LogRecord] = deque()
         self._bytes = 0
-        self._dropped = 0  # lines, and not yet told
+        self._dropped = 0  # lines, not reported yet
         self._wake = asyncio.Event()
         self._online = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Messages of modules on their way out: kept on disk, in order, until the broker has them; the oldest go when there is no room."""
+"""Messages of modules for the broker: kept on disk, in order, until they are acknowledged; the oldest are dropped when full."""
 
 import asyncio
 import contextlib

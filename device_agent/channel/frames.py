@@ -235,7 +235,7 @@ def decode_request(data: bytes) -> Request:
             bool() as devices,
         ]:
             return Start(path, digest, about, config, image, image_digest, user, required, devices)
-    raise malformed("request", "not one that is known")
+    raise malformed("request", "of an unknown kind")
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -273,13 +273,13 @@ def decode_answer(data: bytes) -> Answer:
             return State(state)
         case ["failed", str() as reason, str() as detail, *numbers] if len(detail) <= TEXT_LIMIT:
             return Failed(reason, detail, _usage(numbers))
-    raise malformed("answer of a worker", "not one that is known")
+    raise malformed("answer of a worker", "of an unknown kind")
 
 
 def _usage(numbers: list[Any]) -> Usage:
     if len(numbers) == 3 and all(type(each) is int and 0 <= each <= NUMBER_LIMIT for each in numbers):
         return Usage(*numbers)
-    raise malformed("answer of a worker", "a usage that is none")
+    raise malformed("answer of a worker", "its usage is not a list of numbers")
 
 
 def size_of(event: Event) -> int:
@@ -324,18 +324,18 @@ def _unpack_done(data: bytes) -> Done:
             name_size, size = _MESSAGE_HEAD.unpack_from(data, at)
             name_at = at + _MESSAGE_HEAD.size
             if size > PAYLOAD_LIMIT_BYTES or name_size + size > len(data) - name_at:
-                raise malformed("answer of a worker", "a message is longer than may be")
+                raise malformed("answer of a worker", "a message is longer than its limit")
             at = name_at + name_size + size
             sent.append((str(data[name_at : at - size], "utf-8"), data[at - size : at]))
         for _ in range(writes):
             name_size, there, size = _WRITE_HEAD.unpack_from(data, at)
             name_at = at + _WRITE_HEAD.size
             if there > 1 or (size and not there) or name_size + size > len(data) - name_at:
-                raise malformed("answer of a worker", "a write is longer than may be, or neither keeps nor deletes")
+                raise malformed("answer of a worker", "a write is longer than its limit, or neither sets nor deletes")
             at = name_at + name_size + size
             kept.append(KeyWrite(str(data[name_at : at - size], "utf-8"), data[at - size : at] if there else None))
     except (struct.error, UnicodeDecodeError) as error:
         raise malformed("answer of a worker", str(error)) from None
     if at != len(data):
-        raise malformed("answer of a worker", "its parts are not as long as it is")
+        raise malformed("answer of a worker", "the lengths of its parts do not add up")
     return Done(tuple(sent), tuple(kept), Usage(calls, took_us, memory_bytes))

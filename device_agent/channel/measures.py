@@ -1,4 +1,4 @@
-"""How a worker is confined: what it should give up, and which of that may be missing."""
+"""Confinement measures of a worker, and which of them may be missing."""
 
 OWN_USER = "own-user"
 MEASURES = ("no-new-privileges", "seccomp", "landlock", OWN_USER)

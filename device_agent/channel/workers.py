@@ -125,8 +125,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[frames.Answer] | None = None
         self._failure: WorkerFailed | None = None
-        self._silent = False  # it ended without a word
-        self._late = ""  # why it was told to end what it does
+        self._silent = False  # it exited without reporting a failure
+        self._late = ""  # why its call is terminated
         self._deadline_s = spec.description.limits.deadline_ms / 1000
         self._confinement, self._user = confinement, confinement.user()
         self._process: Child | None = None  # from `start` on
@@ -142,8 +142,8 @@ class Worker:
 
     @property
     def fatal_image(self) -> bytes:
-        """The digest of the ahead-of-time image that the process died in without a word, as it does of an instruction that the
-        processor does not have; empty when it did not, or interpreted.
+        """The digest of the ahead-of-time image in which the process died without reporting a failure, as on an instruction that
+        the processor does not have; empty when it did not, or interpreted.
         """
         return self.spec.image_digest if self._silent and self.mode != "interpreter" else b""
 
@@ -212,7 +212,7 @@ class Worker:
         """Hands over an event. Raises WorkerFailed, EventRefused."""
         event = frames.Event(topic, payload)
         if (size := frames.size_of(event)) > self._room:
-            raise EventRefused(f"the event has {size} bytes, the way to a worker holds {self._room}")
+            raise EventRefused(f"the event has {size} bytes, the channel's maximum message size is {self._room}")
         return await self._effects(event, self._deadline_s)
 
     async def tick(self, now_ns: int) -> frames.Done:
@@ -339,7 +339,7 @@ class Worker:
                 self._receive(data)
             else:
                 self._silent = not self._late
-                self._lost("the worker ended without a word")
+                self._lost("the worker exited without reporting a failure")
 
     def _receive(self, data: bytes) -> None:
         try:
@@ -356,7 +356,7 @@ class Worker:
         elif isinstance(answer, frames.Failed):
             self._lost(answer.detail, _reason(answer.reason), answer.usage)
         elif self._late:
-            self._lost("")  # its module was told to end, and can't be called again
+            self._lost("")  # its module was terminated, and can't be called again
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
         else:

@@ -76,7 +76,7 @@ class Zygote:
         self._loading = None
         if not loaded:
             self.close()
-            raise OSError("the process that workers are forked from does not start")
+            raise OSError("the zygote (the process that workers are forked from) does not start")
 
     def _loaded(self, ours: socket.socket) -> bool:
         """Waits until the process has loaded everything, for as long as it gets on with it."""
@@ -119,7 +119,7 @@ class Zygote:
             socket.send_fds(self._socket, [b"fork"], [channel.fileno()])
             answer, descriptors, _, _ = socket.recv_fds(self._socket, _LIMIT_BYTES, 1)
             if not answer:
-                raise ConnectionResetError("the process that workers are forked from has ended")
+                raise ConnectionResetError("the zygote (the process that workers are forked from) has exited")
         except OSError:
             self.close()  # an answer that comes late must not pass for the next one
             raise

@@ -1,1 +1,1 @@
-"""What the operator wants: roots, deployments, fetching."""
+"""The desired state: roots, deployments, fetching."""

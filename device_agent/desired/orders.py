@@ -1,4 +1,4 @@
-"""What the operator wants: the chain of roots, the group's deployment, and whether this board is to join it now."""
+"""The desired state: the chain of roots, the group's deployment, and whether this board is to join it now."""
 
 import asyncio
 import contextlib
@@ -128,12 +128,12 @@ class Orders:
         return None if update.ended else self._why_stop(wanted, update, self._why_not(wanted))
 
     async def _offer(self, verified: deployments.VerifiedDeployment, document: bytes, root: trust.Root) -> None:
-        """Another document may arrive while this waits for the disk: what is told to the operator is then its own."""
+        """Another document may arrive while this waits for the disk: the report then is about the new one."""
         wanted = verified.deployment
         try:
             await self._on_writer(self._accept, verified, document, root)
             if root is not self.root:
-                return  # looked at anew under the new root
+                return  # checked again under the new root
             if document is not self._desired:
                 return
             self._decide(wanted, document)
@@ -184,7 +184,7 @@ class Orders:
         self._retry = self._loop.call_later(self._config.retry_s, self.consider)
 
     def _refuse(self, error: Refused, deployment: bytes = b"") -> None:
-        """A refusal before there is an update: told to the operator, not kept."""
+        """A refusal before there is an update: reported, not stored."""
         known = (self.refusal.reason, self.refusal.detail, self.refused) if self.refusal is not None else None
         if known != (error.reason, error.detail, deployment):
             self.refused = deployment

@@ -91,7 +91,7 @@ def _verified(document: bytes | None) -> trust.Root | None:
 
 
 def _store(configured: bytes | str, stored: Mapping[int, bytes], store: Store) -> None:
-    """So that a damaged file is no loss. Stored roots of another chain go: they would be in the way of this one's."""
+    """Keeps a copy, against damage to the file. Stored roots of another chain are deleted: they would block this one's."""
     root = _verified(configured) if isinstance(configured, bytes) else None
     if root is None or not isinstance(configured, bytes):
         return

@@ -1,7 +1,7 @@
-"""Getting many topics' retained messages over one link, each asked for once, as many at a time as the link can carry.
+"""Fetches the retained messages of many topics over one link. Each is requested once, in a window that fits the link.
 
 A topic is asked for again only on a new connection, or when nothing at all of what was asked for has arrived for long enough and a
-message to ourselves shows that the connection works. A connection on which not even that arrives is made anew.
+message to ourselves shows that the connection works. If not even that arrives, a new connection is made.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Modules that come up each time, and go down again and again."""
+"""Detects crash loops: modules that start each time and fail again and again."""
 
 import collections
 
@@ -13,7 +13,9 @@ class CrashLoop:
         self._times: collections.deque[float] = collections.deque(maxlen=MAX_RESTARTS)
 
     def too_many(self, manifest: bytes, now_s: float) -> bool:
-        """Notes a failure of the module of this manifest at a time of a clock that never goes back; then it counts anew."""
+        """Notes a failure of the module of this manifest at a time of a monotonic clock. Returns True at the limit, and starts
+        to count from zero.
+        """
         if self._manifest != manifest:
             self._manifest = manifest
             self._times.clear()

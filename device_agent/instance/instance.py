@@ -1,6 +1,6 @@
-"""A place on the board where a module runs: which one, started again, replaced, stepped down from and up to.
+"""One instance: selects the module that runs, restarts it, and steps down to an older slot and up again.
 
-It owns the supervisor, which feeds the module, and what the modules keep. What it does for an update is asked for by the runner.
+It owns the supervisor, which feeds the module, and the modules' keys and states. The runner calls it during an update.
 """
 
 import asyncio
@@ -244,7 +244,7 @@ class Instance:
         if not self._agent.on_trial():
             await self.run_best()
 
-    # -- the way up again
+    # -- stepping up again
 
     def _climb_later(self, name: str) -> None:
         """A module of a lower slot runs: in a while those above it get another try."""
@@ -258,7 +258,7 @@ class Instance:
         """Forgets the failures of the modules above the one that runs, and runs the first of them that can be used."""
         async with self._starting:
             if self._agent.on_trial():
-                return  # what comes of the trial decides
+                return  # the trial decides
             name = self.running.slot
             above = slots.ORDER[: slots.ORDER.index(name)] if name in slots.ORDER else slots.ORDER
             for each in above:
@@ -309,7 +309,7 @@ class Instance:
         return self._agent.new_worker(self._fatal_images.without(spec), self.supervisor.worker_died)
 
     def distrust_image(self, worker: Worker) -> bool:
-        """Whether a worker died in an ahead-of-time image, which is not used again then until the agent starts anew."""
+        """Whether a worker died in an ahead-of-time image, which is then not used until the agent restarts."""
         return self._fatal_images.note(worker)
 
     async def swap(self, worker: Worker) -> None:
@@ -366,7 +366,7 @@ class Instance:
         await self._agent.send(spec, done)
 
     async def checkpoint(self) -> None:
-        """Keeps the module's state, so that a restart goes on from here; asks after its health on the way."""
+        """Keeps the module's state, so that a restart continues from here; checks its health first."""
         worker = self.supervisor.current
         if worker is None or not worker.alive:
             return

@@ -1,7 +1,7 @@
-"""Carries out the effects of `device_agent.instance.updates`, in order, and turns what comes of them into the next event.
+"""Carries out the effects of `device_agent.instance.updates`, in order, and turns their results into the next event.
 
-The journal is written before any other effect. What takes long runs as a task of its own, one at a time, and ends by posting an
-event; an update that is discarded takes its task and its worker with it. A task gets the identity and the manifest of its update
+The journal is written before any other effect. Long operations run as one task at a time, which ends by posting an
+event. When an update is discarded, its task and its worker are stopped. A task gets the identity and the manifest of its update
 when it begins, and its events name that update: one that ends late can't move, or be mistaken for, the update that came after it.
 """
 
@@ -141,7 +141,7 @@ class Runner:
                     await self._take(event)
 
     async def suspend(self) -> None:
-        """Takes no event any more. An update on trial is begun anew at the next start, and that is not held against it."""
+        """Accepts no further events. A trial starts again after a restart, and this does not count as a failure."""
         async with self._taking:
             self._suspended = True
             if self._task is not None:
@@ -246,7 +246,7 @@ class Runner:
             try:
                 await self.fetcher.blob(image)
             except Refused as error:
-                logger.warning("the ahead-of-time image is not to be had, the module will be interpreted: %s", error)
+                logger.warning("the ahead-of-time image is not available, the module will be interpreted: %s", error)
         self.post(states.Fetched(of))
 
     async def _start_worker(self, of: UpdateId, verified: VerifiedManifest) -> None:
@@ -305,7 +305,7 @@ class Runner:
             why = f"{supervisor.handled} events were handled in {self.trial_max_s:.0f} s, the manifest asks for {wanted}"
             return states.TrialFailed(of, Reason.TRIAL_SILENT, why, supervisor.handled)
         illness = await supervisor.check()
-        if not worker.alive:  # told before, if it was fed
+        if not worker.alive:  # reported before, if it was fed
             return states.TrialFailed(of, Reason.CRASHED, "the worker ended during the trial", supervisor.handled)
         if illness is not None:
             return states.TrialFailed(of, Reason.UNHEALTHY, illness, supervisor.handled)

@@ -1,5 +1,5 @@
 """Which module a board runs: the confirmed one, else the one before it, else the factory module. No network, no signature check:
-what was confirmed once boots for ever, whatever becomes of keys and clocks; only damage on disk and the board's own policy stop it.
+a confirmed module boots even when keys were revoked or the clock is wrong; only disk damage and the board's policy prevent it.
 """
 
 from collections.abc import Callable, Sequence

@@ -64,7 +64,7 @@ class _Bounded(logging.StreamHandler[TextIO]):
                 kept = file.read()
             os.ftruncate(number, 0)
             os.write(number, kept)
-        except (OSError, ValueError):  # not to be had: a log is no reason to end
+        except (OSError, ValueError):  # a log that cannot be shortened must not end the agent
             return
 
 

@@ -1,6 +1,6 @@
-"""What a worker gives up before it touches guest code.
+"""Drops a worker's privileges before it loads guest code.
 
-Where confinement is required, a worker that lacks a measure ends here; otherwise what it lacks is reported to the agent.
+Where confinement is required, a worker that lacks a measure exits here. Otherwise the missing measures are reported to the agent.
 """
 
 import os
@@ -52,7 +52,7 @@ def drop_privileges(
 
 
 def lacking_text(missing: Sequence[str], why: str = "") -> str:
-    """What an operator is told of a board that cannot confine a module."""
+    """The error text for a board that cannot confine a module."""
     cause = f" ({why})" if why and OWN_USER in missing else ""
     return (
         f"this board cannot confine a module by {', '.join(missing)}{cause}; "

@@ -462,7 +462,7 @@ class ModuleHost:
             self._device_failed(name, error, out, 1)
 
     def _device_failed(self, name: str, error: OSError, out: int, offset: int) -> None:
-        """An error result whose payload lies at `offset`; the module's log says more than the module is told."""
+        """An error result whose payload lies at `offset`; the log has more detail than the module gets."""
         self._log("warn", f"{name}: {error}")
         self._write(out, b"\1" + bytes(offset - 1) + bytes((_DEVICE_FAILED,)))
 

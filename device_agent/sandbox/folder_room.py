@@ -2,7 +2,7 @@
 
 A file takes its length, and each file and folder one entry more, so that empty ones run out too; a file that was removed while it
 is open takes its room until it is closed. What grows is added up. What is removed, here or by others, is only seen when the room
-seems to be at its end: then all is counted anew.
+seems to be used up: then everything is counted again.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Calls of capabilities as people read them: texts in the place of addresses, and what the module was answered."""
+"""Formats calls of capabilities for people: texts instead of addresses, and the result that the module got."""
 
 from collections.abc import Callable
 from typing import Any

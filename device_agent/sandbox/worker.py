@@ -114,7 +114,7 @@ class _Worker:
                 return
 
     def _send(self, answer: frames.Answer) -> frames.Answer:
-        """What was sent in the end: the way to the agent is narrower where the agent is not root."""
+        """The bytes that were sent. An agent that is not root has a smaller socket buffer."""
         data = frames.encode_answer(answer)
         try:
             self._channel.send(data)
@@ -141,7 +141,7 @@ class _Worker:
             if isinstance(request, frames.Begin):
                 return failed(Reason.STATE_REFUSED, str(error))
             return frames.Refused(str(error), self._usage(calls, started))
-        except Exception as error:  # noqa: BLE001  (whatever guest code brings about is as bad as a trap, and is told)
+        except Exception as error:  # noqa: BLE001  (an exception that guest code caused is reported as a trap is)
             return failed(*_reason(error))
 
     def _usage(self, calls: int, started: int) -> frames.Usage:

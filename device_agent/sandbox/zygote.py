@@ -1,6 +1,6 @@
 """The zygote: a process that has loaded what workers need, and forks one whenever the agent asks.
 
-What it holds stays shared by all workers for as long as nobody touches it: that makes a worker small, and quick to start.
+Its memory is shared with all workers until it is written to: that makes a worker small, and quick to start.
 It has one thread and one socket, on which the agent sends the channel of a new worker, and gets the worker's number and a
 descriptor of its process (pidfd), so that nothing else is ever killed in its place. It ends when the agent does.
 """

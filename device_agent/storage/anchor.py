@@ -1,7 +1,7 @@
 """The anchor: a small file beside the database with what a board must not forget when the database is damaged.
 
 Newer roots, the floors that keep old documents out, and the slots with their manifests. It is written after each transaction that
-changes one of these, and read only when the database has to be built anew.
+changes one of these, and read only when the database has to be rebuilt.
 """
 
 import sqlite3

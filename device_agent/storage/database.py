@@ -1,7 +1,7 @@
-"""Opening the database; what to do when it is damaged or can't be written: read what can be read, put aside, build anew.
+"""Opening the database; what to do when it is damaged or can't be written: read what can be read, put aside, rebuild.
 
-A new database is written as `.new`, renamed to `.next` once it is whole, and from then on it is the one that counts: whatever a
-power cut interrupts is finished at the next start.
+A new database is written as `.new` and renamed to `.next` once it is complete. From then on it replaces the old one: the next start
+finishes what a power cut interrupted.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class Damaged(sqlite3.DatabaseError):
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether a database must be built anew."""
+    """Whether a database must be rebuilt."""
     return isinstance(error, Damaged) or _code(error) in _DAMAGE
 
 

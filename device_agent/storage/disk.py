@@ -43,7 +43,7 @@ class Problems:
         """Forgets what is over."""
         for code in codes:
             if self._found.pop(code, None) is not None:
-                logger.info("%s: it is over", code)
+                logger.info("%s: resolved", code)
         self.texts = tuple(f"{each}: {why}" for each, why in self._found.items())
 
 

@@ -1,7 +1,7 @@
 """The database as the store has it: on disk, or in memory for as long as the disk can't be used.
 
-Whatever becomes of the disk, the store goes on: a damaged database is put aside and built anew from what can be read of it and from
-the anchor; one that can't be written is kept in memory, and put on the disk again when that works.
+The store survives disk errors. A damaged database is put aside and rebuilt from its readable rows and from the anchor. A database
+that can't be written is kept in memory, and written to the disk when that works again.
 """
 
 import contextlib
@@ -128,7 +128,7 @@ class RecoveringDatabase:
             return
         self.connection.close()
         self.connection, self.in_memory = on_disk, False
-        disk.logger.error("%s was damaged (%s) and is built anew", self._path, error)
+        disk.logger.error("%s was damaged (%s) and is rebuilt", self._path, error)
         self.write_anchor()
 
     def _write_out(self, memory: sqlite3.Connection) -> sqlite3.Connection:

@@ -295,7 +295,7 @@ class Store(Blobs):
         """Gives a version that is about to run on trial the keys and the state of the one before it, of the same module.
 
         `state`: what the old one has just saved, None if it could not: then its last one is taken. What the new one kept in an
-        earlier trial is gone. The old one's own rows stay as they are now, for the way back.
+        earlier trial is gone. The old one's own rows stay as they are now, for a rollback.
         """
         with self._transaction():
             if old is not None and state is not None:

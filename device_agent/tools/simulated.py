@@ -16,7 +16,7 @@ class SimulationError(OtaError):
 
 def simulated_devices(capabilities: Capabilities, values: Mapping[str, str], show: Show) -> Devices:
     """What `open_devices` opens, but lines and ports are not there. `values`: the level of an input (0 or 1), and what arrives at a
-    port, by their names; `show` is told of each write. Raises SimulationError, and for folders as `open_devices` does.
+    port, by their names; `show` is called for each write. Raises SimulationError, and for folders as `open_devices` does.
     """
     granted = capabilities.items
     gpio, serial = granted.get("gpio", {}), granted.get("serial", {})

@@ -63,7 +63,7 @@ def _topic(raw: bytes) -> str:
 
 
 def run_module(module: Path, options: Options) -> int:
-    """Starts the module, hands over each event, and prints what comes of it; returns the exit code.
+    """Starts the module, gives it each event, and prints the results; returns the exit code.
 
     A WASI command is run to its end instead, and the exit code is its own.
 
@@ -120,7 +120,7 @@ def _command(module: Path, wasm: bytes, code: bytes, shape: ModuleShape, options
 def _start(
     module: Path, wasm: bytes, code: bytes, options: Options, show: "_Printer", deadline: "_Deadline", observe: Callable[..., None]
 ) -> tuple[ModuleHost, ModuleDescription]:
-    """The module, instantiated; interpreted, it ends when it is told to."""
+    """The module, instantiated. An interpreted one can be terminated."""
     try:
         description = _describe(module, wasm)
         for name in options.deny:
@@ -158,11 +158,11 @@ def _devices(capabilities: Capabilities, options: Options, show: "_Printer") -> 
 
 @contextmanager
 def _ended_by_ctrl_c() -> Iterator[None]:
-    """At once, until there is something that can be told to end."""
+    """Ctrl-C ends the process at once, until there is an instance that can be terminated."""
     before, hook = signal.signal(signal.SIGINT, signal.SIG_DFL), sys.unraisablehook
 
     def quiet(about: Any) -> None:
-        """An interruption on the way into a host function is none that anybody could handle; the call ends all the same."""
+        """Ignores a KeyboardInterrupt raised while a host function is entered: the call ends anyway."""
         if not isinstance(about.exc_value, KeyboardInterrupt):
             hook(about)
 
@@ -175,7 +175,7 @@ def _ended_by_ctrl_c() -> Iterator[None]:
 
 
 class _Deadline:
-    """What a board does with a call that takes too long: it is told to end, where there is a host that can, and then all ends."""
+    """The deadline of a call, as on a board: terminates the instance, then the process if that does not help."""
 
     def __init__(self, show: "_Printer") -> None:
         self.passed = False

@@ -28,7 +28,7 @@ class SourceLines:
         self._functions: dict[str, str] = {}
         try:
             self._read(wasm)
-        except Exception:  # noqa: BLE001 - whatever a compiler or an attacker wrote: lines are for people, and there are none
+        except Exception:  # noqa: BLE001 - debug information is untrusted; source lines are optional
             self._lines, self._functions = [], {}
 
     def of(self, frame: WasmFrame) -> str:

@@ -39,7 +39,7 @@ def test_the_largest_event_arrives_whole_and_a_larger_one_is_refused(tmp_path):
     most = frames.FRAME_LIMIT_BYTES - frames.size_of(frames.Event("t", b""))
     done = asyncio.run(answer(wanted, "t", bytes(most)))
     assert int.from_bytes(done.messages[0][1], "little") == most
-    with pytest.raises(EventRefused, match="the event has 1048577 bytes, the way to a worker holds 1048576"):
+    with pytest.raises(EventRefused, match="the event has 1048577 bytes, the channel's maximum message size is 1048576"):
         asyncio.run(answer(wanted, "t", bytes(most + 1)))
 
 
@@ -53,7 +53,7 @@ def test_where_the_way_to_a_worker_is_narrow_what_does_not_fit_is_told(tmp_path,
     monkeypatch.setattr(workers, "_widen", narrow)
     wanted = spec(tmp_path, roomy(SIZE), memory_pages=40)
     assert asyncio.run(answer(wanted, "t", bytes(100_000))).messages
-    with pytest.raises(EventRefused, match="the way to a worker holds"):
+    with pytest.raises(EventRefused, match="the channel's maximum message size is"):
         asyncio.run(answer(wanted, "t", bytes(200_000)))
     four = " ".join(4 * ["(call $publish (i32.const 100) (i32.const 3) (i32.const 4096) (i32.const 60000) (i32.const 80))"])
     with pytest.raises(WorkerFailed, match=r"an answer of 2\d+ bytes: see net.core.wmem_max") as failed:
