@@ -1,4 +1,4 @@
-"""Files that are whole after a power cut."""
+"""Atomic and durable replacement of files."""
 
 import os
 from pathlib import Path

@@ -45,6 +45,6 @@ def create(name: str, language: str, parent: Path) -> Path:
             content = re.sub(r"\bNAME\b", name, text) if file != "device_module.h" else text
             write_durably(folder / file, content.encode())
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)  # it is new: half of it would be in the way of the next try
+        shutil.rmtree(folder, ignore_errors=True)  # incomplete: it would block the next attempt
         raise TemplateError(f"{error.filename}: {error.strerror}") from error
     return folder

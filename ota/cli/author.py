@@ -103,7 +103,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise OtaError(f"{path}: {error.strerror}") from error
     if len(data) > BLOB_LIMIT_BYTES:
-        raise OtaError(f"{path} is larger than anything that boards take: the limit is {BLOB_LIMIT_BYTES} bytes")
+        raise OtaError(f"{path} is larger than the largest file that boards accept: the limit is {BLOB_LIMIT_BYTES} bytes")
     return data
 
 

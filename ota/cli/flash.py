@@ -244,7 +244,7 @@ def _settings(arguments: argparse.Namespace) -> int:
         for name, content in files.items():
             write_durably(arguments.out / name, content, 0o600)
     except OSError:
-        shutil.rmtree(arguments.out, ignore_errors=True)  # it is new: half of it would be in the way of the next try
+        shutil.rmtree(arguments.out, ignore_errors=True)  # incomplete: it would block the next attempt
         raise
     _expect(workspace, arguments.device, made.group)
     if arguments.json:

@@ -32,7 +32,7 @@ def add_commands(commands: Any) -> None:
         description="What the boards run, and how updates go. Exit code 1 when boards may be missing from the answer.",
         epilog="example: ota status --watch",
     )
-    status.add_argument("--watch", action="store_true", help="go on, a line for each change")
+    status.add_argument("--watch", action="store_true", help="continue until Ctrl-C, with a line for each change")
     status.add_argument("--group", type=output.name, help="only boards of this group")
     add_devices_option(status)
     status.add_argument("--chunks", action="store_true", help="look for every chunk of what is deployed, too")
@@ -49,16 +49,16 @@ def add_commands(commands: Any) -> None:
         type=output.name,
         action="append",
         metavar="NAME",
-        help="take a board that is gone out of the list, and what it left on the broker; may be repeated",
+        help="remove a board that is gone from the list, and its retained messages from the broker; may be repeated",
     )
     devices.add_argument("--json", action="store_true", help="machine-readable")
     devices.set_defaults(handler=_devices)
 
     logs = commands.add_parser("logs", help="logs and messages of boards", epilog="example: ota logs -f --device board-1")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
+    logs.add_argument("-f", "--follow", action="store_true", help="continue until Ctrl-C")
     logs.add_argument("--device", type=output.name, help="only of this one")
     logs.add_argument(
-        "--level", choices=LEVELS, default="info", help="the least level to show (default %(default)s); events count as info"
+        "--level", choices=LEVELS, default="info", help="the lowest level to show (default %(default)s); events count as info"
     )
     logs.add_argument("--utc", action="store_true", help="times in UTC instead of this machine's zone")
     logs.add_argument(
@@ -71,7 +71,7 @@ def add_commands(commands: Any) -> None:
 def add_devices_option(command: argparse.ArgumentParser) -> None:
     """The option that names the boards there should be."""
     command.add_argument(
-        "--devices", type=Path, metavar="FILE", help="boards that there should be, one name a line, beside those known"
+        "--devices", type=Path, metavar="FILE", help="expected boards, one name a line, in addition to the known ones"
     )
 
 
@@ -239,7 +239,7 @@ def _forget(broker: Broker, roster: Roster, name: str) -> int:
     roster.save()
     output.result(f"{name} is forgotten; it is listed again when it reports again")
     if name in roster.certificates:
-        output.note(f"its certificate goes on being good: {_until(roster.certificates[name])} is its end")
+        output.note(f"its certificate stays valid until {_until(roster.certificates[name])}")
     return 0
 
 

@@ -40,9 +40,7 @@ def add_commands(commands: Any) -> None:
     )
     init.add_argument("--vendor", default="example.com", help="a domain name of yours (default %(default)s)")
     init.add_argument("--broker", default="mqtt://localhost:1883", help="default %(default)s")
-    init.add_argument(
-        "--group", type=output.name, default="lab", help="where to deploy to unless told otherwise (default %(default)s)"
-    )
+    init.add_argument("--group", type=output.name, default="lab", help="the workspace's default group (default %(default)s)")
     init.add_argument("--algorithm", choices=ALGORITHMS, default=ALGORITHMS[0], help="of the keys (default %(default)s)")
     locking = init.add_mutually_exclusive_group()
     locking.add_argument("--passphrase-file", type=Path, help="file that holds the passphrase to lock the keys with")

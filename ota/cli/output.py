@@ -1,4 +1,4 @@
-"""How the commands speak: results on standard output, everything else on standard error, JSON where it is asked for."""
+"""Output of the commands: results on standard output, everything else on standard error, JSON on request."""
 
 import argparse
 import getpass
@@ -48,7 +48,7 @@ def confirm(question: str) -> bool:
 def secret(question: str, option: str = "--password-file") -> str:
     """Asks a person for something that is not shown. Raises OtaError where there is none to ask, and names the option instead."""
     if not sys.stdin.isatty():
-        raise OtaError(f"{question.rstrip(': ')}: nobody is there to ask; name a file with {option}")
+        raise OtaError(f"{question.rstrip(': ')}: there is no terminal to ask on; name a file with {option}")
     try:
         return getpass.getpass(question)
     except EOFError:

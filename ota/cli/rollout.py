@@ -91,7 +91,8 @@ def _abort(arguments: argparse.Namespace) -> int:
         rollout.standing(workspace, broker, arguments.group)
         if arguments.dry_run:
             digest = rollout.previous(workspace, arguments.group)
-            output.result(f"group {arguments.group} would go back to {_label(workspace, digest)}, signed anew; nothing was sent")
+            label = _label(workspace, digest)
+            output.result(f"group {arguments.group} would go back to {label}, signed with a new sequence number; nothing was sent")
             return 0
         survey = look(workspace, broker, arguments.group)
         now_s = check_clock(arguments, survey.signed_s)
@@ -151,7 +152,7 @@ def _clean(arguments: argparse.Namespace) -> int:
         view = View(broker, roster := Roster(workspace))
         view.read()
         if not view.complete:
-            raise OtaError(f"what boards there are is not known in whole, and nothing is removed: {view.gaps[0]}")
+            raise OtaError(f"the list of boards is incomplete, so nothing is removed: {view.gaps[0]}")
         planned = plan(workspace, broker, roster.groups, int(time.time()))
         if not arguments.dry_run:
             clean(workspace, broker, planned)

@@ -1,4 +1,4 @@
-"""The main job, told in the terminal: each step is done for real, and what is claimed at the end was counted on the way."""
+"""The demonstration: runs each step for real, and prints at the end what was proven, with the counted evidence."""
 
 import json
 import secrets
@@ -203,7 +203,7 @@ class _Story:
         self._claim("after a power cut the confirmed module runs again", self._runs("2.0.0"), self._running())
         numbers = sorted(stage.observer.messages)
         self._claim(
-            "no result was lost on the way",
+            "no result was lost",
             numbers == list(range(1, numbers[-1] + 1)),
             f"messages 1 to {numbers[-1]}, all there",
         )

@@ -27,7 +27,7 @@ _MEMBERS = frozenset((1, 3, -1, -2, -3))  # of a COSE_Key
 
 @dataclass(frozen=True)
 class VerifyKey:
-    """A public key that can verify; its type fixes the algorithm, whatever a message says."""
+    """A public key that can verify; its type fixes the algorithm, independent of the message."""
 
     key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 

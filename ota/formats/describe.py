@@ -20,7 +20,7 @@ from ota.formats.report import REPORT_LIMIT_BYTES, Report
 from ota.formats.signed import SignedDocument
 from ota.formats.trust import ROOT_LIMIT_BYTES, ROOT_TYPE, Root, first_root
 
-ENVELOPE_LIMIT_BYTES = 1 << 20  # whatever boards accept: it is shown
+ENVELOPE_LIMIT_BYTES = 1 << 20  # larger than what boards accept: refused ones are shown too
 _LAST_DATE_S = 253_402_300_799  # the end of the year 9999
 _KINDS = "a manifest, a root, a deployment, a report, a module or image, or an enrolment token"
 

@@ -16,7 +16,7 @@ NON_CRITICAL = 64
 
 
 class Unknown(Enum):
-    """What becomes of members that this version does not know."""
+    """How members that this version does not know are handled."""
 
     REFUSE = "refuse"  # every one is refused
     CRITICAL = "critical"  # numbered 1 to 63: refused; 64 and above: ignored

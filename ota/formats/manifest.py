@@ -44,7 +44,7 @@ def class_id(vendor: bytes, board: str, architecture: str, abi: str) -> bytes:
 
 def image_class_id(vendor: bytes, board: str, flags: str, cpu: str, abi: str) -> bytes:
     """The class identifier of boards that an ahead-of-time image is for: of class `board`, with a runtime that says `flags`
-    (`pywamr.aot_target`) and a processor that is at least `cpu`: LLVM's name, "" for the least of its architecture, with features
+    (`pywamr.aot_target`) and a processor that is at least `cpu`: LLVM's name, "" for the baseline instruction set, with features
     behind it in any order, such as "cortex-a53+crc".
     """
     name, *features = cpu.split("+")

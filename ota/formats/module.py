@@ -1,4 +1,4 @@
-"""What the author of a module says of it, and what it may use. No cryptography here: workers read this, and nothing signed."""
+"""A module's description by its author: name, limits, capabilities. No cryptography: workers read this."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

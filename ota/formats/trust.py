@@ -1,7 +1,7 @@
 """The root of trust: which keys may sign what. TUF's rules (specification 1.0.33, section 5.3) over CBOR and COSE.
 
 Root N+1 takes the place of root N when it is signed by the thresholds of N and of N+1. A key that the newest root does not
-name is revoked. Expiry is told to the caller, who lets it gate the start of an install and nothing else.
+name is revoked. Expiry is returned to the caller, and prevents only the start of an installation.
 """
 
 from collections.abc import Mapping

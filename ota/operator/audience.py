@@ -1,4 +1,4 @@
-"""Who a publication is for: what the boards of the group say of themselves, before it is made."""
+"""Checks the boards of a group, by their reports, before an update is published to it."""
 
 from collections.abc import Iterable
 

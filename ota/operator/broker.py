@@ -1,6 +1,6 @@
-"""The operator's broker: publish and know that it was taken, read what is retained, follow what comes.
+"""The operator's connection to the broker: publish with acknowledgement, read retained messages, follow topics.
 
-Over connections that are made anew when they break (ota.operator.session); nothing that was sent on an earlier one is sent again
+A broken connection is replaced by a new one (ota.operator.session). Nothing that was sent on an earlier one is sent again
 unless the broker has not acknowledged it and the caller still waits for it.
 """
 
@@ -123,7 +123,7 @@ class Broker:
                 raise BrokerError(f"the broker refused the subscription to {each}: {named(code)}")
 
     def messages(self, timeout_s: float) -> Iterator[Incoming]:
-        """Messages as they come, until `timeout_s` is over. What comes while a broken connection is made anew is lost."""
+        """Messages as they come, until `timeout_s` is over. Messages that arrive while it reconnects are lost."""
         end = time.monotonic() + timeout_s
         failures = 0
         while (left_s := end - time.monotonic()) > 0 or self._waiting:

@@ -1,7 +1,7 @@
 """Measures on a broker what wamr-ota rests on: what it announces, keeps, cuts and delivers.
 
 It writes below ota/v1/check/ only, and cleans up. Every measurement has an end: so many messages, so many seconds. What could not
-be measured in them is told as unknown.
+be measured in them is reported as unknown.
 """
 
 import contextlib

@@ -121,7 +121,7 @@ def _checked(signing_request: bytes, device: str) -> x509.CertificateSigningRequ
     if not (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)):
         raise RequestRefused("the signing request is for a key that is not on P-256")
     if not good:
-        raise RequestRefused("whoever made the signing request does not have its key")
+        raise RequestRefused("the signing request is not signed with its own key")
     return request
 
 

@@ -1,4 +1,4 @@
-"""Finding boards that nobody told us of, with wildcards, on brokers that cut what wildcards bring.
+"""Discovers unknown boards by wildcard subscriptions, on brokers that truncate the answers to wildcards.
 
 Each board's `online` topic lies in one of 4,096 buckets (ota.formats.topics.online). A bucket that brings as many messages as a
 broker might have cut is read again one digit deeper; one that can't be divided is a gap. Names are checked against the bucket.

@@ -1,4 +1,4 @@
-"""Tokens for boards that nobody sits at, and answers to what such boards ask."""
+"""Enrolment tokens, and answers to the requests that boards make with them."""
 
 import secrets
 import time

@@ -1,4 +1,4 @@
-"""What the broker has lost of what was published, and putting it back: the same documents, no new epoch.
+"""Finds what the broker has lost, and republishes it: the same documents, without a new epoch.
 
 Brokers lose retained messages: at a restart, by expiry, or because somebody set up another one.
 """

@@ -1,4 +1,4 @@
-"""What this workspace put where: the last deployment document of each group, and the updates on each broker.
+"""Records of publications: the last deployment document of each group, and the updates on each broker.
 
 It lets `ota republish` put back the same documents, and `ota clean` find topics that nothing names, without asking a broker for
 everything that it has: most brokers cut such an answer. Kept in ledger.json.

@@ -81,7 +81,7 @@ class Page:
         self.open.difference_update(filters)
 
     def give_up(self, why: str) -> None:
-        """Whatever is not decided stays unknown."""
+        """What is not decided stays unknown."""
         self.unknown.update(dict.fromkeys(self.open, why))
         self.open.clear()
 

@@ -1,4 +1,4 @@
-"""Whether the broker has, and keeps, what was published: read back under exact topics."""
+"""Reads back what was published, under exact topics, and checks that the broker keeps it."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""What makes a board one of ours: settings, the root of trust, the broker's authority, a certificate or a token."""
+"""Provisions a board: settings, the root of trust, the broker's CA certificate, a certificate or a token."""
 
 import re
 import tomllib
@@ -80,7 +80,7 @@ class BoardSettings:
             if not _SERVER.fullmatch(server):
                 raise ProvisionError(f"{server!r} is no time server: HOST or HOST:PORT")
         if self.broker.host in LOCAL:
-            raise ProvisionError(f"boards can't reach the broker at {self.broker.host}: name it as they see it with --broker")
+            raise ProvisionError(f"boards can't reach the broker at {self.broker.host}: give the address for boards with --broker")
 
     def files(
         self, workspace: Workspace, *, certificate: bytes = b"", token: str = "", enrolment: BrokerUrl | None = None

@@ -1,4 +1,4 @@
-"""Putting an update on the broker and pointing a group at it, again and again, so that nothing happens twice.
+"""Publishes an update and deploys it to a group. Publishing is idempotent.
 
 The same content gives the same manifest, and a group that has it keeps its deployment: what is missing on the broker is put back,
 and nothing else changes. The order is: look at the broker, record, publish, read back; the deployment comes last.

@@ -1,4 +1,4 @@
-"""What the boards say: the last report of each, whether it is connected, their logs and messages.
+"""Reads what boards publish: the last report of each, whether it is connected, logs and messages.
 
 A reading never passes for more than it is: a board that there should be and that did not answer is listed as unknown, and
 everything that may have been left out is a gap.

@@ -1,4 +1,4 @@
-"""The boards that there should be: those with a certificate, those seen before, those that the operator lists in a file.
+"""The expected boards: those with a certificate, those seen before, those that the operator lists in a file.
 
 roster.json in the workspace has what was seen: each board's group, and between which times of our own clock its last report
 came. It is written at every reading, and is what says that a board is missing when the broker has lost it.
@@ -68,7 +68,7 @@ class Roster:
         try:
             self._boards = _parsed(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
         except (ValueError, TypeError) as error:
-            raise WorkspaceError(f"{path} is damaged ({error}): delete it, and the next reading makes it anew") from error
+            raise WorkspaceError(f"{path} is damaged ({error}): delete it; the next reading creates a new one") from error
         self._fresh: dict[str, Sighting] = {}
 
     @property

@@ -1,4 +1,4 @@
-"""What is on the broker before anything is written to it.
+"""Reads the state of the broker before anything is written to it.
 
 A publication must not overwrite what somebody else put there, nor be overtaken by numbers that a copy of this workspace used. So it
 looks first: at the root documents, at the group's deployment, and at what this workspace put there before.

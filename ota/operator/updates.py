@@ -3,7 +3,7 @@
 published/<module>/<version>-<digest>/   an update, as `ota build` makes it; <digest> begins the SHA-256 of its envelope
 published/index.json                     what is there, by digest
 
-Of each module the newest `keep_updates` of ota.toml are kept, and whatever a deployment still names.
+Of each module the newest `keep_updates` of ota.toml are kept, and every update that a deployment still names.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ class Updates:
                 shutil.rmtree(self._folder(each))
 
     def reusable(self, draft: Draft, deployed: bytes | None, at_least: int = 0) -> Update | None:
-        """The update to publish for this content without signing anew, if there is one.
+        """The update to publish for this content without a new signature, if there is one.
 
         It is what is `deployed` (digest) already, or the newest of the module if its sequence is not below `at_least`: boards
         refuse what is older than what they have run, whichever module that was.
@@ -107,7 +107,7 @@ class Updates:
         ]
         for kept in filter(None, candidates):
             if kept.content == draft.content:
-                with contextlib.suppress(OtaError):  # damaged, or signed with a key that was replaced: it is signed anew
+                with contextlib.suppress(OtaError):  # damaged, or signed with a key that was replaced: it is signed again
                     update = self.load(kept.digest)
                     verify_signed(update.envelope, self._workspace.root())
                     return update

@@ -1,4 +1,4 @@
-"""Waiting for a deployment: how every board of the group stands to it, as far as that is known."""
+"""Waits for a deployment: tracks the state of every board of the group."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -77,12 +77,12 @@ class Workspace:
         if not _DOMAIN.fullmatch(settings.vendor):
             raise WorkspaceError(f"{settings.vendor!r} is not a domain name, such as example.com")
         if passphrase == b"":
-            raise WorkspaceError("an empty passphrase locks nothing")
+            raise WorkspaceError("the passphrase is empty: give a passphrase of at least one character, or --no-passphrase")
         missing = [each for each in (folder, *folder.parents) if not each.exists()]
         _discard_interrupted(folder)
         for part in (Path("keys"), Path("trust", "root.1.cbor")):
             if (folder / part).exists():
-                raise WorkspaceError(f"{folder} has {part} and no {SETTINGS}: move keys and trust away, if nobody needs them")
+                raise WorkspaceError(f"{folder} has {part} and no {SETTINGS}: move keys and trust away if they are not needed")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             cls._fill(folder / STAGING, settings, now_s, algorithm, passphrase)
@@ -272,10 +272,10 @@ def _implausible(role: str, what: str) -> WorkspaceError:
 
 
 def _settings_text(settings: Settings) -> str:
-    return f'''# An operator's workspace: what `ota` is told with -C.
+    return f'''# An operator's workspace: the folder that `ota -C` names.
 vendor = "{settings.vendor}"       # a domain name; boards accept modules of this vendor only
 broker = "{settings.broker}"
-group = "{settings.group}"         # where `ota publish` deploys to unless told otherwise
+group = "{settings.group}"         # default of `ota publish --group`
 # ca_file = "ca.pem"               # for mqtts://
 # username = "operator"
 # password_file = "broker.password"

@@ -182,7 +182,9 @@ def test_keys_without_settings_are_not_overwritten(workspace, capsys):
 def test_an_empty_passphrase_locks_nothing_and_is_refused(tmp_path, capsys):
     (tmp_path / "empty").write_text("\n")
     assert ota(tmp_path / "operator", "init", "--passphrase-file", tmp_path / "empty") == 1
-    assert capsys.readouterr().err == "ota: an empty passphrase locks nothing\n"
+    assert capsys.readouterr().err == (
+        "ota: the passphrase is empty: give a passphrase of at least one character, or --no-passphrase\n"
+    )
     assert not (tmp_path / "operator" / "keys").exists()
 
 
