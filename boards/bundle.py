@@ -23,7 +23,7 @@ from boards.rootfs import unpack
 __all__ = ["PACKAGES", "Bundle", "make_bundle"]
 
 ONBOARD = Path(__file__).with_name("onboard")
-# What the agent imports: the least version, the Debian packages that bring it, and the names that they put into dist-packages.
+# What the agent imports: the lowest version, the Debian packages that contain it, and the names that they put into dist-packages.
 PACKAGES: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "paho.mqtt": ("2.1", ("python3-paho-mqtt",), ("paho",)),
     "cbor2": ("5.6", ("python3-cbor2",), ("cbor2", "_cbor2")),

@@ -120,7 +120,7 @@ def check_image(image: Path) -> None:
 def write_image(image: Path, disk: Disk, progress: Callable[[str, int], None] = lambda *_: None) -> str:
     """Writes an image, the first sector last so that half an image does not boot, and reads it back; returns its SHA-256.
 
-    `progress` is told "writing" or "comparing" and how many more bytes are done. Raises BoardError.
+    `progress` is called with "writing" or "comparing" and how many more bytes are done. Raises BoardError.
     """
     size = image.stat().st_size
     try:

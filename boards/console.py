@@ -1,4 +1,4 @@
-"""The console of a board over a serial line: logs in, and runs commands in whatever shell is there.
+"""The console of a board over a serial line: logs in, and runs commands in its shell.
 
 Commands are bracketed by marks that the line typed does not contain, so an echo, a prompt and a line editor do no harm. What it
 does not do: full-screen programs, and shells that are no POSIX shell.

@@ -27,7 +27,7 @@ _WORD = re.compile(r"[A-Za-z0-9._+,@=/-]{1,64}")
 _FEATURE = re.compile(r"[a-z0-9][a-z0-9.-]{0,30}")
 _SOURCE = re.compile(r"https?://[a-z0-9-]+(\.[a-z0-9-]+)+(/[^\s\x00-\x1f]*)?")
 MAX_FILE_BYTES = 64 << 10
-# The processors of single-board computers, as LLVM calls them. Any other one runs what the least of its target does ("").
+# The processors of single-board computers, as LLVM calls them. Any other one runs the baseline instruction set ("").
 CPUS = {
     "x86_64": re.compile(r"x86-64(-v[234])?|(silver|gold|tre|grace)mont|alderlake|skylake|znver[1-5]"),
     "aarch64": re.compile(r"cortex-a(3[45]|5[357]|7[235678]|5[12]0|7[12]0)|cortex-x[1-4]|neoverse-[nv][12]"),
@@ -38,7 +38,7 @@ CPUS = {
 
 @dataclass(frozen=True)
 class Processor:
-    """What runs the code: an ahead-of-time target, and LLVM's name of the processor ("" for the least of the target)."""
+    """What runs the code: an ahead-of-time target, and LLVM's name of the processor ("" for the baseline instruction set)."""
 
     target: str
     cpu: str
@@ -54,7 +54,7 @@ class Processor:
 
     @property
     def cpus(self) -> tuple[str, ...]:
-        """What images may be compiled for that a board takes, best first; besides the least of the target."""
+        """The processors whose images a board accepts, best first, besides the baseline instruction set."""
         return tuple(dict.fromkeys(each for each in (self.llvm, self.cpu) if each))
 
     def check(self) -> str:

@@ -1,4 +1,4 @@
-"""The base of what this package raises."""
+"""The base of every error that this package raises."""
 
 
 class BoardError(Exception):

@@ -1,4 +1,4 @@
-"""Putting the agent onto a Linux that is already there, over its console.
+"""Installs the agent on a board's existing Linux over its serial console.
 
 Each step can be done again: a cable that is pulled is waited for, and the transfer goes on where it ended. The agent that runs is
 left alone until the new one lies beside it, whole and checked; then that one gets one try, and what ran before comes back unless
@@ -100,7 +100,7 @@ class Facts:
             raise BoardError("the board is started neither by systemd nor from /etc/inittab: nothing would start the agent")
 
     def lacking(self) -> tuple[str, ...]:
-        """The Python packages that are to be brought along. Raises BoardError when they are not to be had for its Python."""
+        """The Python packages to send along. Raises BoardError when they are not available for the board's Python."""
         found = tuple(name for name, (least, _, _) in PACKAGES.items() if _version(self.packages.get(name, "")) < _version(least))
         if found and self.python[:2] != LOCKED_PYTHON:
             names = ", ".join(f"{name} {PACKAGES[name][0]}" for name in found)
@@ -343,7 +343,7 @@ class Flasher:
 
     def _switch(self, bundle: Bundle, device: str, *, provisioned: bool) -> None:
         self._again(lambda: self._verb("begin", self.base, self.config, bundle.name, f"{self.trial_s:.0f}"))
-        self.note(f"{bundle.name} has its try; waiting for its report")
+        self.note(f"{bundle.name} is on trial; waiting for its report")
         began = time.monotonic()
         end = began + self.trial_s - CONFIRM_S
         while not self.operator.reported(device, bundle.name, time.monotonic() - began + LOOK_S, LOOK_S):
@@ -353,7 +353,7 @@ class Flasher:
                 now = f"{before} runs again" if before else "it was taken away again"
                 raise BoardError(f"{bundle.name} did not report: {now}. The board's log ends:\n{_indented(state['said'])}")
         self._again(lambda: self._verb("confirm", self.base, bundle.name))
-        if provisioned:  # it begins anew, its settings being where they belong
+        if provisioned:  # it restarts, with its settings in place
             began = time.monotonic()
             while not self.operator.reported(device, bundle.name, time.monotonic() - began + LOOK_S, LOOK_S):
                 if time.monotonic() - began > self.trial_s:

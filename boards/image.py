@@ -134,7 +134,7 @@ def _device_trees(board: Board, tree: Path) -> dict[str, bytes]:
 
 
 def _boot_files(board: Board, tree: Path) -> dict[str, bytes]:
-    """What the processor looks for in the boot partition, and what its firmware wants to be told."""
+    """The files that the processor's firmware reads from the boot partition, and its configuration."""
     assert board.image is not None
     files = {}
     for name in board.image.boot_files:
@@ -216,7 +216,7 @@ def precompile(tools: Path, root: Path) -> None:
 
 
 def kernel_command_line(board: Board) -> str:
-    """What an image's kernel is told."""
+    """The kernel command line of an image."""
     return f"console={board.serial.device},{board.serial.baud_rate} quiet panic=5"
 
 

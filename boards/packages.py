@@ -1,6 +1,6 @@
 """Debian packages by lock file: name, version, size and SHA-256 of each, and no host. Nothing else is taken.
 
-`python -m boards.packages ARCHITECTURE…` writes the lock files anew from the archive's newest stable release; the rest
+`python -m boards.packages ARCHITECTURE…` rewrites the lock files from the archive's newest stable release; the rest
 only reads them.
 """
 
@@ -133,7 +133,7 @@ def archives() -> tuple[str, ...]:
 def fetch(packages: Sequence[Package], cache: Path, progress: Callable[[str, int, int], None] = lambda *_: None) -> dict[str, Path]:
     """The packages as files, by name; those that the cache does not hold are downloaded.
 
-    `progress` is told a name, and how many of how many there are. Raises BoardError when an archive does not have a package, or has
+    `progress` is called with a name, a count and a total. Raises BoardError when an archive does not have a package, or has
     another one under its name.
     """
     cache.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def _download(package: Package, file: Path, sources: Sequence[str]) -> None:
         Path(temporary.name).replace(file)
         return
     hint = "what Debian's archives drop its snapshots keep: name those of the lock's date in WAMR_OTA_DEBIAN"
-    raise BoardError(f"{package.name} {package.version} is not to be had: {'; '.join(problems)}; {hint}")
+    raise BoardError(f"{package.name} {package.version} is not available: {'; '.join(problems)}; {hint}")
 
 
 def _get(url: str, size_bytes: int) -> bytes:

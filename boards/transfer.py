@@ -25,7 +25,7 @@ _ANSWER = re.compile(rb"\n:[A-Za-z0-9+/=]+:\r*\n")
 
 
 def send(console: Console, content: bytes, progress: Callable[[int], None] = lambda _: None) -> bool:
-    """Sends what the receiver does not have yet; `progress` is told how many more bytes it has. True when it has them all, right.
+    """Sends what the receiver does not have yet; `progress` is called with bytes taken. True when it has all of them.
 
     Raises LineLost when the line goes or stays silent: the receiver keeps what it has. When it is interrupted, the receiver ends.
     """

@@ -16,7 +16,7 @@ ANSWER_S = 10.0
 
 
 def send_ymodem(console: Console, name: str, content: bytes, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Sends one file to a receiver that is asking for it; `progress` is told how many more bytes it has.
+    """Sends one file to a receiver that is asking for it; `progress` is called with how many more bytes it has.
 
     Raises LineSilent when it stops answering, BoardError when it gives up.
     """
@@ -56,5 +56,5 @@ def _wait(console: Console, *wanted: bytes) -> bytes:
                 console.push_back(seen[index + 1 :])
                 return answer
             if answer == CAN:
-                raise BoardError("the boot loader gave the transfer up")
+                raise BoardError("the boot loader cancelled the transfer")
     raise LineSilent("the boot loader says nothing more of the file")

@@ -1,4 +1,4 @@
-"""An emulated board: QEMU with the image that a card would get, its console and its monitor on sockets of this machine.
+"""An emulated board: QEMU with a card's image, its console and its monitor on local sockets.
 
 A board lives in a folder: its disk (what it wrote, over the image), `console.log`, and `state.json` with the process and the ports.
 """

@@ -1,4 +1,4 @@
-"""What a disk holds after its power was cut: all that was flushed, and of the rest what chance has left.
+"""The content of a disk after a power cut: everything that was flushed, and a random part of the rest.
 
 QEMU's filter blklogwrites keeps every write and every flush in a log (format: Linux, drivers/md/dm-log-writes.c). To kill QEMU
 alone loses nothing, because the kernel of this machine has what QEMU wrote.

@@ -405,7 +405,7 @@ def run(*command: str) -> None:
 
 
 def confirm(folder: str, name: str) -> Answer:
-    """The agent on trial has proved itself: `launch` is told, and makes it the confirmed one, with its settings."""
+    """Confirms the agent on trial: `launch` makes it the confirmed one, with its settings."""
     base = pathlib.Path(folder)
     if pointer(base / "confirmed") == name and not pointer(base / "trial"):
         return {"confirmed": name}
@@ -421,7 +421,7 @@ def confirm(folder: str, name: str) -> Answer:
 
 
 def revert(folder: str) -> Answer:
-    """Ends a trial: `launch` begins anew, with what ran before."""
+    """Ends a trial: `launch` starts again the agent that ran before."""
     base = pathlib.Path(folder)
     if pointer(base / "trial"):
         write(base / "trial.tried", b"")

@@ -150,7 +150,7 @@ def test_a_loader_that_takes_nothing_and_one_that_gives_up_are_errors():
     gone = Loader()
     gone.out = [b"C", b"\x18\x18"]
     gone.write = lambda data: None
-    with pytest.raises(BoardError, match="gave the transfer up"):
+    with pytest.raises(BoardError, match="cancelled the transfer"):
         send_ymodem(Console(gone), "x", b"x")
 
 
