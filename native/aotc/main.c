@@ -115,7 +115,7 @@ write_image(const char *path, const uint8_t *image, uint32_t size, const aot_tar
     return bad ? fail(path, strerror(errno)) : 0;
 }
 
-/* Whether a file names its functions; the compiler stops where it is told to and there are none. Asked before WAMR, which writes into
+/* Whether a file names its functions; the compiler fails when names are requested and there are none. Asked before WAMR, which writes into
  * the bytes that it loads, has checked anything. */
 static bool
 has_names(const uint8_t *bytes, uint64_t size)

@@ -109,7 +109,7 @@ call_host(pw_instance *instance, const pw_import *import, uint64_t *slots)
         host->native(slots);
     else
         pw_python_call(instance, import, host, slots);
-    /* On the way back to the guest a null externref is -1 again. */
+    /* For the guest a null externref is -1 again. */
     if (import->results[0] == 'e' && slots[0] == 0)
         slots[0] = UINT64_MAX;
 }
@@ -314,7 +314,7 @@ instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, int
     return status;
 }
 
-/* WAMR only keeps a memory from growing beyond the limit. Of an image it can be told no sooner than when it is there. */
+/* WAMR only keeps a memory from growing beyond the limit. For an image the limit can be set only after it is loaded. */
 static int32_t
 check_pages(uint64_t pages, uint32_t max_pages, char *error, uint32_t error_size)
 {

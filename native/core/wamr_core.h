@@ -5,7 +5,7 @@
  *  - Handles are opaque. A handle that is NULL is refused with PW_BAD_ARGUMENT, or ignored by pw_*_close.
  *  - Functions that can fail return a status, PW_OK being 0. Text of a load or instantiation error goes to the caller's
  *    `error` buffer (always terminated, never longer than error_size); text of a trap is kept by the instance.
- *  - A value travels in a 64-bit slot. i32 is sign-extended on the way out and truncated on the way in; f32 lies in the low
+ *  - A value travels in a 64-bit slot. i32 is sign-extended when returned and truncated when passed; f32 lies in the low
  *    four bytes; a funcref is its function index, UINT64_MAX being null; an externref is a number of 32 bits that the caller
  *    chose, below UINT32_MAX, 0 being null. A v128 takes two slots, the lower half first.
  *  - Nothing is printed. What WAMR would print is kept and handed out by pw_log_take.
