@@ -224,6 +224,8 @@ def load_board(name: str, folder: Path = FOLDER) -> Board:
         value = tomllib.loads(content.decode())
     except OSError as error:
         raise BoardError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise BoardError(f"{path.name} is not UTF-8 text: a board definition in TOML is expected") from None
     except (ValueError, RecursionError) as error:
         raise BoardError(f"{path.name}: {error}") from error
     if "name" in value:

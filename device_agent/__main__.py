@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "request":
             from device_agent.broker.identity import signing_request
 
-            print(signing_request(arguments.key, arguments.device).decode(), end="")
+            print(signing_request(arguments.key, arguments.device).decode(), end="", flush=True)
             return 0
         if arguments.command == "check":
             return _check(arguments.config, as_json=arguments.json)
@@ -98,15 +98,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_module(arguments.module, options)
         return serve(arguments.config, arguments.log_format, debug=arguments.debug)
     except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OtaError as error:
-        if arguments.debug:
-            raise
-        print(f"{arguments.prog}: {error}", file=sys.stderr)
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        _drop_output()
+        print(f"{arguments.prog}: {_words(error, known=isinstance(error, OtaError))}", file=sys.stderr)
+        return 1
+
+
+def _words(error: Exception, *, known: bool) -> str:
+    """One line for any error; what is no error of the input or the system is a fault of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif known or isinstance(error, OSError):
+        text = str(error)
+    else:
+        text = f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug"
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _drop_output() -> None:
+    """Discards output that cannot be written, so that the interpreter does not complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check(config: Path, *, as_json: bool) -> int:
@@ -115,10 +135,10 @@ def _check(config: Path, *, as_json: bool) -> int:
     findings = check(config)
     good = all(each.good for each in findings)
     if as_json:
-        print(json.dumps({"good": good, "findings": [asdict(each) for each in findings]}))
+        print(json.dumps({"good": good, "findings": [asdict(each) for each in findings]}), flush=True)
     else:
         for each in findings:
-            print(f"{'ok   ' if each.good else 'WRONG'} {each.what:<13} {each.text}")
+            print(f"{'ok   ' if each.good else 'WRONG'} {each.what:<13} {each.text}", flush=True)
     return 0 if good else 1
 
 

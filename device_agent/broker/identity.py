@@ -50,8 +50,10 @@ def _key(file: Path) -> ec.EllipticCurvePrivateKey:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return key
-    except (OSError, ValueError, TypeError) as error:
-        raise IdentityError(f"{file}: {error}") from error
+    except OSError as error:
+        raise IdentityError(f"{file}: {error.strerror}") from error
+    except (ValueError, TypeError):
+        raise IdentityError(f"{file} is not an unlocked private key in PEM format") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityError(f"{file} holds no P-256 key")
     return key

@@ -1,7 +1,6 @@
 """The agent's one configuration file, TOML; device_agent/agent.example.toml shows every setting with its default."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from ota.formats.broker_url import BrokerUrl
 from ota.formats.capabilities import Capabilities
 from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
+from ota.toml_file import read_toml
 
 T = TypeVar("T")
 _USERS = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
@@ -81,14 +81,8 @@ class Config:
 
 
 def load(path: Path) -> Config:
-    """Raises ConfigError naming the file, the setting and what it must be. Paths are relative to the file."""
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return _Reader(value, path).config()
+    """Raises TomlError, and ConfigError naming the file, the setting and what it must be. Paths are relative to the file."""
+    return _Reader(read_toml(path), path).config()
 
 
 class _Reader:

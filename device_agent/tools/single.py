@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,9 +23,10 @@ from device_agent.tools.source_lines import SourceLines
 from ota.formats import topics
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, import_module
 from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
-from ota.formats.reasons import Reason
+from ota.formats.reasons import Reason, naming
 from ota.formats.text import printable
 from ota.formats.wasm import ModuleShape, read
+from ota.toml_file import read_toml
 from pywamr import PywamrError, TerminatedError, Trap
 
 
@@ -71,7 +71,8 @@ def run_module(module: Path, options: Options) -> int:
     """
     wasm = _read(module)
     code = _read(options.image) if options.image is not None else wasm
-    shape = read(wasm)
+    with naming(module):
+        shape = read(wasm)
     if is_command(shape):
         return _command(module, wasm, code, shape, options)
     if options.given != Given():
@@ -127,17 +128,18 @@ def _start(
             if name not in FUNCTIONS:
                 raise RunError(f"there is no capability {name!r}: {', '.join(FUNCTIONS)}")
         kept = {name: each for name, each in description.capabilities.items.items() if name not in options.deny}
-        check_allowed(read(wasm).imports, description.capabilities, Capabilities(kept))
+        with naming(module):
+            check_allowed(read(wasm).imports, description.capabilities, Capabilities(kept))
         devices = _devices(description.capabilities, options, show)
 
         def log(level: str, message: str) -> None:
             show("log", level=level, message=message)
 
-        with deadline.of(frames.START_DEADLINE_S):
+        with naming(module), deadline.of(frames.START_DEADLINE_S):
             trace = observe if options.trace else None
             host = ModuleHost(code, description, {}, log, observe=trace, devices=devices, record_offsets=True)
     except (PywamrError, ContractError) as error:
-        raise RunError(f"{module}: {error}") from error
+        raise RunError(f"{options.image or module}: {error}") from error
     if options.image is None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         host.terminate_on(signal.SIGINT)
@@ -260,10 +262,7 @@ def _describe(module: Path, wasm: bytes) -> ModuleDescription:
         everything: dict[str, Any] = {name: {} for name in FUNCTIONS if import_module(name) in imported}
         everything["messaging"] = {"publish": ["#"], "subscribe": ["#"]}
         return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(everything, str(module)))
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: {error}") from error
+    value = read_toml(path)
     about = value.get("module", {})
     if not isinstance(about, dict):
         raise RunError(f"{path}: module is not a table")

@@ -6,7 +6,6 @@
                  <digest>.aot   an ahead-of-time image, and <digest>.cbor its chunk index
 """
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,9 @@ from ota.formats.manifest import (
     vendor_id,
 )
 from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
+from ota.formats.reasons import naming
 from ota.keyring import SigningKey
+from ota.toml_file import read_toml
 
 
 class BuildError(OtaError):
@@ -124,10 +125,12 @@ class Update:
             index_bytes = (folder / "index.cbor").read_bytes()
         except OSError as error:
             raise BuildError(f"{error.filename}: {error.strerror}") from error
-        manifest = Manifest.from_envelope(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
+        with naming(folder / "manifest.suit"):
+            manifest = Manifest.from_envelope(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
         if sha256(blob) != manifest.digest:
             raise BuildError(f"{folder / 'module.wasm'} is not the module that the manifest names")
-        index = ChunkIndex.from_bytes(index_bytes, manifest.index_digest, manifest.digest, manifest.size)
+        with naming(folder / "index.cbor"):
+            index = ChunkIndex.from_bytes(index_bytes, manifest.index_digest, manifest.digest, manifest.size)
         return cls(envelope, blob, index, manifest, tuple(_load_image(folder, image) for image in manifest.images))
 
 
@@ -151,12 +154,11 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
     if not path.exists():
         names = {name for name in FUNCTIONS if import_module(name) in {imported for imported, _ in shape.imports}}
         return ModuleDescription(module.stem, "0.0.0", Capabilities.parse({name: {} for name in names}, str(module)))
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BuildError(f"{path}: {error}") from error
+    value = read_toml(path)
     unknown = set(value) - {"module", "limits", "capabilities"}
-    about: dict[str, Any] = value.get("module", {})
+    about: Any = value.get("module", {})
+    if not isinstance(about, dict):
+        raise BuildError(f"{path}: module must be a table, [module], with name and version")
     unknown |= set(about) - {
         "name",
         "version",
@@ -210,14 +212,16 @@ def prepare(
         blob = module.read_bytes()
     except OSError as error:
         raise BuildError(f"{module}: {error.strerror}") from error
-    shape = wasm.read(blob)
+    with naming(module):
+        shape = wasm.read(blob)
     description = describe(module, shape)
     if version is not None:
         if not is_name(version):
             raise BuildError(f"{version!r} is no version: 1 to 64 letters, digits, - _ or .")
         description = replace(description, version=version)
-    check_imports(shape.imports, description.capabilities)
-    check_exports(shape.exports)
+    with naming(module):
+        check_imports(shape.imports, description.capabilities)
+        check_exports(shape.exports)
     if shape.memory_pages > description.limits.memory_pages:
         raise BuildError(
             f"{module} begins with {shape.memory_pages} pages of memory, its limit is {description.limits.memory_pages}:"

@@ -13,10 +13,10 @@ from ota.author.templates import LANGUAGES, create
 from ota.cli import operator, output
 from ota.durable import write_durably
 from ota.errors import OtaError
-from ota.formats import diagnostic, manifest, trust
+from ota.formats import diagnostic, manifest, trust, wasm
 from ota.formats.chunks import BLOB_LIMIT_BYTES
 from ota.formats.describe import describe
-from ota.formats.reasons import Refused
+from ota.formats.reasons import Refused, naming
 from ota.operator.workspace import Workspace
 
 
@@ -119,10 +119,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
         except ValueError as error:
             raise OtaError(f"{path} is not CBOR: {error}") from error
         return 0
-    try:
+    with naming(path):
         found = describe(data)
-    except Refused as error:
-        raise OtaError(f"{path}: {error}") from error
     if arguments.json:
         output.result_json(found.values)
     else:
@@ -133,9 +131,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    root = trust.first_root(_read(arguments.root)) if arguments.root else Workspace.open(arguments.folder).root()
+    if arguments.root:
+        with naming(arguments.root):
+            root = trust.first_root(_read(arguments.root))
+    else:
+        root = Workspace.open(arguments.folder).root()
     try:
-        verified = manifest.verify_signed(_read(arguments.file), root)
+        with naming(arguments.file):
+            verified = manifest.verify_signed(_read(arguments.file), root)
     except Refused as error:
         if not arguments.json:
             raise
@@ -178,6 +181,8 @@ def _run(arguments: argparse.Namespace) -> int:
     command += [f"--{name}" for name in ("trace", "json", "simulate") if getattr(arguments, name)]
     if not arguments.aot:
         return subprocess.run(command, check=False).returncode
+    with naming(arguments.module):
+        wasm.read(_read(arguments.module))  # the compiler's own message would not say what is wrong
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "image.aot"
         write_durably(image, Compiler().compile(arguments.module, host_target()).image)

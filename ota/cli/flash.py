@@ -20,7 +20,6 @@ from ota.cli import output
 from ota.cli.operator import add_passphrase, open_workspace
 from ota.durable import write_durably
 from ota.errors import OtaError
-from ota.formats.broker_url import BrokerUrl
 from ota.operator import reports
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority
@@ -58,7 +57,7 @@ def add_commands(commands: Any) -> None:
     flash.add_argument("--image", type=Path, help="with --via u-boot: what `ota image build` made; the card holds the same")
     flash.add_argument("--base", default="", help="folder on the board (default /opt/wamr-ota)")
     flash.add_argument("--leave-clock", action="store_true", help="do not set the board's clock when it is wrong")
-    flash.add_argument("--wait", type=float, default=120.0, metavar="SECONDS", help="for the agent's report (default %(default)s)")
+    flash.add_argument("--wait", type=output.seconds, default=120.0, metavar="SECONDS", help="for its report (default %(default)s)")
     flash.add_argument("--wheels", type=Path, default=Path("build/wheels"), help="made by `make wheels` (default %(default)s)")
     flash.add_argument("--cache", type=Path, default=Path("build/boards"), help="for packages (default %(default)s)")
     flash.add_argument("--dry-run", action="store_true", help="look at the board, and change nothing but a folder for the flasher")
@@ -77,9 +76,9 @@ def add_commands(commands: Any) -> None:
         "--board", required=True, help="one of `ota boards`, or a definition of your own (a path that ends in .toml)"
     )
     settings.add_argument("-o", "--out", type=Path, required=True, help="a folder that is not there yet")
-    settings.add_argument("--hours", type=float, default=24.0, help="how long the token is good (default %(default)s)")
+    settings.add_argument("--hours", type=output.number, default=24.0, help="how long the token is good (default %(default)s)")
     settings.add_argument("--no-token", action="store_true", help="for a broker that asks for no certificate")
-    settings.add_argument("--enrol-at", type=BrokerUrl.parse, metavar="URL", help="a listener for boards without a certificate")
+    settings.add_argument("--enrol-at", type=output.broker_url, metavar="URL", help="a listener for boards without a certificate")
     settings.add_argument("--json", action="store_true", help="machine-readable result")
     _add_settings(settings)
     settings.set_defaults(handler=_settings)
@@ -87,7 +86,7 @@ def add_commands(commands: Any) -> None:
     enrol = commands.add_parser(
         "enrol", help="sign what boards with a token ask for, until interrupted", epilog="example: ota enrol --seconds 3600"
     )
-    enrol.add_argument("--seconds", type=float, default=FOREVER_S, help="how long to answer (default: until Ctrl-C)")
+    enrol.add_argument("--seconds", type=output.seconds, default=FOREVER_S, help="how long to answer (default: until Ctrl-C)")
     enrol.add_argument("--once", action="store_true", help="end after the first board that got its certificate")
     enrol.add_argument("--json", action="store_true", help="machine-readable, a line for each request")
     add_passphrase(enrol)
@@ -96,7 +95,7 @@ def add_commands(commands: Any) -> None:
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--group", type=output.name, help="default: the workspace's")
-    command.add_argument("--broker", type=BrokerUrl.parse, metavar="URL", help="as boards see it (default: the workspace's)")
+    command.add_argument("--broker", type=output.broker_url, metavar="URL", help="as boards see it (default: the workspace's)")
     command.add_argument(
         "--ntp",
         action="append",

@@ -70,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("ota: interrupted\n")
         return 130
+    except Exception as error:  # a fault of ours: one line, as all errors
+        if arguments.debug:
+            raise
+        _drop_output()
+        about = printable(f"internal error in {arguments.command}: {type(error).__name__}: {error}")
+        sys.stderr.write(f"ota: {about}; please report it with the output of --debug\n")
+        return 1
 
 
 def _words(error: Exception, arguments: argparse.Namespace) -> str:

@@ -116,17 +116,17 @@ def _targets(text: str) -> tuple[str, ...]:
 
 def fraction(text: str) -> int:
     """A share of boards on a command line, in parts of FRACTION_ALL."""
-    value = float(text)
+    value = output.number(text)
     if not 0 < value <= 100 or not round(value * FRACTION_ALL / 100):
-        raise argparse.ArgumentTypeError("more than 0, at most 100")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage of more than 0 and at most 100")
     return round(value * FRACTION_ALL / 100)
 
 
 def _days(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 36_500:
-        raise argparse.ArgumentTypeError("a number of days, 1 to 36500")
-    return value
+    value = output.number(text)
+    if not 1 <= value <= 36_500 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of days from 1 to 36500")
+    return int(value)
 
 
 def passphrase(arguments: argparse.Namespace) -> bytes | None:
@@ -134,9 +134,12 @@ def passphrase(arguments: argparse.Namespace) -> bytes | None:
     if not arguments.passphrase_file:
         return None
     try:
-        return bytes(arguments.passphrase_file.read_bytes().strip())
+        text = bytes(arguments.passphrase_file.read_bytes().strip())
     except OSError as error:
         raise OtaError(f"{arguments.passphrase_file}: {error.strerror}") from error
+    if not text:
+        raise OtaError(f"{arguments.passphrase_file} is empty: a passphrase is expected in it")
+    return text
 
 
 def _new_passphrase(arguments: argparse.Namespace) -> bytes | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ota.errors import OtaError
+from ota.formats.broker_url import BrokerUrl
 from ota.formats.fields import is_name
 from ota.formats.text import printable
 
@@ -57,10 +58,26 @@ def secret(question: str, option: str = "--password-file") -> str:
 
 def seconds(text: str) -> float:
     """A span of time on a command line."""
-    value = float(text)
+    value = number(text)
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError("a number of seconds, more than 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, more than 0")
     return value
+
+
+def number(text: str) -> float:
+    """A number on a command line."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def broker_url(text: str) -> BrokerUrl:
+    """The address of a broker on a command line."""
+    try:
+        return BrokerUrl.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def name(text: str) -> str:

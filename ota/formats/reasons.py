@@ -1,5 +1,7 @@
 """Why something was refused, failed or was rolled back. The values are part of the wire format: stable, never reused."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 from ota.errors import OtaError
@@ -71,3 +73,12 @@ class Refused(OtaError):
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """Puts the object that a refusal is about, such as a file, in front of the refusal's detail."""
+    try:
+        yield
+    except Refused as error:
+        raise Refused(error.reason, f"{what}: {error.detail}") from error

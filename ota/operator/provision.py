@@ -12,6 +12,7 @@ from ota.formats.capabilities import Capabilities
 from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
 from ota.operator.workspace import Workspace
+from ota.toml_file import parse_toml
 
 __all__ = ["BoardSettings", "ProvisionError", "read_policy"]
 
@@ -43,19 +44,20 @@ class ProvisionError(OtaError):
 
 
 def read_policy(path: Path) -> str:
-    """The part of an agent.toml that says what a board's modules may do, and when. Raises ProvisionError."""
+    """The part of an agent.toml that says what a board's modules may do, and when. Raises ProvisionError, TomlError."""
     try:
-        text = path.read_text(encoding="utf-8")
-        value = tomllib.loads(text)
+        content = path.read_bytes()
+    except OSError as error:
+        raise ProvisionError(f"{path}: {error.strerror}") from error
+    value = parse_toml(content, path)
+    try:
         Capabilities.parse(value.get("grants", {}), "grants")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProvisionError(f"{path}: {error}") from error
     except Refused as error:
         raise ProvisionError(f"{path}: {error.detail}") from error
     for section in value:
         if section not in POLICY:
             raise ProvisionError(f"{path}: [{section}] is not a part of a policy, but one of {', '.join(POLICY)}")
-    return text
+    return content.decode()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ roster.json in the workspace has what was seen: each board's group, and between 
 came. It is written at every reading, and is what says that a board is missing when the broker has lost it.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,11 +63,12 @@ class Roster:
         self._workspace = workspace
         self.listed = None if listed is None else frozenset(listed)
         self.certificates = enrolled(workspace.folder)
-        path = workspace.folder / FILE
         try:
-            self._boards = _parsed(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-        except (ValueError, TypeError) as error:
-            raise WorkspaceError(f"{path} is damaged ({error}): delete it; the next reading creates a new one") from error
+            self._boards = _parsed(workspace.read(FILE))
+        except WorkspaceError as error:
+            raise WorkspaceError(f"{error}, or delete it: the next reading creates a new one") from error
+        except TypeError as error:
+            raise WorkspaceError(f"{workspace.folder / FILE} is damaged ({error}): delete it") from error
         self._fresh: dict[str, Sighting] = {}
 
     @property
@@ -125,8 +125,10 @@ def listed(path: Path) -> list[str]:
     """Names out of a file, one a line; empty lines and what follows a # are left out. Raises OtaError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OtaError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise OtaError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise OtaError(f"{path} is not UTF-8 text: a list of boards is expected, one name a line") from None
     names = [name for line in lines if (name := line.partition("#")[0].strip())]
     for name in names:
         if not is_name(name):

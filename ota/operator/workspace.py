@@ -15,7 +15,6 @@ import fcntl
 import json
 import re
 import shutil
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +25,12 @@ from ota.durable import sync_folder, write_durably
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.fields import is_name
+from ota.formats.reasons import naming
 from ota.formats.signed import Role
 from ota.formats.trust import ROLES, ROOT_TYPE, Root, first_root, next_root
 from ota.keyring import KeyLockedError, SigningKey, sign_document
+from ota.operator.shapes import fault
+from ota.toml_file import parse_toml
 
 SETTINGS = "ota.toml"
 STAGING = ".ota-init"  # where `create` makes everything before it moves it into place
@@ -118,14 +120,12 @@ class Workspace:
     def open(cls, folder: Path, passphrase: bytes | None = None) -> "Workspace":
         """Raises WorkspaceError when it is not one."""
         try:
-            value = tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            content = (folder / SETTINGS).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise WorkspaceError(
                 f"{folder.absolute()} is not a workspace: run `ota init` first, or name it with -C or OTA_WORKSPACE"
             ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise WorkspaceError(f"{folder / SETTINGS}: {error}") from error
-        return cls(folder, _settings(value, folder), passphrase)
+        return cls(folder, _settings(parse_toml(content, folder / SETTINGS), folder), passphrase)
 
     def key(self, role: str) -> SigningKey:
         """The private key of a role. Raises KeyFileError."""
@@ -161,10 +161,11 @@ class Workspace:
 
     def root(self) -> Root:
         """The newest root, its chain verified. Raises Refused."""
-        documents = list(self.root_documents().values())
-        root = first_root(documents[0])
-        for document in documents[1:]:
-            root = next_root(root, document)
+        root: Root | None = None
+        for number, document in self.root_documents().items():
+            with naming(self.folder / "trust" / f"root.{number}.cbor"):
+                root = first_root(document) if root is None else next_root(root, document)
+        assert root is not None
         return root
 
     def next_sequence(self, now_s: int) -> int:
@@ -224,11 +225,11 @@ class Workspace:
             value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise WorkspaceError(f"{path} is damaged: {error}") from error
-        if not isinstance(value, dict):
-            raise WorkspaceError(f"{path} is damaged: not an object")
-        return value
+        except (ValueError, RecursionError) as error:
+            raise WorkspaceError(f"{path} is damaged ({error}): restore it from a backup of the workspace") from error
+        if found := fault(name, value):
+            raise WorkspaceError(f"{path} is damaged ({found}): restore it from a backup of the workspace")
+        return dict(value)
 
     @contextmanager
     def record(self, name: str = "state.json", mode: int = 0o644) -> Iterator[dict[str, Any]]:

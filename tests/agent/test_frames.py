@@ -67,7 +67,7 @@ def test_a_write_that_deletes_and_keeps_at_once_is_refused():
     packet = bytearray(frames.encode_answer(Done((), (KeyWrite("key", b"value"),))))
     at = packet.index(b"\1\5\0\0\0")
     packet[at] = 0
-    with pytest.raises(Refused, match="neither keeps nor deletes"):
+    with pytest.raises(Refused, match="neither sets nor deletes"):
         frames.decode_answer(bytes(packet))
 
 

@@ -59,7 +59,7 @@ def test_each_host_call_is_traced_with_arguments_and_time(built, capsys):
 
 def test_a_capability_that_is_denied_is_named(built, capsys):
     assert main(["run", str(built), "--deny", "messaging"]) == 1
-    assert "capability-denied: the board does not grant: messaging" in capsys.readouterr().err
+    assert "faulty.wasm: the board does not grant: messaging" in capsys.readouterr().err
 
 
 def test_what_is_undeclared_and_what_is_denied_are_named_in_one_error(tmp_path, capsys):

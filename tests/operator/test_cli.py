@@ -90,7 +90,7 @@ def test_build_inspect_and_verify(tmp_path, modules, capsys, algorithm):
     damaged = manifest.read_bytes().replace(b"monitor", b"manitor")
     manifest.write_bytes(damaged)
     assert ota(folder, "verify", manifest) == 1
-    assert "ota: signature-invalid: the digest of the manifest is" in capsys.readouterr().err
+    assert "manifest.suit: the digest of the manifest is" in capsys.readouterr().err
 
 
 def test_another_workspaces_manifest_is_not_verified(workspace, tmp_path, modules, capsys):

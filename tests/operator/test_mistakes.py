@@ -14,13 +14,18 @@ import pytest
 
 from boards.errors import BoardError
 from boards.image import check_parts
+from device_agent.__main__ import main as agent_main
 from device_agent.broker.identity import signing_request
 from ota.author.templates import LANGUAGES, create
 from ota.cli import output
 from ota.cli.main import main
 from ota.keyring import KeyFileError
 from ota.operator.ca import CertificateAuthority
-from ota.operator.workspace import STAGING, Workspace
+from ota.operator.enrolment import new_token
+from ota.operator.ledger import Ledger
+from ota.operator.roster import Roster
+from ota.operator.shapes import fault
+from ota.operator.workspace import STAGING, Workspace, WorkspaceError
 from tests.support.operator import ota
 from tests.support.wat import contract_module
 
@@ -182,9 +187,7 @@ def test_keys_without_settings_are_not_overwritten(workspace, capsys):
 def test_an_empty_passphrase_locks_nothing_and_is_refused(tmp_path, capsys):
     (tmp_path / "empty").write_text("\n")
     assert ota(tmp_path / "operator", "init", "--passphrase-file", tmp_path / "empty") == 1
-    assert capsys.readouterr().err == (
-        "ota: the passphrase is empty: give a passphrase of at least one character, or --no-passphrase\n"
-    )
+    assert capsys.readouterr().err == f"ota: {tmp_path / 'empty'} is empty: a passphrase is expected in it\n"
     assert not (tmp_path / "operator" / "keys").exists()
 
 
@@ -341,3 +344,124 @@ def test_the_authority_of_a_locked_workspace_is_never_unlocked(tmp_path):
     assert not (folder / "keys" / "ca.pem").exists()
     CertificateAuthority(Workspace.open(folder, b"correct horse"))
     assert b"ENCRYPTED" in (folder / "keys" / "ca.pem").read_bytes()
+
+
+DAMAGED = {
+    "state.json": (
+        "[]",
+        "3",
+        "[" * 100_000,
+        '{"sequence": "x"}',
+        '{"epochs": []}',
+        '{"epochs": {"lab": null}}',
+        '{"signed_s": true}',
+    ),
+    "ledger.json": ('{"groups": 3}', '{"groups": {"lab": {}}}', '{"brokers": {"mqtt://b": {"updates": {"aa": [["aa"]]}}}}'),
+    "roster.json": ("[]", "null", '{"boards": {"a": 3}}', '{"boards": {"a": {"ahead_s": "x"}}}', '{"boards": {"a": {"x": 1}}}'),
+    "tokens.json": ('{"aa": 1}', '{"aa": {}}', '{"not hex": {}}'),
+    "published/index.json": ('{"a": {}}', '{"aa": {"module": "m"}}', '{"aa": []}'),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name, contents in DAMAGED.items() for content in contents])
+def test_a_damaged_file_of_the_workspace_is_named_with_a_way_out(workspace, name, content):
+    path = workspace / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    opened = Workspace.open(workspace)
+    with pytest.raises(WorkspaceError, match=f"{name} is damaged .*: (restore it from a backup of the workspace|delete it)"):
+        Roster(opened) if name == "roster.json" else opened.read(name)
+
+
+def test_what_the_workspace_writes_is_not_called_damaged(workspace):
+    opened = Workspace.open(workspace)
+    opened.next_sequence(1)
+    opened.next_epoch("lab")
+    new_token(opened, "board-1", 0, 60)
+    Ledger(opened).deployed("lab", b"document", b"manifest")
+    roster = Roster(opened)
+    roster.expect("board-1", "lab")
+    roster.forget("board-2")
+    roster.save()
+    assert [fault(name, json.loads((workspace / name).read_text())) for name in DAMAGED if "/" not in name] == [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("build", "empty"), "ota: malformed: empty: module: not a WebAssembly core module"),
+        (("run", "empty", "--aot"), "ota: malformed: empty: module: not a WebAssembly core module"),
+        (("verify", "empty"), "ota: malformed: empty: SUIT envelope is not strict CBOR: it ends too early"),
+        (("verify", "empty", "--root", "empty"), "ota: malformed: empty: root document is not strict CBOR: it ends too early"),
+        (("build", "tally.wasm", "--passphrase-file", "empty"), "ota: empty is empty: a passphrase is expected in it"),
+        (("status", "--devices", "binary"), "ota: binary is not UTF-8 text: a list of boards is expected, one name a line"),
+        (("settings", "b", "--board", "qemu-riscv64", "-o", "s", "--policy", "."), "ota: .: Is a directory"),
+        (
+            ("settings", "b", "--board", "qemu-riscv64", "-o", "s", "--policy", "binary"),
+            "ota: binary is not UTF-8 text: a TOML file",
+        ),
+        (("boards", "show", "binary.toml"), "ota: binary.toml is not UTF-8 text: a board definition in TOML is expected"),
+    ],
+)
+def test_an_error_names_the_file_and_what_was_expected(workspace, modules, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").touch()
+    for name in ("binary", "binary.toml"):
+        (tmp_path / name).write_bytes(b"\xff\xfe")
+    for name in ("tally.wasm", "tally.toml"):
+        (tmp_path / name).write_bytes((modules / name).read_bytes())
+    assert ota(workspace, *words) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
+
+
+@pytest.mark.parametrize("text", ["module = 3", "[[module]]", "[module]\nname = 3", "x = " + "[" * 5000])
+def test_a_description_of_the_wrong_shape_is_one_line(workspace, modules, tmp_path, capsys, text):
+    (tmp_path / "m.wasm").write_bytes((modules / "tally.wasm").read_bytes())
+    (tmp_path / "m.toml").write_text(text)
+    assert ota(workspace, "build", tmp_path / "m.wasm") == 1
+    assert capsys.readouterr().err.startswith(f"ota: {tmp_path / 'm.toml'}")
+
+
+def test_a_run_names_the_file_that_is_no_module(tmp_path, capsys):
+    (tmp_path / "empty").touch()
+    assert agent_main(["--prog", "ota run", "run", str(tmp_path / "empty")]) == 1
+    assert capsys.readouterr().err == f"ota run: malformed: {tmp_path / 'empty'}: module: not a WebAssembly core module\n"
+
+
+def test_a_fault_of_our_own_is_one_line_and_a_traceback_only_with_debug(workspace, capsys, monkeypatch):
+    def broken(*_: object) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr("ota.cli.author.describe", broken)
+    assert ota(workspace, "inspect", workspace / "ota.toml") == 1
+    error = capsys.readouterr().err
+    assert error == "ota: internal error in inspect: KeyError: 'lost'; please report it with the output of --debug\n"
+    with pytest.raises(KeyError):
+        ota(workspace, "--debug", "inspect", workspace / "ota.toml")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("publish", "x.wasm", "--wait", "soon"), "'soon' is not a number"),
+        (("publish", "x.wasm", "--fraction", "half"), "'half' is not a number"),
+        (("publish", "x.wasm", "--days", "1.5"), "'1.5' is not a whole number of days from 1 to 36500"),
+        (("flash", "x", "--port", "y", "--wait", "nan"), "'nan' is not a number of seconds, more than 0"),
+        (("settings", "b", "--board", "x", "-o", "y", "--broker", "h"), "'h' is not a broker address: mqtt://host"),
+    ],
+)
+def test_wrong_usage_says_what_was_expected(workspace, capsys, words, message):
+    with pytest.raises(SystemExit):
+        ota(workspace, *words)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [("--config", "agent.toml", "check"), ("--config", "agent.toml", "check", "--json"), ("request", "b", "--key", "k")]
+)
+def test_an_agents_command_whose_output_nobody_takes_is_no_traceback(workspace, tmp_path, words):
+    (tmp_path / "agent.toml").write_text('[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n')
+    command = [sys.executable, "-m", "device_agent", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "device-agent: No space left on device\n")

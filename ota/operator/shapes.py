@@ -1,0 +1,72 @@
+"""What the JSON files of a workspace must look like, so that a damaged one is an error that names the file and the member."""
+
+import re
+from typing import Any
+
+__all__ = ["fault"]
+
+_HEX = re.compile(r"(?:[0-9a-f]{2})*")
+_INT, _TEXT, _FLAG, _DIGITS = "a whole number", "text", "true or false", "hexadecimal digits"
+_INT_OR_NULL = "a whole number or null"
+_SIGHTING = {
+    **dict.fromkeys(("board_time_s?", "uptime_s?", "after_s?", "before_s?", "read_s?"), _INT),
+    "group?": _TEXT,
+    "forgotten?": _FLAG,
+    "ahead_s?": _INT_OR_NULL,
+}
+_SHAPES: dict[str, Any] = {
+    "state.json": {"sequence?": _INT, "signed_s?": _INT, "epochs?": {"*": _INT}},
+    "ledger.json": {
+        "groups?": {"*": {"document": _DIGITS, "manifests": [_DIGITS], "aborted": _FLAG}},
+        "brokers?": {"*": {"groups?": [_TEXT], "updates?": {"#": [(_DIGITS, _INT)]}}},
+    },
+    "roster.json": {"boards?": {"*": _SIGHTING}},
+    "tokens.json": {"#": {"secret": _DIGITS, "device": _TEXT, "expires_s": _INT, "used": _TEXT, "certificate?": _TEXT}},
+    "published/index.json": {
+        "#": {"module": _TEXT, "version": _TEXT, "sequence": _INT, "content": _DIGITS, "signed_s": _INT},
+    },
+}
+"""By file: a map of members (`?`: may be missing; `*`: any name; `#`: any name in hexadecimal digits), a list of one kind, a
+tuple for a list of a fixed length, or a kind of value.
+
+Members that are not named here are not looked at.
+"""
+
+
+def fault(file: str, value: Any) -> str:
+    """What is wrong with the content of a file, "" when nothing is."""
+    return _fault(value, _SHAPES[file], "its content")
+
+
+def _fault(value: Any, shape: Any, where: str) -> str:
+    if isinstance(shape, str):
+        return "" if _is(value, shape) else f"{where} is not {shape}"
+    if isinstance(shape, dict):
+        return _map_fault(value, shape, where) if isinstance(value, dict) else f"{where} is not an object"
+    if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
+        return f"{where} is not a list" + (f" of {len(shape)}" if isinstance(shape, tuple) else "")
+    shapes = shape if isinstance(shape, tuple) else shape * len(value)
+    return next((found for each, one in zip(value, shapes, strict=True) if (found := _fault(each, one, f"an item of {where}"))), "")
+
+
+def _map_fault(value: dict[str, Any], shape: dict[str, Any], where: str) -> str:
+    if "#" in shape and (wrong := [name for name in value if not _is(name, _DIGITS)]):
+        return f"the name {wrong[0]!r} in {where} is not {_DIGITS}"
+    if each_shape := shape.get("#") or shape.get("*"):
+        return next((found for name, each in value.items() if (found := _fault(each, each_shape, repr(name)))), "")
+    for member, one in shape.items():
+        name = member.removesuffix("?")
+        if name in value:
+            if found := _fault(value[name], one, repr(name)):
+                return found
+        elif name == member:
+            return f"{where} has no {name!r}"
+    return ""
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind in (_INT, _INT_OR_NULL):
+        return type(value) is int or (value is None and kind == _INT_OR_NULL)
+    if kind == _FLAG:
+        return isinstance(value, bool)
+    return isinstance(value, str) and (kind == _TEXT or _HEX.fullmatch(value) is not None)
