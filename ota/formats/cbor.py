@@ -90,10 +90,11 @@ class _Walker:
             raise self.malformed(f"nested deeper than {MAX_DEPTH}")
         if at >= len(self._data):
             raise self.malformed("it ends too early")
-        major, low = self._data[at] >> 5, self._data[at] & 31
+        head = self._data[at]
+        major, low = head >> 5, head & 31
         if major == 7:
             return self._simple(at, low)
-        argument, at = self._argument(at + 1, low)
+        argument, at = (low, at + 1) if low < 24 else self._argument(at + 1, low)
         if major < 2:
             return at
         if major in (2, 3):
@@ -107,8 +108,7 @@ class _Walker:
         return self.item(at, depth + 1)
 
     def _argument(self, at: int, low: int) -> tuple[int, int]:
-        if low < 24:
-            return low, at
+        """Of more than the first byte."""
         if low > 27:
             raise self.malformed("an indefinite length")
         size = 1 << (low - 24)

@@ -240,7 +240,7 @@ class Workspace:
             state = self.read(name)
             yield state
             path.parent.mkdir(exist_ok=True)
-            write_durably(path, json.dumps(state, indent=2).encode() + b"\n", mode)
+            write_durably(path, json.dumps(state).encode() + b"\n", mode)  # indenting is slow for thousands of boards
 
 
 def _discard_interrupted(folder: Path) -> None:
