@@ -155,7 +155,7 @@ def _clean(arguments: argparse.Namespace) -> int:
             raise OtaError(f"the list of boards is incomplete, so nothing is removed: {view.gaps[0]}")
         planned = plan(workspace, broker, roster.groups, int(time.time()))
         if not arguments.dry_run:
-            clean(workspace, broker, planned)
+            clean(workspace, broker, planned, roster.groups)
     if arguments.json:
         output.result_json({"topics": planned.topics, "bytes": planned.size_bytes, "removed": not arguments.dry_run})
         return 0

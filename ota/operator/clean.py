@@ -40,11 +40,8 @@ def plan(workspace: Workspace, broker: Broker, groups: Iterable[str], now_s: int
 
     Raises ForeignError when a deployment there is another workspace's, BrokerError when something can't be known.
     """
-    ledger = Ledger(workspace)
-    named = _named(workspace, broker, {*groups, *(each.group for each in ledger.groups()), *_others(broker)})
-    updates = ledger.updates()
-    needed = {blob for digest in named & updates.keys() for blob, _ in updates[digest]}
-    needed |= _blobs(broker, named - updates.keys())
+    updates = Ledger(workspace).updates()
+    named, needed = _needed(workspace, broker, groups)
     doomed = updates.keys() - named
     candidates = [topics.manifest(digest) for digest in doomed]
     for blob, count in {pair for digest in doomed for pair in updates[digest] if pair[0] not in needed}:
@@ -57,14 +54,30 @@ def plan(workspace: Workspace, broker: Broker, groups: Iterable[str], now_s: int
     return Plan(tuple(each for each in candidates if each in found), tuple(sorted(doomed)), sum(found.values()))
 
 
-def clean(workspace: Workspace, broker: Broker, planned: Plan) -> None:
-    """Removes it, and reads back that it is gone. Raises BrokerError."""
+def clean(workspace: Workspace, broker: Broker, planned: Plan, groups: Iterable[str]) -> None:
+    """Removes it, reads back that it is gone, and looks whether somebody deployed it meanwhile. Raises OtaError, BrokerError."""
     broker.publish_all([(topic, b"") for topic in planned.topics])
     with Broker(workspace.settings) as another:
         left = [topic for topic, payload in presence.read(another, planned.topics, DOCUMENT_BYTES).items() if payload is not None]
     if left:
         raise OtaError(f"the broker still has {len(left)} of {len(planned.topics)} topics, such as {left[0]}")
     Ledger(workspace).removed(planned.updates)
+    named, needed = _needed(workspace, broker, groups)
+    wanted = {each.hex() for each in named | needed}
+    if hurt := [topic for topic in planned.topics if topic.split("/")[3] in wanted]:
+        raise OtaError(
+            f"somebody deployed what was being removed ({len(hurt)} topics, such as {hurt[0]}): `ota republish` in that workspace"
+            " puts it back"
+        )
+
+
+def _needed(workspace: Workspace, broker: Broker, groups: Iterable[str]) -> tuple[set[bytes], set[bytes]]:
+    """The manifests that deployments name, and the blobs of these."""
+    ledger = Ledger(workspace)
+    named = _named(workspace, broker, {*groups, *(each.group for each in ledger.groups()), *_others(broker)})
+    updates = ledger.updates()
+    needed = {blob for digest in named & updates.keys() for blob, _ in updates[digest]}
+    return named, needed | _blobs(broker, named - updates.keys())
 
 
 def _named(workspace: Workspace, broker: Broker, groups: set[str]) -> set[bytes]:

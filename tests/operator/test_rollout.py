@@ -7,6 +7,7 @@ import pytest
 
 from ota.formats import topics
 from ota.formats.deployment import FRACTION_ALL
+from ota.operator.clean import clean
 from ota.operator.enrolment import new_token
 from ota.operator.keeping import lost
 from ota.operator.ledger import Ledger
@@ -219,6 +220,27 @@ def test_clean_keeps_what_another_operator_with_the_same_keys_needs(quick):
     with quick.connect() as broker:
         found = {each.topic: each.payload for each in broker.retained([topic for topic, _ in artifacts(theirs)], each_bytes=16_384)}
     assert found == dict(artifacts(theirs))
+
+
+def test_what_somebody_deploys_while_it_is_removed_is_told(quick, capsys, monkeypatch):
+    module = quick.module(1, padding=20_000)
+    assert ota(quick.folder, "publish", module) == 0
+    copy = quick.copy("second")
+    assert ota(quick.folder, "publish", quick.module(2)) == 0
+
+    def overtaken(*arguments) -> None:
+        assert ota(copy, "publish", module, "--group", "theirs") == 0
+        clean(*arguments)
+
+    monkeypatch.setattr("ota.cli.rollout.clean", overtaken)
+    capsys.readouterr()
+    assert ota(quick.folder, "clean") == 1
+    assert "somebody deployed what was being removed (" in capsys.readouterr().err
+    assert ota(copy, "status", "--chunks") == 1
+    assert ota(copy, "republish", "--group", "theirs") == 0
+    theirs = Updates(Workspace.open(copy)).load(quick.deployment("theirs").manifest_digest)
+    with quick.connect() as broker:
+        assert all(each.payload is not None for each in broker.retained([topic for topic, _ in artifacts(theirs)]))
 
 
 def test_clean_removes_enrolments_that_are_over(quick):
