@@ -17,7 +17,7 @@ from ota.operator.ca import Enrolled
 from ota.operator.keeping import lost
 from ota.operator.reports import Device, View
 from ota.operator.roster import Roster, listed
-from ota.operator.workspace import Workspace
+from ota.operator.workspace import Workspace, WorkspaceError
 
 FOREVER_S = 10 * 365 * 86_400.0
 FRESH_S = 600  # a report of an online board is not spoken of before it is so old
@@ -96,7 +96,7 @@ def _status(arguments: argparse.Namespace) -> int:
         if arguments.watch:
             return _watch(view, wanted, arguments)
         view.read()
-        gone = lost(workspace, broker, chunks=arguments.chunks)
+        gone = _lost(workspace, broker, chunks=arguments.chunks)
     found = sorted((each for each in view.devices.values() if wanted(each)), key=lambda each: each.name)
     missing = arguments.group is not None and not found
     if arguments.json:
@@ -121,6 +121,14 @@ def _status(arguments: argparse.Namespace) -> int:
         output.note(_no_group(arguments.group, view))
     code = _said(view, gone)
     return 1 if missing else code
+
+
+def _lost(workspace: Workspace, broker: Broker, *, chunks: bool) -> list[str]:
+    """What the broker lost; damage of our own record of it hides no board."""
+    try:
+        return lost(workspace, broker, chunks=chunks)
+    except WorkspaceError as error:
+        return [f"what the broker lost is not known: {error}"]
 
 
 def _no_group(group: str, view: View) -> str:

@@ -99,4 +99,6 @@ class Ledger:
 
 def _group(group: str, about: dict[str, Any]) -> GroupRecord:
     manifests: Sequence[str] = about["manifests"]
+    if not manifests:
+        raise WorkspaceError(f"{FILE} is damaged (group {group} has no manifest): restore it from a backup of the workspace")
     return GroupRecord(group, bytes.fromhex(about["document"]), tuple(map(bytes.fromhex, manifests)), bool(about["aborted"]))

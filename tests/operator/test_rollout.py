@@ -170,6 +170,20 @@ def test_what_the_broker_lost_is_named(quick):
     ]
 
 
+@pytest.mark.parametrize("damage", ["{", '{"groups": {"lab": {"document": "", "manifests": [], "aborted": false}}}'])
+def test_a_ledger_that_is_damaged_hides_no_board(quick, capsys, damage):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    quick.board("b1")
+    (quick.folder / "ledger.json").write_text(damage)
+    capsys.readouterr()
+    assert ota(quick.folder, "status") == 1
+    shown = capsys.readouterr()
+    assert "b1" in shown.out
+    assert "lost: what the broker lost is not known: " in shown.err
+    assert "ledger.json is damaged (" in shown.err
+    assert ota(quick.folder, "publish", quick.module(2)) == 1
+
+
 def test_status_says_what_the_broker_lost(quick, capsys):
     assert ota(quick.folder, "publish", quick.module(1)) == 0
     quick.board("b1")
