@@ -1,6 +1,8 @@
 """The agent's event loop: nothing of a whole life waits for the disk there, and nothing keeps it from stopping."""
 
 import asyncio
+import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -28,6 +30,10 @@ class Running:
         self._began.set()
         await self._agent.run()
         self.failed = self._agent.failed
+
+    @property
+    def module_pid(self) -> int:
+        return self._agent._instance.supervisor.current.pid
 
     def __enter__(self) -> "Running":
         self.thread.start()
@@ -88,4 +94,29 @@ def test_an_agent_without_a_process_for_workers_is_there_for_its_operator(lab, m
         lab.observer.wait(lambda: lab.observer.report is not None, 30, "a first report")
         lab.wait_state("failed", deployment=lab.deploy(lab.signer.update(echo(1), name="echo", version="1.0.0")))
         assert lab.report.attempt.reason == "process-unavailable"
+    assert not running.failed
+
+
+def test_a_board_that_can_make_no_process_for_a_while_does_not_step_down(lab, monkeypatch):
+    """As when it has no memory left: more failures than a module may have, then it runs again."""
+    tried: list[bool] = []
+    real = workers.zygote.fork
+
+    def fork(channel):
+        tried.append(True)
+        if len(tried) <= 6:
+            raise OSError("no memory")
+        return real(channel)
+
+    with Running(lab) as running:
+        lab.observer.wait(lambda: lab.observer.report is not None, 30, "a first report")
+        lab.install(1)
+        lab.install(2)
+        monkeypatch.setattr(workers.zygote, "fork", fork)
+        os.kill(running.module_pid, signal.SIGKILL)
+        lab.observer.wait(lambda: len(tried) > 6, 30, "the last try")
+        report = lab.running("2.0.0")
+        lab.observer.wait(lambda: lab.report.time_s > report.time_s, 30, "another report")
+        assert lab.report.running.slot == "confirmed"
+        assert not any(each.startswith("process-unavailable") for each in lab.report.problems)
     assert not running.failed
