@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import sqlite3
 import time
 
 import pytest
@@ -199,6 +200,33 @@ def test_a_trial_lasts_until_its_module_has_handled_what_its_manifest_asks_for(b
     board.ask()
     report = board.lab.wait_state("confirmed", deployment=deployment)
     assert (report.attempt.events, report.attempt.detail) == (3, "")
+
+
+def test_power_cuts_in_a_long_trial_are_not_held_against_its_module(board):
+    """More of them than an update may have, each after the trial's time; it waits for events all the while."""
+    lab = board.lab
+    lab.start()
+    deployment = board.deploy(1, limits=COUNTED)
+    for _ in range(5):
+        board.slot("trial")
+        end = time.monotonic() + 20
+        while journal_end(lab) != ("trial", 0) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert journal_end(lab) == ("trial", 0)
+        lab.kill()
+        lab.start()
+    board.slot("trial")
+    for _ in range(3):
+        board.ask()
+    lab.wait_state("confirmed", deployment=deployment)
+
+
+def journal_end(lab) -> tuple[str, int]:
+    """Phase of the update and restarts that count against it, on disk."""
+    with sqlite3.connect(f"file:{lab.folder}/store/agent.sqlite?mode=ro", uri=True) as connection:
+        row = connection.execute("select phase, resumptions from journal order by id desc limit 1").fetchone()
+    connection.close()
+    return row
 
 
 def test_a_trial_whose_events_do_not_come_is_rolled_back(board):
