@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from ota.demo.broker import DemoBroker
+from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from ota.operator import pages
 from ota.operator.broker import WAITING_LIMIT_BYTES, Broker, BrokerError
@@ -269,3 +270,20 @@ def test_a_slow_network_hides_nothing(port, round_trip_s):
         answers = list(broker.retained([*there, "ota/v1/device/none/report"]))
     assert [each.topic for each in answers if each.unknown] == []
     assert {each.topic for each in answers if each.payload} == set(there)
+
+
+def test_no_topic_of_ours_is_deeper_than_aws_iot_allows():
+    """At most seven slashes, and 256 bytes."""
+    name, digest = "b" * 64, bytes(32)
+    ours = [
+        *(topic(name) for topic in (topics.online, topics.report, topics.marker, topics.log, topics.telemetry, topics.desired)),
+        *(topics.manifest(digest), topics.blob_index(digest), topics.blob_chunk(digest, 65_535), topics.root(99)),
+        *(
+            topics.enrolment_request(name),
+            topics.enrolment_answer(name),
+            topics.online_in("abc"),
+            f"{pages.CHECK}/{name}/many/1999",
+        ),
+    ]
+    assert max(each.count("/") for each in ours) <= 7
+    assert max(len(each.encode()) for each in ours) <= 256
