@@ -110,11 +110,15 @@ def test_the_example_configuration_names_every_setting():
     assert all(re.search(rf"^(# )?{name} = ", example, flags=re.MULTILINE) for name in names)
 
 
+COMPLETE = '[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "device.id is missing"),
         ("[device", "agent.toml"),
+        ("trial = 3\n" + COMPLETE, "there is no setting trial outside of a section; a section is written [trial]"),
         ('[device]\nid = "a b"\n', "device.id must be 1 to 64 letters"),
         ('[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n[trial]\nsecond = 1\n', "trial.second"),
         ('[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n[grants.network]\n', "'network'"),

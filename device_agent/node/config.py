@@ -186,7 +186,11 @@ class _Reader:
         for section, content in self._value.items():
             if section in self._known:
                 continue
-            for key in content if isinstance(content, dict) else [""]:
+            if not isinstance(content, dict):
+                raise ConfigError(
+                    f"{self._path}: there is no setting {section} outside of a section; a section is written [{section}]"
+                )
+            for key in content:
                 if f"{section}.{key}" not in self._known:
                     raise ConfigError(f"{self._path}: there is no setting {section}.{key}")
 

@@ -58,7 +58,10 @@ class CertificateAuthority:
         self._key = workspace.key("ca").private
         if not self.certificate_file.exists():
             write_durably(self.certificate_file, self._own(workspace.settings.vendor).public_bytes(Encoding.PEM))
-        self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
+        try:
+            self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
+        except ValueError:
+            raise KeyFileError(f"{self.certificate_file} is not a certificate in PEM format: restore it from a backup") from None
         if self._certificate.public_key() != self._key.public_key():
             raise KeyFileError(f"{key_file} is not the key of {self.certificate_file}")
 
@@ -126,10 +129,13 @@ def _checked(signing_request: bytes, device: str) -> x509.CertificateSigningRequ
 
 
 def enrolled(folder: Path) -> dict[str, Enrolled]:
-    """The devices that have a certificate, by name."""
+    """The devices that have a certificate, by name. Raises KeyFileError for a file that is no certificate."""
     found = {}
     for path in sorted((folder / "devices").glob("*.pem")):
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        try:
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        except ValueError:
+            raise KeyFileError(f"{path} is not a certificate in PEM format: restore it from a backup, or move it away") from None
         expires_s = int(certificate.not_valid_after_utc.timestamp())
         found[path.stem] = Enrolled(path.stem, expires_s, certificate.serial_number)
     return found

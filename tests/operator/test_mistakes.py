@@ -465,3 +465,16 @@ def test_an_agents_command_whose_output_nobody_takes_is_no_traceback(workspace, 
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "device-agent: No space left on device\n")
+
+
+def test_an_authority_without_its_certificates_format_raises_a_key_file_error(workspace):
+    (workspace / "trust" / "ca.pem").write_bytes(b"")
+    with pytest.raises(KeyFileError, match="is not a certificate in PEM format"):
+        CertificateAuthority(Workspace.open(workspace))
+
+
+def test_a_damaged_certificate_of_a_board_is_named(workspace, capsys):
+    (workspace / "devices").mkdir(exist_ok=True)
+    (workspace / "devices" / "board-1.pem").write_bytes(b"damaged")
+    assert ota(workspace, "status") == 1
+    assert "board-1.pem is not a certificate in PEM format" in capsys.readouterr().err
