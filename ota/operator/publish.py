@@ -5,6 +5,7 @@ and nothing else changes. The order is: look at the broker, record, publish, rea
 """
 
 import contextlib
+import logging
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -29,7 +30,9 @@ __all__ = ["ConflictError", "Done", "Order", "artifacts", "deploy", "publish_doc
 
 TRIES = 3  # when another operator's document crosses ours
 ECHO_TIMEOUT_S = 30.0  # until our own document comes back
+GIVE_WAY_S = 3.0  # for another operator, who has seen our document, to publish above it
 Progress = Callable[[int], None]
+logger = logging.getLogger(__name__)
 
 
 class ConflictError(OtaError):
@@ -216,12 +219,37 @@ def publish_document(
         broker.publish_all([(topic, document)])
         rival = _rival(workspace, broker, topic, document, beaten)
         if rival is None:
+            for each in beaten:
+                theirs = verify_deployment(each, workspace.root(), wanted.group).manifest_digest.hex()[:16]
+                logger.warning("another operator published manifest %s at the same moment: ours took its place", theirs)
             return deployment
         workspace.adopt(epochs={wanted.group: rival[0]})
         if rival > (deployment.epoch, document):
-            raise _conflict(workspace, wanted.group, rival[1])
+            raise _conflict(workspace, wanted.group, _give_way(workspace, broker, topic, document, rival[1], key))
         beaten.add(rival[1])
     raise ConflictError(f"another operator keeps publishing to group {wanted.group}: look with `ota status`, and publish again")
+
+
+def _give_way(workspace: Workspace, broker: Broker, topic: str, ours: bytes, theirs: bytes, key: SigningKey) -> bytes:
+    """Sees to it that the other operator's deployment is above ours on the broker; returns its document.
+
+    The other one publishes again if it has seen ours. It may have read back and ended before ours came: then its deployment is
+    signed once more here.
+    """
+    group = topic.split("/")[-2]
+    our_epoch = verify_deployment(ours, workspace.root(), group).epoch
+    for message in broker.messages(GIVE_WAY_S):
+        if message.topic == topic and not message.retained:
+            with contextlib.suppress(Refused):
+                if verify_deployment(message.payload, workspace.root(), group).epoch > our_epoch:
+                    return message.payload
+    with Broker(workspace.settings) as another:
+        if another.retained_one(topic) != ours:
+            return theirs
+    again = replace(verify_deployment(theirs, workspace.root(), group), epoch=workspace.next_epoch(group))
+    document = sign_document(again.to_payload(), DEPLOYMENT_TYPE, [key])
+    broker.publish_all([(topic, document)])
+    return document
 
 
 def _rival(
