@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ BUILD_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S = 600, 120, 30
 LOOPBACK = "127.0.0.1"
 
 
-class _Process:
+class _Process(ABC):
     """A broker in a process of its own, on the loopback."""
 
     def __init__(self, folder: Path) -> None:
@@ -34,8 +35,9 @@ class _Process:
     def url(self) -> str:
         return f"mqtt://{LOOPBACK}:{self.port}"
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """What starts it."""
 
     def start(self) -> None:
         log = (self.folder / "broker.log").open("ab")
