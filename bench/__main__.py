@@ -18,14 +18,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="each side of each of the programs (default %(default)s)")
     arguments = parser.parse_args()
-    from bench import code, events, fetching, fleet, runtime, transfer
+    from bench import air, code, events, fetching, fleet, memory, runtime, traffic, transfer
+    from bench.programs.__main__ import tables
+    from bench.programs.measure import measure_all
+    from bench.programs.measure import rows as rows_of
     from ota.author.aot import Compiler
 
-    parts = (code, runtime, events, transfer, fetching, fleet)
+    parts = (code, runtime, events, memory, traffic, transfer, fetching, fleet, air)
     rows: list[Row] = [row for part in parts for row in part.measure(arguments.rounds)]
+    programs = rows_of(list(measure_all(arguments.seconds)))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    arguments.out.write_text(json.dumps([asdict(row) for row in (*rows, *programs)], indent=2) + "\n")
+    print(tables(programs), end="\n\n")
     code_rows = [row for row in rows if row.others]
     peers = list(code_rows[0].others)
     lines = [(row.name, f"{row.value:.2f}", *(f"{row.others[peer]:.2f}" for peer in peers)) for row in code_rows]

@@ -13,10 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.air import gap_ms
+from bench.memory import INSTANCES, SHOWN
 from boards.console import Console
 from boards.line import SerialLine
+from boards.tarball import make_tarball
+from ota.author.agent import prepare_agent
+from ota.formats.deployment import AGENT
 from tests.support.board_lab import BoardLab
+from tests.support.signing import VENDOR
 from tests.support.wat import wat
+from tests.support.wheels import built_wheel
 
 ARCHITECTURES = ("aarch64", "armv7", "riscv64")
 IDLE_S = 30
@@ -91,9 +98,13 @@ def measure(architecture: str, folder: Path) -> dict[str, Any]:
             before = json.loads(console.run("python3 /tmp/memory.py"))
             time.sleep(IDLE_S)
             after = json.loads(console.run("python3 /tmp/memory.py"))
+            _install_more(lab)
+            many = json.loads(console.run("python3 /tmp/memory.py"))
             console.detach()
-        figures |= _memory(before, after)
+        figures |= _memory(before, after) | _instances(many)
+        _remove_more(lab)
         figures["swap_gap_ms"] = _swap_gap_ms(lab)
+        figures["agent_update_gap_ms"] = agent_update_gap_ms(architecture, folder / "air")
         figures["boot_to_first_event_s"] = _boot_s(lab)
     finally:
         lab.close()
@@ -111,12 +122,49 @@ def _memory(before: list[Any], after: list[Any]) -> dict[str, float]:
     return figures
 
 
+def _install_more(lab: BoardLab) -> None:
+    for number in range(2, INSTANCES + 1):
+        lab.install(1, f"i{number}")
+
+
+def _remove_more(lab: BoardLab) -> None:
+    for number in range(2, INSTANCES + 1):
+        lab.wait_state("confirmed", deployment=lab.remove(f"i{number}"), instance=f"i{number}")
+
+
+def _instances(found: list[Any]) -> dict[str, float]:
+    """Of a board with ten instances: what some of them have of their own, and what all of it takes."""
+    workers = [each for each in found if each[0] == "worker"]  # by process number: the oldest first
+    figures = {f"instance_private_mb_{number}": workers[number - 1][3] for number in SHOWN}
+    figures |= {f"instance_pss_mb_{number}": workers[number - 1][2] for number in SHOWN}
+    return figures | {"ten_instances_mb": sum(each[2] for each in found)}
+
+
 def _swap_gap_ms(lab: BoardLab) -> float:
     gaps = []
     for version in range(2, 7):
         lab.install(version)
         gaps.append(lab.report.counters["gap_us"] / 1000)
     return sorted(gaps)[len(gaps) // 2]
+
+
+def agent_update_gap_ms(architecture: str, folder: Path) -> float:
+    """On a board of its own, whose module answers ten events a second."""
+    folder.mkdir()
+    lab = BoardLab(folder, f"qemu-{architecture}", proc=0.1)
+    try:
+        lab.start()
+        lab.install(1)
+        made = make_tarball(built_wheel(architecture))
+        (folder / "agent.tar.gz").write_bytes(made.content)
+        lab.signer.sequence += 1
+        update = prepare_agent(folder / "agent.tar.gz", VENDOR).signed(lab.signer.sequence, lab.signer.keys["release"])
+        lab.observer.messages.clear()
+        lab.wait_state("confirmed", deployment=lab.deploy(update, instance=AGENT), instance=AGENT)
+        lab.still_answers(1)
+        return gap_ms(list(lab.observer.messages.values()))
+    finally:
+        lab.close()
 
 
 def _boot_s(lab: BoardLab) -> float:

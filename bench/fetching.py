@@ -22,8 +22,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from bench.measure import Row, median
 from bench.wire import Quality, Wire, has_netem, missing
 from device_agent.broker.link import Link
-from device_agent.desired.fetch import Fetcher
-from device_agent.node.config import BrokerConfig
+from device_agent.broker.settings import BrokerConfig
+from device_agent.desired.bundles import Bundles
+from device_agent.desired.fetch import Transfers
 from device_agent.storage.store import Store
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
@@ -141,14 +142,14 @@ async def _ours(host: str, folder: Path) -> dict[str, float]:
 
     def received(topic: str, payload: bytes) -> None:
         arrived.append(topic)
-        fetcher.received(topic, payload)
+        transfers.received(topic, payload)
 
     link = Link(BrokerConfig(BrokerUrl(host, PORT, tls=False)), "board", received, lambda: None, lambda: None, marker="marker")
-    fetcher = Fetcher(link, store, on_writer, 300.0)
+    transfers = Transfers(link, Bundles(), store, on_writer, 300.0)
     wanted: Any = SimpleNamespace(digest=index.digest, index_digest=hashlib.sha256(index.to_bytes()).digest(), size=len(content))
     started = time.monotonic()
     running = asyncio.create_task(link.run())
-    await fetcher.blob(wanted)
+    await transfers.fetcher().blob(wanted)
     seconds = time.monotonic() - started
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -145,7 +145,7 @@ async def _swap(rounds: int) -> Row:
     wasm = contract_module(body, PUBLISH, '(data (i32.const 100) "out")', state)
     handled = 0
 
-    async def outcome(_spec, done) -> None:
+    def outcome(_spec, done, *_cause) -> None:
         nonlocal handled
         handled += len(done.messages)
 

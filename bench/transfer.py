@@ -12,7 +12,7 @@ from bench.measure import Row, alternate, median
 from ota.formats import topics
 from ota.operator.broker import Broker
 from ota.operator.publish import artifacts
-from tests.support.lab import GROUP, Lab, Mosquitto, echo
+from tests.support.lab import GROUP, INSTANCE, Lab, Mosquitto, echo
 from tests.system.test_updates import only_worker
 
 SIZES = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}
@@ -87,7 +87,7 @@ def _latency(lab: Lab, raw: _Raw, name: str, size: int, rounds: int) -> Row:
             )
         handled_s = min(each.time_s for each in list(lab.observer.messages.values()) if each.payload == wanted)
         spent = (handled_s - started_s) * 1000
-        lab.wait_state("confirmed", deployment=deployment.deployment_id)
+        lab.wait_state("confirmed", deployment=deployment.entries[INSTANCE].deployment_id)
         lab.observer.messages.clear()
         return spent
 

@@ -16,7 +16,7 @@ from boards.errors import BoardError
 
 __all__ = ["OBJECTIONS", "Disk", "check_image", "find_disk", "write_image"]
 
-# What speaks against a disk, and may be overruled.
+# Objections to a disk that the user may overrule.
 OBJECTIONS = ("mounted", "system", "fixed")
 BLOCK_BYTES = 4 << 20
 SECTOR = 512

@@ -25,10 +25,13 @@ __all__ = ["CommandFailed", "Console", "Login"]
 
 ANSWER_S = 60.0  # for a command of the shell, on a board that is slow or busy
 QUIET_S = 0.4
+SHELL_S = 3.0  # for a shell to answer, the first time that it is asked; longer each time
+LOGINS = 3  # that attaching gets its time anew for
 # Commands are cut to lines that every line editor takes.
 LINE_CHARACTERS = 480
 TAIL_CHARACTERS = 400
 _LOGIN, _PASSWORD = re.compile(rb"(?i)login: *$"), re.compile(rb"(?i)password( for [^:]*)?: *$")
+_AFTER_NAME = re.compile(rb"(?i)password( for [^:]*)?: *$|[#$%>~] *(\x1b\[[0-9;?]*[a-zA-Z])* *$|login incorrect|login: *$")
 _LOGGED_IN = re.compile(rb"[#$%>~] *(\x1b\[[0-9;?]*[a-zA-Z])* *$|(?i:login incorrect|authentication failure)")
 _TERMINAL = re.compile(r"[0-9a-f:]{8,200}")
 # A line of boards/onboard/helper.py that says how far something has come.
@@ -120,11 +123,14 @@ class Console:
     # -- a shell
 
     def attach(self, timeout_s: float = 60.0) -> None:
-        """Comes to a shell, logging in where it is asked to. Raises BoardError when the login is refused."""
+        """Comes to a shell, logging in where it is asked to. Raises BoardError when the login is refused.
+
+        `timeout_s` counts from the last login, of which there may be LOGINS.
+        """
         end = time.monotonic() + timeout_s
-        passwords, strange, seen = 0, 0, b""
+        passwords, logins, strange, seen = 0, 0, 0, b""
         while time.monotonic() < end:
-            # What was cut off may have left a quotation open, or stopped the output: after a while, away with it.
+            # An interrupted command may have left a quotation open or the output stopped: interrupt after two attempts.
             self.write(b"\x15\r" if strange < 2 else self._interrupt + b"\x15\r")
             seen = self.screen() or seen
             tail = seen[-200:].rstrip(b"\0")
@@ -134,10 +140,12 @@ class Console:
                 self.prompted = True
                 passwords += self._log_in()
                 self._logged_in = True
+                logins += 1
+                end = time.monotonic() + timeout_s if logins <= LOGINS else end
             elif _PASSWORD.search(tail):
-                self.write(b"\r")  # left over from somebody: an empty one is refused, and the login prompt comes again
+                self.write(b"\r")  # somebody else began this login: an empty password is refused, and the prompt comes again
                 self.screen(3.0)
-            elif self._is_shell():
+            elif self._is_shell(SHELL_S * (1 + strange)):
                 self.prompted = True
                 self._settle()
                 return
@@ -149,10 +157,10 @@ class Console:
         """Answers a login prompt; 1 when a password was asked for. Raises BoardError when the login is refused."""
         self.write(self._login.user.encode() + b"\r")
         self.expect(re.compile(b"\n"), ANSWER_S, "the echo of a name")
-        if not self._comes(_PASSWORD, 5.0):
+        if not _PASSWORD.search(self._comes(_AFTER_NAME, ANSWER_S)):
             return 0
         self.write(self._login.password().encode() + b"\r")
-        seen = self._comes(_LOGGED_IN, 15.0)
+        seen = self._comes(_LOGGED_IN, ANSWER_S)
         if _WRONG.search(seen):
             raise BoardError(f"the board refused the login of {self._login.user!r}")
         return 1
@@ -166,11 +174,11 @@ class Console:
                 return seen
         return b""
 
-    def _is_shell(self) -> bool:
+    def _is_shell(self, timeout_s: float) -> bool:
         mark = secrets.token_hex(4)
         self.write(f"\x15 printf '%s%s\\n' wamr- {mark}\r".encode())
         try:
-            self.expect(re.compile(f"wamr-{mark}".encode()), 3.0, "a shell")
+            self.expect(re.compile(f"wamr-{mark}".encode()), timeout_s, "a shell")
         except LineSilent:
             return False
         return True
@@ -231,7 +239,7 @@ class Console:
             found = self.expect(pattern, timeout_s, f"the end of: {command[:60]}", progress)
         except KeyboardInterrupt:
             with contextlib.suppress(LineLost):
-                self.write(b"\x03")  # there too
+                self.write(b"\x03")  # on the board too
             raise
         return int(found[2]), found[1].decode(errors="replace").replace("\r\n", "\n")
 

@@ -5,6 +5,7 @@ left alone until the new one lies beside it, whole and checked; then that one ge
 the flasher sees it report and confirms it (boards/onboard/launch).
 """
 
+import hashlib
 import io
 import re
 import tarfile
@@ -14,17 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from boards.bundle import LOCKED_PYTHON, PACKAGES, Bundle, make_bundle
 from boards.console import CommandFailed, Console, Login
 from boards.definition import Board
 from boards.errors import BoardError
 from boards.line import Line, LineLost
+from boards.tarball import LOCKED_PYTHON, PACKAGES, Tarball, make_tarball
 from boards.transfer import GOODBYE, send
 
 __all__ = ["Facts", "Flasher", "Operator", "Outcome"]
 
 T = TypeVar("T")
-HELPER = Path(__file__).with_name("onboard") / "helper.py"
+HELPER, VERSIONS = (Path(__file__).with_name("onboard") / name for name in ("helper.py", "versions.py"))
 MACHINES = {"x86_64": ("x86_64",), "aarch64": ("aarch64",), "armv7": ("armv7l", "armv8l", "aarch64"), "riscv64": ("riscv64",)}
 LEAST_PYTHON = (3, 11)
 SPARE_BYTES = 24 << 20
@@ -33,6 +34,8 @@ FIRST_YEAR_S = 1735689600  # 2025: no clock that was ever set is before this
 SILENCE_S = 120.0  # a step of the board's may take as long as it needs, but not be silent for so long
 NOTE_S = 10.0  # between notes of how far a long step has come
 LOOK_S, CONFIRM_S = 5.0, 15.0
+# An agent on trial that uses so much of the processor is still starting; it is given up to LONGEST times the trial's length.
+BUSY, LONGEST = 0.2, 3
 MEASURES = ("no-new-privileges", "seccomp", "landlock")
 TRIES = 5  # without progress
 _BASE = re.compile(r"/[A-Za-z0-9._/-]{1,100}")
@@ -43,6 +46,9 @@ class Operator(Protocol):
 
     def settings(self, device: str, signing_request: bytes) -> Mapping[str, bytes]:
         """A board's settings by file name, its certificate among them."""
+
+    def check(self) -> None:
+        """Raises when nobody could see a report, before anything is changed."""
 
     def reported(self, device: str, agent: str, up_s: float, timeout_s: float) -> bool:
         """Whether this version of the agent, up for no longer than `up_s`, reports over the broker in time."""
@@ -126,6 +132,7 @@ class Outcome:
     provisioned: bool
     sent_bytes: int
     lost: int  # how often the line was
+    bundle: Mapping[str, Any] | None = None  # the agent's answer to it
 
 
 @dataclass
@@ -139,6 +146,7 @@ class Flasher:
     operator: Operator
     login: Login
     device: str = ""  # "" leaves the identity alone
+    bundle: bytes = b""  # an update to install afterwards
     base: str = ""
     provision_again: bool = False
     set_clock: bool = True
@@ -167,21 +175,42 @@ class Flasher:
                 raise BoardError(f"this board is {device}: --provision-again makes it {self.device}")
             if not device:
                 raise BoardError("the board has no settings yet: name it with --device")
-            bundle = make_bundle(self.wheel, self.board.debian, facts.lacking(), self.cache)
-            same = facts.confirmed == bundle.name and not provision
-            if same and self._again(lambda: self._verb("alive", bundle.name))["alive"]:
-                self.note(f"{bundle.name} runs there already")
-                return Outcome(bundle.name, bundle.name, False, 0, self._lost)
-            self.note(f"sending {bundle.name}: {len(bundle.content)} bytes")
-            self._again(lambda: self._send(f"{self._work}/bundle", bundle.content, bundle.sha256))
-            self._again(lambda: self._verb("unpack", f"{self._work}/bundle", self.base, bundle.name))
-            self._check(bundle)
+            self.operator.check()
+            tarball = make_tarball(self.wheel, self.board.debian, facts.lacking(), self.cache)
+            same = facts.confirmed == tarball.name and not provision
+            if same and self.alive(tarball.name):
+                self.note(f"{tarball.name} runs there already")
+                answer = self._install()
+                return Outcome(tarball.name, tarball.name, False, self._sent, self._lost, answer)
+            self.note(f"sending {tarball.name}: {len(tarball.content)} bytes")
+            self._again(lambda: self._send(f"{self._work}/tarball", tarball.content, tarball.sha256))
+            self._again(lambda: self._verb("unpack", f"{self._work}/tarball", self.base, tarball.name))
+            self._check(tarball)
             if provision:
-                self._provision(bundle)
-            self._switch(bundle, device, provisioned=provision)
-            return Outcome(bundle.name, facts.confirmed, provision, self._sent, self._lost)
+                self._provision(tarball)
+            self._switch(tarball, device, provisioned=provision)
+            answer = self._install()
+            return Outcome(tarball.name, facts.confirmed, provision, self._sent, self._lost, answer)
         finally:
             self._close()
+
+    def alive(self, agent: str) -> bool:
+        """Whether a version of the agent runs there, as the board says."""
+        return bool(self._again(lambda: self._verb("alive", agent))["alive"])
+
+    def _install(self) -> Mapping[str, Any] | None:
+        """What the agent says of the bundle, if there is one. Raises BoardError when it did not say anything."""
+        if not self.bundle:
+            return None
+        path, digest = f"{self._work}/flashed.bundle", hashlib.sha256(self.bundle).hexdigest()
+        self.note(f"sending the bundle: {len(self.bundle)} bytes")
+        self._again(lambda: self._send(path, self.bundle, digest))
+        self.note("the board installs it")
+        answer = self._again(lambda: self._verb("install", self.base, self.config, path))
+        self._again(lambda: self.console.run(f"{self.console.sudo}rm -f {path}"))
+        if answer["answer"] is None:
+            raise BoardError(f"the bundle was not installed:\n{_indented(answer['why'])}")
+        return dict(answer["answer"])
 
     @property
     def _work(self) -> str:
@@ -226,7 +255,7 @@ class Flasher:
         self._opened = True
         console = self._console = Console(self._line, self.login, self._before, b"\x03" + GOODBYE)
         self._before = console
-        console.write(b"\x15" + GOODBYE)  # away with a line that somebody has begun
+        console.write(b"\x15" + GOODBYE)  # clears a line that was only partly typed
         console.attach()
         if not self.base:
             image = console.try_run("test -d /usr/lib/wamr-ota-system")[0] == 0
@@ -257,7 +286,7 @@ class Flasher:
             nonlocal noted
             if time.monotonic() - noted > NOTE_S:
                 noted = time.monotonic()
-                self.note(f"the board has {kind} {count} files")
+                self.note(f"the board has {kind} {count} files" if kind != "looked" else "the board is still installing it")
 
         answer = self.console.ask(f"{self.console.sudo}python3 -B {self._work}/helper.py {name} {words}", SILENCE_S, advance)
         assert isinstance(answer, dict)
@@ -275,9 +304,11 @@ class Flasher:
         if tuple(int(each) for each in found) < LEAST_PYTHON:
             raise BoardError(f"the board's Python is {'.'.join(found)}, {'.'.join(map(str, LEAST_PYTHON))} or newer is needed")
         try:
-            console.run(f"{console.sudo}mkdir -p {self._work} && {console.sudo}chmod 700 {self._work}")
+            console.run(f"{console.sudo}mkdir -p {self._work}/boards/onboard && {console.sudo}chmod 700 {self._work}")
+            console.run(f"{console.sudo}touch {self._work}/boards/__init__.py")  # it is found before one that is installed
         except CommandFailed as error:
             raise BoardError(f"nothing can be written to {self.base} on the board: {error.output.strip()}") from error
+        console.put(f"{self._work}/boards/onboard/versions.py", VERSIONS.read_bytes())
         console.put(f"{self._work}/helper.py", HELPER.read_bytes())
         facts = Facts.of(self._verb("facts", self.base, self.config))
         facts.check(self.board, self.base)
@@ -316,8 +347,8 @@ class Flasher:
         if not send(console, content, advance):
             raise LineLost(f"{path} arrived damaged")
 
-    def _check(self, bundle: Bundle) -> None:
-        answer = self._again(lambda: self._verb("probe", self.base, bundle.name))
+    def _check(self, tarball: Tarball) -> None:
+        answer = self._again(lambda: self._verb("probe", self.base, tarball.name))
         if not answer["good"]:
             raise BoardError(f"the agent cannot run on this board:\n{_indented(answer['why'])}")
         if missing := [each for each in MEASURES if each not in answer["measures"]]:
@@ -326,39 +357,44 @@ class Flasher:
                 '[policy] confinement = "best-effort"'
             )
 
-    def _provision(self, bundle: Bundle) -> None:
+    def _provision(self, tarball: Tarball) -> None:
         """The board makes its key and asks for a certificate; settings and certificate come back."""
         key = f"{self._work}/device.key"
         self.note(f"{self.device}: the board makes its key")
 
         def ask() -> bytes:
-            answer = self._verb("request", self.base, bundle.name, self.device, key)
+            answer = self._verb("request", self.base, tarball.name, self.device, key)
             return str(answer["request"]).encode()
 
         settings = _tar(self.operator.settings(self.device, self._again(ask)))
-        digest = Bundle("", settings).sha256
+        digest = Tarball("", settings).sha256
         self._again(lambda: self._send(f"{self._work}/settings", settings, digest))
         self._again(lambda: self._verb("settings", f"{self._work}/settings", self.config, key))
         self.note(f"{self.device}: has its identity and its settings")
 
-    def _switch(self, bundle: Bundle, device: str, *, provisioned: bool) -> None:
-        self._again(lambda: self._verb("begin", self.base, self.config, bundle.name, f"{self.trial_s:.0f}"))
-        self.note(f"{bundle.name} is on trial; waiting for its report")
-        began = time.monotonic()
-        end = began + self.trial_s - CONFIRM_S
-        while not self.operator.reported(device, bundle.name, time.monotonic() - began + LOOK_S, LOOK_S):
+    def _switch(self, tarball: Tarball, device: str, *, provisioned: bool) -> None:
+        self._again(lambda: self._verb("begin", self.base, self.config, tarball.name, f"{LONGEST * self.trial_s:.0f}"))
+        self.note(f"{tarball.name} is on trial; waiting for its report")
+        began = looked = idle_since = time.monotonic()
+        used_s = 0.0
+        while not self.operator.reported(device, tarball.name, time.monotonic() - began + LOOK_S, LOOK_S):
             state = self._again(lambda: self._verb("state", self.base))
-            if time.monotonic() > end or state["trial"] != bundle.name:
+            before_s, looked = looked, time.monotonic()
+            if state["used_s"] - used_s > BUSY * (looked - before_s):
+                idle_since = looked
+            used_s = state["used_s"]
+            end = min(idle_since + self.trial_s, began + LONGEST * self.trial_s) - CONFIRM_S
+            if looked > end or state["trial"] != tarball.name:
                 before = self._again(lambda: self._verb("revert", self.base))["confirmed"]
                 now = f"{before} runs again" if before else "it was taken away again"
-                raise BoardError(f"{bundle.name} did not report: {now}. The board's log ends:\n{_indented(state['said'])}")
-        self._again(lambda: self._verb("confirm", self.base, bundle.name))
+                raise BoardError(f"{tarball.name} did not report: {now}. The board's log ends:\n{_indented(state['said'])}")
+        self._again(lambda: self._verb("confirm", self.base, tarball.name))
         if provisioned:  # it restarts, with its settings in place
             began = time.monotonic()
-            while not self.operator.reported(device, bundle.name, time.monotonic() - began + LOOK_S, LOOK_S):
+            while not self.operator.reported(device, tarball.name, time.monotonic() - began + LOOK_S, LOOK_S):
                 if time.monotonic() - began > self.trial_s:
                     said = _indented(self._again(lambda: self._verb("state", self.base))["said"])
-                    raise BoardError(f"{bundle.name} is confirmed, but does not report any more. The board's log ends:\n{said}")
+                    raise BoardError(f"{tarball.name} is confirmed, but does not report any more. The board's log ends:\n{said}")
 
     def _device(self) -> str:
         found = re.search(

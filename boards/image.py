@@ -29,10 +29,10 @@ SYSTEM = Path(__file__).with_name("system")
 EPOCH_S = 1735689600  # of every file: 2025-01-01
 SECTOR = 512
 BOOT_START, BOOT_SECTORS = 2048, 96 << 11
-MARK_SECTOR = BOOT_START - 1  # of boards/system/data
-FORGET_BYTES = 1 << 20  # of what a card held before: boards/system/data formats a partition that begins with so many zeros
-OURS = ("pywamr", "ota", "device_agent")
-NOT_ON_BOARDS = ("ota/cli", "ota/demo")
+FORMAT_MARK, MARK_SECTOR = b"wamr-ota-format", BOOT_START - 1  # has boards/system/data format the data partition, once
+FORGET_BYTES = 1 << 20  # of what a card held before: its file system may have the label that ours gets
+OURS = ("pywamr/", "ota/", "device_agent/", "boards/__init__.py", "boards/onboard/versions.py")
+NOT_ON_BOARDS = ("ota/cli/", "ota/demo/")
 
 
 @dataclass(frozen=True)
@@ -162,16 +162,17 @@ def _furnish(root: Path, wheel: Path, factory: Path | None) -> None:
     ours = root / "usr/lib/wamr-ota"
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):
-            if name.split("/")[0] in OURS and not name.startswith(NOT_ON_BOARDS):
+            if name.startswith(OURS) and not name.startswith(NOT_ON_BOARDS):
                 archive.extract(name, ours)
     (ours / "version").write_text(f"{wheel.name.split('-')[1]}+image\n")
     if factory is not None:
         shutil.copytree(factory, root / "usr/lib/wamr-ota-factory")
     system = root / "usr/lib/wamr-ota-system"
     system.mkdir()
-    for name in ("boot", "data", "agent", "console", "shell", "network", "dhcp", "clock"):
-        (system / name).write_bytes((SYSTEM / name).read_bytes())
-        (system / name).chmod(0o755)
+    scripts = [SYSTEM / name for name in ("boot", "data", "agent", "name", "console", "shell", "network", "dhcp", "clock")]
+    for script in (*scripts, SYSTEM.with_name("onboard") / "launch"):
+        (system / script.name).write_bytes(script.read_bytes())
+        (system / script.name).chmod(0o755)
     for name in ("dev", "proc", "sys", "run", "tmp", "data", "boot", "root", "etc"):
         (root / name).mkdir(exist_ok=True)
     (root / "etc/inittab").write_bytes((SYSTEM / "inittab").read_bytes())
@@ -284,6 +285,8 @@ def _assemble(
         if loader:
             disk.seek(board.image.boot_loader_at)
             disk.write(loader)
+        disk.seek(MARK_SECTOR * SECTOR)
+        disk.write(FORMAT_MARK)
         disk.seek(BOOT_START * SECTOR)
         disk.write(boot)
         disk.seek(root_start * SECTOR)

@@ -19,7 +19,7 @@ _HINTS = {
     errno.EACCES: " (whoever may open serial ports is in the group dialout)",
     errno.EAGAIN: " (another program has it open)",
 }
-POLL_S = 0.01  # where the port can only be asked, not waited for
+POLL_S = 0.01  # for ports that can only be polled
 
 
 class LineLost(BoardError):

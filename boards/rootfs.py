@@ -44,7 +44,7 @@ def unpack(debs: Iterable[Path], folder: Path, patterns: Sequence[str] = _LEFT_O
             done = subprocess.run(command, stdin=source.stdout, capture_output=True, text=True, check=False)
         if done.returncode or source.returncode:
             raise BoardError(f"{deb.name} cannot be unpacked: {done.stderr.strip()[-300:]}")
-    if authorities := sorted((folder / "usr/share/ca-certificates").rglob("*.crt")):  # what its script would make of them
+    if authorities := sorted((folder / "usr/share/ca-certificates").rglob("*.crt")):  # as the package's script would do
         bundle = folder / "etc/ssl/certs/ca-certificates.crt"
         bundle.parent.mkdir(parents=True, exist_ok=True)
         bundle.write_bytes(b"".join(each.read_bytes() for each in authorities))

@@ -18,7 +18,7 @@ WINDOW_BYTES = 4 * CHUNK_BYTES
 AGAIN_S, SILENCE_S = 3.0, 20.0
 START_S = 120.0  # for Python to start on a board that is slow or busy, and for a file to be looked at
 _FRAME = b"\x02WO"
-# Ends a receiver that may still be waiting, from before the line was lost. To a shell it is an unknown word.
+# Ends a receiver that may still be waiting from before the line was lost. A shell takes it for an unknown command.
 GOODBYE = _FRAME + bytes(10)
 _REPLY = re.compile(rb"@((ready|have|again) (\d+)) ([0-9a-f]{8})\r*\n")
 _ANSWER = re.compile(rb"\n:[A-Za-z0-9+/=]+:\r*\n")

@@ -44,7 +44,7 @@ class UBoot:
             self.console.write(b" ")
             seen = (seen + self.console.read(STOP_S))[-4000:]
             if re.search(self._prompt + rb" *$", seen):
-                self.console.write(b"\x03")  # and away with the spaces
+                self.console.write(b"\x03")  # clears the spaces
                 self._answer()
                 return
         raise LineSilent(f"no prompt of U-Boot in {timeout_s:.0f} s: switch the board on, or press its reset button")

@@ -43,6 +43,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="machine-readable result")
     check.set_defaults(command="check")
+    install = commands.add_parser(
+        "install",
+        help="install a bundle that `ota pack` made, with or without an agent that runs",
+        epilog="example: device-agent install /mnt/lab.bundle",
+    )
+    install.add_argument("file", type=Path, help="the bundle")
+    install.add_argument("--json", action="store_true", help="machine-readable result")
+    audit = commands.add_parser(
+        "audit",
+        help="the board's journal, for an auditor",
+        epilog="example: device-agent --config /etc/wamr-ota/agent.toml audit export > journal.jsonl",
+    )
+    verbs = audit.add_subparsers(dest="verb", metavar="verb", required=True)
+    export = verbs.add_parser(
+        "export",
+        help="print the journal, a line of JSON for each row; beside an agent that runs, too",
+        epilog="example: device-agent --config /etc/wamr-ota/agent.toml audit export > journal.jsonl",
+    )
+    export.set_defaults(command="audit")
     request = commands.add_parser(
         "request",
         help="print a signing request for this board's key, making the key if there is none",
@@ -57,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
+    run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
     run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
     run.add_argument(
@@ -74,26 +94,39 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 when done, 1 when refused or failed, 2 for wrong usage."""
+    """Returns 0 when done, 1 when refused or failed, 2 for wrong usage, 3 when a bundle waits for its time."""
     arguments = _parser().parse_args(argv)
     from ota.errors import OtaError
 
     try:
         if arguments.command == "request":
-            from device_agent.broker.identity import signing_request
+            from device_agent.broker.certificates import signing_request
 
             print(signing_request(arguments.key, arguments.device).decode(), end="", flush=True)
             return 0
         if arguments.command == "check":
             return _check(arguments.config, as_json=arguments.json)
+        if arguments.command == "install":
+            from device_agent.node.install import install
+
+            return install(arguments.config, arguments.file, lambda line: print(line, flush=True), as_json=arguments.json)
+        if arguments.command == "audit":
+            return _export(arguments.config)
         from device_agent.node.service import serve
 
         if arguments.command == "run":
-            from device_agent.tools.single import Options, given, run_module
+            from device_agent.tools.single import Options, configuration, given, run_module
 
             devices = tuple(arguments.device) if arguments.simulate or arguments.device else None
             options = Options(
-                arguments.event, arguments.trace, tuple(arguments.deny), arguments.image, arguments.json, given(arguments), devices
+                events=arguments.event,
+                config=configuration(arguments.config),
+                trace=arguments.trace,
+                deny=tuple(arguments.deny),
+                image=arguments.image,
+                as_json=arguments.json,
+                given=given(arguments),
+                devices=devices,
             )
             return run_module(arguments.module, options)
         return serve(arguments.config, arguments.log_format, debug=arguments.debug)
@@ -127,6 +160,16 @@ def _drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _export(config: Path) -> int:
+    from device_agent.node.config import load
+    from device_agent.storage.export import rows
+
+    for row in rows(load(config).storage):
+        print(row.to_line())
+    sys.stdout.flush()
+    return 0
 
 
 def _check(config: Path, *, as_json: bool) -> int:

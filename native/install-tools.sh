@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs, with apt, what the build needs and this machine lacks. Debian 12 and 13; elsewhere it says what is missing.
-#   native/install-tools.sh [test] [aotc] [cross] [boards]
+#   native/install-tools.sh [test] [full] [aotc] [cross] [boards] [bench]
 set -eu
 
 # One at a time.
@@ -30,8 +30,12 @@ need git git
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || wanted="$wanted python3-venv"
 if for_part test; then
     PATH="$PATH:/usr/sbin:/sbin" need mosquitto mosquitto
+    need mosquitto_sub mosquitto-clients
     PATH="$PATH:/usr/sbin:/sbin" need ip iproute2
     need ccache ccache
+    need softhsm2-util softhsm2
+    need docker-registry docker-registry
+    need ssh-agent openssh-client
     need objdump binutils
     # The fuzzer: any clang from 14 on, with the runtime of its sanitizers.
     ls /usr/bin/clang-1[4-9] >/dev/null 2>&1 || wanted="$wanted clang-19 libclang-rt-19-dev"
@@ -39,6 +43,16 @@ if for_part test; then
     if [ ! -d /usr/lib/rustlib/wasm32-unknown-unknown ] && ! dpkg -s rustc-web >/dev/null 2>&1; then
         case $wanted in *cargo-web*) ;; *) wanted="$wanted rustc libstd-rust-dev-wasm32 lld" ;; esac
     fi
+fi
+if for_part full; then
+    # Debian 12's Rust for WebAssembly needs the cargo of its own version, where the newer one is not in its place.
+    if [ -d /usr/lib/rustlib/wasm32-unknown-unknown ] && ! dpkg -s cargo-web >/dev/null 2>&1; then
+        [ -x /usr/bin/cargo ] || wanted="$wanted cargo"
+    fi
+    # A TPM that swtpm emulates, behind its resource manager, which is reached over D-Bus.
+    need swtpm swtpm
+    PATH="$PATH:/usr/sbin:/sbin" need tpm2-abrmd "tpm2-abrmd libtss2-tcti-tabrmd0 dbus"
+    need tpm2_ptool "libtpm2-pkcs11-1 libtpm2-pkcs11-tools tpm2-tools"
 fi
 if for_part aotc; then
     need g++ g++
@@ -60,6 +74,10 @@ if for_part boards; then
     need ssh-keygen openssh-client
     PATH="$PATH:/usr/sbin:/sbin" need mkfs.ext4 e2fsprogs
     need dpkg-deb dpkg
+fi
+if for_part bench; then
+    need g++ g++
+    need qemu-x86_64 qemu-user # it counts instructions
 fi
 [ -n "$wanted" ] || exit 0
 

@@ -25,7 +25,7 @@ KEPT = SOURCE / "build" / "qemu"
 # This machine, as a board behind QEMU's user network sees it.
 HOST = "10.0.2.2"
 UP_S = 180.0  # for an agent to come up, on a busy machine
-POLICY = DEFAULT_POLICY.replace("proc_period_s = 10.0", "proc_period_s = 1.0")
+POLICY = DEFAULT_POLICY.replace("period_s = 10.0", "period_s = 1.0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

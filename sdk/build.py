@@ -24,7 +24,7 @@ def compile_command(description: Path, target: Path) -> list[str]:
     zig = [sys.executable, "-m", "ziglang"]
     if source.suffix == ".c":
         defines = [f"-D{define}" for define in module.get("defines", [])]
-        flags = [*C_FLAGS, *STACK_FLAGS, "-I", str(SDK / "c"), *defines]
+        flags = [*C_FLAGS, *STACK_FLAGS, "-I", str(SDK / "c"), "-I", str(SDK / "examples"), *defines]
         return [*zig, "cc", "-target", "wasm32-freestanding", *flags, str(source), "-o", str(target)]
     return [
         *zig, "build-exe", "-target", "wasm32-freestanding", "-fno-entry", "-rdynamic", "-O", "ReleaseSmall", "--stack", "8192",
@@ -33,9 +33,9 @@ def compile_command(description: Path, target: Path) -> list[str]:
 
 
 def build(description: Path, out: Path) -> Path:
-    """Builds one module when it is older than anything in its folder or the SDK's header; returns the .wasm."""
+    """Builds one module when it is older than anything in its folder or a shared header; returns the .wasm."""
     target = out / f"{description.stem}.wasm"
-    inputs = [*description.parent.iterdir(), SDK / "c" / "device_module.h", Path(__file__)]
+    inputs = [*description.parent.iterdir(), SDK / "c" / "device_module.h", SDK / "examples" / "readings.h", Path(__file__)]
     if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in inputs):
         partial = target.with_suffix(".partial.wasm")
         subprocess.run(compile_command(description, partial), check=True)

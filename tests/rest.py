@@ -30,6 +30,7 @@ AREAS = {
     "tests/system": ("device_agent/", "ota/"),
     "tests/agent": ("device_agent/",),
     "tests/operator": ("ota/",),
+    "tests/test_documents.py": ("docs/", "README.md", "ota/cli/"),
 }
 OUT = ROOT / "build" / "tests"
 

@@ -1,10 +1,7 @@
 """Runs on the board while it is flashed: `python3 helper.py VERB …`, sent over the console to a board with Python 3.11 or newer.
 
 Prints one line of JSON, base64 between two colons so that a message of the kernel on the same console cannot pass for a part of it.
-Every step can be cut off anywhere and done again; what an agent runs from is only ever changed by a rename.
-
-<base>/versions/<name>   agents, each whole          <base>/trial      names the one on trial, while there is one
-<base>/launch            starts the right one        <base>/confirmed  names the one that runs otherwise
+Every step can be cut off anywhere and done again. What lies where: boards/onboard/versions.py, which is sent beside it.
 """
 
 import base64
@@ -12,17 +9,17 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
-import py_compile
 import select
 import shutil
 import signal
 import struct
 import subprocess
 import sys
-import tarfile
+import tempfile
 import termios
 import time
 import tty
@@ -30,11 +27,13 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-Answer = dict[str, Any]
+from boards.onboard.versions import Answer, alone, extract, pointer, probe, python, say, sync, unpack, write
+from boards.onboard.versions import begin as put_on_trial
+
 AGAIN_S = 0.3
 CONFIRM_S = 60.0
+INSTALLING_S = 10.0  # between words to the flasher
 IDLE_S = 20.0  # without a frame: the cable was pulled
-TELL_S = 1.0  # between two lines that say how far something has come
 FRAME = b"\x02WO"
 HEAD = struct.Struct(">3sIHI")
 GOODBYE = FRAME + bytes(10)
@@ -96,32 +95,6 @@ def manager() -> str:
     return "inittab" if pathlib.Path("/etc/inittab").exists() else ""
 
 
-def pointer(path: pathlib.Path) -> str:
-    """The name that a pointer names, "" where there is none; `launch` takes it away at any time."""
-    try:
-        return path.readlink().name
-    except FileNotFoundError:
-        return ""
-
-
-def point(path: pathlib.Path, name: str) -> None:
-    """Makes a pointer name something, in one step."""
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    new.symlink_to("versions/" + name)
-    new.replace(path)
-    sync(path.parent)
-
-
-def sync(folder: pathlib.Path) -> None:
-    """Waits until the names in a folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def receive(path: str, count: str, digest: str) -> Answer:
     """Takes a file over the console, goes on where an earlier transfer ended; True when it is whole and right."""
     file, size = pathlib.Path(path), int(count)
@@ -160,26 +133,6 @@ def sha256(file: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-def say(kind: str, at: int) -> None:
-    """A line for the sender, with a check of its own."""
-    text = f"{kind} {at}"
-    os.write(1, f"\r\n@{text} {zlib.crc32(text.encode()):08x}\r\n".encode())
-
-
-def teller(kind: str) -> Callable[[], None]:
-    """To be called after each step of something long: says now and then how far it has come, for whoever waits."""
-    count, told = 0, 0.0
-
-    def one_more() -> None:
-        nonlocal count, told
-        count += 1
-        if time.monotonic() - told > TELL_S:
-            told = time.monotonic()
-            say(kind, count)
-
-    return one_more
-
-
 class Raw:
     """The console without echo, line editing and flow control."""
 
@@ -212,7 +165,7 @@ class Receiver:
                 return False
             more = os.read(0, 65536)
             self.buffer += more
-            # Looked for everywhere: of the frame before it there may be only a part.
+            # Searched everywhere: the frame before it may be incomplete.
             if not more or GOODBYE in self.buffer:
                 return False
             while self.frame():
@@ -250,63 +203,6 @@ class Receiver:
             say("again", self.at)
 
 
-def unpack(file: str, folder: str, name: str) -> Answer:
-    """An agent beside the one that runs."""
-    base = pathlib.Path(folder)
-    target, new = base / "versions" / name, base / "versions" / (name + ".new")
-    keep = {name, pointer(base / "confirmed"), pointer(base / "trial")}
-    for old in (base / "versions").glob("*"):
-        if old.name not in keep:
-            shutil.rmtree(old)
-    if not target.exists():
-        new.mkdir(parents=True)
-        extract(file, new)
-        compile_all(new, target)
-        os.sync()
-        new.replace(target)
-        sync(target.parent)
-    write(base / "launch", (target / "launch").read_bytes(), 0o755)
-    return {"installed": name}
-
-
-def compile_all(folder: pathlib.Path, final: pathlib.Path) -> None:
-    """Bytecode beside each source, as if that lay in `final`: to compile an agent takes longer than to start one."""
-    one_more, unchecked = teller("compiled"), py_compile.PycInvalidationMode.UNCHECKED_HASH
-    for source in sorted(folder.rglob("*.py")):
-        py_compile.compile(str(source), dfile=str(final / source.relative_to(folder)), quiet=2, invalidation_mode=unchecked)
-        one_more()
-
-
-def write(file: pathlib.Path, content: bytes, mode: int = 0o644) -> None:
-    """Replaces a file, so that after a power cut it is the old or the new one, whole."""
-    new = file.with_name(f".{file.name}.new")
-    with new.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    new.chmod(mode)
-    new.replace(file)
-    sync(file.parent)
-
-
-def extract(file: str, folder: pathlib.Path) -> None:
-    """Plain files and folders, below the folder."""
-    with tarfile.open(file) as archive:
-        for member in archive:
-            parts = pathlib.PurePosixPath(member.name).parts
-            if member.name.startswith("/") or ".." in parts or not (member.isfile() or member.isdir()):
-                raise SystemExit(f"the archive holds {member.name!r}")
-            where = folder.joinpath(*parts)
-            if member.isdir():
-                where.mkdir(parents=True, exist_ok=True)
-                continue
-            where.parent.mkdir(parents=True, exist_ok=True)
-            content = archive.extractfile(member)
-            assert content is not None
-            where.write_bytes(content.read())
-            where.chmod(member.mode & 0o777)
-
-
 def settings(file: str, folder: str, key: str) -> Answer:
     """A board's settings, with the key that it made before, beside those that it has: the trial tries them, and takes them over."""
     config = pathlib.Path(folder)
@@ -315,9 +211,11 @@ def settings(file: str, folder: str, key: str) -> Answer:
     shutil.rmtree(new, ignore_errors=True)
     if config.exists():
         shutil.copytree(config, new, symlinks=True)
+        for renewal in new.glob("device.*.*"):  # of the identity before
+            renewal.unlink()
     new.mkdir(parents=True, exist_ok=True)
     new.chmod(0o700)
-    extract(file, new)
+    extract(pathlib.Path(file), new)
     (new / "device.key").write_bytes(made)
     (new / "device.key").chmod(0o600)
     os.sync()
@@ -331,13 +229,12 @@ def settings(file: str, folder: str, key: str) -> Answer:
 def begin(folder: str, config: str, name: str, trial_s: str) -> Answer:
     """Puts an agent on trial: what runs until now ends, the new one begins."""
     base = pathlib.Path(folder)
-    for old in ("trial.tried", "trial.passed"):
-        (base / old).unlink(missing_ok=True)
-    write(base / "trial-seconds", f"{int(trial_s)}\n".encode())
     before = running()
-    point(base / "trial", name)
+    with alone(base, wait=True):
+        (base / "trial.air").unlink(missing_ok=True)  # one that came over the air and is on trial now is replaced
+        put_on_trial(base, name, int(trial_s))
     service(base, config, name)
-    if not (base / "trial.tried").exists():  # what began after `before` has read the pointer: to end it would end the trial
+    if not (base / "trial.tried").exists():  # an agent that started after `before` is the one on trial: do not end it
         restart(before)
     return {"trial": name}
 
@@ -411,7 +308,7 @@ def confirm(folder: str, name: str) -> Answer:
         return {"confirmed": name}
     if pointer(base / "trial") != name:
         raise SystemExit(f"{name} is not on trial any more")
-    write(base / "trial.passed", b"")
+    write(base / "trial.passed", f"{name}\n".encode())
     end = time.monotonic() + CONFIRM_S
     while pointer(base / "trial") and time.monotonic() < end:
         time.sleep(0.2)
@@ -437,28 +334,29 @@ def state(folder: str) -> Answer:
     else:
         command = ["tail", "-n", "12", "/run/agent.log"]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    tried = (base / "trial.tried").exists()
-    return {"confirmed": pointer(base / "confirmed"), "trial": pointer(base / "trial"), "tried": tried, "said": said[-1500:]}
+    tried, trial = (base / "trial.tried").exists(), pointer(base / "trial")
+    used_s = sum(used for name, used in agents() if name == trial)
+    return {"confirmed": pointer(base / "confirmed"), "trial": trial, "tried": tried, "used_s": used_s, "said": said[-1500:]}
 
 
 def alive(name: str) -> Answer:
     """Whether a version of the agent runs."""
+    return {"alive": name in [each for each, _ in agents()]}
+
+
+def agents() -> list[tuple[str, float]]:
+    """The version of each process of an agent, and the processor time that it has used, in seconds."""
     found = []
     for each in pathlib.Path("/proc").iterdir():
         try:
             if each.name.isdigit() and b"device_agent" in (each / "cmdline").read_bytes():
+                times = (each / "stat").read_text(errors="replace").rpartition(")")[2].split()[11:13]  # utime, stime
+                used_s = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
                 environment = (each / "environ").read_bytes().split(b"\0")
-                found += [e[16:].decode() for e in environment if e.startswith(b"WAMR_OTA_BUNDLE=")]
+                found += [(e[17:].decode(), used_s) for e in environment if e.startswith(b"WAMR_OTA_TARBALL=")]
         except OSError:
             continue
-    return {"alive": name in found}
-
-
-def probe(folder: str, name: str) -> Answer:
-    """Whether an agent that was unpacked can be imported, and its runtime opened; why not; the measures of confinement."""
-    code = "import device_agent.node.agent, pywamr; pywamr.Runtime().close(); print(*pywamr.confine())"
-    status, out, why = python(folder, name, "-c", code)
-    return {"good": status == 0, "why": why, "measures": out.split()}
+    return found
 
 
 def request(folder: str, name: str, device: str, key: str) -> Answer:
@@ -469,20 +367,24 @@ def request(folder: str, name: str, device: str, key: str) -> Answer:
     return {"request": out}
 
 
-def python(folder: str, name: str, *arguments: str) -> "tuple[int, str, str]":
-    """Runs Python with the packages of an agent, and tells how many modules it has imported: its status, output, and errors."""
+def install(folder: str, config: str, bundle: str) -> Answer:
+    """Has the agent that is confirmed install a bundle, and says now and then that it is at it: its answer."""
+    name = pointer(pathlib.Path(folder) / "confirmed")
     paths = ":".join(f"{folder}/versions/{name}/{each}" for each in ("lib", "packages"))
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    one_more, said, command = teller("imported"), [], [sys.executable, "-X", "importtime", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout and process.stderr  # noqa: PT018  (pipes were asked for)
-        for line in process.stderr:
-            if line.startswith("import time:"):
-                one_more()
-            else:
-                said.append(line)
-        out = process.stdout.read()
-    return process.returncode, out, "".join(said).strip()[-600:]
+    command = [sys.executable, "-m", "device_agent", "--config", f"{config}/agent.toml", "install", bundle, "--json"]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+        with subprocess.Popen(command, stdout=out, stderr=said, env=environment, cwd="/") as process:
+            for count in itertools.count():
+                try:
+                    process.wait(INSTALLING_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    say("looked", count)
+        out.seek(0)
+        said.seek(0)
+        found = out.read()
+        return {"answer": json.loads(found) if found else None, "why": said.read()[-600:].decode(errors="replace").strip()}
 
 
 def set_clock(time_s: str) -> Answer:
@@ -491,7 +393,7 @@ def set_clock(time_s: str) -> Answer:
     return {"time_s": time.time()}
 
 
-_STEPS = (facts, receive, unpack, settings, begin, confirm, revert, alive, state, probe, request, set_clock)
+_STEPS = (facts, receive, unpack, settings, begin, confirm, revert, alive, state, probe, request, install, set_clock)
 VERBS: dict[str, Callable[..., Answer]] = {each.__name__.replace("_", "-"): each for each in _STEPS}
 
 if __name__ == "__main__":

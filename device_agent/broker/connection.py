@@ -1,5 +1,7 @@
 """One connection to the broker: MQTT 5 by paho's external-loop calls, joined to asyncio. It is never made again; a new one is.
 
+Messages and their acknowledgements are read and written here (device_agent.broker.packets), all other packets by paho.
+
 Only what paho can't do without blocking (reading certificates, looking up, connecting, the TLS handshake) happens on a thread.
 Everything else runs on the loop. paho keeps to no limit of the broker and sends old messages again after it reconnects: here the
 window of unacknowledged messages is the broker's, and what was not acknowledged ends with its connection.
@@ -8,8 +10,8 @@ window of unacknowledged messages is the broker's, and what was not acknowledged
 import asyncio
 import contextlib
 import enum
+import logging
 import socket
-import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -17,26 +19,31 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from device_agent.broker import packets, tls
 from device_agent.broker.backoff import Ended
+from device_agent.broker.buffered import BufferedSocket
 from device_agent.broker.limits import Limits
-from device_agent.node.config import BrokerConfig
+from device_agent.broker.packets import Arrived, Malformed, UserProperties
+from device_agent.broker.settings import BrokerConfig, Session
 from ota.formats.topics import TOO_MANY_TOPICS
 
 T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 CONNACK_TIMEOUT_S = 30.0
 MISC_MAX_S = 5.0  # between looks at the clock for the keep-alive; an idle board should sleep
-MAX_PACKET_BYTES = 4 << 20  # of a packet from the broker
-RECEIVE_MAXIMUM = 32  # QoS 1 messages from the broker, and to it, that wait for an acknowledgement
+RECEIVE_MAXIMUM = 32  # QoS 1 messages from the broker that wait for an acknowledgement
+SEND_MAXIMUM = 100  # to the broker, where it allows so many; AWS IoT takes no more, and does not say so
 UNSENT_MAX = 256  # messages that wait for the window
+_OWN_MIDS = 1 << 15  # packet identifiers from here on are for messages, those below are paho's
 FAILURE = 0x80  # the lowest reason code that is a failure (MQTT 5, section 2.4)
 UNSUPPORTED_PROTOCOL_VERSION, TAKEN_OVER, TOO_LARGE = 0x84, 0x8E, 0x95
+TOPIC_DENIED = frozenset((0x87, 0x90, 0x99))  # not authorized, topic name invalid, payload format invalid
 _SMALL_PACKET_BYTES = 128  # at most, of an acknowledgement, TLS included
 _TCPI_BYTES_RECEIVED = 128  # its offset in Linux' struct tcp_info, since 4.1
 
@@ -49,22 +56,19 @@ class Sent(enum.Enum):
     LOST = "lost"  # no acknowledgement before the connection was lost
     CLOSED = "closed"  # no acknowledgement before the broker closed the connection, for this message perhaps
     REFUSED = "refused"  # a PUBACK with a failure
+    DENIED = "denied"  # a PUBACK that says that this message may never be sent, others may
     TOO_LARGE = "too large"  # for the broker: sending it again is of no use
 
 
-@dataclass
+@dataclass(slots=True)
 class Outgoing:
-    """A message on its way."""
+    """A message on its way. `settle` is told what became of it, once."""
 
     topic: str
     payload: bytes
     retain: bool
-    sent: "asyncio.Future[Sent]"
-
-    def settle(self, result: Sent) -> None:
-        """Tells the sender what became of it, once."""
-        if not self.sent.done():
-            self.sent.set_result(result)
+    settle: Callable[[Sent], None]
+    properties: "UserProperties | None" = None
 
 
 class Listener(Protocol):
@@ -73,13 +77,13 @@ class Listener(Protocol):
     def accepted(self, limits: Limits, session_present: bool) -> None:
         """The broker has accepted the connection."""
 
-    def message(self, topic: str, payload: bytes, retained: bool) -> bool:
+    def message(self, arrived: Arrived) -> bool:
         """A message; it is acknowledged when this returns. Returns whether it is a part of an update."""
 
-    def subscribed(self, topics: list[str], codes: list[ReasonCode]) -> None:
+    def subscribed(self, asked: list[str], codes: list[ReasonCode]) -> None:
         """The broker has answered a SUBSCRIBE packet."""
 
-    def unsubscribed(self, topics: list[str]) -> None:
+    def unsubscribed(self, ended: list[str]) -> None:
         """The broker has answered an UNSUBSCRIBE packet."""
 
     def refused(self, topic: str, size_bytes: int, code: ReasonCode) -> None:
@@ -87,15 +91,6 @@ class Listener(Protocol):
 
     def acknowledged(self, topic: str) -> None:
         """The broker took a message."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """What a CONNECT says beside the name and the password."""
-
-    clean: bool
-    expiry_s: int
-    will: tuple[str, bytes] | None
 
 
 @dataclass
@@ -118,19 +113,18 @@ class Connection:
         self._in_flight: dict[int, Outgoing] = {}
         self._subscribing: dict[int, list[str]] = {}
         self._unsubscribing: dict[int, list[str]] = {}
-        self._socket: Any = None  # plain or TLS
+        self._socket: BufferedSocket | None = None
         self._lost = asyncio.Event()
+        self._mid = _OWN_MIDS
+        self._flushing: asyncio.Handle | None = None
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
         self._client = client
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(RECEIVE_MAXIMUM)  # the window is kept here
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
-        client.on_publish = self._published
         client.on_subscribe = self._subscribed
         client.on_unsubscribe = self._unsubscribed
-        client.on_message = self._message
-        client.on_log = self._logged
+        client.enable_logger(_errors_of(self._logged))
         client.on_socket_close = lambda _client, _data, closing: self._let_go(closing)
         client.on_socket_register_write = lambda *_: self._from_any_thread(self._watch_writes, True)
         client.on_socket_unregister_write = lambda *_: self._from_any_thread(self._watch_writes, False)
@@ -139,19 +133,29 @@ class Connection:
 
     async def open(self) -> None:
         """Connects and sends CONNECT. Raises OSError, ValueError for files that can't be used, a name not found, a TLS refusal."""
-        await self._loop.run_in_executor(None, self._dial)
+        dialing = self._loop.run_in_executor(None, self._dial)
+        try:
+            await asyncio.shield(dialing)
+        except asyncio.CancelledError:
+            dialing.add_done_callback(self._hang_up)  # the thread can't be cancelled: its socket would stay open
+            raise
+
+    def _hang_up(self, dialing: "asyncio.Future[None]") -> None:
+        """Closes what was connected after nobody wanted it any more."""
+        if not dialing.cancelled() and dialing.exception() is None:
+            self.close()
 
     def _dial(self) -> None:
         config, session, client = self._config, self._session, self._client
         if config.url.tls:
-            client.tls_set_context(_tls(config))
+            client.tls_set_context(tls.context(config))
         if config.username:
             file = config.password_file
             client.username_pw_set(config.username, file.read_text(encoding="utf-8").strip() if file else None)
         if session.will is not None:
             client.will_set(*session.will, qos=1, retain=True)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.MaximumPacketSize = MAX_PACKET_BYTES
+        properties.MaximumPacketSize = packets.MAX_PACKET_BYTES
         properties.ReceiveMaximum = RECEIVE_MAXIMUM
         properties.SessionExpiryInterval = session.expiry_s
         # No Topic Alias Maximum: without it the broker may use none, and paho does not resolve them.
@@ -161,6 +165,7 @@ class Connection:
         code = client.reconnect()
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise OSError(paho.error_string(code))
+        client._sock = BufferedSocket(client._sock)  # the library has no place for a socket of ours
 
     async def serve(self) -> Ended:
         """Runs the connection until it is lost."""
@@ -177,8 +182,7 @@ class Connection:
                     self._state.reason = f"no answer to CONNECT in {CONNACK_TIMEOUT_S:.0f} s: is there MQTT 5, is TLS expected?"
                     break
                 if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                    self._state.reason = self._state.reason or f"nothing came for {self._config.keepalive_s} s"
-                    break
+                    self.end(f"nothing came for {self._config.keepalive_s} s")
                 with contextlib.suppress(TimeoutError):
                     # Not wait_for: on Python 3.11 it forgets that it was cancelled when what it waits for comes at the same time.
                     async with asyncio.timeout(min(self._config.keepalive_s / 6, MISC_MAX_S)):
@@ -224,13 +228,17 @@ class Connection:
             properties.SessionExpiryInterval = 0
         self._client.disconnect(properties=properties)
         self._client.loop_write()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.flush()
         self._let_go(self._socket)
         self._client.on_socket_unregister_write = None  # paho closes its socket when it is collected, maybe after the loop
         waiting = [*self._in_flight.values(), *self._unsent]
         ended, largest = self._ended(), self.largest_bytes
         lost = Sent.CLOSED if ended.closed or ended.too_large else Sent.LOST
+        blamed = [each for each in self._in_flight.values() if ended.too_large and len(each.payload) == largest]
         for each in waiting:
-            each.settle(Sent.TOO_LARGE if ended.too_large and len(each.payload) == largest else lost)
+            each.settle(Sent.TOO_LARGE if blamed == [each] else lost)
         self._in_flight.clear()
         self._unsent.clear()
 
@@ -240,6 +248,11 @@ class Connection:
     def limits(self) -> Limits:
         """What the broker has announced."""
         return self._state.limits
+
+    @property
+    def window(self) -> int:
+        """How many messages may be unacknowledged."""
+        return min(SEND_MAXIMUM, self._state.limits.receive_maximum)
 
     @property
     def largest_bytes(self) -> int:
@@ -281,26 +294,47 @@ class Connection:
         self._fill_window()
 
     def _fill_window(self) -> None:
-        window = min(RECEIVE_MAXIMUM, self._state.limits.receive_maximum)
-        while self._unsent and len(self._in_flight) < window and not self._lost.is_set():
+        while self._unsent and len(self._in_flight) < self.window and not self._lost.is_set():
             message = self._unsent.popleft()
-            info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
-            if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._in_flight[info.mid] = message
-            else:
-                message.settle(Sent.LOST)
+            mid = self._next_mid()
+            self._in_flight[mid] = message
+            self._put(packets.publish(message.topic, message.payload, mid, message.properties, retain=message.retain))
 
-    def subscribe(self, wanted: list[tuple[str, SubscribeOptions]]) -> None:
-        """One SUBSCRIBE packet."""
-        code, mid = self._client.subscribe(wanted)
+    def _next_mid(self) -> int:
+        while True:
+            self._mid = self._mid + 1 if self._mid < 0xFFFF else _OWN_MIDS
+            if self._mid not in self._in_flight:  # which are far fewer than there are numbers
+                return self._mid
+
+    def _put(self, packet: bytes) -> None:
+        """Sends a packet with all others of this turn of the loop."""
+        if self._socket is not None:
+            if self._client.want_write():  # before it the library's, which keeps what is asked for within a callback: subscriptions
+                self._client.loop_write()
+            self._socket.put(packet)
+            if self._flushing is None:
+                self._flushing = self._loop.call_soon(self._flush)
+
+    def subscribe(self, wanted: list[tuple[str, SubscribeOptions]], identifier: int = 0) -> None:
+        """One SUBSCRIBE packet; `identifier` is that of its subscriptions, 0 for none."""
+        properties = Properties(PacketTypes.SUBSCRIBE) if identifier else None  # type: ignore[no-untyped-call]
+        if properties is not None:
+            properties.SubscriptionIdentifier = identifier
+        code, mid = self._client.subscribe(wanted, properties=properties)
         if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
             self._subscribing[mid] = [topic for topic, _ in wanted]
+            self._check_mid(mid)
 
     def unsubscribe(self, topics: list[str]) -> None:
         """One UNSUBSCRIBE packet."""
         code, mid = self._client.unsubscribe(topics)
         if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
             self._unsubscribing[mid] = topics
+            self._check_mid(mid)
+
+    def _check_mid(self, mid: int) -> None:
+        if mid >= _OWN_MIDS - 1:
+            self.end("its packet identifiers are used up: making a new connection")
 
     # -- what paho calls
 
@@ -323,28 +357,6 @@ class Connection:
             self._state.from_broker = code
         self._lost.set()
 
-    def _message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
-        payload = bytes(message.payload)
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:  # nothing that anybody subscribed to
-            return
-        if not self._listener.message(topic, payload, message.retain):
-            self._count_small(len(topic.encode()) + len(payload) + len(payload) // 256 + _SMALL_PACKET_BYTES)
-
-    def _published(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, properties: Properties | None) -> None:
-        self._count_small()
-        message = self._in_flight.pop(mid, None)
-        if message is None:
-            return
-        if code.value >= FAILURE:
-            self._listener.refused(message.topic, len(message.payload), code)
-            message.settle(Sent.TOO_LARGE if code.value == TOO_LARGE else Sent.REFUSED)
-        else:
-            self._listener.acknowledged(message.topic)
-            message.settle(Sent.ACKNOWLEDGED)
-        self._fill_window()
-
     def _subscribed(self, client: paho.Client, data: Any, mid: int, codes: list[ReasonCode], properties: Properties | None) -> None:
         self._count_small()
         topics = self._subscribing.pop(mid, [])
@@ -356,13 +368,62 @@ class Connection:
         self._count_small()
         self._listener.unsubscribed(self._unsubscribing.pop(mid, []))
 
-    def _logged(self, client: paho.Client, data: Any, level: int, text: str) -> None:
+    def _logged(self, text: str) -> None:
         """What went wrong on the socket, a TLS alert say, is told by paho in its log alone."""
-        if level == LogLevel.MQTT_LOG_ERR and not self._state.reason:
-            self._state.reason = text.removeprefix("failed to receive on socket: ")
+        self._state.reason = self._state.reason or text.removeprefix("failed to receive on socket: ")
 
     def _count_small(self, size: int = _SMALL_PACKET_BYTES) -> None:
         self._state.other_bytes += size
+
+    # -- messages
+
+    def _take_packets(self, connection: BufferedSocket) -> None:
+        """Handles the packets that are here as a whole. Raises Malformed."""
+        data, at = connection.arrived, 0
+        try:
+            while at < len(data) and not self._lost.is_set() and (found := packets.bounds(data, at)) is not None:
+                start, end = found
+                first, begin, at = data[at], at, end
+                if first >> 4 == packets.PUBLISH:
+                    self._message(first, bytes(data[start:end]))
+                elif first >> 4 == packets.PUBACK:
+                    self._published(*packets.read_puback(bytes(data[start:end])))
+                else:
+                    self._give(connection, bytes(data[begin:end]))
+        finally:
+            del data[:at]
+
+    def _give(self, connection: BufferedSocket, packet: bytes) -> None:
+        connection.give(packet)
+        while connection.has_given and not self._lost.is_set():
+            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._lost.set()
+
+    def _message(self, first: int, body: bytes) -> None:
+        """A message is acknowledged when the listener has taken it."""
+        arrived, mid, properties_bytes = packets.read_publish(first, body)
+        if arrived is None:
+            self._count_small(len(body) + _SMALL_PACKET_BYTES)
+        elif not self._listener.message(arrived):
+            size = len(arrived.topic.encode()) + len(arrived.payload) + properties_bytes
+            self._count_small(size + size // 256 + _SMALL_PACKET_BYTES)
+        if mid:
+            self._put(packets.puback(mid))
+
+    def _published(self, mid: int, code: int) -> None:
+        self._count_small()
+        message = self._in_flight.pop(mid, None)
+        if message is None:
+            return
+        if code >= FAILURE:
+            self._listener.refused(message.topic, len(message.payload), _reason(code))
+            denied = Sent.DENIED if code in TOPIC_DENIED else Sent.REFUSED
+            message.settle(Sent.TOO_LARGE if code == TOO_LARGE else denied)
+        else:
+            self._listener.acknowledged(message.topic)
+            message.settle(Sent.ACKNOWLEDGED)
+        if self._unsent:
+            self._fill_window()
 
     # -- the loop and the socket
 
@@ -379,43 +440,71 @@ class Connection:
     def _watch_writes(self, wanted: bool) -> None:
         if self._socket is None:
             return
-        if wanted:
+        if wanted or self._socket.has_unsent:  # the library also writes by itself, and knows nothing of the buffer
             self._loop.add_writer(self._socket.fileno(), self._writable)
         else:
             self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
-        """Reads until nothing is left that only TLS knows of: what it has decrypted already makes no socket readable again."""
-        while True:
-            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        """Takes what has come, until nothing is left that makes no socket readable again."""
+        connection = self._socket
+        more = True
+        while connection is not None and more and not self._lost.is_set():
+            try:
+                more = connection.fill() and connection.has_decrypted
+            except OSError as error:
+                self._logged(str(error))
                 self._lost.set()
-                return
-            if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
-                return
+            try:
+                self._take_packets(connection)
+            except Malformed as error:
+                self.end(str(error))
+            if connection.ended:
+                self._lost.set()
 
     def _writable(self) -> None:
+        """Sends what there is, many packets at a time. A socket that takes no more is watched, until it does."""
         if self._client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._lost.set()
-        elif not self._client.want_write():
+        elif self._flush() and not self._client.want_write():
             self._watch_writes(False)
 
+    def _flush(self) -> bool:
+        """False when the socket takes no more now: it is watched then."""
+        self._flushing = None
+        if self._socket is None:
+            return True
+        try:
+            sent = self._socket.flush()
+        except OSError as error:
+            self._logged(str(error))
+            self._lost.set()
+            return True
+        if not sent:
+            self._watch_writes(True)
+        return sent
 
-def _tls(config: BrokerConfig) -> ssl.SSLContext:
-    """Files are read at each attempt: they may have been renewed. Raises OSError naming the file."""
-    context = _naming(config.ca_file, lambda: ssl.create_default_context(cafile=config.ca_file))
-    if config.certificate_file is not None:
-        certificate, key = config.certificate_file, config.key_file
-        _naming(certificate, lambda: context.load_cert_chain(certificate, key))
-    return context
 
+def _errors_of(take: Callable[[str], None]) -> logging.Logger:
+    """A logger for errors alone: paho would write a line for each packet to whoever listens to its log."""
 
-def _naming(file: Any, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except OSError as error:
-        raise OSError(f"{file}: {error.strerror or error}") from error
+    class Errors(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            take(record.getMessage())
+
+    logger = logging.Logger("paho", logging.ERROR)  # of one connection, and gone with it
+    logger.addHandler(Errors())
+    return logger
 
 
 def _why(properties: Properties | None) -> str:
     text = str(getattr(properties, "ReasonString", ""))[:200]
     return f" ({text})" if text else ""
+
+
+def _reason(code: int) -> ReasonCode:
+    """A PUBACK's failure. Brokers use codes of DISCONNECT there too; one that has no name is an unspecified error."""
+    for kind in (PacketTypes.PUBACK, PacketTypes.DISCONNECT):
+        with contextlib.suppress(KeyError, ValueError):
+            return ReasonCode(kind, identifier=code)
+    return ReasonCode(PacketTypes.PUBACK, identifier=FAILURE)

@@ -1,48 +1,83 @@
-"""The board's own key, which never leaves it, and the request for a certificate over it.
+"""The board's own key, which never leaves it, and its certificate: who the board is.
 
-The key opens TLS connections to the broker and nothing else: it signs no updates.
+The key opens TLS connections to the broker and signs what the board says of itself. It signs no updates. What reads and asks for
+certificates is `device_agent.broker.certificates`: boards without one do without X.509.
 """
 
-import contextlib
-import os
+import functools
+import ssl
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cbor2 import CBORTag
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from ota import durable
 from ota.errors import OtaError
-from ota.formats.fields import is_name
+from ota.formats import cbor
+from ota.formats.cose import ALGORITHM, KCCS, KEY_ID, SIGN1_TAG, TYPE, X5CHAIN, VerifyKey, bare_key, sig_structure
 
-__all__ = ["IdentityError", "check_certificate", "signing_request", "write_durably"]
+__all__ = ["Identity", "IdentityError", "device_key", "write_durably"]
+
+_P256_BYTES = 32
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 class IdentityError(OtaError):
     """The board's key or certificate can't be used."""
 
 
-def signing_request(key_file: Path, device: str) -> bytes:
-    """A PKCS #10 request (RFC 2986), PEM, for a device's name; makes the key (P-256, mode 0600) where there is none yet.
+@dataclass(frozen=True)
+class Identity:
+    """The board's key and, where it has one, its certificate. Never changed: a renewal makes another."""
 
-    Raises IdentityError.
-    """
-    if not is_name(device):
-        raise IdentityError(f"{device!r} is not a name for a device")
-    key = _key(key_file)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
-    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, SHA256()).public_bytes(Encoding.PEM)
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    certificate: bytes = b""  # DER; b"" where there is none
+
+    @classmethod
+    def load(cls, key_file: Path, certificate_file: Path | None = None) -> "Identity":
+        """From PEM files; makes the key where there is none yet. Raises IdentityError.
+
+        That the certificate is for the key is for `device_agent.broker.certificates` to check.
+        """
+        if certificate_file is None:
+            return cls(device_key(key_file))
+        try:
+            text = certificate_file.read_text(encoding="ascii")
+            first = text[text.index(_BEGIN) : text.index(_END) + len(_END)]
+            return cls(device_key(key_file), ssl.PEM_cert_to_DER_cert(first))
+        except OSError as error:
+            raise IdentityError(f"{certificate_file}: {error.strerror}") from error
+        except ValueError:
+            raise IdentityError(f"{certificate_file} is not a certificate in PEM format") from None
+
+    @functools.cached_property
+    def public(self) -> VerifyKey:
+        """What verifies its signatures."""
+        return VerifyKey(self.key.public_key())
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of ES256 as COSE has it: 64 bytes (RFC 9053, section 2.1)."""
+        r, s = decode_dss_signature(self.key.sign(message, ec.ECDSA(SHA256())))
+        return r.to_bytes(_P256_BYTES) + s.to_bytes(_P256_BYTES)
+
+    def sign1(self, payload: bytes, kind: str, *, introduce: bool = True) -> bytes:
+        """A COSE_Sign1 with the payload in it. Algorithm, key identifier and `kind` (the type) are protected.
+
+        `introduce`: the key is beside them, in its certificate as x5chain (RFC 9360), or bare in kccs (RFC 9528).
+        """
+        protected = cbor.encode({ALGORITHM: self.public.algorithm.numbers[0], KEY_ID: self.public.key_id, TYPE: kind})
+        beside: dict[int, object] = {}
+        if introduce:
+            beside = {X5CHAIN: self.certificate} if self.certificate else {KCCS: bare_key(self.public)}
+        return cbor.encode(CBORTag(SIGN1_TAG, [protected, beside, payload, self.sign(sig_structure(protected, payload))]))
 
 
-def _key(file: Path) -> ec.EllipticCurvePrivateKey:
+def device_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    """The key in a file (P-256, mode 0600), made where there is none yet. Raises IdentityError."""
     try:
         key = load_pem_private_key(file.read_bytes(), None)
     except FileNotFoundError:
@@ -54,42 +89,14 @@ def _key(file: Path) -> ec.EllipticCurvePrivateKey:
         raise IdentityError(f"{file}: {error.strerror}") from error
     except (ValueError, TypeError):
         raise IdentityError(f"{file} is not an unlocked private key in PEM format") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
+    if not (isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)):
         raise IdentityError(f"{file} holds no P-256 key")
     return key
 
 
-def check_certificate(pem: bytes, key_file: Path, device: str) -> None:
-    """Raises IdentityError unless a certificate is for this device's name and key."""
-    try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        public = certificate.public_key()
-    except (ValueError, InvalidSignature) as error:
-        raise IdentityError(f"the certificate can't be read: {error}") from error
-    if [each.value for each in names] != [device]:
-        raise IdentityError(f"the certificate is not for {device}")
-    raw = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if public.public_bytes(*raw) != _key(key_file).public_key().public_bytes(*raw):
-        raise IdentityError("the certificate is for another key than this board's")
-
-
 def write_durably(file: Path, content: bytes) -> None:
     """Replaces a file, mode 0600, so that after a power cut it is the old or the new one, whole. Raises IdentityError."""
-    temporary = file.with_name(f".{file.name}.new")
     try:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.write_durably(file, content, 0o600)
     except OSError as error:
         raise IdentityError(f"{file}: {error.strerror}") from error

@@ -25,6 +25,7 @@ class Limits:
     qos: int = 2
     retain: bool = True
     wildcards: bool = True
+    identifiers: bool = True  # of subscriptions
 
     @classmethod
     def from_connack(cls, properties: Properties | None) -> "Limits":
@@ -35,6 +36,7 @@ class Limits:
             qos=int(getattr(properties, "MaximumQoS", 2)),
             retain=bool(getattr(properties, "RetainAvailable", 1)),
             wildcards=bool(getattr(properties, "WildcardSubscriptionAvailable", 1)),
+            identifiers=bool(getattr(properties, "SubscriptionIdentifierAvailable", 1)),
         )
 
     def unusable(self) -> str:
@@ -45,9 +47,9 @@ class Limits:
             return "the broker acknowledges no messages (CONNACK: Maximum QoS 0)"
         return ""
 
-    def payload_bytes(self, topic: str) -> int:
+    def payload_bytes(self, topic: str, properties_bytes: int = 1) -> int:
         """The largest payload of a QoS 1 PUBLISH to a topic that fits into a packet."""
-        return max(0, self.packet_bytes - _FIXED_HEADER_BYTES - 2 - len(topic.encode()) - 2 - 1)
+        return max(0, self.packet_bytes - _FIXED_HEADER_BYTES - 2 - len(topic.encode()) - 2 - properties_bytes)
 
     def packets(self, topics: list[str], most: int) -> list[list[str]]:
         """Topics in groups of at most `most`, each group small enough for one SUBSCRIBE or UNSUBSCRIBE packet."""

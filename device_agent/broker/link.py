@@ -6,7 +6,6 @@ docs/reference/link.md describes the behaviour.
 
 import asyncio
 import contextlib
-import enum
 import functools
 import logging
 import secrets
@@ -15,13 +14,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from device_agent.broker.backoff import Backoff, Ended
-from device_agent.broker.connection import FAILURE, TOO_LARGE, Connection, Outgoing, Sent, Session
+from device_agent.broker.connection import FAILURE, TOO_LARGE, Connection, Outgoing, Sent
+from device_agent.broker.identifiers import Identifiers, is_wild
 from device_agent.broker.limits import Learned, Limits
-from device_agent.broker.retained import Handled
-from device_agent.node.config import BrokerConfig
+from device_agent.broker.packets import Arrived, UserProperties
+from device_agent.broker.settings import BrokerConfig, Session
+from device_agent.broker.subscription import INPUT_AGAIN, Kind
+from ota.formats import topics
 from ota.formats.topics import TOO_MANY_TOPICS
 
 __all__ = ["Kind", "Link", "Sent"]
@@ -29,25 +30,16 @@ __all__ = ["Kind", "Link", "Sent"]
 GOODBYE_S = 2.0
 MARKER_S = 30.0  # until a message to ourselves must have arrived
 DENIED_RETRY_S = 300.0  # between tries of a subscription that was denied
+REASONS_SAID, REFUSED_TOPICS = 16, 100  # that are remembered
 UNSUBACK_S = 5.0  # then a topic is asked for again without it
 UNSUBSCRIBE_S = 1.0  # a subscription that is no longer needed is ended with the next SUBSCRIBE, or after this long
 logger = logging.getLogger(__name__)
 
 
-class Kind(enum.Enum):
-    """What a subscription is for."""
-
-    DOCUMENT = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
-    # QoS 0: a part is named by its digest and asked for again on the next connection; a broker that keeps the session
-    # would send QoS 1 messages of the old connection once more.
-    PART = SubscribeOptions(qos=0, retainHandling=SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
-    INPUT = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
-    MARKER = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-
-
 class Link:
-    """Connects for as long as it runs. `on_message` gets topic and payload of what comes in, `on_online` and `on_offline` what
-    their names say. The broker keeps subscriptions and QoS 1 messages over short breaks, as long as `session_expiry_s` says.
+    """Connects for as long as it runs. `on_message` gets topic and payload of what is asked for by an exact topic, `on_input` what
+    comes for modules, `on_online` and `on_offline` what their names say. The broker keeps subscriptions and QoS 1 messages over
+    short breaks, as long as `session_expiry_s` says.
     """
 
     def __init__(
@@ -58,35 +50,42 @@ class Link:
         on_online: Callable[[], None],
         on_offline: Callable[[], None],
         *,
+        on_input: Callable[[Arrived], None] = lambda arrived: None,
         marker: str = "",
         counters: Counter[str] | None = None,
+        client_id: str = "",
     ) -> None:
         """`marker` is a topic of this board's own, on which it sends itself messages to learn whether the broker delivers."""
         self._config, self._device = config, device
+        self._client_id = client_id or f"wamr-ota-{device}"
         self._loop = asyncio.get_running_loop()
-        self._on_message, self._on_online, self._on_offline = on_message, on_online, on_offline
+        self._on_message, self._on_input, self._on_online, self._on_offline = on_message, on_input, on_online, on_offline
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._will: tuple[str, bytes] | None = None
         self._connection: Connection | None = None
         self._backoff = Backoff()
         self._learned = Learned()
-        self._handled = Handled()
         self._marker = marker
         self._expected = b""  # the marker that is on its way
         self._echoed = asyncio.Event()
         self._wanted: dict[str, Kind] = {marker: Kind.MARKER} if marker else {}
+        self._covered: frozenset[str] | None = None  # inputs that a wider one brings; None where that is to be found out
+        self._identifiers = Identifiers(self._counters)
         self._held: dict[str, Kind] = {}  # what this connection was asked for
         self._renewed: set[str] = set()  # to be asked for once more on this connection
+        self._repeated: set[str] = set()  # inputs whose retained messages are to come once more
         self._ends: set[str] = set()  # of which the UNSUBACK has not come: rumqttd may take a SUBSCRIBE behind it first
         self._changing: asyncio.Handle | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._retrying: asyncio.TimerHandle | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._granted = self._progress = False
+        self._next: asyncio.Future[bool] | None = None  # whether the next connection works
+        self._proving: asyncio.Future[bool] | None = None  # whether this one does
         self._denied: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._silent = False  # the broker granted a subscription and delivers nothing
-        self._said = ""
+        self._said: set[str] = set()  # reasons of lost connections, since one worked
         self._sessions = 0
         self._resumes, self._resumed = True, False
         self._stopped = False
@@ -105,15 +104,15 @@ class Link:
             return
         if topic in self._held:
             self._renewed.add(topic)  # its end was not sent yet: without it nothing retained would come
-        if kind is Kind.INPUT:
-            self._handled.forget(topic)
         self._wanted[topic] = kind
+        self._covered = None
         self._change_soon()
 
     def unsubscribe(self, topic: str) -> None:
         """Ends a subscription."""
         kind = self._wanted.pop(topic, None)
         self._denied.pop(topic, None)
+        self._covered = None
         if kind is not Kind.PART:
             self._change_soon()
         elif self._ending is None or self._ending.when() <= self._loop.time():
@@ -124,21 +123,41 @@ class Link:
         self._renewed.update(each for each in wanted if each in self._held and each in self._wanted)
         self._change_soon()
 
+    def repeat(self, filter_: str) -> None:
+        """Asks for the retained messages of an input once more, for a module that is new to it."""
+        self._repeated.add(filter_)
+        self._change_soon()
+
     def denied(self, topic: str) -> str:
         """Why the broker denies a subscription; empty when it does not."""
         return self._denied.get(topic, "")
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> "asyncio.Future[Sent]":
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, properties: UserProperties | None = None
+    ) -> "asyncio.Future[Sent]":
         """Sends at QoS 1; the future tells what became of it."""
         future: asyncio.Future[Sent] = self._loop.create_future()
-        if self._connection is None or not self.online:
-            future.set_result(Sent.OFFLINE)
-        elif len(payload) > self._connection.limits.payload_bytes(topic):
-            self._note_refusal(topic, f"{len(payload)} bytes; the broker takes packets of {self.limits.packet_bytes}")
-            future.set_result(Sent.TOO_LARGE)
-        else:
-            self._connection.publish(Outgoing(topic, payload, retain, future))
+
+        def settle(sent: Sent) -> None:
+            if not future.done():  # who asked may wait no more
+                future.set_result(sent)
+
+        self._send(Outgoing(topic, payload, retain, settle, properties))
         return future
+
+    def post(self, topic: str, payload: bytes, properties: UserProperties, settle: Callable[[Sent], None]) -> None:
+        """Sends at QoS 1; `settle` is told what became of it, before this returns or later."""
+        self._send(Outgoing(topic, payload, False, settle, properties))
+
+    def _send(self, message: Outgoing) -> None:
+        topic, size, properties = message.topic, len(message.payload), message.properties
+        if self._connection is None or not self.online:
+            message.settle(Sent.OFFLINE)
+        elif size > self._connection.limits.payload_bytes(topic, properties.size_bytes if properties is not None else 1):
+            self._note_refusal(topic, f"{size} bytes; the broker takes packets of {self.limits.packet_bytes}")
+            message.settle(Sent.TOO_LARGE)
+        else:
+            self._connection.publish(message)
 
     @property
     def limits(self) -> Limits:
@@ -148,6 +167,11 @@ class Link:
     def room(self, topic: str) -> int:
         """How many bytes a batch for a topic may have: what the broker announces, or what it was seen to take."""
         return min(self.limits.payload_bytes(topic), self._learned.payload_bytes(self._loop.time()))
+
+    @property
+    def window(self) -> int:
+        """How many messages may be unacknowledged on this connection."""
+        return self._connection.window if self._connection is not None else 1
 
     @property
     def part_bytes(self) -> int:
@@ -178,6 +202,13 @@ class Link:
         """Ends this connection; the next is made soon."""
         if self._connection is not None and self.online:
             self._connection.end(reason)
+
+    def use(self, config: BrokerConfig, reason: str = "") -> "asyncio.Future[bool]":
+        """Reaches the broker so from the next connection on; a reason ends this one. Tells whether the next one works."""
+        self._config, self._next = config, self._loop.create_future()
+        if reason:
+            self.renew(reason)
+        return self._next
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -227,10 +258,11 @@ class Link:
 
     async def _connect_once(self) -> Ended:
         self._granted = self._progress = False
+        self._proving, self._next = self._next, None
         # The first session of a process is clean: what an earlier process subscribed to is not known any more.
         expiry_s = self._config.session_expiry_s if self._resumes else 0
         session = Session(self._sessions == 0 or not expiry_s, expiry_s, self._will)
-        connection = Connection(self._config, f"wamr-ota-{self._device}", session, self)
+        connection = Connection(self._config, self._client_id, session, self)
         self._connection = connection
         try:
             await connection.open()
@@ -247,9 +279,9 @@ class Link:
 
     def _learn(self, ended: Ended, connection: Connection) -> Ended:
         """A connection that a packet of ours ended is no sign of another client with this board's name."""
-        size_bytes, topics = connection.largest_bytes, connection.unanswered_topics
-        if (ended.closed or ended.packet_refused) and self._learned.too_many_topics(topics, self._loop.time()):
-            logger.info("the broker closed the connection at a packet of %d topics: asking for fewer at a time", topics)
+        size_bytes, asked = connection.largest_bytes, connection.unanswered_topics
+        if (ended.closed or ended.packet_refused) and self._learned.too_many_topics(asked, self._loop.time()):
+            logger.info("the broker closed the connection at a packet of %d topics: asking for fewer at a time", asked)
             ended = replace(ended, closed=False)
         if ended.too_large and size_bytes:
             self._learned.too_large(size_bytes, self._loop.time())
@@ -263,6 +295,7 @@ class Link:
         was_online, self.online = self.online, False
         connection.close()
         self._connection = None
+        self._judge(works=False)
         for each in self._timers:
             each.cancel()
         self._timers.clear()
@@ -270,12 +303,16 @@ class Link:
         if was_online:
             self._on_offline()
 
+    def _judge(self, *, works: bool) -> None:
+        if self._proving is not None and not self._proving.done():
+            self._proving.set_result(works)
+
     def _say(self, ended: Ended) -> None:
-        """A reason is logged when it is another than the last."""
-        if ended.worked:
-            self._said = ""
-        if ended.reason != self._said:
-            self._said = ended.reason
+        """Each reason is logged once, also when two take turns, until a connection has worked."""
+        if ended.worked or len(self._said) >= REASONS_SAID:
+            self._said.clear()
+        if ended.reason not in self._said:
+            self._said.add(ended.reason)
             logger.warning("broker %s: %s", self._config.url, ended.reason)
 
     # -- what the connection tells (device_agent.broker.connection.Listener)
@@ -290,45 +327,52 @@ class Link:
         self.online = True
         self._sessions += 1
         self._denied.clear()
+        self._covered = None
         self._refused.clear()
         self._ends.clear()
         self._resumed = False
         if session_present:
-            stale = [each for each, kind in self._held.items() if kind is not Kind.INPUT or each not in self._wanted]
+            stale = [each for each, kind in self._held.items() if kind is not Kind.INPUT or not self._asked(each)]
             self._resumed = bool(stale)
             self._send_ends(stale)
+        self._identifiers.begin(session_present=session_present)
         self._held.clear()
         self._renewed.clear()
         self._change()
         self._on_online()
 
-    def message(self, topic: str, payload: bytes, retained: bool) -> bool:
-        """Gives a message on, unless it is the marker, or a retained input that was handled before."""
+    def message(self, arrived: Arrived) -> bool:
+        """Gives a message on, unless it is the marker."""
+        topic, payload = arrived.topic, arrived.payload
         kind = self._wanted.get(topic) or self._held.get(topic) or Kind.INPUT
         if topic == self._marker:
             if payload == self._expected:
                 self._silent = False
                 self._echoed.set()
             return False
-        if kind is Kind.INPUT and self._handled.repeats(topic, payload, retained):
-            self._counters["retained_repeats"] += 1
+        if kind is Kind.INPUT:
+            if self._identifiers.takes(arrived):
+                self._on_input(arrived)
             return False
         self._on_message(topic, payload)
         self._progress = self._progress or kind is Kind.PART
         return kind is Kind.PART
 
-    def subscribed(self, topics: list[str], codes: list[ReasonCode]) -> None:
+    def subscribed(self, asked: list[str], codes: list[ReasonCode]) -> None:
         """Notes what was granted and denied. What may have been too much for one packet is asked for again in smaller ones."""
         many = any(code.value in TOO_MANY_TOPICS for code in codes)
-        smaller = many and self._learned.too_many_topics(len(topics), self._loop.time())
-        for topic, code in zip(topics, codes, strict=False):
+        smaller = many and self._learned.too_many_topics(len(asked), self._loop.time())
+        for topic, code in zip(asked, codes, strict=False):
             if smaller and code.value in TOO_MANY_TOPICS:
                 self._held.pop(topic, None)
                 self._change_soon()
             elif code.value < FAILURE:
                 self._granted = True
+                self._judge(works=True)
                 if self._denied.pop(topic, None):
                     logger.info("the broker grants the subscription to %s now", topic)
+                    self._covered = None
+                    self._change_soon()
                 if topic == self._marker and self._connection is not None and not self._echoed.is_set():
                     self._send_marker()
                     self._later(MARKER_S, self._judge_silence)
@@ -336,13 +380,17 @@ class Link:
                 if topic not in self._denied:
                     logger.warning("the broker denies the subscription to %s: %s", topic, code)
                 self._denied[topic] = str(code)
+                self._identifiers.drop(topic)
+                if self._wanted[topic] is Kind.INPUT:
+                    self._covered = None
+                    self._change_soon()
         if self._denied and (self._retrying is None or self._retrying.when() <= self._loop.time()):
             self._retrying = self._later(DENIED_RETRY_S, self._retry_denied)
 
-    def unsubscribed(self, topics: list[str]) -> None:
+    def unsubscribed(self, ended: list[str]) -> None:
         """Subscribes to what was only to be asked for again."""
-        self._ends.difference_update(topics)
-        if not self._wanted.keys().isdisjoint(topics):
+        self._ends.difference_update(ended)
+        if not self._wanted.keys().isdisjoint(ended):
             self._change_soon()
 
     def refused(self, topic: str, size_bytes: int, code: ReasonCode) -> None:
@@ -359,7 +407,8 @@ class Link:
     def _note_refusal(self, topic: str, why: str) -> None:
         if topic not in self._refused:
             logger.warning("the broker does not take messages for %s: %s", topic, why)
-        self._refused[topic] = why
+        if topic in self._refused or len(self._refused) < REFUSED_TOPICS:
+            self._refused[topic] = why
         self._counters["publishes_refused"] += 1
 
     # -- subscriptions
@@ -373,19 +422,39 @@ class Link:
         self._changing = None
         if self._connection is None or not self.online:
             return
-        self._send_ends([each for each in self._held if each not in self._wanted or each in self._renewed])
+        over = [each for each in self._held if not self._asked(each) or each in self._renewed]
+        inputs = {each for each in over if self._held[each] is Kind.INPUT and each not in self._renewed}
+        self._send_ends([each for each in over if each not in inputs])
         self._renewed.clear()
         wildcards = self._connection.limits.wildcards
-        new = [each for each in self._wanted if each not in self._held and each not in self._ends]
-        for each in [each for each in new if not wildcards and ("+" in each or "#" in each)]:
-            new.remove(each)
+        for each in [each for each in self._wanted if not wildcards and is_wild(each)]:
             self._denied[each] = "the broker has no wildcard subscriptions"
-        for group in self._packets(new):
-            self._connection.subscribe([(each, self._wanted[each].value) for each in group])
+            self._covered = None
+        new = [each for each in self._wanted if self._asked(each) and each not in self._held and each not in self._ends]
+        new = [each for each in new if wildcards or not is_wild(each)]
+        again = self._inputs_again()
+        asked = [*new, *(each for each in again if each in self._held)]
+        alone = self._identifiers.needed(asked, self._held) if self._connection.limits.identifiers else {}
+        for group in [[each] for each in alone] + self._packets([each for each in asked if each not in alone]):
+            options = [INPUT_AGAIN if each in again else self._wanted[each].value for each in group]
+            self._connection.subscribe(list(zip(group, options, strict=True)), alone.get(group[0], 0))
             self._held.update((each, self._wanted[each]) for each in group)
+        self._send_ends([each for each in self._held if each in inputs])  # last: a wider one may have taken its place
 
-    def _packets(self, topics: list[str]) -> list[list[str]]:
-        return self.limits.packets(topics, self._learned.topics_a_packet(self._loop.time()))
+    def _inputs_again(self) -> set[str]:
+        """The inputs whose retained messages are to come, though the broker may hold a subscription to them."""
+        repeated, self._repeated = self._repeated, set()
+        inputs = (each for each, kind in self._wanted.items() if kind is Kind.INPUT and repeated and self._asked(each))
+        return {each for each in inputs if any(topics.covers(each, other) for other in repeated)}
+
+    def _asked(self, topic: str) -> bool:
+        """Whether a subscription is wanted, and not an input that a wider one brings: some brokers would send it twice."""
+        if self._covered is None:
+            self._covered = self._identifiers.arrange(self._wanted, self._denied)
+        return topic in self._wanted and topic not in self._covered
+
+    def _packets(self, asked: list[str]) -> list[list[str]]:
+        return self.limits.packets(asked, self._learned.topics_a_packet(self._loop.time()))
 
     def _send_ends(self, ended: list[str]) -> None:
         assert self._connection is not None
@@ -395,16 +464,17 @@ class Link:
             self._later(UNSUBACK_S, functools.partial(self._no_unsuback, group))
             for each in group:
                 self._held.pop(each, None)
+                self._identifiers.drop(each)
 
-    def _no_unsuback(self, topics: list[str]) -> None:
+    def _no_unsuback(self, ended: list[str]) -> None:
         """A broker that does not answer UNSUBSCRIBE on a kept session (rumqttd) gets a clean session from now on."""
-        if self._ends.isdisjoint(topics):
+        if self._ends.isdisjoint(ended):
             return
         if self._resumed:
             self._resumes = False
             self.renew("the broker does not answer UNSUBSCRIBE on a kept session: sessions are not kept any more")
         else:
-            self.unsubscribed(topics)
+            self.unsubscribed(ended)
 
     def _retry_denied(self) -> None:
         for each in self._denied:

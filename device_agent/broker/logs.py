@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from device_agent.broker.connection import Sent
-from ota.formats.report import BATCH_LIMIT_BYTES, BATCH_LIMIT_RECORDS, LogRecord, encode_logs
+from ota.formats.report import BATCH_BYTES, BATCH_LIMIT_BYTES, BATCH_LIMIT_RECORDS, LogRecord
+from ota.formats.signed_report import OVERHEAD_BYTES
 
 LINES_KEPT, BYTES_KEPT = 1000, 1 << 20
 PERIOD_S = 0.5  # what comes together is sent together
@@ -17,10 +18,15 @@ _RECORD_BYTES = 32  # of CBOR around a record's texts, at most
 
 
 class LogQueue:
-    """`send` publishes a batch; `room` tells how many bytes one may have."""
+    """`send` publishes a batch, `encode` makes and signs it; `room` tells how many bytes one may have."""
 
-    def __init__(self, send: Callable[[bytes], Awaitable[Sent]], room: Callable[[], int]) -> None:
-        self._send, self._room = send, room
+    def __init__(
+        self,
+        send: Callable[[bytes], Awaitable[Sent]],
+        room: Callable[[], int],
+        encode: Callable[[list[LogRecord]], bytes],
+    ) -> None:
+        self._send, self._room, self._encode = send, room, encode
         self._lines: deque[LogRecord] = deque()
         self._bytes = 0
         self._dropped = 0  # lines, not reported yet
@@ -50,7 +56,7 @@ class LogQueue:
             batch, dropped = self._take()
             if not batch:
                 continue
-            sent = await self._send(encode_logs(batch))
+            sent = await self._send(self._encode(batch))
             if sent is Sent.ACKNOWLEDGED:
                 self._dropped -= dropped
                 retry_s = RETRY_MIN_S
@@ -68,10 +74,10 @@ class LogQueue:
 
     def _take(self) -> tuple[list[LogRecord], int]:
         """The oldest lines that fit into a batch, after one that tells of those that were dropped; and how many those are."""
-        room = min(BATCH_LIMIT_BYTES, self._room()) - 8
+        room = min(BATCH_LIMIT_BYTES, self._room() - OVERHEAD_BYTES) - BATCH_BYTES
         batch: list[LogRecord] = []
         if self._dropped:
-            batch.append(LogRecord(time.time(), "warn", "", f"{self._dropped} older log lines were dropped"))
+            batch.append(LogRecord(time.time(), "warn", "", "", f"{self._dropped} older log lines were dropped"))
             room -= _size(batch[0])
         while self._lines and len(batch) < BATCH_LIMIT_RECORDS:
             record = self._lines[0]
@@ -96,10 +102,10 @@ class LogQueue:
 
 
 def _size(record: LogRecord) -> int:
-    return _RECORD_BYTES + len(record.message.encode()) + len(record.module.encode())
+    return _RECORD_BYTES + sum(len(each.encode()) for each in (record.message, record.instance, record.module))
 
 
 def _shortened(record: LogRecord, room: int) -> LogRecord:
     """One line that fits, as far as that is possible."""
-    rest = max(0, room - _RECORD_BYTES - len(record.module.encode()))
+    rest = max(0, room - _size(replace(record, message="")))
     return replace(record, message=record.message.encode()[:rest].decode(errors="ignore"))

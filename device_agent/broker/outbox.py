@@ -1,230 +1,344 @@
-"""Messages of modules for the broker: kept on disk, in order, until they are acknowledged; the oldest are dropped when full."""
+"""Messages of modules on their way to the broker: out of the store, in order, each forgotten once the broker has acknowledged it.
+
+`Outbox` sends each as an MQTT message of its own, several at a time. `Batches` sends many in one packet, for thin links.
+"""
 
 import asyncio
 import contextlib
+import functools
 import logging
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from device_agent.broker.connection import Sent
 from device_agent.broker.limits import SUSPECT_BYTES
-from device_agent.channel.frames import Done, KeyWrite
-from device_agent.channel.workers import ModuleSpec
-from device_agent.storage.store import Added, Store, Version
-from ota.formats.reasons import Refused
-from ota.formats.report import BATCH_LIMIT_BYTES, Message, encode_messages
+from device_agent.broker.packets import BOARD, UserProperties
+from device_agent.storage.store import Store
+from ota.formats.report import BATCH_BYTES, BATCH_LIMIT_BYTES, Message
+from ota.formats.signed_report import OVERHEAD_BYTES
 
 BATCH_MESSAGES = 200
-HELD_EVENTS, HELD_BYTES = 5000, 8 << 20  # in memory, until they are written
+READ_AHEAD = 64  # messages that are read from the store at once
+AHEAD, AHEAD_BYTES = 256, 1 << 20  # of messages in memory that are to be sent, just written ones too
+WINDOW_BYTES = 256 << 10  # of messages that are not acknowledged, and one more
 RETRY_S, REFUSED_MAX_S = 2.0, 300.0
 ALONE_TRIES = 5  # a message that is larger, and at which the broker closes the connection this often, is dropped
+SMALL_TRIES = 20  # and one that is not
+DENIED_TRIES = 5  # a message that the broker says must not be sent is dropped after this many
 TOPICS_SAID = 100
 _MESSAGE_BYTES = 48  # of CBOR around a message's texts, at most
-Outcome = tuple[Version, list[KeyWrite], list[Message]]
 logger = logging.getLogger(__name__)
 
 
-class Outbox:
-    """Writes outcomes of events to the store, many in one transaction, and sends what is there whenever it can."""
+class Line(Protocol):
+    """What is needed of the link."""
+
+    @property
+    def online(self) -> bool:
+        """Whether there is a connection."""
+
+    @property
+    def window(self) -> int:
+        """How many messages may be unacknowledged."""
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, properties: UserProperties | None = None
+    ) -> "asyncio.Future[Sent]":
+        """Sends at QoS 1; the future tells what became of it."""
+
+    def post(self, topic: str, payload: bytes, properties: UserProperties, settle: Callable[[Sent], None]) -> None:
+        """Sends at QoS 1; `settle` is told what became of it, before this returns or later."""
+
+    def room(self, topic: str) -> int:
+        """How many bytes a batch for a topic may have."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A message that was sent, and what became of it; None while that is not known."""
+
+    message: Message
+    size_bytes: int
+    sent: Sent | None = None
+
+
+class Delivery(ABC):
+    """What both ways of sending have in common: what was sent is forgotten, and what can't be sent is dropped and counted."""
 
     def __init__(
         self,
         store: Store,
         on_writer: Callable[..., Awaitable[Any]],
-        send: Callable[[bytes], Awaitable[Sent]],
-        room: Callable[[], int],
+        link: Line,
+        forget: Callable[[int], None],
         counters: Counter[str],
-        limit: int,
-        limit_bytes: int,
     ) -> None:
-        """`send` publishes a batch; `room` tells how many bytes the broker allows it; `limit` is how many messages are kept, with
-        `limit_bytes` at most.
-        """
-        self._store, self._on_writer, self._send, self._room = store, on_writer, send, room
-        self._counters = counters
-        self._limit, self._limit_bytes = limit, limit_bytes
-        self._fresh: list[Outcome] = []
-        self._fresh_bytes = 0
-        self._full = False
-        self._written = asyncio.Event()
-        self._wake = asyncio.Event()
-        self._online = asyncio.Event()
+        """`forget`: the messages up to a number are not needed any more."""
+        self._store, self._on_writer, self._link, self._forget, self._counters = store, on_writer, link, forget, counters
+        self._gone = 0  # number up to which messages were delivered or dropped
+        self._wake, self._online = asyncio.Event(), asyncio.Event()
+        self._retry_s = RETRY_S
         self._closed = 0  # times in turn that the broker closed the connection at the message that is first now
-        self._too_large: set[str] = set()  # topics for which it was said
-
-    async def add(self, spec: ModuleSpec, done: Done) -> None:
-        """Takes what a handled event asks for; it is durable within one write of the disk, and sent after that."""
-        if not done.messages and not done.writes:
-            return
-        now = time.time()
-        messages = [Message(0, now, spec.label, topic, payload) for topic, payload in done.messages]
-        self._counters["messages"] += len(messages)
-        outcome = Version(spec.description.name, spec.manifest), list(done.writes), messages
-        self._fresh.append(outcome)
-        self._fresh_bytes += _outcome_size(outcome)
-        if len(self._fresh) > HELD_EVENTS or self._fresh_bytes > HELD_BYTES:
-            self._hold(self._fresh)
-        self._wake.set()
+        self._said: set[str] = set()  # topics for which it was said that a message was dropped
 
     def poke(self) -> None:
         """The link is up again."""
         self._online.set()
-        self._written.set()
+        self.written()
 
-    async def flush(self) -> bool:
-        """Writes what is waiting to be written; False when the disk has no room for it."""
-        batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
-        if not batch:
-            return True
-        try:
-            added: Added = await self._on_writer(self._store.add_outcomes, batch, self._limit, self._limit_bytes)
-            self._count_dropped(added.dropped, added.dropped_bytes)
-        except Refused as error:
-            self._hold(batch + self._fresh)
-            if not self._full:
-                logger.error("results wait in memory: %s", error)
-            self._full = True
-            return False
-        self._full = False
-        self._written.set()
-        return True
+    def written(self, messages: Sequence[Message] = ()) -> None:
+        """There are new messages in the store: these, all that are newer than those before, or unknown ones."""
+        self._wake.set()
 
-    def _hold(self, outcomes: list[Outcome]) -> None:
-        """Keeps outcomes in memory until they are written; when there is no room the oldest lose their messages.
+    @abstractmethod
+    async def deliver(self) -> None:
+        """The task that sends."""
 
-        Of their key writes the last of each key stays: a module would go on with keys that never were together.
-        """
-        size, gone, writes = sum(map(_outcome_size, outcomes)), 0, _LastWrites()
-        while gone < len(outcomes) and (len(outcomes) - gone > HELD_EVENTS or size + writes.size > HELD_BYTES):
-            version, of_keys, messages = outcomes[gone]
-            writes.add(version, of_keys)
-            size -= _outcome_size(outcomes[gone])
-            self._count_dropped(len(messages), sum(map(_size, messages)))
-            gone += 1
-        lost = writes.drop_down_to(HELD_BYTES)
-        if lost:
-            logger.error("%d key writes are lost: there is no room for them in memory", lost)
-            self._counters["key_writes_dropped"] += lost
-        self._fresh, self._fresh_bytes = writes.outcomes() + outcomes[gone:], size + writes.size
+    def _delivered(self, number: int, count: int) -> None:
+        self._gone, self._retry_s, self._closed = number, RETRY_S, 0
+        self._counters["messages_delivered"] += count
+        self._forget(number)
 
-    def _count_dropped(self, messages: int, size_bytes: int) -> None:
-        if messages or size_bytes:
-            self._counters["messages_dropped"] += messages
-            self._counters["messages_dropped_bytes"] += size_bytes
+    def _drop(self, message: Message, counter: str, why: str) -> None:
+        """Drops the oldest message, which can't be sent; said once for a topic, counted each time."""
+        if message.topic not in self._said and len(self._said) < TOPICS_SAID:
+            self._said.add(message.topic)
+            logger.error("a message of %d bytes for %s %s", len(message.payload), message.topic, why)
+        self._counters[counter] += 1
+        self._counters["messages_dropped"] += 1
+        self._gone, self._closed = message.number, 0
+        self._forget(message.number)
 
-    async def write(self) -> None:
-        """The task that writes."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            await self.flush()
-            if self._full:
-                await asyncio.sleep(RETRY_S)
-                self._wake.set()
+    async def _until_worth_trying(self, sent: Sent) -> None:
+        """Waits after a failure: for a connection where there is none, else for a while, ever longer when the broker refuses."""
+        if not self._link.online:
+            self._online.clear()
+            await self._online.wait()
+            return
+        self._online.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._retry_s):  # not wait_for, see device_agent.broker.connection
+                await self._online.wait()
+        refused = sent in (Sent.REFUSED, Sent.DENIED)
+        self._retry_s = min(2 * self._retry_s, REFUSED_MAX_S) if refused else RETRY_S
+
+
+class Outbox(Delivery):
+    """One PUBLISH for each message. `device` is this board's name, `topic_of` tells the broker's topic of a message of a module."""
+
+    def __init__(
+        self,
+        store: Store,
+        on_writer: Callable[..., Awaitable[Any]],
+        link: Line,
+        forget: Callable[[int], None],
+        counters: Counter[str],
+        device: str,
+        topic_of: Callable[[Message], str | None],
+    ) -> None:
+        super().__init__(store, on_writer, link, forget, counters)
+        self._device, self._topic_of = device, topic_of
+        self._source, self._of_source = ("", ""), b""  # instance and module of the last message, and the properties that say so
+        self._ahead: deque[Message] = deque()
+        self._ahead_bytes = 0
+        self._more = True  # whether the store may have messages behind those
+        self._reading = False
+        self._read = 0  # number of the last message that was sent
+        self._flying: deque[_Flight] = deque()
+        self._flying_bytes = 0
+        self._early: set[int] = set()  # acknowledged before one that is older
+        self._alone_to = 0  # messages up to this number are sent one by one: one of them made the broker close the connection
+        self._denials = 0  # of the message that is first now
+        self._denied: set[str] = set()  # topics of messages that were dropped because the broker says that they must not be sent
+
+    def written(self, messages: Sequence[Message] = ()) -> None:
+        """There are new messages in the store. They need not be read again where they are the next ones, and there is room."""
+        size = sum(map(_size, messages))
+        if not messages:  # some of those in memory may be gone
+            self._ahead.clear()
+            self._ahead_bytes = 0
+        full = len(self._ahead) + len(messages) > AHEAD or self._ahead_bytes + size > AHEAD_BYTES
+        if self._more or self._reading or full or not messages:
+            self._more = True
+        else:
+            self._ahead.extend(messages)
+            self._ahead_bytes += size
+        super().written()
 
     async def deliver(self) -> None:
-        """The task that sends. A batch is forgotten once the broker has acknowledged it: sent again after a break, never lost."""
-        retry_s = RETRY_S
+        """The task that sends, several at a time, and forgets in order."""
         while True:
-            self._written.clear()
-            self._online.clear()
-            batch: list[Message] = await self._on_writer(self._store.outbox, 0, BATCH_MESSAGES)
-            batch = _within(batch, min(BATCH_LIMIT_BYTES, self._room()) - _MESSAGE_BYTES)
-            if not batch:
-                await self._wait(self._written, None)
+            self._wake.clear()
+            failed = self._take_acknowledged()
+            if failed is not None:
+                await self._recover(*failed)
                 continue
-            sent = await self._send(encode_messages(batch))
-            if sent is Sent.ACKNOWLEDGED and await self._forget(batch):
-                retry_s, self._closed = RETRY_S, 0
-                continue
-            if sent is Sent.TOO_LARGE and len(batch) > 1:
-                continue  # there is less room now
-            if await self._unfit(sent, batch):
-                continue
-            await self._wait(self._online, None if sent is Sent.OFFLINE else retry_s)
-            retry_s = min(2 * retry_s, REFUSED_MAX_S) if sent is Sent.REFUSED else RETRY_S
+            await self._fill_window()
+            await self._wake.wait()
 
-    async def _wait(self, event: asyncio.Event, timeout_s: float | None) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):  # not wait_for, see device_agent.broker.connection
-                await event.wait()
+    def _take_acknowledged(self) -> tuple[Message, Sent] | None:
+        """Forgets what was acknowledged, in order; returns the first message that failed."""
+        last, count, failed = None, 0, None
+        while self._flying and (sent := self._flying[0].sent) is not None:
+            message = self._flying[0].message
+            if sent is not Sent.ACKNOWLEDGED:
+                failed = message, sent
+                break
+            self._flying_bytes -= self._flying.popleft().size_bytes
+            self._early.discard(message.number)
+            self._denied.discard(message.topic)
+            last, count = message, count + 1
+        if last is not None:
+            self._denials = 0
+            self._delivered(last.number, count)
+        return failed
 
-    async def _unfit(self, sent: Sent, batch: list[Message]) -> bool:
-        """Drops a message that the broker does not take at any size of batch."""
-        if sent is Sent.CLOSED and len(batch) == 1 and _size(batch[0]) > SUSPECT_BYTES:
-            self._closed += 1
+    async def _fill_window(self) -> None:
+        while self._link.online and self._flying_bytes < WINDOW_BYTES:
+            if not self._ahead:
+                if not self._more:
+                    return
+                await self._read_ahead()
+                continue
+            if len(self._flying) >= (1 if self._ahead[0].number <= self._alone_to else self._link.window):
+                return
+            self._send(self._ahead.popleft())
+
+    async def _read_ahead(self) -> None:
+        self._more, self._reading = False, True
+        try:
+            found: list[Message] = await self._on_writer(self._store.outbox, self._read, READ_AHEAD)
+        finally:
+            self._reading = False
+        self._more = self._more or len(found) == READ_AHEAD
+        self._ahead.extend(found)
+        self._ahead_bytes = sum(map(_size, found))
+
+    def _send(self, message: Message) -> None:
+        self._read = message.number
+        size = _size(message)
+        self._ahead_bytes -= size
+        flight = _Flight(message, size)
+        self._flying.append(flight)
+        self._flying_bytes += size
+        topic = self._topic_of(message)
+        if message.number in self._early or topic is None:
+            flight.sent = Sent.ACKNOWLEDGED if topic is not None else Sent.DENIED
+            self._wake.set()
         else:
-            self._closed = 0
-        if len(batch) == 1 and (sent is Sent.TOO_LARGE or self._closed >= ALONE_TRIES):
-            closed = f"the broker closed the connection {self._closed} times when it came"
-            await self._drop(batch[0], closed if self._closed else "the broker says so")
+            self._link.post(topic, message.payload, self._properties(message), functools.partial(self._settle, flight))
+
+    def _settle(self, flight: _Flight, sent: Sent) -> None:
+        flight.sent = sent
+        self._wake.set()
+
+    def _properties(self, message: Message) -> UserProperties:
+        source = message.instance, message.module
+        if source != self._source:
+            self._source = source
+            pairs = (BOARD, self._device), ("instance", message.instance), ("module", message.module)
+            self._of_source = UserProperties.encoded(*pairs)
+        of_message = UserProperties.encoded(("number", str(message.number)), ("time", f"{message.time_s:.3f}"))
+        return UserProperties(self._of_source + of_message)
+
+    async def _recover(self, message: Message, sent: Sent) -> None:
+        """After a failure: those in flight behind it come to their ends, then all that were not acknowledged are sent again."""
+        behind = list(self._flying)[1:]
+        while any(each.sent is None for each in behind):
+            self._wake.clear()
+            await self._wake.wait()
+        self._early.update(each.message.number for each in behind if each.sent is Sent.ACKNOWLEDGED)
+        self._flying.clear()
+        self._ahead.clear()
+        self._flying_bytes, self._ahead_bytes, self._read, self._more = 0, 0, self._gone, True
+        if sent is Sent.CLOSED and behind:  # which of them was it?
+            self._alone_to = max(self._alone_to, behind[-1].message.number)
+        if self._is_hopeless(message, sent, alone=not behind):
+            self._read = self._gone
+            return
+        await self._until_worth_trying(sent)
+
+    def _is_hopeless(self, message: Message, sent: Sent, *, alone: bool) -> bool:
+        """Drops a message that the broker will never take."""
+        if sent is Sent.TOO_LARGE:
+            self._drop(message, "messages_too_large", "is too large and dropped: the broker says so")
+            return True
+        self._denials += sent is Sent.DENIED
+        self._closed += sent is Sent.CLOSED and alone
+        large = _size(message) > SUSPECT_BYTES
+        if self._closed >= (ALONE_TRIES if large else SMALL_TRIES):
+            why = f"dropped: the broker closed the connection {self._closed} times when it came"
+            self._drop(
+                message, "messages_too_large" if large else "messages_denied", f"is {'too large and ' if large else ''}{why}"
+            )
+            return True
+        known = message.topic in self._denied or self._topic_of(message) is None
+        if sent is Sent.DENIED and (known or self._denials >= DENIED_TRIES):
+            if len(self._denied) < TOPICS_SAID:
+                self._denied.add(message.topic)
+            self._denials = 0
+            self._drop(message, "messages_denied", "is dropped: this board may not write there")
             return True
         return False
 
-    async def _drop(self, message: Message, why: str) -> None:
-        """Drops the oldest message, which can't be sent; said once for a topic, counted each time."""
-        if message.topic not in self._too_large and len(self._too_large) < TOPICS_SAID:
-            self._too_large.add(message.topic)
-            logger.error("a message of %d bytes for %s is too large and dropped: %s", len(message.payload), message.topic, why)
-        self._counters["messages_too_large"] += 1
-        self._closed = 0
-        await self._forget([message], "messages_dropped")
 
-    async def _forget(self, batch: list[Message], counter: str = "messages_delivered") -> bool:
-        try:
-            await self._on_writer(self._store.delivered, batch[-1].number)
-        except Refused:
-            await asyncio.sleep(RETRY_S)
-            return False  # no room even to delete: sent once more later, with the same numbers
-        self._counters[counter] += len(batch)
-        return True
+class Batches(Delivery):
+    """Many messages in one packet on a topic of ours, as a list in CBOR, signed by `encode`."""
 
+    def __init__(
+        self,
+        store: Store,
+        on_writer: Callable[..., Awaitable[Any]],
+        link: Line,
+        forget: Callable[[int], None],
+        counters: Counter[str],
+        topic: str,
+        encode: Callable[[list[Message]], bytes],
+    ) -> None:
+        super().__init__(store, on_writer, link, forget, counters)
+        self._topic, self._encode = topic, encode
 
-class _LastWrites:
-    """The last write of each key, the oldest first."""
+    async def deliver(self) -> None:
+        """The task that sends one batch after the other."""
+        while True:
+            self._wake.clear()
+            found: list[Message] = await self._on_writer(self._store.outbox, self._gone, BATCH_MESSAGES)
+            room = min(BATCH_LIMIT_BYTES, self._link.room(self._topic) - OVERHEAD_BYTES) - BATCH_BYTES
+            batch = _within(found, room)
+            if not batch:
+                await self._wake.wait()
+                continue
+            sent = await self._link.publish(self._topic, self._encode(batch))
+            if sent is Sent.ACKNOWLEDGED:
+                self._delivered(batch[-1].number, len(batch))
+            elif sent is Sent.TOO_LARGE and len(batch) > 1:
+                continue  # there is less room now
+            elif not self._is_unfit(sent, batch):
+                await self._until_worth_trying(sent)
 
-    def __init__(self) -> None:
-        self._writes: dict[tuple[Version, str], KeyWrite] = {}
-        self.size = 0  # bytes of memory, about
-
-    def add(self, version: Version, writes: list[KeyWrite]) -> None:
-        """Notes writes of a version, in the place of earlier ones to the same keys."""
-        for write in writes:
-            before = self._writes.pop((version, write.key), None)
-            self.size += _write_size(write) - (_write_size(before) if before is not None else 0)
-            self._writes[version, write.key] = write
-
-    def drop_down_to(self, limit_bytes: int) -> int:
-        """Drops the oldest until the others fit; how many those were."""
-        dropped = 0
-        while self.size > limit_bytes:
-            self.size -= _write_size(self._writes.pop(next(iter(self._writes))))
-            dropped += 1
-        return dropped
-
-    def outcomes(self) -> list[Outcome]:
-        """The same as one outcome for each version."""
-        found: dict[Version, list[KeyWrite]] = {}
-        for (version, _), write in self._writes.items():
-            found.setdefault(version, []).append(write)
-        return [(version, writes, []) for version, writes in found.items()]
-
-
-def _outcome_size(outcome: Outcome) -> int:
-    """What it takes of memory, about."""
-    _, writes, messages = outcome
-    return sum(map(_write_size, writes)) + sum(map(_size, messages))
-
-
-def _write_size(write: KeyWrite) -> int:
-    return len(write.key) + len(write.value or b"") + _MESSAGE_BYTES
+    def _is_unfit(self, sent: Sent, batch: list[Message]) -> bool:
+        """Drops a message that the broker does not take at any size of batch."""
+        suspect = sent is Sent.CLOSED and len(batch) == 1 and _size(batch[0]) > SUSPECT_BYTES
+        self._closed = self._closed + 1 if suspect else 0
+        if len(batch) == 1 and (sent is Sent.TOO_LARGE or self._closed >= ALONE_TRIES):
+            closed = f"the broker closed the connection {self._closed} times when it came"
+            self._drop(
+                batch[0], "messages_too_large", f"is too large and dropped: {closed if self._closed else 'the broker says so'}"
+            )
+            return True
+        return False
 
 
 def _size(message: Message) -> int:
     """The most bytes that a message can have in a batch."""
-    return _MESSAGE_BYTES + len(message.payload) + len(message.topic.encode()) + len(message.module.encode())
+    return (
+        _MESSAGE_BYTES
+        + len(message.payload)
+        + sum(len(each.encode()) for each in (message.topic, message.instance, message.module))
+    )
 
 
 def _within(batch: list[Message], room: int) -> list[Message]:

@@ -1,8 +1,8 @@
 """Which retained messages were handled before: a broker sends them again after each reconnection."""
 
-import hashlib
 from collections import OrderedDict
 
+from device_agent.broker.packets import Arrived
 from ota.formats import topics
 
 TOPICS_KEPT = 1024
@@ -14,15 +14,14 @@ class Handled:
     def __init__(self) -> None:
         self._digests: OrderedDict[str, bytes] = OrderedDict()
 
-    def repeats(self, topic: str, payload: bytes, retained: bool) -> bool:
+    def repeats(self, arrived: Arrived, digest: bytes) -> bool:
         """Whether a message is a retained one, sent because of a subscription, whose content was the topic's last already."""
-        digest = hashlib.sha256(payload).digest()
-        known = self._digests.get(topic)
-        self._digests[topic] = digest
-        self._digests.move_to_end(topic)
+        known = self._digests.get(arrived.topic)
+        self._digests[arrived.topic] = digest
+        self._digests.move_to_end(arrived.topic)
         if len(self._digests) > TOPICS_KEPT:
             self._digests.popitem(last=False)
-        return retained and known == digest
+        return arrived.retained and known == digest
 
     def forget(self, filter_: str) -> None:
         """A new subscription begins: what is retained below it is to be handled."""

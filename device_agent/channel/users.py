@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 __all__ = ["USERS", "NoUser", "WorkerUsers"]
@@ -27,7 +28,7 @@ class NoUser(OSError):
 
 
 class WorkerUsers:
-    """Hands out users of a range. For one thread."""
+    """Hands out users of a range, on any thread."""
 
     def __init__(self, users: range = USERS, lock: Path = LOCK) -> None:
         self._users = users
@@ -35,9 +36,14 @@ class WorkerUsers:
         self._descriptor = -1
         self._taken: set[int] = set()
         self._next = 0
+        self._one = threading.Lock()
 
     def take(self) -> int:
-        """A user, whose number is its group's too. Raises NoUser, OSError when the lock file cannot be opened."""
+        """A user, whose number is its group's too; looks through all processes. Raises NoUser, OSError for its lock file."""
+        with self._one:
+            return self._take()
+
+    def _take(self) -> int:
         if self._descriptor < 0:
             self._lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -53,9 +59,10 @@ class WorkerUsers:
 
     def give_back(self, user: int) -> None:
         """The worker was ended. Its user is used again once no process runs as it. One that is not taken: no effect."""
-        if user in self._taken:
-            self._taken.remove(user)
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, user)
+        with self._one:
+            if user in self._taken:
+                self._taken.remove(user)
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, user)
 
     def _claim(self, user: int) -> bool:
         try:

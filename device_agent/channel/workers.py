@@ -7,8 +7,8 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from device_agent.channel import frames
@@ -22,8 +22,9 @@ from ota.formats.reasons import Reason, Refused
 
 LOGS_OF_OURS = 10  # that a worker may write beside its module's
 PACKETS_AT_ONCE = 64
-FATAL_IMAGES = 32  # that are remembered
 ENDED_S = 5.0  # for a process that was killed to be gone
+ROW = 16  # events that a worker has before it, at most
+_ROW_SHARE, _PACKET_ROOM_BYTES = 8, 8192  # of the channel's room: for the bytes of a row, for what a packet takes of it at most
 _PACKET_OVERHEAD_BYTES = 64  # Linux, unix_dgram_sendmsg: all but 32 of the buffer's bytes
 _SNDBUFFORCE = 32  # socket(7); beyond what the system allows everybody
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class ModuleSpec:
     image: Path | None = None  # compiled ahead of time for this board; the .wasm runs where it does not load
     image_digest: bytes = b""
     manifest: bytes = b""  # digest of the envelope that all this is from
+    instance: str = ""
+    release: bytes = b""  # of manifest and the deployment's configuration: what keys and state are kept under
 
     @property
     def devices(self) -> frozenset[str]:
@@ -123,12 +126,17 @@ class Worker:
         self._died = died
         self._logged, self._may_log = 0, 0
         self._loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[frames.Answer] | None = None
+        self._asked = ""  # the kind of request that waits for an answer
+        self._due = 0  # how many answers are to come
+        self._answers: deque[frames.Answer] = deque()
+        self._waiting: asyncio.Future[None] | None = None  # who waits for one
+        self._answer_s, self._answer_by_s = 0.0, 0.0  # time for an answer; when the next must be there
+        self._timer: asyncio.TimerHandle | None = None
         self._failure: WorkerFailed | None = None
         self._silent = False  # it exited without reporting a failure
         self._late = ""  # why its call is terminated
         self._deadline_s = spec.description.limits.deadline_ms / 1000
-        self._confinement, self._user = confinement, confinement.user()
+        self._confinement, self._user = confinement, 0  # from `start` on
         self._process: Child | None = None  # from `start` on
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._room = min(_widen(end) for end in (self._channel, other))  # bytes of one packet
@@ -184,44 +192,76 @@ class Worker:
             logger.warning("%s runs without: %s", spec.label, ", ".join(self.lacking))
 
     async def _fork(self) -> None:
-        """Makes the process, on a thread: the zygote may have to be started again, which takes seconds."""
+        """Makes the process, on a thread: it looks for a user, and may have to start the zygote again, which takes seconds."""
         other, self._other = self._other, None
         if other is None:
             raise self._failure or self._fail(Reason.START_FAILED, "it was started before")
 
         def fork() -> Child:
             with other:
+                self._user = self._confinement.user()
+                if self._failure is not None:  # nobody may wait for this any more
+                    self._give_back_user()
+                    raise self._failure
                 return zygote.fork(other)
 
         try:
             process = await self._loop.run_in_executor(None, fork)
         except OSError as error:
             raise self._fail(Reason.PROCESS_UNAVAILABLE, str(error)) from error
+        except WorkerFailed as failure:
+            raise self._fail(failure.reason, failure.detail) from failure
+        finally:
+            if self._failure is not None:  # it was killed meanwhile
+                self._give_back_user()
         self._process = process
-        if self._failure is not None:  # it was killed meanwhile
+        if self._failure is not None:
             process.kill()
             raise self._failure
         self._loop.add_reader(self._channel.fileno(), self._readable)
 
+    def _give_back_user(self) -> None:
+        user, self._user = self._user, 0
+        self._confinement.users.give_back(user)
+
     async def begin(self, state: bytes, keys: dict[str, bytes]) -> frames.Done:
         """Gives the module its state and its keys, and initialises it. Raises WorkerFailed, EventRefused."""
         self._key_bytes = {key: len(key.encode()) + len(value) for key, value in keys.items()}
-        return await self._effects(frames.Begin(state, keys), frames.BEGIN_DEADLINE_S)
+        done = self._effects(await self._ask(frames.Begin(state, keys), frames.BEGIN_DEADLINE_S))
+        if self._failure is not None:  # it ended right after its answer
+            raise self._failure
+        return done
 
     async def handle(self, topic: str, payload: bytes) -> frames.Done:
         """Hands over an event. Raises WorkerFailed, EventRefused."""
-        event = frames.Event(topic, payload)
-        if (size := frames.size_of(event)) > self._room:
+        self.post([frames.Event(topic, payload)])
+        return await self.answered()
+
+    @property
+    def row(self) -> tuple[int, int]:
+        """How many events it may have before it, and of how many bytes; one of any size may be alone."""
+        return max(1, min(ROW, self._room // _PACKET_ROOM_BYTES)), self._room // _ROW_SHARE
+
+    def post(self, events: Sequence[frames.Event]) -> None:
+        """Hands over events that it handles one after the other; `answered` tells of each, in order. Not more than `row` says.
+
+        Raises WorkerFailed, and EventRefused for an event that is too large.
+        """
+        if len(events) == 1 and (size := frames.size_of(events[0])) > self._room:
             raise EventRefused(f"the event has {size} bytes, the channel's maximum message size is {self._room}")
-        return await self._effects(event, self._deadline_s)
+        self._send(events, self._deadline_s)
+
+    async def answered(self) -> frames.Done:
+        """What became of the first of the requests that were not told of. Raises WorkerFailed, EventRefused."""
+        return self._effects(await self._next_answer())
 
     async def tick(self, now_ns: int) -> frames.Done:
         """Calls the module's timer. Raises WorkerFailed, EventRefused."""
-        return await self._effects(frames.Tick(now_ns), self._deadline_s)
+        return self._effects(await self._ask(frames.Tick(now_ns), self._deadline_s))
 
     async def check(self) -> None:
         """Asks whether the module is well. Raises WorkerFailed; a module that says it is not well raises EventRefused."""
-        await self._effects(frames.Check(), self._deadline_s)
+        self._effects(await self._ask(frames.Check(), self._deadline_s))
 
     async def save(self) -> bytes | None:
         """The module's state, None where it has none. Raises WorkerFailed."""
@@ -239,7 +279,7 @@ class Worker:
         if self._process is None:
             return
         gone = asyncio.Event()
-        descriptor = self._process.descriptor
+        descriptor = os.dup(self._process.descriptor)  # several may wait, and a loop has one reader for each number
         self._loop.add_reader(descriptor, gone.set)
         try:
             with contextlib.suppress(TimeoutError):
@@ -247,16 +287,16 @@ class Worker:
                     await gone.wait()
         finally:
             self._loop.remove_reader(descriptor)
+            os.close(descriptor)
 
-    async def _effects(self, request: frames.Request, deadline_s: float) -> frames.Done:
-        answer = await self._ask(request, deadline_s)
+    def _effects(self, answer: frames.Answer) -> frames.Done:
         if isinstance(answer, frames.Done):
             if wrong := self._beyond_its_grants(answer):
                 raise self._fail(Reason.CRASHED, f"the worker answered with {wrong}, which it should have kept its module from")
             return answer
         if isinstance(answer, frames.Refused):
             raise EventRefused(answer.text, answer.usage)
-        raise self._fail(Reason.CRASHED, f"answered {type(answer).__name__} to {type(request).__name__}")
+        raise self._fail(Reason.CRASHED, f"answered {type(answer).__name__} to {self._asked}")
 
     def _beyond_its_grants(self, done: frames.Done) -> str:
         """What the module may not do and its worker let pass, "" when there is nothing: a worker is not trusted with that alone."""
@@ -280,47 +320,73 @@ class Worker:
         return ""
 
     async def _ask(self, request: frames.Request, deadline_s: float) -> frames.Answer:
+        self._send((request,), deadline_s)
+        return await self._next_answer()
+
+    def _send(self, requests: Sequence[frames.Request], deadline_s: float) -> None:
         if self._failure is not None:
             raise self._failure
-        self._logged = 0
         per_s = self.spec.description.limits.log_lines_per_s + 1  # one says how many were dropped
         self._may_log = LOGS_OF_OURS + int(per_s * (1 + deadline_s + frames.TERMINATE_S))
-        waiting: asyncio.Future[frames.Answer] = self._loop.create_future()
-        self._answer = waiting
+        self._asked, self._due = type(requests[0]).__name__, len(requests)
+        self._answers.clear()  # of who was cancelled while it waited
+        self._answer_s = deadline_s
+        self._begin_answer()
         try:
-            self._channel.send(frames.encode_request(request))
+            for each in requests:
+                self._channel.send(frames.encode_request(each))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended: that is found behind what it had answered
         except OSError as error:
-            self._fail(Reason.CRASHED, f"{type(request).__name__} does not reach the worker: {error.strerror}")
-        self._look_briefly()
+            self._fail(Reason.CRASHED, f"{self._asked} does not reach the worker: {error.strerror}")
+        if len(requests) == 1:
+            self._look_briefly()
 
-        timer: asyncio.TimerHandle | None = None
+    async def _next_answer(self) -> frames.Answer:
+        while not self._answers:
+            if self._failure is not None:
+                raise self._failure
+            self._waiting = self._loop.create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        return self._answers.popleft()
 
-        def late() -> None:
-            nonlocal timer
-            self._readable()  # the loop itself may have been late, with the answer there in time
-            if self._late:
-                self._lost("")
-            elif not waiting.done():
-                self._late = f"no answer to {type(request).__name__} in {deadline_s} s"
-                timer = self._loop.call_later(frames.TERMINATE_S, late)
-                assert self._process is not None, "it was asked"
-                self._process.send(frames.TERMINATE)
+    def _begin_answer(self) -> None:
+        """The next answer has its time and its log records from now on."""
+        self._logged = 0
+        self._answer_by_s = self._loop.time() + self._answer_s
+        if self._timer is None or self._timer.when() > self._answer_by_s:
+            self._call_at(self._answer_by_s)
 
-        if not waiting.done():
-            timer = self._loop.call_later(deadline_s, late)
-        try:
-            return await waiting
-        finally:
-            self._answer = None
-            if timer is not None:
-                timer.cancel()
+    def _call_at(self, when_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when_s, self._time_is_over)
+
+    def _time_is_over(self) -> None:
+        """The time of an answer is over, perhaps of one that has come: a timer for each would cost more than it is worth."""
+        self._timer = None
+        self._readable()  # the loop itself may have been late, with the answer there in time
+        if self._failure is not None or not self._due:
+            return
+        if self._late:
+            self._lost("")
+        elif (now_s := self._loop.time()) < self._answer_by_s:
+            self._call_at(self._answer_by_s)
+        else:
+            self._late = f"no answer to {self._asked} in {self._answer_s} s"
+            self._call_at(now_s + frames.TERMINATE_S)
+            assert self._process is not None, "it was asked"
+            self._process.send(frames.TERMINATE)
 
     def _look_briefly(self) -> None:
         """Most answers come within the time that going to sleep and waking up would take: look for them first."""
         if frames.PROCESSORS < 2:
             return
         end = time.perf_counter_ns() + frames.LOOK_NS
-        while self._failure is None and self._answer is not None and not self._answer.done():
+        while self._failure is None and not self._answers:
             self._readable()
             if time.perf_counter_ns() > end:
                 return
@@ -333,6 +399,8 @@ class Worker:
                 data = _receiver.take(self._channel)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # it ended with requests unread (Linux, unix_release_sock); its answers are behind that
+                continue
             except OSError:
                 data = b""
             if data:
@@ -357,19 +425,28 @@ class Worker:
             self._lost(answer.detail, _reason(answer.reason), answer.usage)
         elif self._late:
             self._lost("")  # its module was terminated, and can't be called again
-        elif self._answer is not None and not self._answer.done():
-            self._answer.set_result(answer)
+        elif self._due:
+            self._due -= 1
+            self._answers.append(answer)
+            if self._due:
+                self._begin_answer()
+            self._wake()
         else:
             self._lost("the worker spoke without being asked")
 
     def _lost(self, why: str, reason: Reason = Reason.CRASHED, usage: frames.Usage = frames.NO_USAGE) -> None:
-        """It ended by itself, or at its deadline: whoever waits for an answer hears of it; when nobody does, `died` does."""
-        idle = self._answer is None
+        """It ended by itself, or at its deadline: whoever waits for an answer hears of it; when nobody does, `died` does.
+
+        Who has all answers already does not hear of it: a worker may answer and end before that is taken.
+        """
+        if self._failure is not None:
+            return
+        unheard = not self._due
         if self._late:
             why = f"{self._late}; {why}" if reason is Reason.DEADLINE_EXCEEDED else self._late
             reason = Reason.DEADLINE_EXCEEDED
         failure = self._fail(reason, why, usage)
-        if idle:
+        if unheard:
             self._died(self, failure)
 
     def _fail(self, reason: Reason, detail: str, usage: frames.Usage = frames.NO_USAGE) -> WorkerFailed:
@@ -382,29 +459,15 @@ class Worker:
                 self._process.kill()
             if self._other is not None:
                 self._other.close()
-            self._confinement.users.give_back(self._user)
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(self._failure)
+            self._give_back_user()
+            if self._timer is not None:
+                self._timer.cancel()
+        self._wake()
         return self._failure
 
-
-class FatalImages:
-    """Ahead-of-time images that a worker has died in: modules are interpreted instead."""
-
-    def __init__(self) -> None:
-        self._digests: deque[bytes] = deque(maxlen=FATAL_IMAGES)
-
-    def note(self, worker: Worker) -> bool:
-        """Whether a worker died in its image."""
-        digest = worker.fatal_image
-        if digest and digest not in self._digests:
-            logger.error("%s died in its ahead-of-time image: it is interpreted from now on", worker.spec.label)
-            self._digests.append(digest)
-        return bool(digest)
-
-    def without(self, spec: ModuleSpec) -> ModuleSpec:
-        """The same, without an image that is one of them."""
-        return replace(spec, image=None, image_digest=b"") if spec.image_digest in self._digests else spec
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 def _widen(end: socket.socket) -> int:

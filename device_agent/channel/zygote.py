@@ -48,7 +48,8 @@ class Zygote:
         self._preload = preload
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._loading: subprocess.Popen[bytes] | None = None
+        self._awaited: subprocess.Popen[bytes] | None = None  # while it loads or forks
+        self._interrupted: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()  # workers are forked on threads: this may take as long as Python takes to start
 
     def start(self) -> None:
@@ -58,9 +59,10 @@ class Zygote:
                 self._start()
 
     def interrupt(self) -> None:
-        """Ends a start that another thread waits for: that gets OSError. On any thread."""
-        if (loading := self._loading) is not None:
-            loading.kill()
+        """Ends a start or a fork that another thread waits for: that gets OSError. On any thread."""
+        if (awaited := self._awaited) is not None:
+            self._interrupted = awaited
+            awaited.kill()
 
     def _start(self) -> None:
         self.close()
@@ -71,9 +73,9 @@ class Zygote:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
         ours.settimeout(ANSWER_S)
         self._socket = ours
-        self._loading = self._process
+        self._awaited = self._process
         loaded = self._loaded(ours)
-        self._loading = None
+        self._awaited = None
         if not loaded:
             self.close()
             raise OSError("the zygote (the process that workers are forked from) does not start")
@@ -107,11 +109,16 @@ class Zygote:
         """A new child that has this channel and nothing else. Raises OSError."""
         with self._lock:
             self.start()
+            self._awaited = asked = self._process
             try:
                 return self._fork(channel)
             except (BrokenPipeError, ConnectionResetError):  # it has died: once more
+                if self._interrupted is asked:
+                    raise
                 self.start()
                 return self._fork(channel)
+            finally:
+                self._awaited = None
 
     def _fork(self, channel: socket.socket) -> Child:
         assert self._socket is not None

@@ -11,10 +11,15 @@ STEP_S = 5.0
 logger = logging.getLogger(__name__)
 
 
+def since_start_s() -> float:
+    """Seconds since the board was started, those in which it slept too: the wall clock is not set by sleeping."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 async def watch(
     changed: Callable[[], None],
     wall: Callable[[], float] = time.time,
-    monotonic: Callable[[], float] = time.monotonic,
+    monotonic: Callable[[], float] = since_start_s,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Calls `changed` each time that the wall clock, in seconds since 1970, was set. Never ends."""

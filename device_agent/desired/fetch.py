@@ -1,28 +1,40 @@
-"""Manifests and blobs from the broker: exact topics, every piece checked on arrival and kept across restarts."""
+"""Manifests and blobs, from a bundle at hand or the broker: exact topics, every piece checked on arrival, kept across restarts."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from device_agent.broker.link import Kind, Link
+from device_agent.desired.bundles import Bundles
 from device_agent.desired.transfer import Pace, Part, Transfer
 from device_agent.storage.store import Store
 from ota.formats import topics
 from ota.formats.cbor import sha256
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES, INDEX_LIMIT_BYTES, ChunkIndex
-from ota.formats.manifest import MANIFEST_LIMIT_BYTES, AotImage, Manifest
+from ota.formats.manifest import MANIFEST_LIMIT_BYTES, AnyManifest, AotImage
 from ota.formats.reasons import Reason, Refused
 
+T = TypeVar("T")
+NO_ROOM = frozenset((Reason.DISK_FULL, Reason.STORAGE_UNWRITABLE))
+TRANSFERS = 4  # at the same time, of all instances: each has a window of its own on its way
 
-class Fetcher:
-    """Fetches by digest. Time only counts against a timeout while the link is up: a board may be offline for weeks in between."""
 
-    def __init__(self, link: Link | None, store: Store, on_writer: Callable[..., Awaitable[Any]], timeout_s: float) -> None:
-        self._link, self._store, self._on_writer = link, store, on_writer
+class Transfers:
+    """What all fetchers of a board share: the link, how fast it is, and what is waited for. Few transfer at the same time."""
+
+    def __init__(
+        self, link: Link | None, bundles: Bundles, store: Store, on_writer: Callable[..., Awaitable[Any]], timeout_s: float
+    ) -> None:
+        self._link, self._bundles, self.store, self.on_writer = link, bundles, store, on_writer
         self._timeout_s = timeout_s
         self._pace = Pace()
         self._waiting: dict[str, list[Transfer]] = {}
-        self._manifest = b""  # of the update that the counts belong to
-        self._done_chunks = self._chunks = 0
+        self._turns = asyncio.Semaphore(TRANSFERS)
+        bundles.waited_for, bundles.arrived = lambda: list(self._waiting), self.received
+
+    def fetcher(self) -> "Fetcher":
+        """A fetcher that counts the chunks of one update."""
+        return Fetcher(self)
 
     def received(self, topic: str, payload: bytes) -> bool:
         """Takes a message that a fetch waits for; False when none does."""
@@ -32,6 +44,44 @@ class Fetcher:
         for transfer in list(waiting):
             transfer.arrived(topic, payload)
         return True
+
+    async def run(self, parts: list[Part], missing: Reason, take: Callable[[Part, bytes], Awaitable[None]]) -> None:
+        """Until `take` was called with each part. Raises Refused `missing`, and what `take` raises."""
+        rest = [part for part in parts if not await self._from_bundle(part, take)]
+        if not rest:
+            return
+        if self._link is None:
+            raise Refused(missing, f"{rest[0].topic} is in no bundle, and no broker is configured")
+        async with self._turns:
+            source = _Asker(self._link, self._bundles, self._waiting)
+            transfer = Transfer(source, self._pace, self._timeout_s, missing)
+            source.transfer = transfer
+            await transfer.run(rest, take)
+
+    async def _from_bundle(self, part: Part, take: Callable[[Part, bytes], Awaitable[None]]) -> bool:
+        """Whether a bundle has a part. One that is damaged in all of them is asked of the broker, where there is one."""
+        first: Refused | None = None
+        async for bundle, payload in self._bundles.read(part.topic):
+            try:
+                await take(part, payload)
+            except Refused as error:
+                first = first or error
+                if self._link is not None and error.reason not in NO_ROOM:
+                    bundle.damaged.add(part.topic)
+            else:
+                return True
+        if first is not None and self._link is None:
+            raise first
+        return False
+
+
+class Fetcher:
+    """Fetches by digest. Time only counts against a timeout while the link is up: a board may be offline for weeks in between."""
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._transfers, self._store, self._on_writer = transfers, transfers.store, transfers.on_writer
+        self._manifest = b""  # of the update that the counts belong to
+        self._done_chunks = self._chunks = 0
 
     def progress(self, manifest: bytes) -> tuple[int, int]:
         """How many chunks of an update are here, and how many it has as far as is known; by the digest of its envelope."""
@@ -44,16 +94,19 @@ class Fetcher:
         kept: bytes | None = await self._on_writer(self._store.envelope, digest)
         if kept is not None:
             return kept
-        data = await self._get(Part(topics.manifest(digest), MANIFEST_LIMIT_BYTES), Reason.MANIFEST_MISSING)
-        if len(data) > MANIFEST_LIMIT_BYTES:
-            raise Refused(Reason.TOO_LARGE, f"the manifest is {len(data)} bytes, the limit is {MANIFEST_LIMIT_BYTES}")
-        if sha256(data) != digest:
-            raise Refused(
-                Reason.MANIFEST_DIGEST_MISMATCH, f"the manifest is {sha256(data).hex()}, the deployment names {digest.hex()}"
-            )
-        return data
 
-    async def blob(self, wanted: Manifest | AotImage) -> None:
+        def check(data: bytes) -> bytes:
+            if len(data) > MANIFEST_LIMIT_BYTES:
+                raise Refused(Reason.TOO_LARGE, f"the manifest is {len(data)} bytes, the limit is {MANIFEST_LIMIT_BYTES}")
+            if sha256(data) != digest:
+                raise Refused(
+                    Reason.MANIFEST_DIGEST_MISMATCH, f"the manifest is {sha256(data).hex()}, the deployment names {digest.hex()}"
+                )
+            return data
+
+        return await self._get(Part(topics.manifest(digest), MANIFEST_LIMIT_BYTES), Reason.MANIFEST_MISSING, check)
+
+    async def blob(self, wanted: AnyManifest | AotImage) -> None:
         """Gets the chunks that are missing and makes the blob whole.
 
         Raises Refused INDEX_MISMATCH, CHUNK_MISSING, CHUNK_DIGEST_MISMATCH, BLOB_DIGEST_MISMATCH, DISK_FULL, MALFORMED.
@@ -61,8 +114,11 @@ class Fetcher:
         if await self._on_writer(self._has_blob, wanted.digest):
             return
         about = min(INDEX_LIMIT_BYTES, 256 + 32 * (wanted.size // DEFAULT_CHUNK_BYTES + 1))
-        data = await self._get(Part(topics.blob_index(wanted.digest), about), Reason.CHUNK_MISSING)
-        index = ChunkIndex.from_bytes(data, wanted.index_digest, wanted.digest, wanted.size)
+
+        def check(data: bytes) -> ChunkIndex:
+            return ChunkIndex.from_bytes(data, wanted.index_digest, wanted.digest, wanted.size)
+
+        index = await self._get(Part(topics.blob_index(wanted.digest), about), Reason.CHUNK_MISSING, check)
         missing = sorted(await self._on_writer(self._store.begin_blob, index))
         self._chunks += len(index.digests)
         self._done_chunks += len(index.digests) - len(missing)
@@ -76,7 +132,7 @@ class Fetcher:
 
         if numbers:
             parts = [Part(topic, index.chunk_size(number)) for topic, number in numbers.items()]
-            await self._transfer(parts, Reason.CHUNK_MISSING, take)
+            await self._transfers.run(parts, Reason.CHUNK_MISSING, take)
         await self._on_writer(self._store.finish_blob, index)
 
     def _has_blob(self, digest: bytes) -> bool:
@@ -86,23 +142,15 @@ class Fetcher:
             return False
         return True
 
-    async def _get(self, part: Part, missing: Reason) -> bytes:
-        found = b""
+    async def _get(self, part: Part, missing: Reason, check: Callable[[bytes], T]) -> T:
+        """One message, as `check` reads it."""
+        found: list[T] = []
 
         async def take(_: Part, payload: bytes) -> None:
-            nonlocal found
-            found = payload
+            found.append(check(payload))
 
-        await self._transfer([part], missing, take)
-        return found
-
-    async def _transfer(self, parts: list[Part], missing: Reason, take: Callable[[Part, bytes], Awaitable[None]]) -> None:
-        if self._link is None:
-            raise Refused(missing, f"{parts[0].topic} is not here, and no broker is configured")
-        source = _Asker(self._link, self._waiting)
-        transfer = Transfer(source, self._pace, self._timeout_s, missing)
-        source.transfer = transfer
-        await transfer.run(parts, take)
+        await self._transfers.run([part], missing, take)
+        return found[0]
 
 
 class _Asker:
@@ -110,8 +158,9 @@ class _Asker:
 
     transfer: Transfer
 
-    def __init__(self, link: Link, waiting: dict[str, list[Transfer]]) -> None:
-        self._link, self._waiting = link, waiting
+    def __init__(self, link: Link, bundles: Bundles, waiting: dict[str, list[Transfer]]) -> None:
+        self._link, self._bundles, self._waiting = link, bundles, waiting
+        self._reading: set[asyncio.Task[None]] = set()
         self.ask_again, self.denied = link.ask_again, link.denied
         self.answers, self.nudge, self.renew = link.answers, link.nudge, link.renew
 
@@ -130,6 +179,14 @@ class _Asker:
     def begin(self, topic: str) -> None:
         self._waiting.setdefault(topic, []).append(self.transfer)
         self._link.subscribe(topic, Kind.PART)
+        if self._bundles.has(topic):  # it came while others were waited for
+            task = asyncio.ensure_future(self._read(topic))
+            self._reading.add(task)
+            task.add_done_callback(self._reading.discard)
+
+    async def _read(self, topic: str) -> None:
+        async for _, payload in self._bundles.read(topic):
+            self.transfer.arrived(topic, payload)
 
     def end(self, topic: str) -> None:
         waiting = self._waiting[topic]

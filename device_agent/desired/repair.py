@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Repair:
-    """Has a fetcher of its own, beside that of updates. `mended` is called with the name of a slot that is whole again."""
+    """Has a fetcher of its own, beside those of updates. `mended` is called with instance and slot of what is whole again."""
 
     def __init__(
         self,
@@ -22,16 +22,16 @@ class Repair:
         store: Store,
         on_writer: Callable[..., Awaitable[Any]],
         retry_s: float,
-        mended: Callable[[str], Awaitable[None]],
+        mended: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        self.fetcher = fetcher
+        self._fetcher = fetcher
         self._store, self._on_writer, self._retry_s, self._mended = store, on_writer, retry_s, mended
-        self._names: set[str] = set()
+        self._wanted: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
 
-    def want(self, name: str) -> None:
+    def want(self, instance: str, slot: str) -> None:
         """The module of a slot can't be used: its manifest or its blob is missing or damaged."""
-        self._names.add(name)
+        self._wanted.add((instance, slot))
         self._wake.set()
 
     async def run(self) -> None:
@@ -39,25 +39,25 @@ class Repair:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for name in sorted(self._names):
-                if await self._fetch(name):
-                    self._names.discard(name)
-                    await self._mended(name)
-            if self._names:
+            for wanted in sorted(self._wanted):
+                if await self._fetch(*wanted):
+                    self._wanted.discard(wanted)
+                    await self._mended(*wanted)
+            if self._wanted:
                 await asyncio.sleep(self._retry_s)
                 self._wake.set()
 
-    async def _fetch(self, name: str) -> bool:
-        slot = (await self._on_writer(self._store.slots)).get(name)
+    async def _fetch(self, instance: str, name: str) -> bool:
+        slot = (await self._on_writer(self._store.slots, instance)).get(name)
         if slot is None:
             return True
         try:
-            envelope = await self.fetcher.manifest(slot.envelope)
+            envelope = await self._fetcher.manifest(slot.envelope)
             manifest = slots.parse(envelope)
             await self._on_writer(self._store.add_envelope, envelope)
-            await self.fetcher.blob(manifest)
+            await self._fetcher.blob(manifest)
         except Refused as error:
-            logger.warning("the %s module could not be fetched again: %s", name, error)
+            logger.warning("%s: the %s module could not be fetched again: %s", instance, name, error)
             return False
-        logger.info("the %s module was fetched again", name)
+        logger.info("%s: the %s module was fetched again", instance, name)
         return True

@@ -51,7 +51,7 @@ def newest(configured: bytes | str, stored: Mapping[int, bytes], name: str) -> S
     root = _first(configured, name, problems)
     if root is None:
         return Start(_latest(stored, 0, problems) or trust.NOBODY, problems)
-    ours = _verified(stored.get(root.number)) == root
+    ours = _verified(stored.get(root.number)) == root or _is_left_out(root, stored)
     while (document := stored.get(root.number + 1)) is not None:
         try:
             root = trust.next_root(root, document)
@@ -61,6 +61,23 @@ def newest(configured: bytes | str, stored: Mapping[int, bytes], name: str) -> S
     if ours:  # of one chain: roots behind a gap were verified before they were stored
         root = _latest(stored, root.number, problems) or root
     return Start(root, problems)
+
+
+def _is_left_out(root: trust.Root, stored: Mapping[int, bytes]) -> bool:
+    """Whether a root is of the stored chain, which keeps the first and the newest ones alone: it has a key of theirs.
+
+    One that is older than all of them is so by its vendor's name: the keys between may all be others by now.
+    """
+    if root.number in stored or root.number > max(stored, default=0):
+        return False
+    others = [each for each in map(_verified, stored.values()) if each is not None and each.vendor == root.vendor]
+    if others and root.number < min(stored):
+        return True
+    return not _key_ids(root).isdisjoint(key_id for each in others for key_id in _key_ids(each))
+
+
+def _key_ids(root: trust.Root) -> set[bytes]:
+    return {key_id for role in root.roles.values() for key_id in role.key_ids}
 
 
 def _first(configured: bytes | str, name: str, problems: dict[int, str]) -> trust.Root | None:

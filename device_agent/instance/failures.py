@@ -18,8 +18,16 @@ OF_THE_BOARD = frozenset(
 class Failures:
     """Counts in memory, and on disk as far as that has room. Failures are forgotten `forget_s` seconds after the last one."""
 
-    def __init__(self, store: Store, on_writer: Callable[..., Awaitable[Any]], forget_s: float, now_s: Callable[[], float]) -> None:
-        self._store, self._on_writer, self._forget_s, self._now_s = store, on_writer, forget_s, now_s
+    def __init__(
+        self,
+        instance: str,
+        store: Store,
+        on_writer: Callable[..., Awaitable[Any]],
+        forget_s: float,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._instance, self._store, self._on_writer = instance, store, on_writer
+        self._forget_s, self._now_s = forget_s, now_s
         self._held: dict[str, Slot] = {}
 
     async def count(self, name: str) -> int:
@@ -44,11 +52,11 @@ class Failures:
         await self._set(name, 0)
 
     async def _slot(self, name: str) -> Slot | None:
-        slot: Slot | None = (await self._on_writer(self._store.slots)).get(name)
+        slot: Slot | None = (await self._on_writer(self._store.slots, self._instance)).get(name)
         if slot is None:
             return None
         held = self._held.get(name)
-        if held is None or held.envelope != slot.envelope:
+        if held is None or held.release != slot.release:
             held = self._held[name] = slot
         return held
 
@@ -59,5 +67,5 @@ class Failures:
         if slot.failures != failures:
             slot = self._held[name] = replace(slot, failures=failures, failed_s=int(self._now_s()))
             with suppress(Refused):  # a full disk must not keep the module from running
-                await self._on_writer(self._store.set_failures, name, failures, slot.failed_s)
+                await self._on_writer(self._store.set_failures, self._instance, name, failures, slot.failed_s)
         return failures

@@ -1,6 +1,6 @@
 """What modules keep: keys and a state for each version, on disk, and the keys in memory too, since every outcome changes them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from device_agent.channel.frames import KeyWrite
@@ -13,7 +13,7 @@ __all__ = ["Kept", "version_of"]
 
 def version_of(spec: ModuleSpec) -> Version:
     """What keys and state of this module are kept under."""
-    return Version(spec.description.name, spec.manifest)
+    return Version(spec.instance, spec.description.name, spec.release)
 
 
 class Kept:
@@ -64,8 +64,8 @@ class Kept:
         self._keys.pop(version, None)
         await self._on_writer(self._store.forget, version)
 
-    def retain(self, manifests: set[bytes]) -> None:
-        """Drops from memory what is kept for other manifests than these."""
+    def retain(self, releases: Collection[tuple[str, bytes]]) -> None:
+        """Drops from memory what is kept for other releases than these, by instance."""
         for version in list(self._keys):
-            if version.manifest not in manifests:
+            if (version.instance, version.release) not in releases:
                 self._keys.pop(version, None)

@@ -1,7 +1,8 @@
-"""Feeds events to the module that runs, one at a time, and changes modules between two events.
+"""Feeds events to the module that runs, and changes modules between two events.
 
-An event leaves the queue when a module has handled it. When a worker dies with an event in hand, the event goes to its successor
-once more; a second worker that dies of the same event has it taken away, so that one bad event can't stop a board.
+A worker handles one event at a time; a quick one has some more before it. An event leaves the queue when a module has handled it.
+When a worker dies with an event in hand, the event goes to its successor once more; a second worker that dies of the same event has
+it taken away, so that one bad event can't stop a board.
 """
 
 import asyncio
@@ -20,27 +21,29 @@ from ota.formats import topics
 from ota.formats.reasons import Reason
 
 MAX_TRIES = 2
+ROW_S = 0.005  # that a row of events may take; a module that needs longer for each gets one at a time
 Prepare = Callable[[bytes | None], Awaitable[tuple[bytes, dict[str, bytes]]]]
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Supervisor:
-    """Owns the event queue and the worker that is fed. `on_outcome` gets what handled events ask for, `on_failure` each dead
-    worker; after a failure nothing is fed until `run` or `roll_back` is called.
+    """Owns the event queue and the worker that is fed. `on_outcome` gets what handled events ask for, with the event's hops and its
+    number on the bus, `on_failure` each dead worker; after a failure nothing is fed until `run` or `roll_back` is called.
     """
 
-    on_outcome: Callable[[ModuleSpec, frames.Done], Awaitable[None]]
+    on_outcome: Callable[[ModuleSpec, frames.Done, int, int], None]
     on_failure: Callable[[Worker, WorkerFailed], None]
     on_use: Callable[[Worker], None] = lambda worker: None  # another worker is fed from now on
     queue_limit: int = 10_000
     counters: Counter[str] = field(default_factory=Counter)
     queue_bytes: int = 8 << 20
+    on_consumed: Callable[[int], None] = lambda bus_number: None  # an event of the bus that had no outcome and won't have one
     last_gap_us: int = 0
     last_handled_ns: int = 0  # monotonic, of the last event that was handled
 
     def __post_init__(self) -> None:
-        self._queue = EventQueue(self.queue_limit, self.queue_bytes, self.counters)
+        self._queue = EventQueue(self.queue_limit, self.queue_bytes, self.counters, self._consumed)
         self.module_counters: Counter[str] = Counter()  # of the module that is fed, over its restarts
         self._counted = ""
         self._current: Worker | None = None
@@ -50,9 +53,10 @@ class Supervisor:
         self.handled = 0  # events that the worker that is fed has handled
         self._standby: Worker | None = None  # the one that ran before, kept during a trial
         self._wake = asyncio.Event()
-        self._between = asyncio.Lock()  # held while an event is in hand, and while modules change
+        self._between = asyncio.Lock()  # held while events are in hand, and while modules change
         self._next_tick: float | None = None
         self._stopped = self._paused = False
+        self._row = 1  # events that the module is given at once
 
     @property
     def current(self) -> Worker | None:
@@ -60,17 +64,39 @@ class Supervisor:
         return self._current
 
     @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The one that is fed, and the one that ran before."""
+        return tuple(each for each in (self._current, self._standby) if each is not None)
+
+    @property
     def waiting(self) -> int:
         """How many events wait."""
         return len(self._queue)
 
-    def offer(self, topic: str, payload: bytes) -> None:
-        """Queues an event that the module wants which runs or is started again. The oldest goes when the queue is full."""
-        if not self._wants(topic):
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What the module subscribes to that is fed, or will be again."""
+        return self._filters
+
+    def expect(self, filters: tuple[str, ...]) -> None:
+        """What the module will subscribe to that is started first: events for it are kept from now on."""
+        if self._current is None:
+            self._filters = filters
+
+    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "") -> None:
+        """Queues an event that the module wants which runs or is started again. Others go when the queue is full.
+
+        One of the durable bus may come before a module has started: whether that wants it shows then.
+        """
+        if not bus_number and not self._wants(topic):
             return
         self.counters["events"] += 1
-        self._queue.append(Pending(topic, payload))
+        self._queue.append(Pending(topic, payload, hops, bus_number, sender=sender))
         self._wake.set()
+
+    def _consumed(self, event: Pending) -> None:
+        if event.bus_number:
+            self.on_consumed(event.bus_number)
 
     def _wants(self, topic: str) -> bool:
         return any(topics.covers(each, topic) for each in self._filters)
@@ -87,7 +113,7 @@ class Supervisor:
             done = await self._begin(worker, state, keys)
             self._use(worker)
         self._account(done.usage)
-        await self.on_outcome(worker.spec, done)
+        self.on_outcome(worker.spec, done, 0, 0)
         return True
 
     def _account(self, usage: frames.Usage) -> None:
@@ -100,7 +126,8 @@ class Supervisor:
 
         `prepare` gets the state that the old module has just saved, None when it could not, and returns what the new one begins
         with. Raises WorkerFailed when the new one does not start, refuses the state or fails to begin, and what `prepare` raises.
-        The old module goes on then, unless it had to give its devices to the new one: it has ended, and is to be started again.
+        The old module goes on then, unless it had to give up its devices, to the new one or another instance: it has ended, and is
+        to be started again.
         """
         async with self._between:
             started = time.monotonic_ns()
@@ -112,7 +139,7 @@ class Supervisor:
                 except WorkerFailed as failure:
                     logger.warning("the old module could not save its state, the last one is taken: %s", failure)
             state_and_keys = await prepare(state)
-            if old is not None and old.spec.devices & new.spec.devices:
+            if old is not None and old.spec.devices:
                 old.kill()  # devices are opened before a worker gives up its rights: it could never open them again
                 await old.ended()
             try:
@@ -127,7 +154,7 @@ class Supervisor:
             self.last_gap_us = (time.monotonic_ns() - started) // 1000
             self.counters["swaps"] += 1
         self._account(done.usage)
-        await self.on_outcome(new.spec, done)
+        self.on_outcome(new.spec, done, 0, 0)
 
     async def roll_back(self) -> bool:
         """Goes back to the worker that ran before the last swap; the event that was in hand is its next. False if it is gone."""
@@ -148,6 +175,11 @@ class Supervisor:
             if self._current is not None:
                 self._current.kill()
                 await self._current.ended()
+
+    def clear(self) -> None:
+        """The module that ran is not to run again: it wants no events, and those that wait are dropped."""
+        self._filters, self._current = (), None
+        self._queue.keep(lambda event: False)
 
     async def pause(self) -> None:
         """Feeds nothing any more, once the event in hand is handled."""
@@ -220,38 +252,60 @@ class Supervisor:
                     await self._feed(worker)
 
     async def _feed(self, worker: Worker) -> None:
-        in_hand = ""
         try:
             if self._tick_is_due():
                 self._schedule_tick(worker)
-                await self._deliver(worker, worker.tick(time.time_ns()))
+                await self._deliver(worker, worker.tick(time.time_ns()), Pending("", b""))
             elif self._queue:
-                event = self._queue[0]
-                event.tries += 1
-                in_hand = event.topic
-                self.module_counters["events"] += 1
-                handled = await self._deliver(worker, worker.handle(event.topic, event.payload))
-                self._queue.popleft()
-                self.counters["events_handled" if handled else "events_refused"] += 1
-                self.handled += handled
-                self._progress.set()
-                self.last_handled_ns = time.monotonic_ns()
+                await self._feed_row(worker)
         except WorkerFailed as failure:
             if not self._stopped:
-                if in_hand:
-                    failure.detail = f"with an event on {in_hand[:100]} in hand: {failure.detail}"
-                self._give_up_on_poison(worker.spec)
                 self._failed(worker, failure)
 
-    async def _deliver(self, worker: Worker, call: Coroutine[Any, Any, frames.Done]) -> bool:
+    async def _feed_row(self, worker: Worker) -> None:
+        """Feeds as many events as the module was seen to handle in a moment, and takes the answer to each."""
+        limit, limit_bytes = worker.row
+        repeatable = worker.spec.description.repeatable  # else one at a time: it is certain then which it had in hand
+        row = self._queue.hand_out(min(limit, self._row) if repeatable else 1, limit_bytes)
+        started = time.monotonic()
+        try:
+            for event in row:
+                self.module_counters["events"] += 1
+                call = worker.answered() if event is not row[0] else self._first(worker, row)
+                self._took(await self._deliver(worker, call, event))
+        except WorkerFailed as failure:
+            self._queue.put_back()
+            if not self._stopped:
+                failure.detail = f"with an event on {self._queue[0].topic[:100]} in hand: {failure.detail}"
+                self._give_up_on_poison(worker.spec)
+            raise
+        took_s = time.monotonic() - started
+        if took_s > ROW_S:
+            self._row = max(1, self._row // 2)
+        elif len(row) >= self._row:
+            self._row = min(2 * self._row, limit)
+
+    async def _first(self, worker: Worker, row: list[Pending]) -> frames.Done:
+        worker.post([frames.Event(each.topic, each.payload) for each in row])
+        return await worker.answered()
+
+    def _took(self, handled: bool) -> None:
+        self._queue.popleft()
+        self.counters["events_handled" if handled else "events_refused"] += 1
+        self.handled += handled
+        self._progress.set()
+        self.last_handled_ns = time.monotonic_ns()
+
+    async def _deliver(self, worker: Worker, call: Coroutine[Any, Any, frames.Done], event: Pending) -> bool:
         try:
             done = await call
         except EventRefused as error:
             logger.info("%s refused an event: %s", worker.spec.label, error)
             self._account(error.usage)
+            self._consumed(event)
             return False
         self._account(done.usage)
-        await self.on_outcome(worker.spec, done)
+        self.on_outcome(worker.spec, done, event.hops, event.bus_number)
         return True
 
     def _give_up_on_poison(self, spec: ModuleSpec) -> None:
@@ -262,6 +316,7 @@ class Supervisor:
         if spent or not spec.description.repeatable:
             event = self._queue.popleft()
             self.counters["events_dropped"] += 1
+            self._consumed(event)
             why = f"after {event.tries} tries" if spent else "because the module does not say that it is idempotent"
             logger.error("an event on %s, in hand when %s failed, was taken away %s", event.topic, spec.label, why)
 
@@ -275,7 +330,7 @@ class Supervisor:
         if self._counted != worker.spec.label:
             self._counted = worker.spec.label
             self.module_counters.clear()
-        self._current, self.handled = worker, 0
+        self._current, self.handled, self._row = worker, 0, 1
         self._filters = worker.spec.description.capabilities.filters("subscribe")
         self._queue.keep(lambda each: self._wants(each.topic))
         self._next_tick = None

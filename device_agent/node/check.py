@@ -4,16 +4,22 @@ It takes no lock and writes nothing: the database is read, devices are looked fo
 """
 
 import contextlib
+import errno
 import importlib.util
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+from device_agent.broker.settings import BrokerConfig
 from device_agent.channel.measures import intolerable, lacking
-from device_agent.node.config import BrokerConfig, Config, load
+from device_agent.node.config import Config, load
 from device_agent.sandbox.confinement import measures_here
+from device_agent.storage.disk import is_locked
 from device_agent.storage.store import DATABASE
 from ota.errors import OtaError
 from ota.formats import trust
@@ -68,8 +74,11 @@ def _kept_roots(database: Path) -> list[int]:
         return []
     # Without a log beside it nobody is at work, and SQLite would make one to read.
     how = "mode=ro" if database.with_name(database.name + "-wal").exists() else "mode=ro&immutable=1"
-    with contextlib.closing(sqlite3.connect(f"file:{database}?{how}", uri=True)) as opened:
-        return [number for (number,) in opened.execute("select number from roots")]
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?{how}", uri=True)) as opened:
+            return [number for (number,) in opened.execute("select number from roots")]
+    except sqlite3.Error as error:
+        raise _Missing(f"{database}: {error}") from error
 
 
 def _storage(config: Config) -> Iterator[str]:
@@ -84,21 +93,7 @@ def _storage(config: Config) -> Iterator[str]:
         raise _Missing(f"{folder} is no folder that can be written")
     free = os.statvfs(folder)
     mebibytes = free.f_bavail * free.f_frsize >> 20
-    yield f"{folder}: {mebibytes} MiB free, {'an agent uses it' if _in_use(folder) else 'no agent uses it'}"
-
-
-def _in_use(folder: Path) -> bool:
-    try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        os.lockf(lock, os.F_TEST, 0)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    yield f"{folder}: {mebibytes} MiB free, {'an agent uses it' if is_locked(folder) else 'no agent uses it'}"
 
 
 def _broker(config: Config) -> Iterator[str]:
@@ -120,7 +115,7 @@ def _broker(config: Config) -> Iterator[str]:
 def _certificate(broker: BrokerConfig, device: str) -> str:
     from cryptography import x509  # megabytes that no other check needs
 
-    from device_agent.broker.identity import check_certificate
+    from device_agent.broker.certificates import check_certificate
 
     assert broker.certificate_file is not None
     assert broker.key_file is not None
@@ -132,11 +127,12 @@ def _certificate(broker: BrokerConfig, device: str) -> str:
 
 
 def _factory(config: Config) -> Iterator[str]:
-    if config.factory is None:
+    folders = {name: each.factory for name, each in config.instances.items() if each.factory is not None}
+    for name, folder in folders.items():
+        (folder / "manifest.suit").read_bytes()
+        yield f"{name}: {folder}"
+    if not folders:
         yield "none"
-        return
-    (config.factory / "manifest.suit").read_bytes()
-    yield str(config.factory)
 
 
 def _confinement(config: Config) -> Iterator[str]:
@@ -152,7 +148,11 @@ def _confinement(config: Config) -> Iterator[str]:
 
 
 def _devices(config: Config) -> Iterator[str]:
-    granted = config.grants.items
+    for granted in (config.grants, *(each.grants for each in config.instances.values() if each.grants is not None)):
+        yield from _granted(granted.items)
+
+
+def _granted(granted: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     gpio, serial, wasi = (granted.get(name, {}) for name in ("gpio", "serial", "wasi"))
     lines = [f"/dev/{split_line(name)[0]}" for name in (*gpio.get("inputs", ()), *gpio.get("outputs", ()))]
     ports = [split_port(name)[0] for name in serial.get("ports", ())]
@@ -160,13 +160,23 @@ def _devices(config: Config) -> Iterator[str]:
         if paths and importlib.util.find_spec(package) is None:
             raise _Missing(f"{', '.join(paths)}: Python's package {package} is not installed")
     folders = [*wasi.get("read", ()), *wasi.get("write", ())]
-    for each in (*lines, *ports, *folders):
-        Path(each).stat()
-    for each in wasi.get("write", ()):
-        if os.statvfs(each).f_flag & os.ST_RDONLY:
-            raise _Missing(f"{each}: its file system is read-only")
+    for each in (*lines, *ports):
+        if not stat.S_ISCHR(Path(each).stat().st_mode):
+            raise _Missing(f"{each}: no device")
+    _check_folders(folders, wasi.get("write", ()))
     if found := (*dict.fromkeys(lines), *ports, *folders):
         yield f"{', '.join(found)}: there"
+
+
+def _check_folders(folders: Sequence[str], writable: Sequence[str]) -> None:
+    for each in folders:
+        if not stat.S_ISDIR(Path(each).stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), each)
+    for each in writable:
+        if os.statvfs(each).f_flag & os.ST_RDONLY:
+            raise _Missing(f"{each}: its file system is read-only")
+        if os.geteuid() == 0 and Path(each).stat().st_uid == 0:
+            raise _Missing(f"{each}: it belongs to root: give it to another user")
 
 
 _LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {

@@ -1,6 +1,7 @@
 """Running the agent as a process: logging, signals, and the exit code that tells systemd to start it again."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import TextIO
 
 from device_agent.channel.frames import TEXT_LIMIT
-from device_agent.node.agent import Agent
+from device_agent.channel.workers import zygote
 from device_agent.node.config import load
+from device_agent.node.launcher import Launcher
+from device_agent.node.node import Node
 from ota.formats.report import LogRecord
 
 _LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error", "CRITICAL": "error"}
@@ -76,30 +79,60 @@ def _utf8(text: str) -> str:
 class _ToOperator(logging.Handler):
     """Hands log records to the agent, which sends them when it can."""
 
-    def __init__(self, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, node: Node, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(logging.INFO)
-        self._agent, self._loop = agent, loop
+        self._node, self._loop = node, loop
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = LogRecord(record.created, _LEVELS.get(record.levelname, "info"), "", _utf8(record.getMessage()[:TEXT_LIMIT]))
+        line = LogRecord(record.created, _LEVELS.get(record.levelname, "info"), "", "", _utf8(record.getMessage()[:TEXT_LIMIT]))
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._agent.log, line)
+            self._loop.call_soon_threadsafe(self._node.log, line)
+
+
+class _ToLauncher(logging.Handler):
+    """Keeps the errors of an agent on trial for the one that runs next, should this one fail."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        super().__init__(logging.ERROR)
+        self._launcher = launcher
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._launcher.say(_utf8(record.getMessage()))
+
+
+def _warm_up() -> None:
+    with contextlib.suppress(OSError):  # it is started later, then
+        zygote.start()
 
 
 def serve(path: Path, log_format: str | None, *, debug: bool) -> int:
     """Runs the agent until SIGTERM or SIGINT; returns the exit code."""
+    launcher = Launcher.here(os.environ, path)
+    if launcher is not None:
+        launcher.take_log()
+        launcher.wait_for_turn(os.environ, _warm_up)
     handler = _Bounded()
     as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
     handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
-    return asyncio.run(_serve(path))
+    if launcher is not None and launcher.on_trial:
+        logging.getLogger("device_agent").addHandler(_ToLauncher(launcher))
+    try:
+        node = asyncio.run(_serve(path, launcher))
+    except Exception as error:
+        if launcher is not None:
+            launcher.say(f"{type(error).__name__}: {error}")
+        raise
+    if node.hands_over and launcher is not None and not node.failed:
+        launcher.hand_over()
+    return 1 if node.failed else 0
 
 
-async def _serve(path: Path) -> int:
-    agent = Agent(load(path))
+async def _serve(path: Path, launcher: Launcher | None) -> Node:
+    node = Node(load(path), launcher)
     loop = asyncio.get_running_loop()
-    logging.getLogger("device_agent").addHandler(_ToOperator(agent, loop))
+    logging.getLogger("device_agent").addHandler(_ToOperator(node, loop))
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.stop)
-    await agent.run()
-    return 1 if agent.failed else 0
+        loop.add_signal_handler(number, node.stop)
+    await node.run()
+    return node

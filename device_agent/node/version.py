@@ -5,7 +5,7 @@ import os
 
 def agent_version() -> str:
     """The installed version; of a flashed agent, also which build of it."""
-    if flashed := os.environ.get("WAMR_OTA_BUNDLE", "")[:64]:
+    if flashed := os.environ.get("WAMR_OTA_TARBALL", "")[:64]:
         return flashed
     from importlib.metadata import PackageNotFoundError, version
 

@@ -15,6 +15,7 @@ from pywamr import confine
 
 MAX_FILES = 64
 DATA_HEADROOM_BYTES = 64 << 20
+CODE_FACTOR = 8  # what loading takes of memory, by the size of the code: 1.5 to 2 times measured
 FILE_LIMIT_BYTES = 64 << 20  # for each file of a module that may write any
 _STATM_DATA = 5  # proc_pid_statm(5): pages of "data + stack"
 
@@ -31,15 +32,22 @@ def close_inherited_fds(channel: socket.socket) -> None:
 
 
 def drop_privileges(
-    memory_bytes: int, folders: Sequence[tuple[int, bool]] = (), *, devices: bool = False, user: int = 0, required: bool = True
+    memory_bytes: int,
+    folders: Sequence[tuple[int, bool]] = (),
+    *,
+    code_bytes: int = 0,
+    devices: bool = False,
+    user: int = 0,
+    required: bool = True,
 ) -> frozenset[str]:
-    """Before guest code: at most `memory_bytes` more memory and some headroom, the user `user` (0: stay the agent's), no
-    privileges, no files but in `folders`, no sockets, no processes. Returns the measures of MEASURES that are in force.
+    """Before guest code: at most `memory_bytes` more memory, what loading `code_bytes` takes and some headroom, the user `user`
+    (0: stay the agent's), no privileges, no files but in `folders`, no sockets, no processes. Returns the measures of MEASURES
+    that are in force.
 
     Raises Refused CONFINEMENT_LACKING when one is missing that is `required`, DEVICE_UNAVAILABLE for a folder of root's.
     """
     _silence(2)  # the agent's own until now, for what Python had to say
-    _limit(resource.RLIMIT_DATA, _data_bytes() + memory_bytes + DATA_HEADROOM_BYTES)
+    _limit(resource.RLIMIT_DATA, _data_bytes() + memory_bytes + CODE_FACTOR * code_bytes + DATA_HEADROOM_BYTES)
     writable = [descriptor for descriptor, write in folders if write]
     _limit(resource.RLIMIT_FSIZE, FILE_LIMIT_BYTES if writable else 0)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the call is enough

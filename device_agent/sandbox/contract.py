@@ -6,7 +6,7 @@ happen together or not at all. Reads see the module's own writes.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,31 +21,17 @@ from device_agent.channel.frames import (
     KeyWrite,
 )
 from device_agent.sandbox.devices import Devices
+from device_agent.sandbox.export_types import wrong_type
 from device_agent.sandbox.rates import Rate
-from device_agent.sandbox.wasi import Wasi
+from device_agent.sandbox.wasi import Exited, Wasi
 from ota.errors import OtaError
 from ota.formats.capabilities import TopicGrants, check_exports, check_imports, export_name, import_module
 from ota.formats.module import ModuleDescription
 from ota.formats.report import LEVELS
-from pywamr import Export, Function, FunctionType, Instance, MemoryRangeError, MemoryType, NotExportedError, Runtime, ValueType
+from pywamr import Function, Instance, MemoryRangeError, NotExportedError, Runtime, Trap
 
-_I32, _I64 = ValueType.I32, ValueType.I64
 _DEVICE_DENIED, _DEVICE_FAILED = 0, 1
-_PUBLISH_DENIED, _PUBLISH_TOO_LARGE, _PUBLISH_QUEUE_FULL = 0, 1, 2
-
-# The flat core types of the contract's functions (Component Model, CanonicalABI.md, "Flattening").
-_EXPORT_TYPES = {
-    export_name("events", "handle"): FunctionType((_I32,) * 4, (_I32,)),
-    export_name("startup", "init"): FunctionType((_I32,) * 2, (_I32,)),
-    export_name("timer", "tick"): FunctionType((_I64,), (_I32,)),
-    export_name("health", "check"): FunctionType((), (_I32,)),
-    export_name("state", "save"): FunctionType((), (_I32,)),
-    export_name("state", "restore"): FunctionType((_I32,) * 2, (_I32,)),
-    "cabi_realloc": FunctionType((_I32,) * 4, (_I32,)),
-    "_initialize": FunctionType((), ()),
-    "__wasm_call_ctors": FunctionType((), ()),
-}
-_EXPORT_TYPES |= {f"cabi_post_{name}": FunctionType((_I32,), ()) for name in _EXPORT_TYPES if "#" in name}
+PUBLISH_DENIED, PUBLISH_TOO_LARGE, PUBLISH_QUEUE_FULL = 0, 1, 2
 
 
 class ContractError(OtaError):
@@ -54,6 +40,10 @@ class ContractError(OtaError):
 
 class ModuleError(OtaError):
     """The module answered with an error; its text is the module's own."""
+
+
+class StateRefusedError(ModuleError):
+    """It does not take the state of its predecessor."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +98,15 @@ class ModuleHost:
         try:
             module = self._runtime.load(wasm, record_offsets=record_offsets)
             check_imports([(each.module, each.name) for each in module.imports], self._capabilities)
-            self.interfaces = check_exports(each.name for each in module.exports)
-            _check_types(module.exports)
+            is_filter = "filter" in self._capabilities.items
+            self.interfaces = check_exports((each.name for each in module.exports), is_filter=is_filter)
+            if wrong := wrong_type(module.exports, is_filter=is_filter):
+                raise ContractError(wrong)
             self._instance = module.instantiate(
                 self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages, fuel=limits.fuel or None
             )
-            self._realloc = self._instance.function("cabi_realloc")
             exports = {each.name for each in module.exports}
+            self._allocate = self._allocator(exports)
             for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
                 if name in exports and initialise:
                     self._run(self._instance.function(name))  # before anything else, and once
@@ -148,10 +140,8 @@ class ModuleHost:
         self._keys = dict(keys)
         if "state" in self.interfaces and state:
             self._call("state", "restore", state)
-        if "startup" not in self.interfaces:
-            return self._take()
         config = "\n".join(f"{key}={value}" for key, value in sorted(self._config.items())).encode()
-        return self._call("startup", "init", config)
+        return self._call("startup", "init", config) if "startup" in self.interfaces else self._take()
 
     def handle(self, topic: str, payload: bytes) -> Outcome:
         """Hands over an event. Raises ModuleError when the module answers with an error, Trap, ContractError."""
@@ -190,9 +180,19 @@ class ModuleHost:
 
     # -- into the module
 
+    def _allocator(self, exports: Collection[str]) -> Callable[[int], int]:
+        """Gives room for so many bytes in the module's memory."""
+        function = self._live().function("cabi_realloc")
+        return lambda size: function(0, 0, 1, size)
+
     def _run(self, function: Function, *values: int) -> Any:
         try:
             return function(*values)
+        except (Trap, Exited) as error:
+            if pages := self._live().memory.refused_pages:
+                beyond = f"it asked for {pages} more pages of memory, beyond its limit (memory_pages in [limits])"
+                error.args = (f"{error}: {beyond}",)
+            raise
         finally:
             if self._wasi is not None:
                 self._wasi.end_lines()
@@ -221,7 +221,7 @@ class ModuleHost:
             post(area)
         if failed:
             self._drop()
-            raise ModuleError(text)
+            raise (StateRefusedError if function == "restore" else ModuleError)(text)
         return self._take()
 
     def _drop(self) -> None:
@@ -256,11 +256,11 @@ class ModuleHost:
 
     def _lower(self, content: bytes) -> tuple[int, int]:
         """Copies bytes into the module's memory, where its own allocator says."""
-        pointer = self._realloc(0, 0, 1, len(content)) & 0xFFFFFFFF
+        pointer = self._allocate(len(content)) & 0xFFFFFFFF
         try:
             self._live().memory.write(pointer, content)
         except MemoryRangeError as error:
-            raise ContractError(f"cabi_realloc returned a pointer outside the memory: {error}") from error
+            raise ContractError(f"the module's allocator returned a pointer outside the memory: {error}") from error
         return pointer, len(content)
 
     def _read(self, pointer: int, size: int) -> bytes:
@@ -305,12 +305,16 @@ class ModuleHost:
             "gpio": {"read": self._gpio_read, "write": self._gpio_write},
             "serial": {"read": self._serial_read, "write": self._serial_write},
             "wasi": self._wasi.functions() if self._wasi is not None else {},
+            "filter": self._filter_functions(),
         }
         return {
             import_module(name): {field: self._watched(f"{name}.{field}", call) for field, call in functions.items()}
             for name, functions in hosts.items()
             if name in self._capabilities.items
         }
+
+    def _filter_functions(self) -> dict[str, Callable[..., Any]]:
+        return {}
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         observe = self._observe
@@ -354,39 +358,36 @@ class ModuleHost:
         self._log(LEVELS[level], self._text(pointer, size)[:TEXT_LIMIT])
 
     def _publish(self, topic_at: int, topic_size: int, payload_at: int, payload_size: int, out: int) -> None:
-        topic, topic_size, size = self._text(topic_at, topic_size), topic_size & 0xFFFFFFFF, payload_size & 0xFFFFFFFF
+        topic, size = self._text(topic_at, topic_size), payload_size & 0xFFFFFFFF
+        error = self._send(topic, size, lambda: self._read(payload_at, size))
+        self._write(out, b"\0\0" if error is None else bytes((1, error)))
+
+    def _send(self, topic: str, size: int, payload: Callable[[], bytes]) -> int | None:
+        """Holds a message back until the event has been handled; its error where it may not be published."""
+        whole = len(topic.encode()) + size
         if not self._publish_grants.allow(topic):
-            error = _PUBLISH_DENIED
-        elif size > PAYLOAD_LIMIT_BYTES:
-            error = _PUBLISH_TOO_LARGE
-        elif not self._has_room(topic_size + size) or not self._message_rate.take():
-            error = _PUBLISH_QUEUE_FULL
-        else:
-            self._messages.append((topic, self._read(payload_at, size)))
-            self._message_bytes += topic_size + size
-            self._write(out, b"\0\0")
-            return
-        self._write(out, bytes((1, error)))
+            return PUBLISH_DENIED
+        if size > PAYLOAD_LIMIT_BYTES:
+            return PUBLISH_TOO_LARGE
+        if not self._has_room(whole) or not self._message_rate.take():
+            return PUBLISH_QUEUE_FULL
+        self._messages.append((topic, payload()))
+        self._message_bytes += whole
+        return None
 
     def _has_room(self, size: int) -> bool:
         return len(self._messages) < MESSAGES_PER_EVENT and self._message_bytes + size <= MESSAGE_BYTES_PER_EVENT
 
     def _key_get(self, key_at: int, key_size: int, out: int) -> None:
         key = self._text(key_at, key_size)
-        self._return_option(out, self._writes[key] if key in self._writes else self._keys.get(key))
+        self._return_option(out, self._kept(key))
 
     def _key_set(self, key_at: int, key_size: int, value_at: int, value_size: int, out: int) -> None:
-        key = self._text(key_at, key_size)
-        size = value_size & 0xFFFFFFFF
-        others = {k: v for k, v in (self._keys | self._writes).items() if k != key and v is not None}
-        used = sum(len(k.encode()) + len(v) for k, v in others.items())
-        if wrong := self._wrong_write(key):
-            self._return_result(out, wrong)
-        elif used + len(key.encode()) + size > self._capabilities.quota_bytes:
-            self._return_result(out, f"the quota of {self._capabilities.quota_bytes} bytes is used up")
-        else:
+        key, size = self._text(key_at, key_size), value_size & 0xFFFFFFFF
+        wrong = self._wrong_write(key) or self._over_quota(key, size)
+        if not wrong:
             self._writes[key] = self._read(value_at, size)
-            self._return_result(out, "")
+        self._return_result(out, wrong)
 
     def _key_delete(self, key_at: int, key_size: int, out: int) -> None:
         key = self._text(key_at, key_size)
@@ -401,6 +402,15 @@ class ModuleHost:
         if len(self._writes) >= WRITES_PER_EVENT and key not in self._writes:
             return f"an event changes at most {WRITES_PER_EVENT} keys"
         return ""
+
+    def _over_quota(self, key: str, size: int) -> str:
+        others = {k: v for k, v in (self._keys | self._writes).items() if k != key and v is not None}
+        used = sum(len(k.encode()) + len(v) for k, v in others.items())
+        quota = self._capabilities.quota_bytes
+        return f"the quota of {quota} bytes is used up" if used + len(key.encode()) + size > quota else ""
+
+    def _kept(self, key: str) -> bytes | None:
+        return self._writes[key] if key in self._writes else self._keys.get(key)
 
     def _config_get(self, key_at: int, key_size: int, out: int) -> None:
         value = self._config.get(self._text(key_at, key_size))
@@ -486,12 +496,3 @@ class ModuleHost:
             return
         pointer, size = self._lower(error.encode())
         self._write(out, b"\1\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
-
-
-def _check_types(exports: tuple[Export, ...]) -> None:
-    for export in exports:
-        if export.name == "memory" and not isinstance(export.type, MemoryType):
-            raise ContractError("export memory is not a memory")
-        wanted = _EXPORT_TYPES.get(export.name)
-        if wanted is not None and export.type != wanted:
-            raise ContractError(f"export {export.name} has type {export.type}, the contract says {wanted}")

@@ -12,7 +12,7 @@ Read = Callable[[int, int], bytes]
 
 
 def described(name: str, values: tuple[Any, ...], result: Any, read: Read) -> tuple[list[Any], Any]:
-    """Arguments and answer of a call that has returned, as sdk/wit/module.wit has them; those of WASI stay numbers."""
+    """Arguments and answer of a call that has returned, as sdk/wit/module.wit has them; those of WASI and filters stay numbers."""
     shape = _SHAPES.get(name)
     if shape is None:
         return list(values), result

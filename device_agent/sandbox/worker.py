@@ -10,24 +10,27 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from device_agent.channel import frames
 from device_agent.sandbox import confinement
-from device_agent.sandbox.contract import ModuleError, ModuleHost
+from device_agent.sandbox.contract import ModuleError, ModuleHost, StateRefusedError
 from device_agent.sandbox.devices import Devices, import_drivers, open_devices
+from device_agent.sandbox.filter import open_host
 from ota.errors import OtaError
 from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Reason, Refused
-from pywamr import LoadError, PywamrError, Runtime, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
+from pywamr import LoadError, PywamrError, TerminatedError, Trap, UnsupportedError, WasmFrame, runtime_version
 
 # Workers are forked from a process that has imported this (device_agent.sandbox.zygote).
 runtime_version()  # loads the library, starts nothing
 import_drivers()
 
 GRACE_S = 1.0
-_NOTHING = b"\0asm\1\0\0\0"
+REHEARSAL = Path(__file__).with_name("rehearsal.wasm")
+REHEARSALS, EVENTS = 4, 8  # CPython adapts code that has run a few times
 
 
 def main(channel: socket.socket) -> None:
@@ -38,28 +41,6 @@ def main(channel: socket.socket) -> None:
         worker.run()
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)
-
-
-def warm_up() -> None:
-    """In the process that workers are forked from: does once what each of them will do, with a module of nothing, so that what
-    Python makes on the way is there already, and shared.
-    """
-    description = ModuleDescription("nothing", "0", Capabilities({}))
-    start = frames.Start("", b"", description.to_bytes(), {}, "", b"", 0, confinement_required=True, devices=True)
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with here, there:
-        here.send(frames.encode_request(start))
-        if data := frames.Receiver().take_soon(there):
-            frames.decode_request(data)
-    open_devices(ModuleDescription.from_bytes(start.description).capabilities)
-    for request in (frames.Begin(b"", {}), frames.Event("", b"")):
-        frames.decode_request(frames.encode_request(request))
-    frames.encode_answer(frames.Ready(frozenset(), "", frozenset()))
-    frames.encode_answer(frames.Done((), (), frames.Usage(0, 0, 0)))
-    with Runtime() as runtime:
-        runtime.load(_NOTHING).instantiate()
-    with contextlib.suppress(Refused):
-        ModuleHost(_NOTHING, description, {}, lambda *_: None)
 
 
 def _read(path: str, digest: bytes) -> bytes:
@@ -103,15 +84,20 @@ class _Worker:
 
     def run(self) -> None:
         receiver = frames.Receiver()
-        while data := receiver.take_soon(self._channel):
-            request = frames.decode_request(data)
-            limit_s = frames.BEGIN_DEADLINE_S if isinstance(request, frames.Begin) else self._deadline_s
-            signal.setitimer(signal.ITIMER_REAL, limit_s + GRACE_S)
-            answer = self._answer(request)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            answer = self._send(answer)
-            if isinstance(answer, frames.Failed):
-                return
+        while self._turn(receiver):
+            pass
+
+    def _turn(self, receiver: frames.Receiver) -> bool:
+        """Answers one request. Whether there may be another."""
+        data = receiver.take_soon(self._channel)
+        if not data:
+            return False
+        request = frames.decode_request(data)
+        limit_s = frames.BEGIN_DEADLINE_S if isinstance(request, frames.Begin) else self._deadline_s
+        signal.setitimer(signal.ITIMER_REAL, limit_s + GRACE_S)
+        answer = self._answer(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return not isinstance(self._send(answer), frames.Failed)
 
     def _send(self, answer: frames.Answer) -> frames.Answer:
         """The bytes that were sent. An agent that is not root has a smaller socket buffer."""
@@ -139,7 +125,8 @@ class _Worker:
             return self._serve(self._host, request, calls, started)
         except ModuleError as error:
             if isinstance(request, frames.Begin):
-                return failed(Reason.STATE_REFUSED, str(error))
+                refused = Reason.STATE_REFUSED if isinstance(error, StateRefusedError) else Reason.START_FAILED
+                return failed(refused, str(error))
             return frames.Refused(str(error), self._usage(calls, started))
         except Exception as error:  # noqa: BLE001  (an exception that guest code caused is reported as a trap is)
             return failed(*_reason(error))
@@ -159,29 +146,35 @@ class _Worker:
         wasm = _read(start.path, start.digest)
         image = _try_read(start.image, start.image_digest)
         devices = open_devices(description.capabilities, exclusive=start.devices)
+        measures = self._confine(description, devices, start, len(wasm) + len(image))
+        if image:
+            try:
+                self._host = self._load(image, description, start, devices)
+                return frames.Ready(self._host.interfaces, "aot", measures)
+            except (LoadError, UnsupportedError) as error:
+                self._log("warn", f"the ahead-of-time image can't be used, the module is interpreted: {error}")
+        self._host = self._load(wasm, description, start, devices)
+        return frames.Ready(self._host.interfaces, "interpreter", measures)
+
+    def _confine(self, description: ModuleDescription, devices: Devices, start: frames.Start, code_bytes: int) -> frozenset[str]:
+        """The measures that are in force from here on."""
         folders = [(descriptor, writable) for _, descriptor, writable in devices.folders]
         measures = confinement.drop_privileges(
             description.limits.memory_pages << 16,
             folders,
+            code_bytes=code_bytes,
             devices=devices.any_device,
             user=start.user,
             required=start.confinement_required,
         )
         if folders and "landlock" not in measures:
             raise Refused(Reason.CAPABILITY_DENIED, "folders are only opened where the kernel has Landlock")
-        if image:
-            try:
-                self._host = self._load(image, description, start, devices)
-                self._host.terminate_on(frames.TERMINATE)  # it obeys when it comes back from a capability
-                return frames.Ready(self._host.interfaces, "aot", measures)
-            except (LoadError, UnsupportedError) as error:
-                self._log("warn", f"the ahead-of-time image can't be used, the module is interpreted: {error}")
-        self._host = self._load(wasm, description, start, devices)
-        self._host.terminate_on(frames.TERMINATE)
-        return frames.Ready(self._host.interfaces, "interpreter", measures)
+        return measures
 
     def _load(self, code: bytes, description: ModuleDescription, start: frames.Start, devices: Devices) -> ModuleHost:
-        return ModuleHost(code, description, start.config, self._log, devices=devices, initialise=start.devices)
+        host = open_host(code, description, start.config, self._log, devices=devices, initialise=start.devices)
+        host.terminate_on(frames.TERMINATE)  # ahead of time, it obeys when it comes back from a capability
+        return host
 
     def _serve(self, host: ModuleHost, request: frames.Request, calls: int, started: int) -> frames.Answer:
         match request:
@@ -199,3 +192,58 @@ class _Worker:
 
     def _log(self, level: str, message: str) -> None:
         self._channel.send(frames.encode_answer(frames.Log(level, message)))
+
+
+class _Rehearsal(_Worker):
+    """A worker in the zygote itself, which neither gives up anything nor obeys a signal."""
+
+    def answer(self, request: frames.Request, agent: socket.socket) -> frames.Answer:
+        """Sends itself a request, and takes its answer."""
+        agent.send(frames.encode_request(request))
+        self._turn(frames.Receiver())
+        while isinstance(answer := frames.decode_answer(agent.recv(frames.FRAME_LIMIT_BYTES)), frames.Log):
+            pass
+        return answer
+
+    def close(self) -> None:
+        """Frees the module."""
+        if self._host is not None:
+            self._host.close()
+
+    def _confine(self, description: ModuleDescription, devices: Devices, start: frames.Start, code_bytes: int) -> frozenset[str]:
+        return frozenset()
+
+    def _load(self, code: bytes, description: ModuleDescription, start: frames.Start, devices: Devices) -> ModuleHost:
+        return open_host(code, description, start.config, self._log, devices=devices)
+
+
+def warm_up() -> None:
+    """In the process that workers are forked from: does what each of them will do, with a small module of ours.
+
+    What Python makes on the way is then there already, and shared; and after a few times it has adapted the code of each function
+    to the types that it meets (PEP 659), in pages that each worker would otherwise have to itself.
+    """
+    capabilities = Capabilities.parse({"logging": {}, "messaging": {"publish": ["local/#"]}}, "rehearsal")
+    start = frames.Start(
+        str(REHEARSAL),
+        sha256(REHEARSAL.read_bytes()),
+        ModuleDescription("rehearsal", "0", capabilities).to_bytes(),
+        {"a": "b"},
+        "",
+        b"",
+        0,
+        confinement_required=True,
+        devices=True,
+    )
+    event = frames.Event("local/rehearsal", b"event")
+    begin = frames.Begin(b"", {"key": b"value"})
+    requests: tuple[frames.Request, ...] = (start, begin, *(event,) * EVENTS, frames.Tick(0), frames.Check(), frames.Save())
+    for _ in range(REHEARSALS):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            rehearsal = _Rehearsal(theirs)
+            for request in requests:
+                answer = rehearsal.answer(request, ours)
+                if isinstance(answer, frames.Failed | frames.Refused):
+                    raise RuntimeError(f"the rehearsal failed: {answer}")
+            rehearsal.close()

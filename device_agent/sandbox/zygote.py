@@ -5,13 +5,15 @@ It has one thread and one socket, on which the agent sends the channel of a new 
 descriptor of its process (pidfd), so that nothing else is ever killed in its place. It ends when the agent does.
 """
 
-import gc
 import importlib
 import os
 import signal
 import socket
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from pywamr import keep_shared
 
 _LIMIT_BYTES = 64
 
@@ -44,17 +46,24 @@ def _serve(control: socket.socket, child_main: Any) -> None:
         os.close(process)
 
 
-def _child(control: socket.socket, descriptor: int, child_main: Any) -> None:
-    """Never returns."""
-    status = 1
-    try:
+def _child(control: socket.socket, descriptor: int, child_main: Any) -> NoReturn:
+    def live() -> None:
         control.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         child_main(socket.socket(fileno=descriptor))
+
+    _end_with(live)
+
+
+def _end_with(work: Callable[[], None]) -> NoReturn:
+    """Does the last work of this process; its interpreter is not taken down (`pywamr.keep_shared`)."""
+    status = 1
+    try:
+        work()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001  (it ends here, and nothing of the zygote's may run in the child)
+    except BaseException:  # noqa: BLE001  (it ends here, and nothing of the zygote's may run in a child)
         import traceback
 
         traceback.print_exc()
@@ -68,9 +77,8 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     module = importlib.import_module(sys.argv[2])
     module.warm_up()
-    gc.collect()
-    gc.freeze()
-    _serve(control, module.main)
+    keep_shared()
+    _end_with(lambda: _serve(control, module.main))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,13 @@ class Blobs:
         return missing
 
     def add_chunk(self, index: ChunkIndex, number: int, chunk: bytes) -> None:
-        """Writes a chunk that was checked. Not durable yet: a chunk that is lost is fetched again. Raises Refused DISK_FULL."""
+        """Writes a chunk that was checked. Not durable yet: a chunk that is lost is fetched again.
+
+        Raises Refused DISK_FULL, BLOB_DIGEST_MISMATCH when what was begun is gone.
+        """
+        if not self._part(index).exists():
+            self.blob(index.digest)  # another instance has fetched the same one, and was faster
+            return
         with errors_as_reasons(self.problems):
             descriptor = os.open(self._part(index), os.O_WRONLY)
             try:

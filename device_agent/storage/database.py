@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from device_agent.storage import schema
+from device_agent.storage import migrations, schema
 from ota.durable import sync_folder
 from ota.formats import cbor
 
@@ -20,11 +20,13 @@ PUT_ASIDE_KEPT = 2
 PAGE_BYTES = 4096
 LOG_PAGES_MIN, LOG_PAGES_MAX = 16, 256  # SQLite's log is written back and cut at this length
 BUSY_S = 5.0
+CACHE_KB = 512  # of pages in memory; SQLite would take 2 MB once many messages have waited
 _DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT))
 _UNWRITABLE = frozenset(
     (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 )
-_TABLES = ("floors", "roots", "envelopes", "journal", "slots", "keyvalue", "states", "documents", "outbox")
+_TABLES_2 = ("floors", "roots", "envelopes", "journal", "slots", "keyvalue", "states", "documents", "outbox")
+_TABLES = ("meta", *_TABLES_2, "bus")
 _DEFAULTS: dict[tuple[str, str], object] = {("keyvalue", "manifest"): b"", ("states", "manifest"): b""}  # schema 1 has none
 
 
@@ -84,15 +86,47 @@ def open_in_memory() -> sqlite3.Connection:
     return database
 
 
+def salvage(path: Path) -> tuple[sqlite3.Connection, set[str]]:
+    """What can be read of a database, damaged or not, in a new one in memory; and the tables that may lack rows."""
+    lost = set(_TABLES_2)
+    into = connect(":memory:")
+    into.execute("pragma auto_vacuum=incremental")
+    with contextlib.suppress(OSError, sqlite3.Error), _copy(path) as source:
+        tables = _tables_of(source)
+        into.execute("begin immediate")
+        try:
+            if tables is _TABLES_2:
+                schema.execute(into, migrations.SCHEMA_2)
+                into.execute("pragma user_version = 2")
+            else:
+                schema.create(into)
+            for table in tables:
+                if _salvage_table(source, into, table):
+                    lost.discard(table)
+            _salvage_sequence(source, into)
+        finally:
+            into.execute("commit")
+    _prepare(into, LOG_PAGES_MAX)
+    return into, lost
+
+
+def _tables_of(source: sqlite3.Connection) -> tuple[str, ...]:
+    """Those of an agent that knew no instances, or ours. The columns tell: a damaged header may have lost the number."""
+    columns = {name for _, name, *_ in source.execute("pragma table_info(slots)")}
+    before = 0 < schema.version_of(source) < 3 or (columns and "instance" not in columns)
+    return _TABLES_2 if before else _TABLES
+
+
 def _prepare(database: sqlite3.Connection, log_pages: int) -> None:
     if schema.version_of(database) == 0:
         database.execute("pragma auto_vacuum=incremental")
     database.executescript(f"""pragma journal_mode=wal; pragma synchronous=full; pragma foreign_keys=on;
-        pragma wal_autocheckpoint={log_pages}; pragma journal_size_limit={log_pages * PAGE_BYTES};""")
-    if schema.version_of(database) != schema.SCHEMA_VERSION:
+        pragma wal_autocheckpoint={log_pages}; pragma journal_size_limit={log_pages * PAGE_BYTES};
+        pragma cache_size=-{CACHE_KB};""")
+    if _schema_of(database) < schema.SCHEMA or schema.version_of(database) > schema.SCHEMA:
         database.execute("begin immediate")
         try:
-            schema.migrate(database)
+            migrations.migrate(database)
             database.execute("commit")
         except BaseException:
             if database.in_transaction:
@@ -103,25 +137,20 @@ def _prepare(database: sqlite3.Connection, log_pages: int) -> None:
         raise Damaged(f"it has no table {', '.join(sorted(missing))}")
 
 
+def _schema_of(database: sqlite3.Connection) -> int:
+    """The schema of its tables, which may be newer than this agent's. 0 for a database that has none, or does not say."""
+    if schema.version_of(database) < 3:
+        return schema.version_of(database)
+    with contextlib.suppress(sqlite3.OperationalError):  # the table is not there: what is missing is said below
+        for (value,) in database.execute("select value from meta where key = 'schema'"):
+            return int(value)
+    return schema.SCHEMA
+
+
 def _log_pages(folder: Path) -> int:
     """A thirty-second of a small disk, a megabyte of a large one."""
     found = os.statvfs(folder)
     return max(LOG_PAGES_MIN, min(LOG_PAGES_MAX, found.f_blocks * found.f_frsize // 32 // PAGE_BYTES))
-
-
-def salvage(path: Path, into: sqlite3.Connection) -> set[str]:
-    """Copies what can be read of a database, damaged or not, into a new one. Returns the tables that may lack rows."""
-    lost = set(_TABLES)
-    with contextlib.suppress(OSError, sqlite3.Error), _copy(path) as source:
-        into.execute("begin immediate")
-        try:
-            for table in _TABLES:
-                if _salvage_table(source, into, table):
-                    lost.discard(table)
-            _salvage_sequence(source, into)
-        finally:
-            into.execute("commit")
-    return lost
 
 
 @contextlib.contextmanager
@@ -171,7 +200,7 @@ def _salvage_numbers(source: sqlite3.Connection, into: sqlite3.Connection) -> bo
         rows = source.execute("select name, value from numbers").fetchall()
     except sqlite3.Error:
         return False
-    into.executemany("insert or ignore into floors values (?, x'', ?, x'')", rows)
+    into.executemany("insert or ignore into floors (name, key, value, digest) values (?, x'', ?, x'')", rows)
     return True
 
 
@@ -188,7 +217,9 @@ def _salvage_sequence(source: sqlite3.Connection, into: sqlite3.Connection) -> N
 
 def raise_last_message(database: sqlite3.Connection, number: int) -> None:
     """The next message has a higher number than this."""
-    database.execute("insert into sqlite_sequence select 'outbox', 0 where not exists (select 1 from sqlite_sequence)")
+    database.execute(
+        "insert into sqlite_sequence select 'outbox', 0 where not exists (select 1 from sqlite_sequence where name = 'outbox')"
+    )
     database.execute("update sqlite_sequence set seq = max(seq, ?) where name = 'outbox'", (number,))
 
 

@@ -89,6 +89,21 @@ def lock(path: Path) -> int:
     return descriptor
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether an agent uses a storage folder. Takes no lock, and writes nothing."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        os.lockf(descriptor, os.F_TEST, 0)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def allocated_bytes(path: Path) -> int:
     """What a file has of the disk: of a sparse one, only the parts that were written. 0 when it is not there."""
     try:

@@ -101,14 +101,13 @@ class RecoveringDatabase:
     def _replace(self, error: Exception) -> None:
         """Goes on with what can be read, on the disk if that can be written."""
         damaged = database.is_damage(error)
-        memory = database.open_in_memory()
-        lost = database.salvage(self._path, memory) if self._path.exists() else set()
+        memory, lost = database.salvage(self._path) if self._path.exists() else (database.open_in_memory(), set[str]())
         kept = anchor.read(self._folder)
         if kept is not None:
             kept.restore(memory)
         elif "floors" in lost:
             text = "older releases and deployments may be accepted once more"
-            memory.execute("insert or replace into documents values (?, ?)", (_LOST, text.encode()))
+            memory.execute("insert or replace into documents (name, document) values (?, ?)", (_LOST, text.encode()))
         if "outbox" in lost:
             database.raise_last_message(memory, int(time.time() * 1000))  # higher than any that was used
         self._aside = f"{NAME}.damaged-{int(time.time())}" if damaged or lost else ""

@@ -1,136 +1,120 @@
 """What survives: SQLite (WAL, synchronous=FULL) for everything small, files named by their digest for blobs.
 
 Every method may wait for the disk; the agent calls them on its one writer thread. A file is written under a temporary name,
-fsynced, renamed, and its folder fsynced. The journal is hash-chained: each row's `chain` covers the row and the chain before it.
+fsynced, renamed, and its folder fsynced. The journal is hash-chained: each row's `chain` covers the row and the chain of the row
+before it that is of the same instance.
 """
 
 import contextlib
-import functools
-import os
-import sqlite3
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from device_agent.channel.frames import KeyWrite
-from device_agent.instance.states import Phase
+from device_agent.instance.states import ENDED, Phase
 from device_agent.instance.updates import Update
 from device_agent.storage import floors, schema
-from device_agent.storage.blobs import Blobs
-from device_agent.storage.disk import Problems, add_system_note, errors_as_reasons, lock, logger
+from device_agent.storage.disk import errors_as_reasons, logger
+from device_agent.storage.messages import Added, Bounds, BusMessage, Messages, Outcome, Version
 from device_agent.storage.recovery import NAME as DATABASE
-from device_agent.storage.recovery import RecoveringDatabase
-from ota.errors import OtaError
-from ota.formats import cbor
+from device_agent.storage.tables import StoreError, recovers
+from ota.formats import cbor, journal
+from ota.formats.deployment import checked_config
+from ota.formats.fields import MAX_TIME_S
+from ota.formats.manifest import AnyVerified
+from ota.formats.module import CONFIG_LIMIT_BYTES
 from ota.formats.reasons import Reason, Refused
-from ota.formats.report import Message
+from ota.formats.report import JournalHead
 
-__all__ = ["DATABASE", "Slot", "Store", "StoreError", "Version"]
+__all__ = ["DATABASE", "Added", "Bounds", "BusMessage", "Commit", "Outcome", "Slot", "Store", "StoreError", "Version"]
 
-JOURNAL_ROWS, DETAIL_CHARACTERS = 2_000, 1_000
-MESSAGE_BYTES = 64  # that a message in the outbox has beside its texts and payload, about
-_SIZE = f"length(payload) + length(cast(topic as blob)) + length(cast(module as blob)) + {MESSAGE_BYTES}"
-T = TypeVar("T")
-P = ParamSpec("P")
-
-
-class StoreError(OtaError):
-    """The storage folder can't be used."""
-
-
-class Added(NamedTuple):
-    """What came of adding messages to the outbox."""
-
-    last: int  # number of the newest message
-    dropped: int  # of the oldest
-    dropped_bytes: int
-
-
-class Version(NamedTuple):
-    """A version of a module. Each has keys and a state of its own, so that going back finds what was left behind."""
-
-    module: str
-    manifest: bytes  # digest of its envelope
+JOURNAL_ROWS, JOURNAL_INSTANCES = journal.ROWS_KEPT, journal.INSTANCES_KEPT
+DETAIL_CHARACTERS = 1_000
+LAST_START = (1 << 35) - 1  # a time in seconds far beyond 2038; a counter of 63 bits has 28 for what is said in one start
+_SLOT = "instance, name, module, envelope, config, sequence, epoch, failures, failed_s"
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A module that the board may run: "confirmed" or "previous"."""
+    """A module that an instance may run: its "confirmed" or its "previous" one."""
 
+    instance: str
     name: str
+    module: str  # its name
     envelope: bytes  # digest
+    config: bytes  # that the deployment gave it, encoded; empty for none
     sequence: int
     epoch: int
     failures: int = 0
     failed_s: int = 0  # when it failed last, seconds since 1970
 
-
-def recovers(method: Callable[Concatenate["Store", P], T]) -> Callable[Concatenate["Store", P], T]:
-    """Does it once more when the database had to be replaced, or when the disk was full and now is not."""
-
-    @functools.wraps(method)
-    def wrapped(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except sqlite3.Error as error:
-            if not self.home.recover(error):
-                raise
-        except Refused as refusal:
-            if refusal.reason is not Reason.DISK_FULL or not self.home.make_room():
-                raise
-        return method(self, *args, **kwargs)
-
-    return wrapped
-
-
-class Store(Blobs):
-    """The storage folder of one agent. What can't be kept on the disk is kept in memory: see `problems`."""
-
-    def __init__(self, folder: Path, free_bytes: int = 0) -> None:
-        """Raises StoreError when another agent uses the folder, or one of another version has written it."""
-        problems = Problems()
-        add_system_note(problems)
-        super().__init__(folder / "blobs", free_bytes, problems)
-        self._waiting_bytes: int | None = None  # of the outbox; None where that is to be counted
-        with contextlib.suppress(Refused), errors_as_reasons(problems):
-            self._blobs.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-        try:
-            self._lock: int | None = lock(folder / "lock")
-        except BlockingIOError:
-            raise StoreError(f"another agent uses {folder}") from None
-        try:
-            self.home = RecoveringDatabase(folder, problems)
-            self.home.write_anchor()
-        except BaseException as error:
-            self._unlock()
-            if isinstance(error, schema.SchemaError):
-                raise StoreError(f"{folder / DATABASE}: {error}") from error
-            raise
-
-    def close(self) -> None:
-        """Ends the use of the folder. Again: no effect."""
-        if self._lock is not None:
-            self.home.close()
-        self._unlock()
+    @classmethod
+    def confirmed(cls, instance: str, verified: AnyVerified, config: Mapping[str, str]) -> "Slot":
+        """The slot of a module that is to be confirmed, with the configuration of its deployment."""
+        manifest = verified.manifest
+        named = instance, "confirmed", manifest.kept_as
+        return cls(*named, verified.envelope_digest, encode_config(config), manifest.sequence, manifest.security_epoch)
 
     @property
-    def _database(self) -> sqlite3.Connection:
-        return self.home.connection
+    def release(self) -> bytes:
+        """What identifies manifest and configuration (`ota.formats.deployment.release_id`)."""
+        return cbor.sha256(self.envelope + self.config) if self.config else self.envelope
 
-    def _unlock(self) -> None:
-        if self._lock is not None and self._lock >= 0:
-            os.close(self._lock)
-        self._lock = None
+    @property
+    def settings(self) -> dict[str, str]:
+        """The configuration that the deployment gave it. Raises Refused MALFORMED for what a fault of the disk has changed."""
+        return decode_config(self.config, f"the configuration of the {self.name} module")
 
-    def _check_writable(self) -> None:
-        self.home.retry()
-        if self.home.in_memory:
-            raise Refused(Reason.STORAGE_UNWRITABLE, "; ".join(self.problems.texts)[:500])
 
-    def _drop_spare(self) -> None:
-        self.home.make_room()
+@dataclass(frozen=True)
+class Commit:
+    """What becomes final: an update that confirms the module of a slot, or one that removes an instance, without a slot."""
+
+    instance: str
+    update: Update
+    slot: Slot | None = None
+    signers: Collection[bytes] = ()  # the keys that signed its manifest
+
+
+def encode_config(config: Mapping[str, str]) -> bytes:
+    """For a column; empty for no configuration."""
+    return cbor.encode(dict(config)) if config else b""
+
+
+def decode_config(stored: bytes, what: str) -> dict[str, str]:
+    """Raises Refused MALFORMED, TOO_LARGE."""
+    return checked_config(cbor.decode(stored, what, CONFIG_LIMIT_BYTES), what) if stored else {}
+
+
+_TIME = "time_s"  # in the table meta
+ROOTS_KEPT = 8
+"""The newest ones, against damage to the last of them; and the first one. The chain grows for as long as the board lives."""
+READY_KEPT = 256
+"""Of that many updates the board remembers since when they are ready."""
+_READY = "ready:"  # in the table meta: when an update was ready, by instance and manifest
+
+
+class Store(Messages):
+    """Roots, floors, journal, slots, manifests and what modules keep; with what `Messages` and `Blobs` have.
+
+    `journal_head`: of the journal as it is on the disk; may be read on any thread.
+    """
+
+    def __init__(self, folder: Path, free_bytes: int = 0) -> None:
+        super().__init__(folder, free_bytes)
+        self.journal_head = JournalHead()
+        self._note_head()
+
+    @recovers
+    def next_start(self, now_s: int) -> int:
+        """The number of this start of the agent, higher than that of any before and at least `now_s`.
+
+        It is kept before it is returned, as far as the disk can be written.
+        """
+        found = self._database.execute("select value from meta where key = 'start'").fetchone()
+        start = min(max(now_s, (found[0] if found else 0) + 1), LAST_START)
+        with contextlib.suppress(Refused), self._transaction():
+            self._database.execute("insert or replace into meta (key, value) values ('start', ?)", (start,))
+        return start
 
     # -- trust
 
@@ -150,13 +134,29 @@ class Store(Blobs):
     def add_root(self, number: int, document: bytes) -> None:
         """Keeps a verified root document."""
         with self._transaction():
-            self._database.execute("insert or replace into roots values (?, ?)", (number, document))
+            self._database.execute("insert or replace into roots (number, document) values (?, ?)", (number, document))
         self.home.write_anchor()
+
+    @recovers
+    def follow_root(self, number: int, document: bytes, release: Collection[bytes], deploy: Collection[bytes]) -> None:
+        """Keeps the root that is in force from now on, and forgets what too many keys without a role signed. One transaction."""
+        with self._transaction():
+            self._database.execute("insert or replace into roots (number, document) values (?, ?)", (number, document))
+            self._database.execute(
+                "delete from roots where number > (select min(number) from roots) and number <= ?", (number - ROOTS_KEPT,)
+            )
+            floors.settle(self._database, release, deploy)
+            self.home.write_anchor()  # before: what only the anchor has is taken for lost
 
     @recovers
     def floor(self, name: str, keys: Collection[bytes]) -> floors.Floor:
         """What must not go back, as far as these keys signed it."""
         return floors.read(self._database, name, keys)
+
+    @recovers
+    def module_floor(self, name: str, module: str, keys: Collection[bytes]) -> floors.Floor:
+        """What must not go back of a module, wherever on the board it runs: floors.SEQUENCE or floors.EPOCH."""
+        return floors.of_module(self._database, name, module, keys)
 
     @recovers
     def lift_floor(self, name: str, keys: Collection[bytes], value: int, digest: bytes) -> None:
@@ -167,81 +167,146 @@ class Store(Blobs):
 
     @recovers
     def settle_floors(self, release: Collection[bytes], deploy: Collection[bytes]) -> None:
-        """Forgets what keys signed that have neither role any more."""
+        """Forgets what keys signed that have neither role any more, as far as they are too many."""
         with self._transaction():
             floors.settle(self._database, release, deploy)
             self.home.write_anchor()  # before: what only the anchor has is taken for lost
+
+    @recovers
+    def keep_time(self, time_s: int) -> None:
+        """Keeps the time, in seconds since 1970, which may be earlier than what was kept. Raises Refused DISK_FULL."""
+        with self._transaction():
+            self._database.execute("insert or replace into meta (key, value) values (?, ?)", (_TIME, time_s))
+
+    @recovers
+    def kept_time_s(self) -> int:
+        """What was kept last, 0 for nothing."""
+        row = self._database.execute("select value from meta where key = ?", (_TIME,)).fetchone()
+        return min(max(int(row[0]), 0), MAX_TIME_S) if row else 0
 
     def document(self, name: str) -> bytes | None:
         """A document that was accepted."""
         row = self._database.execute("select document from documents where name = ?", (name,)).fetchone()
         return row[0] if row else None
 
-    def keep_document(self, name: str, document: bytes) -> None:
-        """Keeps a document that was accepted, in the place of the one before it."""
+    @recovers
+    def keep_document(self, name: str, document: bytes, keys: Collection[bytes] = (), epoch: int = 0, digest: bytes = b"") -> None:
+        """Keeps a document that was accepted, in the place of the one before it, and what these keys signed by it."""
         with self._transaction():
-            self._database.execute("insert or replace into documents values (?, ?)", (name, document))
+            self._database.execute("insert or replace into documents (name, document) values (?, ?)", (name, document))
+            floors.lift(self._database, name, keys, epoch, digest)
+        if keys:
+            self.home.write_anchor()
 
     # -- journal and slots
 
     @recovers
-    def last_update(self) -> Update:
-        """The update at the end of the journal; none where that is damaged: what the operator wants is offered again then."""
-        row = self._database.execute(f"select {schema.UPDATE} from journal order by id desc limit 1").fetchone()
-        confirmed = self._confirmed()
-        if row is None:
-            return Update(confirmed=confirmed)
-        phase, deployment, manifest, resumptions, reason, detail, events = row
-        try:
-            state, why = Phase(phase), Reason(reason) if reason else None
-        except ValueError as error:
-            logger.error("the last row of the journal is damaged: %s", error)
-            return Update(confirmed=confirmed)
-        return Update(state, deployment, manifest, resumptions, why, detail, events, confirmed=confirmed)
+    def instances(self) -> tuple[str, ...]:
+        """The instances that have a slot, or whose update has not ended; sorted."""
+        ended = ", ".join(f"'{phase.value}'" for phase in ENDED)
+        last = "select max(id) from journal group by instance"
+        query = f"select instance from slots union select instance from journal where id in ({last}) and phase not in ({ended})"
+        return tuple(sorted(name for (name,) in self._database.execute(query)))
 
     @recovers
-    def write_journal(self, update: Update, time_s: int) -> None:
+    def last_updates(self) -> dict[str, Update]:
+        """The update at the end of each instance's journal, of those that are gone too."""
+        names = [name for (name,) in self._database.execute("select distinct instance from journal").fetchall()]
+        return {name: self.last_update(name) for name in names}
+
+    @recovers
+    def last_update(self, instance: str) -> Update:
+        """The update at the end of an instance's journal; none where that is damaged: what the operator wants is offered again."""
+        query = f"select {schema.UPDATE} from journal where instance = ? order by id desc limit 1"
+        row = self._database.execute(query, (instance,)).fetchone()
+        confirmed = self._confirmed(instance)
+        if row is None:
+            return Update(confirmed=confirmed)
+        phase, deployment, manifest, config, together, resumptions, reason, detail, events = row
+        try:
+            return Update(
+                Phase(phase),
+                deployment,
+                manifest,
+                resumptions,
+                Reason(reason) if reason else None,
+                detail,
+                events,
+                decode_config(config, "configuration"),
+                tuple(together.split(",")) if together else (),
+                confirmed=confirmed,
+            )
+        except (ValueError, Refused) as error:
+            logger.error("the last row of the journal of %s is damaged: %s", instance, error)
+            return Update(confirmed=confirmed)
+
+    @recovers
+    def write_journal(self, instance: str, update: Update, time_s: int) -> None:
         """Appends an update, durably. Raises Refused DISK_FULL, and STORAGE_UNWRITABLE for one that could not be kept."""
         if not update.ended:
             self._check_writable()
         with self._transaction():
-            self._append(update, time_s)
+            self._append(instance, update, time_s)
+        self._note_head()
 
     @recovers
-    def commit(self, update: Update, slot: Slot, signers: Collection[bytes], time_s: int) -> None:
-        """Makes `slot` the confirmed one, the confirmed one the previous, and raises what must not go back: one transaction.
+    def commit_all(self, commits: Sequence[Commit], time_s: int) -> None:
+        """In one transaction: makes each slot its instance's confirmed one, the confirmed one the previous, raises what must not go
+        back, deletes what removed instances had, and writes the journals.
 
-        `signers`: the keys that signed its manifest. Raises Refused DISK_FULL, STORAGE_UNWRITABLE.
+        Raises Refused DISK_FULL, STORAGE_UNWRITABLE.
         """
         self._check_writable()
         with self._transaction():
-            if self._confirmed() != slot.envelope:  # else it is done already, by an attempt that ended with an error
-                self._database.execute("delete from slots where name = 'previous'")
-                self._database.execute("update slots set name = 'previous' where name = 'confirmed'")
-            self._database.execute(
-                "insert or replace into slots values ('confirmed', ?, ?, ?, 0, 0)", (slot.envelope, slot.sequence, slot.epoch)
-            )
-            self._append(update, time_s)
-            floors.lift(self._database, floors.SEQUENCE, signers, slot.sequence)
-            floors.lift(self._database, floors.EPOCH, signers, slot.epoch)
-            self.home.floors_are_known()
+            for each in commits:
+                if each.slot is None:
+                    self._remove(each.instance)
+                else:
+                    self._confirm(each.slot, each.signers)
+                self._append(each.instance, each.update, time_s)
+            if all(each.slot is None for each in commits):
+                self.home.write_anchor()  # before: a database without slots is taken for one that has lost them
         self.home.write_anchor()
+        self._note_head()
 
     @recovers
-    def slots(self) -> dict[str, Slot]:
-        """The confirmed and the previous module."""
-        rows = self._database.execute("select name, envelope, sequence, epoch, failures, failed_s from slots")
-        return {row[0]: Slot(*row) for row in rows}
+    def slots(self, instance: str) -> dict[str, Slot]:
+        """The confirmed and the previous module of an instance."""
+        return self._slots(instance)
 
     @recovers
-    def set_failures(self, name: str, failures: int, time_s: int = 0) -> None:
+    def holds(self, envelope: bytes) -> bool:
+        """Whether some instance has a module with this manifest as its confirmed one."""
+        query = "select 1 from slots where name = 'confirmed' and envelope = ?"
+        return self._database.execute(query, (envelope,)).fetchone() is not None
+
+    @recovers
+    def set_failures(self, instance: str, name: str, failures: int, time_s: int = 0) -> None:
         """How often the module of a slot has failed since it last proved itself, and when it did last."""
         with self._transaction():
-            self._database.execute("update slots set failures = ?, failed_s = ? where name = ?", (failures, time_s, name))
+            query = "update slots set failures = ?, failed_s = ? where (instance, name) = (?, ?)"
+            self._database.execute(query, (failures, time_s, instance, name))
+
+    @recovers
+    def ready_since(self, instance: str, what: bytes, now_s: int) -> int:
+        """When an update of an instance was ready, in seconds since 1970: now, where that is not known or lies in the future."""
+        mark = f"{_READY}{instance}:{what.hex()}"
+        row = self._database.execute("select value from meta where key = ?", (mark,)).fetchone()
+        if row is not None and row[0] <= now_s:
+            return int(row[0])
+        with self._transaction():
+            self._forget_ready(instance)
+            self._database.execute("insert into meta (key, value) values (?, ?)", (mark, now_s))
+            marks = f"from meta where substr(key, 1, {len(_READY)}) = '{_READY}'"
+            newest = f"select key {marks} order by value desc limit {READY_KEPT}"
+            self._database.execute(f"delete {marks} and key not in ({newest})")
+        return now_s
 
     def journal_is_whole(self) -> bool:
-        """Whether every row's hash fits the row and the one before it."""
-        return schema.is_chained(self._database, schema.JOURNAL)
+        """Whether every row's hash fits the row and the one before it of the same instance."""
+        names = [name for (name,) in self._database.execute("select distinct instance from journal")]
+        query = f"select {schema.JOURNAL}, chain from journal where instance = ? order by id"
+        return all(schema.is_chained(self._database.execute(query, (name,)).fetchall()) for name in names)
 
     # -- envelopes and blobs
 
@@ -255,33 +320,47 @@ class Store(Blobs):
     def add_envelope(self, envelope: bytes) -> None:
         """Keeps an envelope under its digest."""
         with self._transaction():
-            self._database.execute("insert or replace into envelopes values (?, ?)", (cbor.sha256(envelope), envelope))
+            query = "insert or replace into envelopes (digest, envelope) values (?, ?)"
+            self._database.execute(query, (cbor.sha256(envelope), envelope))
 
     @recovers
-    def collect(self, keep_manifests: set[bytes], keep_blobs: set[bytes]) -> None:
-        """Deletes envelopes, blobs, keys and states that nothing names any more."""
-        names = {digest.hex() for digest in keep_blobs}
+    def collect(self, manifests: Collection[bytes], releases: Collection[tuple[str, bytes]], blobs: Collection[bytes]) -> None:
+        """Deletes all envelopes and blobs but these, keys and states of other releases (by instance), and old journals of instances
+        that are gone.
+        """
+        names = {digest.hex() for digest in blobs}
         with errors_as_reasons(self.problems):
             for path in self._blobs.iterdir():
                 if path.stem not in names:
                     path.unlink()
         with self._transaction():
-            for table, column in (("envelopes", "digest"), ("keyvalue", "manifest"), ("states", "manifest")):
-                for (digest,) in self._database.execute(f"select distinct {column} from {table}").fetchall():
-                    if digest and digest not in keep_manifests:
-                        self._database.execute(f"delete from {table} where {column} = ?", (digest,))
+            for (digest,) in self._database.execute("select digest from envelopes").fetchall():
+                if digest not in manifests:
+                    self._database.execute("delete from envelopes where digest = ?", (digest,))
+            for table in ("keyvalue", "states"):
+                for found in self._database.execute(f"select distinct instance, release from {table}").fetchall():
+                    if found[1] and found not in releases:
+                        self._database.execute(f"delete from {table} where (instance, release) = (?, ?)", found)
+            gone = (
+                "select instance from journal where instance not in (select instance from slots)"
+                " group by instance order by max(id) desc limit -1 offset ?"
+            )
+            self._database.execute(f"delete from journal where instance in ({gone})", (JOURNAL_INSTANCES,))
+        self._note_head()
 
     # -- modules
 
     @recovers
     def keys(self, version: Version) -> dict[str, bytes]:
         """What a version of a module keeps."""
-        return dict(self._database.execute("select key, value from keyvalue where (module, manifest) = (?, ?)", version))
+        query = "select key, value from keyvalue where (instance, module, release) = (?, ?, ?)"
+        return dict(self._database.execute(query, version))
 
     @recovers
     def state(self, version: Version) -> bytes:
         """The last saved state of a version of a module, empty before that."""
-        row = self._database.execute("select state from states where (module, manifest) = (?, ?)", version).fetchone()
+        query = "select state from states where (instance, module, release) = (?, ?, ?)"
+        row = self._database.execute(query, version).fetchone()
         return row[0] if row else b""
 
     @recovers
@@ -300,12 +379,16 @@ class Store(Blobs):
         with self._transaction():
             if old is not None and state is not None:
                 self._save_state(old, state)
+            if new == old:
+                return  # the release that runs once more: it goes on with its own
             self._forget(new)
-            if old is not None and old.module == new.module:
-                values = (new.manifest, *old)
-                source = "where (module, manifest) = (?, ?)"
-                self._database.execute(f"insert into keyvalue select module, ?, key, value from keyvalue {source}", values)
-                self._database.execute(f"insert into states select module, ?, state from states {source}", values)
+            if old is not None and (old.instance, old.module) == (new.instance, new.module):
+                for table, columns in (("keyvalue", "key, value"), ("states", "state")):
+                    self._database.execute(
+                        f"insert into {table} (instance, module, release, {columns}) select instance, module, ?, {columns}"
+                        f" from {table} where (instance, module, release) = (?, ?, ?)",
+                        (new.release, *old),
+                    )
 
     @recovers
     def forget(self, version: Version) -> None:
@@ -316,136 +399,83 @@ class Store(Blobs):
     @recovers
     def adopt_unversioned(self, version: Version) -> None:
         """Gives a version what its module kept under schema 1, if no version has that yet."""
-        found = "select 1 from {} where (module, manifest) = (:module, x'')"
+        found = "select 1 from {} where (instance, module, release) = (:instance, :module, x'')"
         query = f"{found.format('keyvalue')} union {found.format('states')}"
-        if self._database.execute(query, {"module": version.module}).fetchone() is None:
+        if self._database.execute(query, {"instance": version.instance, "module": version.module}).fetchone() is None:
             return
         with self._transaction():
-            schema.adopt(self._database, version.module, version.manifest)
-
-    @recovers
-    def add_outcomes(
-        self, outcomes: list[tuple[Version, list[KeyWrite], list[Message]]], limit: int, limit_bytes: int = 32 << 20
-    ) -> "Added":
-        """What handled events asked for, by version: key writes and messages, in one transaction.
-
-        The oldest messages are dropped to stay within `limit` messages and `limit_bytes`.
-        """
-        waiting, self._waiting_bytes = self._waiting(), None  # unknown, should this fail
-        with self._transaction():
-            for version, writes, messages in outcomes:
-                for write in writes:
-                    if write.value is None:
-                        self._database.execute(
-                            "delete from keyvalue where (module, manifest, key) = (?, ?, ?)", (*version, write.key)
-                        )
-                    else:
-                        self._database.execute(
-                            "insert or replace into keyvalue values (?, ?, ?, ?)", (*version, write.key, write.value)
-                        )
-                self._database.executemany(
-                    "insert into outbox (time_s, module, topic, payload) values (?, ?, ?, ?)",
-                    [(each.time_s, each.module, each.topic, each.payload) for each in messages],
-                )
-                waiting += sum(_size_of(each) for each in messages)
-            last = self._database.execute("select coalesce(max(number), 0) from outbox").fetchone()[0]
-            dropped, size = self._delete_messages(self._first_to_keep(last, limit, waiting - limit_bytes) - 1)
-        self._waiting_bytes = waiting - size
-        return Added(int(last), dropped, size)
-
-    @recovers
-    def outbox(self, after: int, count: int) -> list[Message]:
-        """Messages not delivered yet with numbers above `after`, oldest first."""
-        rows = self._database.execute(
-            "select number, time_s, module, topic, payload from outbox where number > ? order by number limit ?", (after, count)
-        )
-        return [Message(*row) for row in rows]
-
-    @recovers
-    def delivered(self, number: int) -> None:
-        """Forgets messages up to a number."""
-        waiting, self._waiting_bytes = self._waiting(), None
-        with self._transaction():
-            _, size = self._delete_messages(number)
-        self._waiting_bytes = waiting - size
-
-    @recovers
-    def outbox_size(self) -> int:
-        """How many messages wait."""
-        return int(self._database.execute("select count(*) from outbox").fetchone()[0])
+            schema.adopt(self._database, *version)
 
     # -- inside
 
-    def _waiting(self) -> int:
-        """How many bytes the outbox has."""
-        if self._waiting_bytes is None:
-            self._waiting_bytes = int(self._database.execute(f"select coalesce(sum({_SIZE}), 0) from outbox").fetchone()[0])
-        return self._waiting_bytes
+    @recovers
+    def _note_head(self) -> None:
+        last = "select instance, id, chain from journal where id in (select max(id) from journal group by instance)"
+        rows = self._database.execute(last).fetchall()
+        number = max((number for _, number, _ in rows), default=0)
+        self.journal_head = journal.head(number, {instance: found for instance, _, found in rows})
 
-    def _first_to_keep(self, last: int, limit: int, excess_bytes: int) -> int:
-        """The number of the oldest message that stays."""
-        first = last - limit + 1
-        if excess_bytes > 0:
-            for number, size in self._database.execute(f"select number, {_SIZE} from outbox order by number"):
-                if excess_bytes <= 0:
-                    return max(first, int(number))
-                excess_bytes -= size
-            return last + 1
-        return first
+    def _slots(self, instance: str) -> dict[str, Slot]:
+        rows = self._database.execute(f"select {_SLOT} from slots where instance = ?", (instance,))
+        return {row[1]: Slot(*row) for row in rows}
 
-    def _delete_messages(self, up_to: int) -> tuple[int, int]:
-        """How many there were up to this number, and their bytes."""
-        query = f"select count(*), coalesce(sum({_SIZE}), 0) from outbox where number <= ?"
-        count, size = self._database.execute(query, (up_to,)).fetchone()
-        self._database.execute("delete from outbox where number <= ?", (up_to,))
-        return int(count), int(size)
+    def _confirm(self, slot: Slot, signers: Collection[bytes]) -> None:
+        if self._confirmed(slot.instance) != slot.release:  # else it is done already, by an attempt that ended with an error
+            self._database.execute("delete from slots where (instance, name) = (?, 'previous')", (slot.instance,))
+            query = "update slots set name = 'previous' where (instance, name) = (?, 'confirmed')"
+            self._database.execute(query, (slot.instance,))
+        self._database.execute(
+            f"insert or replace into slots ({_SLOT}) values (?, 'confirmed', ?, ?, ?, ?, ?, 0, 0)",
+            (slot.instance, slot.module, slot.envelope, slot.config, slot.sequence, slot.epoch),
+        )
+        floors.lift(self._database, floors.SEQUENCE + slot.module, signers, slot.sequence, slot.envelope)
+        floors.lift(self._database, floors.EPOCH + slot.module, signers, slot.epoch)
+        self.home.floors_are_known()
 
-    def _confirmed(self) -> bytes:
-        row = self._database.execute("select envelope from slots where name = 'confirmed'").fetchone()
-        return row[0] if row else b""
+    def _remove(self, instance: str) -> None:
+        for table in ("slots", "keyvalue", "states"):
+            self._database.execute(f"delete from {table} where instance = ?", (instance,))
+        self._database.execute("delete from bus where target = ?", (instance,))
+        self._forget_ready(instance)
+        self._bus_waiting = None
+
+    def _forget_ready(self, instance: str) -> None:
+        mark = f"{_READY}{instance}:"
+        self._database.execute("delete from meta where substr(key, 1, ?) = ?", (len(mark), mark))
+
+    def _confirmed(self, instance: str) -> bytes:
+        """The release of the confirmed module; empty for none."""
+        found = self._slots(instance).get("confirmed")
+        return found.release if found is not None else b""
 
     def _save_state(self, version: Version, state: bytes) -> None:
-        self._database.execute("insert or replace into states values (?, ?, ?)", (*version, state))
+        query = "insert or replace into states (instance, module, release, state) values (?, ?, ?, ?)"
+        self._database.execute(query, (*version, state))
 
     def _forget(self, version: Version) -> None:
         for table in ("keyvalue", "states"):
-            self._database.execute(f"delete from {table} where (module, manifest) = (?, ?)", version)
+            self._database.execute(f"delete from {table} where (instance, module, release) = (?, ?, ?)", version)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self.home.retry()
-        with errors_as_reasons(self.problems):
-            self._database.execute("begin immediate")
-            try:
-                yield
-                self._database.execute("commit")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # on a disk that fails, the first error tells more
-                    if self._database.in_transaction:
-                        self._database.execute("rollback")
-                raise
-
-    def _append(self, update: Update, time_s: int) -> None:
-        if update.phase is Phase.CONFIRMED and update.manifest != self._confirmed():
-            raise StoreError(f"the journal would confirm {update.manifest.hex()}, the slot holds {self._confirmed().hex()}")
+    def _append(self, instance: str, update: Update, time_s: int) -> None:
+        if update.phase is Phase.CONFIRMED and update.release != (found := self._confirmed(instance)):
+            raise StoreError(f"{instance}: the journal would confirm {update.release.hex()}, the slot holds {found.hex()}")
         row = (
             time_s,
+            instance,
             update.phase.value,
             update.deployment,
             update.manifest,
+            encode_config(update.config),
+            ",".join(update.together),
             update.resumptions,
             update.reason.value if update.reason else "",
             update.detail[:DETAIL_CHARACTERS],
             update.events,
         )
-        last = self._database.execute("select chain, id from journal order by id desc limit 1").fetchone()
-        before, number = last or (b"", 0)
+        query = "select chain from journal where instance = ? order by id desc limit 1"
+        last = self._database.execute(query, (instance,)).fetchone()
         marks = ", ".join("?" * len(row))
-        self._database.execute(
-            f"insert into journal ({schema.JOURNAL}, chain) values ({marks}, ?)", (*row, schema.chain(before, row))
-        )
-        self._database.execute("delete from journal where id <= ?", (number - JOURNAL_ROWS,))
-
-
-def _size_of(message: Message) -> int:
-    return len(message.payload) + len(message.topic.encode()) + len(message.module.encode()) + MESSAGE_BYTES
+        values = (*row, journal.chain(last[0] if last else b"", row))
+        self._database.execute(f"insert into journal ({schema.JOURNAL}, chain) values ({marks}, ?)", values)
+        old = "select id from journal where instance = ? order by id desc limit 1 offset ?"
+        self._database.execute(f"delete from journal where instance = ? and id <= ({old})", (instance, instance, JOURNAL_ROWS))

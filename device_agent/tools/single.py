@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import Any
 from device_agent.channel import frames
 from device_agent.sandbox.contract import ContractError, ModuleError, ModuleHost
 from device_agent.sandbox.devices import Devices, open_devices
+from device_agent.sandbox.filter import open_host
 from device_agent.tools.command import Given, is_command, run_command
 from device_agent.tools.errors import RunError
 from device_agent.tools.simulated import simulated_devices
 from device_agent.tools.source_lines import SourceLines
 from ota.formats import topics
-from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, import_module
+from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, interfaces_of
+from ota.formats.deployment import checked_config
+from ota.formats.features import check_core
 from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
 from ota.formats.reasons import Reason, naming
 from ota.formats.text import printable
@@ -35,6 +38,7 @@ class Options:
     """How a module is run."""
 
     events: list[str]  # "topic=payload"
+    config: Mapping[str, str] = field(default_factory=dict)  # as a deployment gives it
     trace: bool = False  # show each call of a capability
     deny: tuple[str, ...] = ()  # capabilities that are not granted
     image: Path | None = None  # compiled ahead of time for this machine by its author
@@ -49,6 +53,14 @@ def given(arguments: argparse.Namespace) -> Given:
     if any(not separator or not name for name, separator, _ in variables):
         raise RunError("a variable is written NAME=VALUE")
     return Given(tuple(arguments.arg), {name: value for name, _, value in variables} or None, tuple(arguments.dir))
+
+
+def configuration(texts: Sequence[str]) -> dict[str, str]:
+    """The values of "key=value", by key. Raises RunError, Refused MALFORMED, CONFIG_TOO_LARGE."""
+    pairs = [each.partition("=") for each in texts]
+    if any(not separator for _, separator, _ in pairs):
+        raise RunError("a configuration is written KEY=VALUE")
+    return checked_config({key: value for key, _, value in pairs}, "--config")
 
 
 def _read(path: Path) -> bytes:
@@ -67,11 +79,12 @@ def run_module(module: Path, options: Options) -> int:
 
     A WASI command is run to its end instead, and the exit code is its own.
 
-    Raises RunError, Refused: CAPABILITY_DENIED for what `options` denies, and as `ModuleHost` and `open_devices` do.
+    Raises RunError, Refused: MODULE_INVALID, CAPABILITY_DENIED for what `options` denies, and as ModuleHost and open_devices do.
     """
     wasm = _read(module)
     code = _read(options.image) if options.image is not None else wasm
     with naming(module):
+        check_core(wasm)
         shape = read(wasm)
     if is_command(shape):
         return _command(module, wasm, code, shape, options)
@@ -108,7 +121,7 @@ def run_module(module: Path, options: Options) -> int:
 
 
 def _command(module: Path, wasm: bytes, code: bytes, shape: ModuleShape, options: Options) -> int:
-    if options.events or options.deny or options.trace or options.devices is not None:
+    if options.events or options.config or options.deny or options.trace or options.devices is not None:
         raise RunError(f"{module} is a WASI command (it exports _start): it takes --arg, --env and --dir, and no events")
     with _ended_by_ctrl_c():
         try:
@@ -137,7 +150,7 @@ def _start(
 
         with naming(module), deadline.of(frames.START_DEADLINE_S):
             trace = observe if options.trace else None
-            host = ModuleHost(code, description, {}, log, observe=trace, devices=devices, record_offsets=True)
+            host = open_host(code, description, options.config, log, observe=trace, devices=devices, record_offsets=True)
     except (PywamrError, ContractError) as error:
         raise RunError(f"{options.image or module}: {error}") from error
     if options.image is None:
@@ -258,8 +271,7 @@ def _describe(module: Path, wasm: bytes) -> ModuleDescription:
     """The description beside the module; without one, everything that it imports is granted: its author is at the keyboard."""
     path = module.with_suffix(".toml")
     if not path.exists():
-        imported = {name for name, _ in read(wasm).imports}
-        everything: dict[str, Any] = {name: {} for name in FUNCTIONS if import_module(name) in imported}
+        everything: dict[str, Any] = {name: {} for name in interfaces_of(read(wasm).imports)}
         everything["messaging"] = {"publish": ["#"], "subscribe": ["#"]}
         return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(everything, str(module)))
     value = read_toml(path)

@@ -1,9 +1,10 @@
 /* Part of WAMR's aot_llvm_extra.cpp, in front of its passes (native/cmake/wamr_source.cmake, wamr_make_vectors).
  *
- * A load whose value nobody needs must still trap out of bounds, and a signalling NaN times one must become quiet. LLVM knows neither, so
- * loads are volatile and arithmetic of floats is made of constrained operations. But LLVM makes no vectors of a loop that has such. So for as
- * long as it makes vectors, and no longer, loads and arithmetic in loops are let go. Then every load is held again, in vectors or not, and what
- * is still done number by number is constrained again: all other passes only ever see code that is held.
+ * A load whose value nobody needs must still trap out of bounds, what was stored before a trap must be there and nothing else, and a signalling
+ * NaN times one must become quiet. LLVM knows none of it, so accesses are volatile and arithmetic of floats is made of constrained operations.
+ * But LLVM makes no vectors of a loop that has such. So for as long as it makes vectors, and no longer, loads and arithmetic in loops that do
+ * not store are let go. Then every load is held again, in vectors or not, and what is still done number by number is constrained again: all
+ * other passes only ever see code that is held. Loops that store come in two versions, native/aotc/loops.h.
  *
  * Loads of vectors by a mask or from many places can't be volatile. LLVM would use the first for loops of a few turns, which are left alone.
  * The second are switched off, and vectors whose length is not fixed (native/aotc/main.c); where they can't be, nothing is let go. */
@@ -12,6 +13,8 @@
 #include <llvm/Analysis/TargetTransformInfo.h>
 #include <llvm/IR/Dominators.h>
 #include <llvm/IR/IntrinsicInst.h>
+
+#include "loops.h"
 
 namespace {
 
@@ -29,24 +32,48 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
         auto *four = llvm::FixedVectorType::get(llvm::Type::getInt32Ty(function.getContext()), 4);
         if (target.supportsScalableVectors() || target.isLegalMaskedGather(four, llvm::Align(4)))
             return llvm::PreservedAnalyses::all();
-        std::map<Key, llvm::CallInst *> constrained;
-        let_go(function, analyses, constrained);
-        analyses.invalidate(function, llvm::PreservedAnalyses::none());
-        llvm::LoopVectorizePass().run(function, analyses);
-        hold(function, constrained);
-        for (auto &each : constrained)
-            each.second->deleteValue();
+        make(function, analyses, true);
+        if (pw::version_loops(function, analyses))
+            make(function, analyses, false);
         return llvm::PreservedAnalyses::none();
     }
 
   private:
+    static void
+    make(llvm::Function &function, llvm::FunctionAnalysisManager &analyses, bool loads)
+    {
+        std::map<Key, llvm::CallInst *> constrained;
+        let_go(function, analyses, constrained, loads);
+        analyses.invalidate(function, llvm::PreservedAnalyses::none());
+        llvm::LoopVectorizePass().run(function, analyses);
+        hold(function, constrained, loads);
+        for (auto &each : constrained)
+            each.second->deleteValue();
+        analyses.invalidate(function, llvm::PreservedAnalyses::none());
+    }
+
     /* What the runtime keeps for itself lies at fixed places behind an argument, or behind a pointer found there. */
     static bool
     is_of_guest(const llvm::LoadInst &load)
     {
         const llvm::Value *from = load.getPointerOperand()->stripInBoundsConstantOffsets();
+        if (auto *cast = llvm::dyn_cast<llvm::IntToPtrInst>(from)) /* an earlier pass loaded it together with its neighbour */
+            from = cast->getOperand(0);
         return !load.isAtomic() && !llvm::isa<llvm::Argument>(from) && !llvm::isa<llvm::LoadInst>(from)
                && !llvm::isa<llvm::AllocaInst>(from) && !llvm::isa<llvm::Constant>(from);
+    }
+
+    /* Whether what a turn writes is seen when a load of a later turn traps. */
+    static bool
+    writes(const llvm::Loop &loop)
+    {
+        for (const llvm::BasicBlock *block : loop.blocks())
+            for (const llvm::Instruction &instruction : *block) {
+                if (instruction.mayWriteToMemory() && !llvm::isa<llvm::LoadInst>(instruction)
+                    && !llvm::isa<llvm::ConstrainedFPIntrinsic>(instruction))
+                    return true;
+            }
+        return false;
     }
 
     /* Whether each turn of the loop loads, and does something with what it loaded. */
@@ -92,7 +119,7 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
     }
 
     static void
-    let_go(llvm::Function &function, llvm::FunctionAnalysisManager &analyses, std::map<Key, llvm::CallInst *> &constrained)
+    let_go(llvm::Function &function, llvm::FunctionAnalysisManager &analyses, std::map<Key, llvm::CallInst *> &constrained, bool loads)
     {
         auto &loops = analyses.getResult<llvm::LoopAnalysis>(function);
         auto &dominators = analyses.getResult<llvm::DominatorTreeAnalysis>(function);
@@ -107,7 +134,7 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
                 continue;
             for (auto &instruction : block) {
                 if (auto *load = llvm::dyn_cast<llvm::LoadInst>(&instruction)) {
-                    if (is_of_guest(*load) && is_needed(*load, *loop, dominators))
+                    if (loads && load->isVolatile() && is_of_guest(*load) && !writes(*loop) && is_needed(*load, *loop, dominators))
                         load->setVolatile(false);
                 }
                 else if (auto *call = llvm::dyn_cast<llvm::ConstrainedFPIntrinsic>(&instruction)) {
@@ -132,13 +159,13 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
     }
 
     static void
-    hold(llvm::Function &function, const std::map<Key, llvm::CallInst *> &constrained)
+    hold(llvm::Function &function, const std::map<Key, llvm::CallInst *> &constrained, bool loads)
     {
         std::vector<llvm::BinaryOperator *> floats;
         for (auto &block : function)
             for (auto &instruction : block) {
                 if (auto *load = llvm::dyn_cast<llvm::LoadInst>(&instruction)) {
-                    if (is_of_guest(*load))
+                    if (loads && is_of_guest(*load))
                         load->setVolatile(true);
                 }
                 else if (auto *operation = llvm::dyn_cast<llvm::BinaryOperator>(&instruction)) {
@@ -147,7 +174,7 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
                 }
                 else if (auto *call = llvm::dyn_cast<llvm::IntrinsicInst>(&instruction)) {
                     auto kind = call->getIntrinsicID();
-                    if (kind == llvm::Intrinsic::masked_load || kind == llvm::Intrinsic::masked_gather)
+                    if (loads && (kind == llvm::Intrinsic::masked_load || kind == llvm::Intrinsic::masked_gather))
                         llvm::report_fatal_error("a loop became loads that can't be held");
                 }
             }

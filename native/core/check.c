@@ -1,4 +1,4 @@
-/* What is asked of bytes before WAMR sees them: things that WAMR of the pinned version mishandles, refused by rule. */
+/* Checks of a module's bytes before WAMR loads them: refuses by rule what the pinned version of WAMR mishandles. */
 #include "internal.h"
 
 #include <stdio.h>
@@ -41,7 +41,7 @@ pw_error_set(char *error, uint32_t error_size, const char *format, ...)
 
 enum { SECTION_IMPORT = 2, SECTION_MEMORY = 5, SECTION_START = 8, SECTION_ELEMENT = 9, SECTION_CODE = 10, SECTION_DATA = 11 };
 
-/* As other engines have it: a few bytes can ask for room for billions. */
+/* The limit of other engines: a few bytes can declare billions of items. */
 #define LOCALS_LIMIT 50000
 
 #define OPCODE_END 0x0b
@@ -113,7 +113,7 @@ static void
 skip_vector(reader *r)
 {
     uint64_t code = read_number(r);
-    bool lane = (code >= 21 && code <= 34) || (code >= 84 && code <= 91); /* one byte says which */
+    bool lane = (code >= 21 && code <= 34) || (code >= 84 && code <= 91); /* a lane index of one byte */
     if (code <= 11 || (code >= 84 && code <= 93)) /* memory access */
         skip_numbers(r, 2);
     if (lane)
@@ -222,7 +222,7 @@ check_code(reader *r, char *error, uint32_t error_size)
     return true;
 }
 
-/* How many functions an import section brings; other kinds are refused elsewhere. */
+/* The number of functions in an import section; other kinds are refused elsewhere. */
 static uint32_t
 count_functions(reader r)
 {
@@ -238,7 +238,7 @@ count_functions(reader r)
     return functions;
 }
 
-/* Whether a section that is a list can hold as many items as it says, each of a byte at least: WAMR makes room for all of them first. */
+/* Whether a section can hold as many items as it declares, of at least one byte each: WAMR allocates all of them first. */
 static bool
 count_fits(uint8_t kind, reader r)
 {
@@ -368,7 +368,7 @@ pw_check_bytes(const uint8_t *bytes, uint32_t size, pw_facts *facts, char *error
         return check_image(bytes, size, error, error_size);
     if (size >= 8 && memcmp(bytes, "\0asm", 4) == 0)
         return check_wasm(bytes, size, facts, error, error_size);
-    return PW_OK; /* WAMR says what is wrong with it */
+    return PW_OK; /* WAMR reports what is wrong with it */
 }
 
 const char *

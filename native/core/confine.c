@@ -1,8 +1,9 @@
-/* What a process gives up before it touches guest code: new privileges, files, sockets, other processes. */
+/* Confines a process before it runs guest code: privileges, files, sockets, other processes. */
 #include "internal.h"
 
 #include <errno.h>
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/mman.h>
@@ -94,7 +95,7 @@ static const int always[] = {
 #endif
 };
 
-/* Allowed for memory of one's own only: what is shared no limit counts. */
+/* Allowed for private memory only: shared memory is not counted by any limit. */
 #ifdef SYS_mmap2
 #define MAP_CALL SYS_mmap2
 #else
@@ -112,7 +113,7 @@ static const int descriptors[] = {
 #endif
 };
 
-/* For what lies in granted folders; which those are is for Landlock. */
+/* For files in granted folders; Landlock decides which folders those are. */
 static const int paths[] = {
     SYS_openat, SYS_statx, SYS_getdents64, SYS_mkdirat, SYS_unlinkat, SYS_renameat2, SYS_readlinkat, SYS_symlinkat, SYS_linkat, SYS_ftruncate, SYS_utimensat,
 #ifdef SYS_newfstatat
@@ -158,7 +159,7 @@ filter_calls(uint32_t needs)
         at = allow(at, paths, COUNT(paths));
     *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_tgkill, 0, 3);
     *at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0]));
-    *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)getpid(), 0, 6); /* to the end: what is loaded is no call's number */
+    *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)getpid(), 0, 6); /* to the end: the accumulator no longer holds the number of the call */
     *at++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     *at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MAP_CALL, 0, 4);
     *at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3]));
@@ -201,6 +202,15 @@ restrict_files(const int32_t *folders, const uint8_t *writable, uint32_t count)
 /* WAMR, core/shared/platform/include/platform_api_extension.h: kept for the thread once it is known. */
 uint8_t *os_thread_get_stack_boundary(void);
 
+/* Capabilities survive a change of user where the securebits say so, and a process that is not root may have been given some. */
+static bool
+drop_capabilities(void)
+{
+    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = { 0 };
+    return syscall(SYS_capset, &header, none) == 0; /* what is not inheritable is not ambient any more */
+}
+
 uint32_t
 pw_confine(const int32_t *folders, const uint8_t *writable, uint32_t folder_count, uint32_t needs)
 {
@@ -211,7 +221,8 @@ pw_confine(const int32_t *folders, const uint8_t *writable, uint32_t folder_coun
     if (!os_thread_get_stack_boundary())
         return 0;
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* no other process of this user may look in */
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
+    bool bare = drop_capabilities();
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && bare)
         measures |= PW_NO_NEW_PRIVILEGES;
     if (restrict_files(folders, writable, folder_count))
         measures |= PW_LANDLOCK;

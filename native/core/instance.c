@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ARGUMENT_CELLS 32 /* calls that need no more use the C stack */
+#define ARGUMENT_CELLS 32 /* calls with no more cells than this use the C stack */
 #define NESTED_LIMIT 100  /* calls into guest code from host functions that guest code called: Python's own limit ends in odd places */
 
 static const char too_deep[] = "native stack overflow";
@@ -114,7 +114,7 @@ call_host(pw_instance *instance, const pw_import *import, uint64_t *slots)
         slots[0] = UINT64_MAX;
 }
 
-/* Where every import of every module leads. WAMR has put one 64-bit slot an argument into `slots`, with the upper half of a
+/* The trampoline of every import of every module. WAMR has put one 64-bit slot an argument into `slots`, with the upper half of a
  * 32-bit value undefined, and reads the result from slots[0]. */
 void
 pw_trampoline(wasm_exec_env_t env, uint64_t *slots)
@@ -146,7 +146,7 @@ refuse_depth(void)
     return PW_TRAP;
 }
 
-/* Before and after guest code runs, whose stack is then noted down if it ends by a trap. */
+/* Called before and after guest code runs; its stack is recorded when it ends by a trap. */
 static pw_text *
 begin_guest(void)
 {
@@ -306,7 +306,7 @@ instantiate(pw_instance *instance, uint32_t stack_bytes, uint32_t max_pages, int
     if (!instance->env)
         return PW_NO_MEMORY;
     wasm_runtime_set_instruction_count_limit(instance->env, fuel);
-    (void)pw_enter(instance); /* nobody else knows it yet */
+    (void)pw_enter(instance); /* no other thread has it yet */
     pw_text *outer = begin_guest();
     int32_t status = pw_start(instance) ? call_imported_start(instance) : take_exception(instance);
     end_guest(outer);
@@ -480,6 +480,8 @@ call_each(pw_function *function, uint64_t *slots, uint32_t count, uint32_t *done
     int32_t status = pw_enter(instance);
     if (status != PW_OK)
         return status;
+    if (instance->depth == 1)
+        instance->refused_pages = 0;
 
     uint32_t local[ARGUMENT_CELLS], *cells = local;
     status = PW_NO_MEMORY;
@@ -558,6 +560,25 @@ pw_memory_size(pw_instance *instance, uint64_t *size_bytes)
     *size_bytes = memory_size(instance);
     pthread_mutex_unlock(&instance->lock);
     return atomic_load(&instance->owner) == PW_OWNER_CLOSED ? PW_CLOSED : PW_OK;
+}
+
+int32_t
+pw_memory_refused(pw_instance *instance, uint32_t *pages)
+{
+    if (!instance || !pages)
+        return PW_BAD_ARGUMENT;
+    *pages = instance->refused_pages;
+    return atomic_load(&instance->owner) == PW_OWNER_CLOSED ? PW_CLOSED : PW_OK;
+}
+
+void
+pw_growth_refused(uint32_t pages, uint64_t bytes, uint32_t memory, enlarge_memory_error_reason_t why, wasm_module_inst_t wamr,
+                  wasm_exec_env_t env, void *data)
+{
+    (void)bytes, (void)memory, (void)why, (void)env, (void)data;
+    pw_instance *instance = wasm_runtime_get_custom_data(wamr);
+    if (instance && pages > instance->refused_pages)
+        instance->refused_pages = pages;
 }
 
 /* Where bytes lie in the default memory, or NULL when they are not all inside. */

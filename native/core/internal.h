@@ -23,7 +23,7 @@ typedef struct pw_import {
     bool direct; /* may be called with values instead of slots */
 } pw_import;
 
-/* What the check of the bytes found out on its way. */
+/* What the check of the bytes found. */
 typedef struct pw_facts {
     uint64_t start; /* the import that is the start function; PW_NO_START: none is */
     uint64_t memory_pages; /* what its memory has from the beginning; 0 for an image, which does not tell */
@@ -32,7 +32,7 @@ typedef struct pw_facts {
 
 /* Where interpreted code comes from. NULL stands for none. */
 typedef struct pw_places pw_places;
-/* Between these two, on one thread, a module is loaded; NULL when there is no memory. */
+/* A module is loaded between these two calls, on one thread; NULL when out of memory. */
 pw_places *pw_places_begin(void);
 void pw_places_end(void);
 void pw_places_free(pw_places *places);
@@ -89,9 +89,14 @@ struct pw_instance {
     uint32_t depth;         /* nested calls in progress; the owner's */
     bool host_failed;
     atomic_bool terminated;
+    uint32_t refused_pages; /* that the call in progress, or the last one, asked for beyond its limit */
 };
 
-/* What ends a call is noted down for the thread, until the call does: then it is the caller's. */
+/* WAMR calls it where a memory can't grow. */
+void pw_growth_refused(uint32_t pages, uint64_t bytes, uint32_t memory, enlarge_memory_error_reason_t why, wasm_module_inst_t wamr,
+                       wasm_exec_env_t env, void *data);
+
+/* Why a call ends is recorded for the thread until the call returns; then the caller owns it. */
 typedef struct pw_note {
     char message[256];
     pw_text *stack; /* there once the thread is ready */
@@ -100,7 +105,7 @@ typedef struct pw_note {
     bool raised;
 } pw_note;
 extern _Thread_local pw_note pw_last;
-/* Hands over what was noted; NULL without memory. */
+/* Returns what was recorded; NULL when out of memory. */
 pw_ended *pw_ended_new(void);
 
 /* Below this address of the calling thread's stack no host function is entered: it is owed as much room as guest code had. */
@@ -121,7 +126,7 @@ int32_t pw_enter(pw_instance *instance);
 void pw_leave(pw_instance *instance);
 /* Ends the call that an instance is in; may be called by a signal's handler. */
 void pw_stop(pw_instance *instance);
-/* Gives its signal back when an instance goes: it has no WAMR side any more that others could find. */
+/* Restores the signal's action when an instance is closed, so that no handler finds it. */
 void pw_stop_listening(pw_instance *instance);
 /* Before and after an instance of the module is there, and is open: PW_OK or PW_CLOSED. */
 int32_t pw_module_join(pw_module *module);

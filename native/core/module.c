@@ -119,7 +119,7 @@ describe_all(pw_module *module)
     return true;
 }
 
-/* Every function import is joined to the one trampoline; which host function that calls is each instance's own affair. */
+/* Every function import is linked to the one trampoline; each instance decides which host function it calls. */
 static int32_t
 link_imports(pw_module *module, char *error, uint32_t error_size)
 {
@@ -195,7 +195,7 @@ externs_free(pw_extern *externs, uint32_t count)
     free(externs);
 }
 
-/* Gives up what is WAMR's, and what only instances need. */
+/* Frees what belongs to WAMR, and what only instances need. */
 static void
 shut(pw_module *module)
 {

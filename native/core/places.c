@@ -1,5 +1,5 @@
-/* Where interpreted code comes from: WAMR's fast interpreter rewrites code, and its stacks tell places in what it wrote. While a module is
- * loaded, its loader (native/cmake/wamr_source.cmake, wamr_tell_places) tells of each instruction where it goes. */
+/* Maps interpreted code to the module's bytes: WAMR's fast interpreter rewrites code, and its stack traces hold positions in the rewritten
+ * code. While a module is loaded, the loader (native/cmake/wamr_source.cmake, wamr_tell_places) reports the position of each instruction. */
 #include "internal.h"
 
 #include <stdlib.h>
@@ -14,7 +14,7 @@ struct pw_places {
     place *all; /* in the order of functions, and of code within each */
     uint32_t count;
     uint32_t room;
-    bool lost; /* memory was short: none is better than wrong ones */
+    bool lost; /* out of memory: no positions are better than wrong ones */
 };
 
 _Thread_local void (*pw_tell_place)(uint32_t function, uint32_t rewritten, uint32_t original);
@@ -67,7 +67,7 @@ pw_places_find(const pw_places *places, uint32_t function, uint32_t rewritten)
 {
     if (!places || places->lost)
         return 0;
-    /* The interpreter stands behind the instruction that it carries out: the last one that begins before. */
+    /* The interpreter's position is behind the instruction that it executes: take the last one that begins before it. */
     uint32_t low = 0, high = places->count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;

@@ -27,7 +27,7 @@ pw_python_is_set(void)
 static void
 fail(pw_instance *instance, const pw_import *import, void *object, bool raised)
 {
-    void *before = pw_last.failure; /* none, or one that nobody asked for */
+    void *before = pw_last.failure; /* none, or one that was never taken */
     pw_last.failure = object;
     pw_last.import_index = import->index;
     pw_last.raised = raised;

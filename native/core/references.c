@@ -64,7 +64,7 @@ pw_instance_references(pw_instance *instance, uint32_t *found, uint32_t room, ui
     if (status != PW_OK)
         return status;
     if (instance->depth > 1) {
-        status = PW_BUSY; /* others are on the stack */
+        status = PW_BUSY; /* the stack may hold more */
     }
     else {
         reach all = { found, room, 0, 0 };

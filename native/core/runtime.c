@@ -169,8 +169,10 @@ pw_runtime_open(void)
     args.max_thread_num = 1;
     pthread_mutex_lock(&runtime_lock);
     bool ready = runtime_users > 0 || wasm_runtime_full_init(&args);
-    if (ready)
+    if (ready) {
+        wasm_runtime_set_enlarge_mem_error_callback(pw_growth_refused, NULL);
         runtime_users++;
+    }
     pthread_mutex_unlock(&runtime_lock);
     return ready ? PW_OK : PW_NO_MEMORY;
 }

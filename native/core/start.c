@@ -1,4 +1,4 @@
-/* The start function: WAMR would run it while it instantiates, where no fuel and no signal reaches it. */
+/* The start function: WAMR would run it during instantiation, where neither fuel nor a signal can end it. */
 #include "internal.h"
 #include "wamr_private.h"
 

@@ -15,13 +15,13 @@
 #error "the flag that ends a call must be one that a signal's handler may set"
 #endif
 
-static _Atomic(pw_instance *) signalled; /* what the signal ends */
+static _Atomic(pw_instance *) signalled; /* the instance that the signal ends */
 static atomic_int handling;
 static int signal_number;
 static struct sigaction handled_before[NSIG];
 static _Thread_local bool inside __attribute__((tls_model("initial-exec"))); /* nothing is to be allocated in a handler */
 
-/* Nothing but stores to memory that is there as long as the instance is open. */
+/* Only stores to memory that exists as long as the instance is open. */
 void
 pw_stop(pw_instance *instance)
 {
@@ -63,7 +63,7 @@ is_ours(const struct sigaction *action)
     return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == handle;
 }
 
-/* Puts the handler in front of what a signal does; what that was is kept for it. */
+/* Installs the handler; the previous action is kept, and called by it. */
 static bool
 install(int number)
 {
@@ -105,7 +105,7 @@ pw_instance_terminate_on(pw_instance *instance, int32_t number)
     return status;
 }
 
-/* When an instance goes, and cannot be given a signal any more: its signal does what it did before, and no handler still holds it. */
+/* When an instance is closed: restores the previous action of its signal, and waits until no handler uses the instance. */
 void
 pw_stop_listening(pw_instance *instance)
 {

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PW_ABI_VERSION 7
+#define PW_ABI_VERSION 8
 #define PW_API __attribute__((visibility("default")))
 
 /* Host functions with at most this many parameters, all integers, are called with their values instead of a slot array. */
@@ -107,7 +107,7 @@ PW_API void pw_runtime_close(void);
 /* Moves captured log text into `buffer`, terminated; returns its length without the terminator. */
 PW_API uint32_t pw_log_take(char *buffer, uint32_t size);
 
-/* Gives up, for good, what guest code never needs: new privileges, opening files (but below `folders`, open descriptors, and writing only
+/* Gives up, for good, what guest code never needs: privileges, old and new, opening files (but below `folders`, open descriptors, and writing only
  * where `writable` is not 0), sockets, other processes. For a process with one thread. `needs`: a set of PW_NEEDS_*.
  * Returns the set of measures that are now in force; what the kernel lacks is missing from it. */
 PW_API uint32_t pw_confine(const int32_t *folders, const uint8_t *writable, uint32_t folder_count, uint32_t needs);
@@ -172,6 +172,8 @@ PW_API void *pw_memory_read(pw_instance *instance, uint64_t offset, uint64_t siz
 /* PW_NOT_FOUND, with nothing written, when they would not all be inside. */
 PW_API int32_t pw_memory_write(pw_instance *instance, uint64_t offset, const char *content, uint64_t size_bytes);
 PW_API int32_t pw_memory_size(pw_instance *instance, uint64_t *size_bytes);
+/* The pages that the last call from outside asked for and did not get, the most at once; 0 for none. */
+PW_API int32_t pw_memory_refused(pw_instance *instance, uint32_t *pages);
 /* Reads or writes an exported global through its slot, or a v128's two. PW_UNSUPPORTED when written but immutable. */
 PW_API int32_t pw_global_get(pw_instance *instance, const char *name, uint64_t *slots);
 PW_API int32_t pw_global_set(pw_instance *instance, const char *name, const uint64_t *slots);

@@ -84,9 +84,9 @@ class Compiler:
             raise AotError(f"{target} is no target: {', '.join(sorted(self.flags))}")
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "image"
-            command = [str(self._path), target, name, features, str(wasm), str(out)]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT_S)
+            command = [str(self._path.absolute()), target, name, features, str(wasm.absolute()), str(out)]
+            try:  # in that folder: LLVM notes there how much stack functions take
+                done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT_S)
             except subprocess.TimeoutExpired:
                 raise AotError(f"{wasm}: compiling for {target} took more than {COMPILE_LIMIT_S} s") from None
             if done.returncode:

@@ -1,39 +1,49 @@
 """From a .wasm and its description to a signed update.
 
 <name>-<version>/manifest.suit  the SUIT envelope
-                 module.wasm    the blob
+                 module.wasm    the blob; agent.tar.gz where it is an agent (ota.author.agent)
                  index.cbor     its chunk index
+                 sbom.json      its bill of materials, where it has one (ota.author.sbom)
                  <digest>.aot   an ahead-of-time image, and <digest>.cbor its chunk index
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ota.author import sbom as sboms
 from ota.author.aot import Compiler
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import suit, wasm
-from ota.formats.capabilities import ABI, FUNCTIONS, Capabilities, check_exports, check_imports, import_module
+from ota.formats.capabilities import ABI, Capabilities, check_exports, check_imports, interfaces_of
 from ota.formats.cbor import sha256
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
+from ota.formats.features import check_core
 from ota.formats.fields import is_name
 from ota.formats.manifest import (
     ANY_BOARD,
     MANIFEST_LIMIT_BYTES,
     MAX_IMAGES,
+    AnyManifest,
     AotImage,
     Manifest,
     class_id,
     image_class_id,
     image_name,
+    read_manifest,
     vendor_id,
 )
 from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
-from ota.formats.reasons import naming
-from ota.keyring import SigningKey
+from ota.formats.provenance import Kind, Provenance, text_digest
+from ota.formats.reasons import Refused, naming
+from ota.keyring import Signer, SigningKey
 from ota.toml_file import read_toml
+
+NOTHING_SAID = Provenance()
+SBOM = "sbom.json"
 
 
 class BuildError(OtaError):
@@ -44,10 +54,12 @@ class BuildError(OtaError):
 class Draft:
     """An update that is checked and complete, but for its sequence number and its signature."""
 
-    manifest: Manifest  # its sequence is 0
+    manifest: AnyManifest  # its sequence is 0
     blob: bytes
     index: ChunkIndex
     images: tuple[tuple[bytes, ChunkIndex], ...] = ()  # as in the manifest
+    text: bytes = b""  # that the manifest has the digest of
+    sbom: bytes = b""  # that the text has the digest of
 
     @property
     def blobs(self) -> tuple[tuple[bytes, ChunkIndex], ...]:
@@ -62,12 +74,17 @@ class Draft:
     @property
     def label(self) -> str:
         """Name and version."""
-        return f"{self.manifest.module.name} {self.manifest.module.version}"
+        return f"{self.manifest.name} {self.manifest.version}"
 
-    def signed(self, sequence: int, key: SigningKey) -> "Update":
-        """The update with this sequence number, signed with a release key."""
-        update = sign(replace(self.manifest, sequence=sequence), self.blob, self.index, [key])
-        return replace(update, images=self.images)
+    @property
+    def name(self) -> str:
+        """Of the folder that `Update.save` makes."""
+        return f"{self.manifest.name}-{self.manifest.version}"
+
+    def signed(self, sequence: int, *keys: Signer) -> "Update":
+        """The update with this sequence number, signed with release keys."""
+        update = sign(replace(self.manifest, sequence=sequence), self.blob, self.index, keys, self.text)
+        return replace(update, images=self.images, sbom=self.sbom)
 
 
 @dataclass(frozen=True)
@@ -77,8 +94,9 @@ class Update:
     envelope: bytes
     blob: bytes
     index: ChunkIndex
-    manifest: Manifest
+    manifest: AnyManifest
     images: tuple[tuple[bytes, ChunkIndex], ...] = ()  # as in the manifest
+    sbom: bytes = b""  # the bill of materials that the text names
 
     @property
     def blobs(self) -> tuple[tuple[bytes, ChunkIndex], ...]:
@@ -93,45 +111,83 @@ class Update:
     @property
     def label(self) -> str:
         """Name and version."""
-        return f"{self.manifest.module.name} {self.manifest.module.version}"
+        return f"{self.manifest.name} {self.manifest.version}"
 
     @property
     def draft(self) -> Draft:
         """What it was before it was signed."""
-        return Draft(replace(self.manifest, sequence=0), self.blob, self.index, self.images)
+        return Draft(replace(self.manifest, sequence=0), self.blob, self.index, self.images, self.text, self.sbom)
+
+    @property
+    def text(self) -> bytes:
+        """What is said for people (ota.formats.provenance), empty where it was severed."""
+        return suit.Envelope.from_bytes(self.envelope, MANIFEST_LIMIT_BYTES).severed.get(suit.TEXT, b"")
 
     def save(self, out: Path) -> Path:
         """Writes the update into a folder of its name and version below `out`; returns that folder."""
-        folder = out / f"{self.manifest.module.name}-{self.manifest.module.version}"
+        folder = out / self.draft.name
         self.write(folder)
         return folder
 
     def write(self, folder: Path) -> None:
         """Writes the parts into a folder, the manifest last."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / "module.wasm", self.blob)
+        write_durably(folder / _blob_name(self.manifest), self.blob)
         write_durably(folder / "index.cbor", self.index.to_bytes())
         for image, index in self.images:
             write_durably(folder / image_name(index.digest), image)
             write_durably(folder / image_name(index.digest, ".cbor"), index.to_bytes())
+        if self.sbom:
+            write_durably(folder / SBOM, self.sbom)
         write_durably(folder / "manifest.suit", self.envelope)
 
     @classmethod
-    def load(cls, folder: Path) -> "Update":
-        """What `save` wrote. Raises BuildError when the parts are missing or do not belong together, Refused."""
+    def load(cls, folder: Path, *, bill: bool = True) -> "Update":
+        """What `save` wrote. Raises BuildError when the parts are missing or do not belong together, Refused.
+
+        Without `bill` the bill of materials may be missing: it is in no bundle, and boards do not need it.
+        """
         try:
             envelope = (folder / "manifest.suit").read_bytes()
-            blob = (folder / "module.wasm").read_bytes()
+            with naming(folder / "manifest.suit"):
+                manifest = read_manifest(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
+            blob = (folder / _blob_name(manifest)).read_bytes()
             index_bytes = (folder / "index.cbor").read_bytes()
+        except FileNotFoundError as error:
+            lacks = f"{folder} is no build, it has no {Path(error.filename).name}"
+            raise BuildError(f"{lacks}: name a .wasm, or a folder that `ota build` made") from error
         except OSError as error:
             raise BuildError(f"{error.filename}: {error.strerror}") from error
-        with naming(folder / "manifest.suit"):
-            manifest = Manifest.from_envelope(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
         if sha256(blob) != manifest.digest:
-            raise BuildError(f"{folder / 'module.wasm'} is not the module that the manifest names")
+            raise BuildError(f"{folder / _blob_name(manifest)} is not what the manifest names")
         with naming(folder / "index.cbor"):
             index = ChunkIndex.from_bytes(index_bytes, manifest.index_digest, manifest.digest, manifest.size)
-        return cls(envelope, blob, index, manifest, tuple(_load_image(folder, image) for image in manifest.images))
+        images = manifest.images if isinstance(manifest, Manifest) else ()
+        update = cls(envelope, blob, index, manifest, tuple(_load_image(folder, image) for image in images))
+        if not bill and not (folder / SBOM).exists():
+            return update
+        return replace(update, sbom=_load_sbom(folder, update.bill))
+
+    @property
+    def bill(self) -> bytes:
+        """The SHA-256 of the bill of materials that the text names; empty where it names none, and where it is not one of ours."""
+        with contextlib.suppress(Refused):
+            return Provenance.from_bytes(self.text).sbom if self.text else b""
+        return b""
+
+
+def _blob_name(manifest: AnyManifest) -> str:
+    return "module.wasm" if isinstance(manifest, Manifest) else "agent.tar.gz"
+
+
+def _load_sbom(folder: Path, wanted: bytes) -> bytes:
+    """The bill of materials with this digest; empty where there is none."""
+    if not wanted:
+        return b""
+    bill = sboms.load(folder / SBOM)
+    if sha256(bill) != wanted:
+        raise BuildError(f"{folder / SBOM} is not the bill of materials that the manifest names")
+    return bill
 
 
 def _load_image(folder: Path, image: AotImage) -> tuple[bytes, ChunkIndex]:
@@ -152,8 +208,8 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
     """
     path = module.with_suffix(".toml")
     if not path.exists():
-        names = {name for name in FUNCTIONS if import_module(name) in {imported for imported, _ in shape.imports}}
-        return ModuleDescription(module.stem, "0.0.0", Capabilities.parse({name: {} for name in names}, str(module)))
+        asked: dict[str, Any] = {name: {} for name in interfaces_of(shape.imports)}
+        return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(asked, str(module)))
     value = read_toml(path)
     unknown = set(value) - {"module", "limits", "capabilities"}
     about: Any = value.get("module", {})
@@ -200,19 +256,23 @@ def prepare(
     version: str | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
     aot: Sequence[str] = (),
+    kind: Kind = Kind.UNSPECIFIED,
+    provenance: Provenance = NOTHING_SAID,
+    sbom: str = "",
 ) -> Draft:
     """Checks a module against the contract and its own description, and makes a manifest for boards of class `board`.
 
     `aot` names the targets to compile images for, each as TARGET or TARGET:CPU, which features may follow
-    (`aarch64:cortex-a53+crc`).
+    (`aarch64:cortex-a53+crc`). `sbom` is the file of a bill of materials, or sboms.AUTO to make one.
 
-    Raises BuildError, AotError, and Refused MALFORMED, IMPORT_UNDECLARED, EXPORT_MISSING.
+    Raises BuildError, AotError, and Refused MODULE_INVALID, MALFORMED, IMPORT_UNDECLARED, EXPORT_MISSING.
     """
     try:
         blob = module.read_bytes()
     except OSError as error:
         raise BuildError(f"{module}: {error.strerror}") from error
     with naming(module):
+        check_core(blob)
         shape = wasm.read(blob)
     description = describe(module, shape)
     if version is not None:
@@ -221,7 +281,7 @@ def prepare(
         description = replace(description, version=version)
     with naming(module):
         check_imports(shape.imports, description.capabilities)
-        check_exports(shape.exports)
+        check_exports(shape.exports, is_filter="filter" in description.capabilities.items)
     if shape.memory_pages > description.limits.memory_pages:
         raise BuildError(
             f"{module} begins with {shape.memory_pages} pages of memory, its limit is {description.limits.memory_pages}:"
@@ -231,7 +291,8 @@ def prepare(
         index = ChunkIndex.of(blob, chunk_bytes)
     except ValueError as error:
         raise BuildError(f"{module}: {error}") from error
-    vendor_bytes = vendor_id(vendor)
+    bill = _bill(sbom, module, blob, description)
+    vendor_bytes, text = vendor_id(vendor), replace(provenance, sbom=sha256(bill) if bill else b"").to_bytes()
     if len(aot) > MAX_IMAGES:
         raise BuildError(f"{len(aot)} ahead-of-time images, a manifest has {MAX_IMAGES} at most")
     images = [_compile(module, each, vendor_bytes, board, chunk_bytes) for each in aot]
@@ -244,13 +305,20 @@ def prepare(
         digest=index.digest,
         size=index.size,
         index_digest=sha256(index.to_bytes()),
-        module=replace(description, board=board),
+        module=replace(description, board="" if board == ANY_BOARD else board, kind=kind),
         images=tuple(image for image, _, _ in images),
+        text_digest=text_digest(text),
     )
-    draft = Draft(manifest, blob, index, tuple((content, index) for _, content, index in images))
+    draft = Draft(manifest, blob, index, tuple((content, index) for _, content, index in images), text, bill)
     trial = draft.signed((1 << 63) - 1, SigningKey.generate())  # what boards would refuse is refused before it is signed
     Manifest.from_envelope(suit.Envelope.from_bytes(trial.envelope, MANIFEST_LIMIT_BYTES))
     return draft
+
+
+def _bill(wanted: str, module: Path, blob: bytes, description: ModuleDescription) -> bytes:
+    if wanted == sboms.AUTO:
+        return sboms.make(module, blob, description.name, description.version)
+    return sboms.load(Path(wanted)) if wanted else b""
 
 
 def _compile(module: Path, wanted: str, vendor: bytes, board: str, chunk_bytes: int) -> tuple[AotImage, bytes, ChunkIndex]:
@@ -264,9 +332,9 @@ def _compile(module: Path, wanted: str, vendor: bytes, board: str, chunk_bytes: 
     return AotImage(identifier, index.digest, index.size, sha256(index.to_bytes())), compiled.image, index
 
 
-def sign(manifest: Manifest, blob: bytes, index: ChunkIndex, keys: list[SigningKey]) -> Update:
-    """An update out of a manifest, signed by each of the keys."""
+def sign(manifest: AnyManifest, blob: bytes, index: ChunkIndex, keys: Sequence[Signer], text: bytes = b"") -> Update:
+    """An update out of a manifest, signed by each of the keys. `text`: what the manifest has the digest of."""
     manifest_bytes = manifest.to_bytes()
     signed = suit.signed_digest(manifest_bytes)
-    envelope = suit.encode_envelope(manifest_bytes, [key.sign1(signed) for key in keys])
+    envelope = suit.encode_envelope(manifest_bytes, [key.sign1(signed) for key in keys], text)
     return Update(envelope, blob, index, manifest)

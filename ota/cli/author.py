@@ -4,18 +4,21 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ota.author.aot import Compiler, host_target
 from ota.author.build import Update
+from ota.author.javascript import compile_script, is_script
 from ota.author.templates import LANGUAGES, create
-from ota.cli import operator, output
+from ota.cli import operator, output, registry
 from ota.durable import write_durably
 from ota.errors import OtaError
-from ota.formats import diagnostic, manifest, trust, wasm
+from ota.formats import diagnostic, manifest, suit, trust, wasm
 from ota.formats.chunks import BLOB_LIMIT_BYTES
-from ota.formats.describe import describe
+from ota.formats.describe import describe, said_of
+from ota.formats.provenance import Kind
 from ota.formats.reasons import Refused, naming
 from ota.operator.workspace import Workspace
 
@@ -28,7 +31,9 @@ def add_commands(commands: Any) -> None:
     new.set_defaults(handler=_new)
 
     build = commands.add_parser("build", help="check and sign a module", epilog="example: ota build blink.wasm -o dist")
-    build.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
+    build.add_argument(
+        "module", type=registry.source, help="the .wasm, .js or .ts, with a .toml beside it, or oci://REGISTRY/NAME:TAG"
+    )
     build.add_argument("-o", "--out", type=Path, default=Path("dist"), help="default %(default)s")
     operator.add_build_options(build)
     build.set_defaults(handler=_build)
@@ -46,9 +51,11 @@ def add_commands(commands: Any) -> None:
     inspect.set_defaults(handler=_inspect)
 
     verify = commands.add_parser(
-        "verify", help="check a manifest's signatures", epilog="example: ota verify dist/blink-1.0.0/manifest.suit"
+        "verify",
+        help="check a manifest's signatures, and show what it says of itself",
+        epilog="example: ota verify dist/blink-1.0.0/manifest.suit",
     )
-    verify.add_argument("file", type=Path)
+    verify.add_argument("file", type=Path, help="a manifest, or the folder of `ota build`")
     verify.add_argument("--root", type=Path, help="root document (default: the workspace's chain)")
     verify.add_argument("--json", action="store_true", help="machine-readable result")
     verify.set_defaults(handler=_verify)
@@ -56,8 +63,9 @@ def add_commands(commands: Any) -> None:
     run = commands.add_parser(
         "run", help="run a module here, in this process", epilog="example: ota run blink.wasm --event button=1 --trace"
     )
-    run.add_argument("module", type=Path)
+    run.add_argument("module", type=Path, help="the .wasm, .js or .ts, with a .toml beside it")
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
+    run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
     run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
     run.add_argument(
@@ -124,10 +132,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.result_json(found.values)
     else:
-        width = max(len(label) for label, _ in found.rows)
-        for label, text in found.rows:
-            output.result(f"{label.ljust(width)}  {text}")
+        _show(found.rows)
     return 0
+
+
+def _show(rows: Sequence[tuple[str, str]]) -> None:
+    width = max((len(label) for label, _ in rows), default=0)
+    for label, text in rows:
+        output.result(f"{label.ljust(width)}  {text}")
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -137,33 +149,44 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         root = Workspace.open(arguments.folder).root()
     try:
-        with naming(arguments.file):
-            verified = manifest.verify_signed(_read(arguments.file), root)
+        if arguments.file.is_dir():
+            Update.load(arguments.file)  # its parts are there and belong together
+        path = arguments.file / "manifest.suit" if arguments.file.is_dir() else arguments.file
+        with naming(path):
+            data = _read(path)
+            verified = manifest.verify_any(data, root)
+            said, rows = said_of(suit.Envelope.from_bytes(data, manifest.MANIFEST_LIMIT_BYTES))
     except Refused as error:
         if not arguments.json:
             raise
         output.result_json({"good": False, "reason": error.reason.value, "detail": error.detail, "root": root.number})
         return 1
     if arguments.json:
-        module = verified.manifest.module
         output.result_json(
             {
                 "good": True,
-                "name": module.name,
-                "version": module.version,
+                "name": verified.manifest.name,
+                "version": verified.manifest.version,
                 "sequence": verified.manifest.sequence,
                 "digest": verified.envelope_digest,
                 "signers": sorted(verified.signers),
                 "root": root.number,
+                "kind": verified.manifest.kind.text,
+                "text": said,
             }
         )
     else:
         output.result(f"good: {verified.label}, sequence {verified.manifest.sequence}, signed under root {root.number}")
+        if verified.manifest.kind is not Kind.UNSPECIFIED:
+            rows = [("update", verified.manifest.kind.text), *rows]
+        _show(rows)
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     """The runtime is the agent's; `ota` does not import it but hands over."""
+    if is_script(arguments.module):
+        arguments.module = compile_script(arguments.module, check=False)  # it will be told by the run itself
     module = str(arguments.module)
     command = [
         sys.executable,
@@ -176,6 +199,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ]
     command += [part for event in arguments.event for part in ("--event", event)]
     command += [part for name in arguments.deny for part in ("--deny", name)]
+    command += [f"--config={text}" for text in arguments.config]
     command += [part for device in arguments.device for part in ("--device", device)]
     command += [f"--{name}={text}" for name in ("arg", "env", "dir") for text in getattr(arguments, name)]
     command += [f"--{name}" for name in ("trace", "json", "simulate") if getattr(arguments, name)]

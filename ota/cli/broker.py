@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from ota.cli import output
+from ota.cli.operator import add_passphrase, open_workspace
+from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
+from ota.operator.access import ENROLMENT, OPERATOR, RESERVED
 from ota.operator.broker_check import Verdict, check
+from ota.operator.broker_config import BOARDS_PORT, KINDS, OPERATORS_PORT, Site, files, new_password
+from ota.operator.ca import CertificateAuthority, enrolled
 from ota.operator.workspace import SETTINGS, Settings, Workspace
+
+PASSWORDS = {OPERATOR: "broker.password", ENROLMENT: "enrolment.password"}  # in keys/
+SECRET = frozenset(("certs/broker.key", "enrolment.conf", "operators.csv", "credentials.xml", "definitions.json"))
 
 
 def add_commands(commands: Any) -> None:
@@ -27,6 +35,22 @@ def add_commands(commands: Any) -> None:
     verb.add_argument("--password-file", type=Path, help="default: the workspace's")
     verb.add_argument("--json", action="store_true", help="machine-readable result")
     verb.set_defaults(handler=_check)
+
+    config = commands.add_parser(
+        "broker-config",
+        help="write a broker's configuration: TLS, users by certificate, who may read and write what",
+        description="Writes a broker's configuration, its certificate and the operator's password. Again: the same passwords.",
+        epilog="example: ota broker-config mosquitto --host broker.example.com -o broker",
+    )
+    config.add_argument("kind", choices=list(KINDS), help="the broker")
+    config.add_argument("-o", dest="out", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    config.add_argument("--host", help="how boards reach it: a name or an address (default: of the workspace's broker)")
+    config.add_argument("--group", type=output.name, action="append", help="a group of boards here (default: the workspace's)")
+    config.add_argument("--etc", default="", metavar="PATH", help="where the files will lie on the broker's machine")
+    config.add_argument("--keep-certificate", action="store_true", help="do not make another certificate for the broker")
+    config.add_argument("--json", action="store_true", help="machine-readable result")
+    add_passphrase(config)
+    config.set_defaults(handler=_config)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -60,3 +84,48 @@ def _check(arguments: argparse.Namespace) -> int:
         if advice := [f"- {each.what}: {each.advice}" for each in findings if each.advice]:
             output.result("\n".join(["what to change:", *advice]))
     return 1 if any(each.verdict is Verdict.BAD for each in findings) else 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    workspace = open_workspace(arguments)
+    host = arguments.host or workspace.settings.broker.host
+    passwords = {user: _password(workspace, user) for user in sorted(RESERVED)}
+    groups = tuple(arguments.group or (workspace.settings.group,))
+    site = Site(host, groups, passwords, arguments.etc, tuple(enrolled(workspace.folder)))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    made = {name: text.encode() for name, text in files(arguments.kind, site).items()} | _certificates(workspace, host, arguments)
+    for name, content in made.items():
+        path = arguments.out / name
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, content, 0o600 if name in SECRET else 0o644)
+    password_file = f"keys/{PASSWORDS[OPERATOR]}"
+    if arguments.json:
+        output.result_json({"folder": str(arguments.out), "files": list(made), "password_file": password_file, "groups": groups})
+        return 0
+    for name in made:
+        output.result(f"{arguments.out / name}{'  (secret: for the broker alone)' if name in SECRET else ''}")
+    if workspace.settings.password_file is None:
+        output.note(f'for this workspace\'s ota.toml: username = "{OPERATOR}", password_file = "{password_file}"')
+    output.note(f"boards connect to mqtts://{host}:{BOARDS_PORT}, operators to mqtts://{host}:{OPERATORS_PORT}")
+    return 0
+
+
+def _certificates(workspace: Workspace, host: str, arguments: argparse.Namespace) -> dict[str, bytes]:
+    """For certs/: the authorities, the list of certificates that were taken back, and the broker's own."""
+    authority = CertificateAuthority(workspace)
+    lists = authority.crl()
+    for each in lists.missing:
+        output.note(f"the list of certificates that were taken back is not whole: {each}")
+    found = {"certs/ca.pem": authority.certificate_file.read_bytes(), "certs/crl.pem": lists.pem}
+    if not arguments.keep_certificate:
+        found["certs/broker.pem"], found["certs/broker.key"] = authority.server(host)
+    return found
+
+
+def _password(workspace: Workspace, user: str) -> str:
+    path = workspace.folder / "keys" / PASSWORDS[user]
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    made = new_password()
+    write_durably(path, made.encode() + b"\n", 0o600)
+    return made

@@ -17,18 +17,22 @@ from boards.line import SerialLine
 from boards.uboot import UBoot
 from boards.wheels import find
 from ota.cli import output
+from ota.cli.certificates import add_hours, make_token
 from ota.cli.operator import add_passphrase, open_workspace
 from ota.durable import write_durably
 from ota.errors import OtaError
+from ota.formats.enrolment import SERIAL, is_pattern
 from ota.operator import reports
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority
-from ota.operator.enrolment import new_token, serve, standing
+from ota.operator.enrolment import Outcome, serve
+from ota.operator.holdings import BundleFile
 from ota.operator.provision import DEFAULT_POLICY, BoardSettings, read_policy
 from ota.operator.roster import Roster
+from ota.operator.session import BrokerError
 from ota.operator.workspace import Workspace
 
-HOUR_S = 3600
+ALIVE_S = 20.0
 FOREVER_S = 10 * 365 * 86_400.0
 
 
@@ -60,6 +64,7 @@ def add_commands(commands: Any) -> None:
     flash.add_argument("--wait", type=output.seconds, default=120.0, metavar="SECONDS", help="for its report (default %(default)s)")
     flash.add_argument("--wheels", type=Path, default=Path("build/wheels"), help="made by `make wheels` (default %(default)s)")
     flash.add_argument("--cache", type=Path, default=Path("build/boards"), help="for packages (default %(default)s)")
+    flash.add_argument("--bundle", type=Path, help="made by `ota pack`; installed when the agent runs")
     flash.add_argument("--dry-run", action="store_true", help="look at the board, and change nothing but a folder for the flasher")
     flash.add_argument("--json", action="store_true", help="machine-readable result")
     _add_settings(flash)
@@ -71,20 +76,22 @@ def add_commands(commands: Any) -> None:
         help="make the folder of a board's settings, with a token to enrol with",
         epilog="example: ota settings roof-1 --board qemu-riscv64 -o roof-1",
     )
-    settings.add_argument("device", type=output.name, help="the board's name")
+    settings.add_argument("device", type=output.names, help=f"the board's name; for a batch of boards a name with {SERIAL} in it")
     settings.add_argument(
         "--board", required=True, help="one of `ota boards`, or a definition of your own (a path that ends in .toml)"
     )
     settings.add_argument("-o", "--out", type=Path, required=True, help="a folder that is not there yet")
-    settings.add_argument("--hours", type=output.number, default=24.0, help="how long the token is good (default %(default)s)")
+    settings.add_argument("--batch", type=int, default=1, metavar="N", help="how many boards may enrol with these settings")
+    add_hours(settings)
     settings.add_argument("--no-token", action="store_true", help="for a broker that asks for no certificate")
-    settings.add_argument("--enrol-at", type=output.broker_url, metavar="URL", help="a listener for boards without a certificate")
     settings.add_argument("--json", action="store_true", help="machine-readable result")
     _add_settings(settings)
     settings.set_defaults(handler=_settings)
 
     enrol = commands.add_parser(
-        "enrol", help="sign what boards with a token ask for, until interrupted", epilog="example: ota enrol --seconds 3600"
+        "enrol",
+        help="sign what boards ask for, with a token or with the certificate that they have, until interrupted",
+        epilog="example: ota enrol --seconds 3600",
     )
     enrol.add_argument("--seconds", type=output.seconds, default=FOREVER_S, help="how long to answer (default: until Ctrl-C)")
     enrol.add_argument("--once", action="store_true", help="end after the first board that got its certificate")
@@ -94,8 +101,16 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--enrol-at",
+        type=output.broker_url,
+        metavar="URL",
+        help="the broker for boards without a certificate, or with one that has expired",
+    )
     command.add_argument("--group", type=output.name, help="default: the workspace's")
-    command.add_argument("--broker", type=output.broker_url, metavar="URL", help="as boards see it (default: the workspace's)")
+    broker = command.add_mutually_exclusive_group()
+    broker.add_argument("--broker", type=output.broker_url, metavar="URL", help="as boards see it (default: the workspace's)")
+    broker.add_argument("--no-broker", action="store_true", help="the board works alone, and is updated by bundles")
     command.add_argument(
         "--ntp",
         action="append",
@@ -103,7 +118,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         metavar="HOST[:PORT]",
         help="time server of an image of ours; may be repeated (default: what DHCP names, else Debian's)",
     )
-    command.add_argument("--policy", type=Path, help="TOML: what modules may do there ([grants.…], [config], …)")
+    command.add_argument("--policy", type=Path, help="TOML: what modules may do there ([policy.grants.…], [instances.…], …)")
 
 
 def _board_settings(workspace: Workspace, board: Board, arguments: argparse.Namespace) -> BoardSettings:
@@ -111,7 +126,7 @@ def _board_settings(workspace: Workspace, board: Board, arguments: argparse.Name
         device=arguments.device,
         group=arguments.group or workspace.settings.group,
         board=board.name,
-        broker=arguments.broker or workspace.settings.broker,
+        broker=None if arguments.no_broker else arguments.broker or workspace.settings.broker,
         cpus=board.processor.cpus,
         policy=read_policy(arguments.policy) if arguments.policy else DEFAULT_POLICY,
         ntp=tuple(arguments.ntp),
@@ -130,14 +145,45 @@ class _Operator:
         certificate = CertificateAuthority(self._workspace).sign(signing_request, device)
         made = _board_settings(self._workspace, self._board, self._arguments)
         _expect(self._workspace, device, made.group)
-        return made.files(self._workspace, certificate=certificate)
+        return made.files(self._workspace, certificate=certificate, enrolment=self._arguments.enrol_at)
+
+    def check(self) -> None:
+        """Raises BrokerError when the operator's broker does not answer."""
+        with Broker(self._workspace.settings):
+            pass
 
     def reported(self, device: str, agent: str, up_s: float, timeout_s: float) -> bool:
-        with Broker(self._workspace.settings) as broker:
-            return any(
-                online and report.agent == agent and report.uptime_s <= up_s
-                for report, online in reports.follow_one(broker, device, timeout_s)
-            )
+        """A broker that is away for a while does not end the trial, which has its own end."""
+        try:
+            with Broker(self._workspace.settings) as broker:
+                found = reports.follow_one(broker, Roster(self._workspace).signers, device, timeout_s)
+                return any(online and report.agent == agent and report.uptime_s <= up_s for report, online in found)
+        except BrokerError as error:
+            output.note(f"the report cannot be looked for: {error}")
+            return False
+
+
+class _WithoutBroker(_Operator):
+    """Where no report can be seen: the agent has to run for a while, by what the board says."""
+
+    flasher: Flasher
+
+    def __init__(self, workspace: Workspace, board: Board, arguments: argparse.Namespace) -> None:
+        super().__init__(workspace, board, arguments)
+        self._since: float | None = None
+
+    def settings(self, device: str, signing_request: bytes) -> Mapping[str, bytes]:
+        return _board_settings(self._workspace, self._board, self._arguments).files(self._workspace)
+
+    def check(self) -> None:
+        """There is nothing to be asked."""
+
+    def reported(self, device: str, agent: str, up_s: float, timeout_s: float) -> bool:
+        """Whether it has run for ALIVE_S at each look. When it ends on trial, the launcher starts another one."""
+        alive = self.flasher.alive(agent)
+        self._since = (self._since or time.monotonic()) if alive else None
+        time.sleep(timeout_s)
+        return self._since is not None and time.monotonic() - self._since >= ALIVE_S
 
 
 def _expect(workspace: Workspace, device: str, group: str) -> None:
@@ -164,17 +210,21 @@ def _flash(arguments: argparse.Namespace) -> int:
     if arguments.via == "u-boot":
         return _start_by_u_boot(board, arguments)
     workspace = open_workspace(arguments)
+    if is_pattern(arguments.device):
+        raise BoardError(f"{arguments.device} is for a batch of boards: `ota settings` makes their settings")
     if arguments.device:
         _board_settings(workspace, board, arguments)  # what cannot be is said before the board is touched
     wheel = find(board.processor.target, arguments.wheels)
     baud_rate = arguments.baud or board.serial.baud_rate
+    operator = (_WithoutBroker if arguments.no_broker else _Operator)(workspace, board, arguments)
     with output.progress(f"{board.name} on {arguments.port}", 0) as bar:
         flasher = Flasher(
             board=board,
             wheel=wheel,
             cache=arguments.cache,
             open_line=lambda: SerialLine(arguments.port, baud_rate),
-            operator=_Operator(workspace, board, arguments),
+            operator=operator,
+            bundle=_bundle(arguments.bundle) if arguments.bundle else b"",
             login=_login(arguments),
             device=arguments.device,
             base=arguments.base,
@@ -184,6 +234,8 @@ def _flash(arguments: argparse.Namespace) -> int:
             note=output.note,
             progress=bar.at,
         )
+        if isinstance(operator, _WithoutBroker):
+            operator.flasher = flasher
         if arguments.dry_run:
             facts = flasher.look()
             output.result(f"{board.name} on {arguments.port} could be flashed; nothing was changed")
@@ -195,7 +247,24 @@ def _flash(arguments: argparse.Namespace) -> int:
     else:
         before = f", before it {outcome.before}" if outcome.before and outcome.before != outcome.agent else ""
         output.result(f"{board.name} on {arguments.port} runs {outcome.agent}{before}")
-    return 0
+    return _tell_bundle(outcome.bundle, as_json=arguments.json)
+
+
+def _bundle(path: Path) -> bytes:
+    """One that is whole. Raises Refused."""
+    BundleFile(path)
+    return path.read_bytes()
+
+
+def _tell_bundle(answer: Mapping[str, Any] | None, *, as_json: bool) -> int:
+    """The exit code: 0 also where there was none."""
+    if answer is None:
+        return 0
+    if not as_json:
+        why = f": {answer['reason']}: {answer['detail']}" if answer["reason"] else ""
+        parts = [f"{each['instance']} {each['state']} {each['reason']}".rstrip() for each in answer["instances"]]
+        output.result(f"the bundle: {answer['result']}{why}" + (f" ({', '.join(parts)})" if parts else ""))
+    return {"confirmed": 0, "nothing-to-do": 0, "waiting": 3}.get(str(answer["result"]), 1)
 
 
 def _start_by_u_boot(board: Board, arguments: argparse.Namespace) -> int:
@@ -220,23 +289,16 @@ def _start_by_u_boot(board: Board, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _token(workspace: Workspace, device: str, valid_s: int) -> str:
-    """A token for the device, with a word about certificates and tokens that there are already."""
-    now_s = int(time.time())
-    for each in standing(workspace, device, now_s):
-        output.note(f"note: {each}")
-    return new_token(workspace, device, now_s, valid_s).to_text()
-
-
 def _settings(arguments: argparse.Namespace) -> int:
     workspace, board = Workspace.open(arguments.folder), load_board(arguments.board)
     made = _board_settings(workspace, board, arguments)
     if arguments.out.exists():
         raise OtaError(f"{arguments.out} is there already")
-    if not 0 < arguments.hours <= 24 * 366:
-        raise OtaError(f"a token is good for more than 0 and at most {24 * 366} hours, not {arguments.hours:g}")
-    valid_s = int(arguments.hours * HOUR_S)
-    token = "" if arguments.no_token else _token(workspace, arguments.device, valid_s)
+    token = (
+        ""
+        if arguments.no_token or arguments.no_broker
+        else make_token(workspace, arguments.device, arguments.hours, arguments.batch)
+    )
     files = made.files(workspace, token=token, enrolment=arguments.enrol_at)
     arguments.out.mkdir(mode=0o700, parents=True)
     try:
@@ -245,14 +307,20 @@ def _settings(arguments: argparse.Namespace) -> int:
     except OSError:
         shutil.rmtree(arguments.out, ignore_errors=True)  # incomplete: it would block the next attempt
         raise
-    _expect(workspace, arguments.device, made.group)
+    if not is_pattern(arguments.device):
+        _expect(workspace, arguments.device, made.group)
     if arguments.json:
         output.result_json({"folder": str(arguments.out), "device": arguments.device, "files": sorted(files)})
     else:
         output.result(f"{arguments.out}: settings of {arguments.device}, for `ota image build --settings`")
         if token:
-            output.note(f"its token is good for one enrolment in the next {arguments.hours:g} hours: `ota enrol` answers")
+            many = f"{arguments.batch} boards" if arguments.batch > 1 else "one enrolment"
+            output.note(f"its token is good for {many} in the next {arguments.hours:g} hours: `ota enrol` answers")
     return 0
+
+
+def _got(outcome: Outcome) -> str:
+    return f"has its {'next ' if outcome.renewed else ''}certificate"
 
 
 def _enrol(arguments: argparse.Namespace) -> int:
@@ -266,7 +334,7 @@ def _enrol(arguments: argparse.Namespace) -> int:
                 output.result_json(asdict(outcome))
             else:
                 why = f"refused: {outcome.reason} {outcome.detail}".rstrip()
-                output.result(f"{outcome.device}: {why if outcome.reason else 'has its certificate'}")
+                output.result(f"{outcome.device}: {why if outcome.reason else _got(outcome)}")
             if arguments.once and done:
                 return 0
     if not done:

@@ -1,26 +1,24 @@
-"""status, devices, logs: what the boards say."""
+"""status, devices: what the boards say of themselves."""
 
 import argparse
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ota.cli import output
-from ota.formats import topics
-from ota.formats.report import LEVELS, LogRecord, Message
-from ota.formats.text import printable
-from ota.operator import presence, prometheus, reports
+from ota.cli import output, shown
+from ota.operator import issued, prometheus
 from ota.operator.broker import Broker
 from ota.operator.ca import Enrolled
 from ota.operator.keeping import lost
+from ota.operator.ledger import Ledger
 from ota.operator.reports import Device, View
+from ota.operator.retire import clear
 from ota.operator.roster import Roster, listed
+from ota.operator.scope import Scope
 from ota.operator.workspace import Workspace, WorkspaceError
 
 FOREVER_S = 10 * 365 * 86_400.0
-FRESH_S = 600  # a report of an online board is not spoken of before it is so old
 NAMED = 8  # names in a message
 
 
@@ -32,12 +30,15 @@ def add_commands(commands: Any) -> None:
         description="What the boards run, and how updates go. Exit code 1 when boards may be missing from the answer.",
         epilog="example: ota status --watch",
     )
+    status.add_argument("device", nargs="?", type=output.name, metavar="BOARD", help="everything about this one")
+    status.add_argument("instance", nargs="?", type=output.name, metavar="INSTANCE", help="only this instance of it")
     status.add_argument("--watch", action="store_true", help="continue until Ctrl-C, with a line for each change")
     status.add_argument("--group", type=output.name, help="only boards of this group")
     add_devices_option(status)
     status.add_argument("--chunks", action="store_true", help="look for every chunk of what is deployed, too")
-    status.add_argument("--json", action="store_true", help="machine-readable")
-    status.add_argument("--prometheus", action="store_true", help="counters in Prometheus' text format")
+    machines = status.add_mutually_exclusive_group()
+    machines.add_argument("--json", action="store_true", help="machine-readable")
+    machines.add_argument("--prometheus", action="store_true", help="counters of boards and instances in Prometheus' text format")
     status.set_defaults(handler=_status)
 
     devices = commands.add_parser(
@@ -51,21 +52,15 @@ def add_commands(commands: Any) -> None:
         metavar="NAME",
         help="remove a board that is gone from the list, and its retained messages from the broker; may be repeated",
     )
+    devices.add_argument(
+        "--trust",
+        type=output.name,
+        action="append",
+        metavar="NAME",
+        help="believe a board with the key, counter and journal that it has now, whatever it had before; may be repeated",
+    )
     devices.add_argument("--json", action="store_true", help="machine-readable")
     devices.set_defaults(handler=_devices)
-
-    logs = commands.add_parser("logs", help="logs and messages of boards", epilog="example: ota logs -f --device board-1")
-    logs.add_argument("-f", "--follow", action="store_true", help="continue until Ctrl-C")
-    logs.add_argument("--device", type=output.name, help="only of this one")
-    logs.add_argument(
-        "--level", choices=LEVELS, default="info", help="the lowest level to show (default %(default)s); events count as info"
-    )
-    logs.add_argument("--utc", action="store_true", help="times in UTC instead of this machine's zone")
-    logs.add_argument(
-        "--seconds", type=output.seconds, default=5.0, help="without --follow: how long to listen (default %(default)s)"
-    )
-    logs.add_argument("--json", action="store_true", help="machine-readable")
-    logs.set_defaults(handler=_logs)
 
 
 def add_devices_option(command: argparse.ArgumentParser) -> None:
@@ -84,6 +79,11 @@ def open_roster(workspace: Workspace, arguments: argparse.Namespace) -> Roster:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    name = arguments.device
+    if name is not None and arguments.group is not None:
+        raise output.UsageError("either a board or --group, not both")
+    if arguments.watch and arguments.instance is not None:
+        raise output.UsageError("--watch tells of all instances of a board")
     workspace = Workspace.open(arguments.folder)
     roster = open_roster(workspace, arguments)
 
@@ -92,35 +92,65 @@ def _status(arguments: argparse.Namespace) -> int:
         return arguments.group in (None, group) or (not group and bool(device.unknown))
 
     with Broker(workspace.settings) as broker:
-        view = View(broker, roster)
+        view = View(broker, roster, only=None if name is None else (name,))
         if arguments.watch:
             return _watch(view, wanted, arguments)
+        expected = name is None or name in roster.names
         view.read()
-        gone = _lost(workspace, broker, chunks=arguments.chunks)
-    found = sorted((each for each in view.devices.values() if wanted(each)), key=lambda each: each.name)
-    missing = arguments.group is not None and not found
+        found = sorted((each for each in view.devices.values() if wanted(each)), key=lambda each: each.name)
+        if name is not None or arguments.prometheus:
+            view.read_instances({each.name: _instances(each, arguments.instance) for each in found})
+            found = [view.devices[each.name] for each in found]
+        gone = _lost(workspace, broker, chunks=arguments.chunks) if name is None else []
+    if not expected and not _there(found[0]):
+        output.note(f"no board has the name {name}; `ota devices` lists those there are")
+        return 1
+    if arguments.instance and (said := _no_instance(found[0], arguments.instance)):
+        output.note(said)
+        return 1
+    return _show(arguments, view, found, gone)
+
+
+def _show(arguments: argparse.Namespace, view: View, found: Sequence[Device], gone: Sequence[str]) -> int:
+    now_s, missing = time.time(), arguments.group is not None and not found
     if arguments.json:
+        boards = [shown.as_json(each, now_s) for each in found]
         output.result_json(
-            {
-                "complete": view.complete,
-                "reasons": view.gaps,
-                "lost": gone,
-                "boards": [_as_json(each, time.time()) for each in found],
-            }
+            {"complete": view.complete, "reasons": view.gaps, "refused": view.refused, "lost": gone, "boards": boards}
         )
     elif arguments.prometheus:
-        output.result(prometheus.text(found, time.time(), complete=view.complete))
+        output.result(prometheus.text(found, now_s, complete=view.complete))
+    elif arguments.device is not None:
+        output.result(shown.details(found[0], now_s))
     elif found:
-        output.result(output.table(_HEAD, [_row(each, time.time()) for each in found]))
+        output.result(output.table(shown.HEAD, [row for each in found for row in shown.rows(each, now_s)]))
         for each in found:
-            for problem in each.report.problems if each.report else ():
-                output.result(f"{each.name}: {problem}")
+            for trouble in shown.troubles(each):
+                output.result(f"{each.name}: {trouble}")
     elif not missing:
         output.note("no board has reported to this broker" + ("" if view.complete else ", as far as that is known"))
     if missing:
         output.note(_no_group(arguments.group, view))
     code = _said(view, gone)
     return 1 if missing else code
+
+
+def _instances(device: Device, only: str | None) -> list[str]:
+    """Those to read of a board: one that was removed is not in its report, and is read when it is asked for."""
+    return [only] if only is not None else [each.name for each in device.report.instances] if device.report else []
+
+
+def _there(device: Device) -> bool:
+    return device.report is not None or device.online or bool(device.unknown)
+
+
+def _no_instance(device: Device, instance: str) -> str:
+    """What there is instead of an instance, empty when it is there, or that can't be told."""
+    found = device.instances[instance]
+    if found.report is not None or found.unknown or device.report is None:
+        return ""
+    names = [each.name for each in device.report.instances]
+    return f"{device.name} has no instance {instance}; it has {_some(names) if names else 'none'}"
 
 
 def _lost(workspace: Workspace, broker: Broker, *, chunks: bool) -> list[str]:
@@ -140,78 +170,32 @@ def _said(view: View, gone: Sequence[str] = ()) -> int:
     """Says what is missing from a reading, and what the broker has lost; the exit code."""
     for gap in view.gaps:
         output.note(f"incomplete: {gap}")
+    for each in view.refused:
+        output.note(f"not believed: {each}")
     for each in gone:
         output.note(f"lost: {each}")
-    return 0 if view.complete and not gone else 1
+    return 0 if view.complete and not view.refused and not gone else 1
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-_HEAD = ("device", "group", "module", "slot", "update", "events", "seen")
-
-
-def _row(device: Device, now_s: float) -> tuple[str, ...]:
-    report = device.report
-    if report is None:
-        return device.name, "-", "-", "-", "-", "-", _seen(device, now_s)
-    running, attempt = report.running, report.attempt
-    module = f"{running.name} {running.version}" if running.name else "-"
-    update = attempt.state + (f" ({attempt.reason})" if attempt.reason else "")
-    handled = str(report.counters.get("events_handled", 0))
-    return report.device, report.group, module, running.slot, update, handled, _seen(device, now_s)
-
-
-def _seen(device: Device, now_s: float) -> str:
-    """When the board was heard of last: the age of its report is the fact, `online` is what the broker says."""
-    if device.unknown:
-        return f"unknown: {device.unknown}"
-    if device.report is None:
-        return "online, no report yet" if device.online else "never reported"
-    age_s = now_s - device.came_s
-    text = "online" if device.online else f"offline, last report {output.age(age_s)} ago"
-    if device.online and age_s > FRESH_S:
-        text += f", but last report {output.age(age_s)} ago"
-    if device.clock_ahead_s:
-        text += f"; its clock is {output.age(abs(device.clock_ahead_s))} {'ahead' if device.clock_ahead_s > 0 else 'behind'}"
-    return text
-
-
-def _as_json(device: Device, now_s: float) -> dict[str, Any]:
-    about: dict[str, Any] = {"device": device.name, "online": device.online, "unknown": device.unknown}
-    report = device.report
-    if report is None:
-        return about | {"reported": False}
-    return about | {
-        "reported": True,
-        "group": report.group,
-        "board": report.board,
-        "agent": report.agent,
-        "time_s": report.time_s,
-        "age_s": max(0, round(now_s - device.came_s)),
-        "clock_ahead_s": device.clock_ahead_s,
-        "uptime_s": report.uptime_s,
-        "running": vars(report.running),
-        "attempt": vars(report.attempt),
-        "counters": report.counters,
-        "problems": report.problems,
-    }
-
-
-def _watch(view: View, wanted: Any, arguments: argparse.Namespace) -> int:
-    told: list[str] = []
+def _watch(view: View, wanted: Callable[[Device], bool], arguments: argparse.Namespace) -> int:
+    gaps: list[str] = []
+    told: dict[str, list[str]] = {}
     for device in view.follow(FOREVER_S, wanted):
         if device is None:
-            if view.gaps != told:
-                told = list(view.gaps)
+            if view.gaps != gaps:
+                gaps = list(view.gaps)
                 _said(view)
         elif arguments.json:
-            output.result_json(_as_json(device, time.time()))
+            output.result_json(shown.as_json(device, time.time()))
         else:
-            name, group, module, slot, update, handled, seen = _row(device, time.time())
-            clock = time.strftime("%H:%M:%S")
-            output.result(f"{clock}  {name} ({group})  {module} [{slot}]  {update}  {handled} events  {seen}")
+            lines, before = shown.changes(device, time.time()), told.get(device.name, [])
+            told[device.name] = lines
+            for line in (each for each in lines if each not in before):
+                output.result(f"{time.strftime('%H:%M:%S')}  {line}")
     return 0
 
 
@@ -223,32 +207,56 @@ def _devices(arguments: argparse.Namespace) -> int:
     roster = open_roster(workspace, arguments)
     with Broker(workspace.settings) as broker:
         if arguments.forget:
-            return max([_forget(broker, roster, name) for name in dict.fromkeys(arguments.forget)])
+            return max([_forget(workspace, broker, roster, name) for name in dict.fromkeys(arguments.forget)])
+        if arguments.trust:
+            return _trust(broker, roster, list(dict.fromkeys(arguments.trust)))
         view = View(broker, roster)
         view.read()
     found = [view.devices[name] for name in sorted(view.devices)]
+    clones = issued.clones(workspace)
     if arguments.json:
-        boards = [_as_json(each, time.time()) | {"certificate": _certificate(roster, each.name)} for each in found]
-        output.result_json({"complete": view.complete, "reasons": view.gaps, "boards": boards})
-        return 0 if view.complete else 1
+        boards = [
+            shown.as_json(each, time.time())
+            | {"certificate": _certificate(roster, each.name), "clones": clones[each.name].keys if each.name in clones else ()}
+            for each in found
+        ]
+        output.result_json({"complete": view.complete, "reasons": view.gaps, "refused": view.refused, "boards": boards})
+        return 0 if view.complete and not view.refused else 1
+    for clone in clones.values():
+        output.note(
+            f"{clone.device}: another key asked for its certificate ({', '.join(each[:16] for each in clone.keys)}): key-cloned"
+        )
     rows = [(*_about(each), _until(roster.certificates.get(each.name))) for each in found]
     output.result(output.table(("device", "group", "board", "agent", "up for", "link", "certificate until"), rows))
     return _said(view)
 
 
-def _forget(broker: Broker, roster: Roster, name: str) -> int:
-    found = presence.read(broker, (topics.report(name), topics.online(name)), reports.REPORT_BYTES)
-    left = [topic for topic, payload in found.items() if payload is not None]
+def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str) -> int:
+    left = clear(broker, name, deployment=True)
     if name not in roster.names and not left:
         output.note(f"no board has the name {name}")
         return 1
-    broker.publish_all([(topic, b"") for topic in left])
     roster.forget(name)
     roster.save()
+    Ledger(workspace).forget(Scope(device=name))
     output.result(f"{name} is forgotten; it is listed again when it reports again")
     if name in roster.certificates:
-        output.note(f"its certificate stays valid until {_until(roster.certificates[name])}")
+        output.note(f"its certificate stays valid until {_until(roster.certificates[name])}: `ota retire {name}` ends it")
     return 0
+
+
+def _trust(broker: Broker, roster: Roster, names: list[str]) -> int:
+    for name in names:
+        roster.signers.forget(name)
+    view = View(broker, roster, only=names)
+    view.read()
+    for name in names:
+        device = view.devices[name]
+        if device.report is None:
+            output.note(f"{name}: {device.unknown or 'it has not reported: the first key that it comes with is believed'}")
+        else:
+            output.result(f"{name} is believed with key {roster.signers.label(name)}")
+    return _said(view)
 
 
 def _certificate(roster: Roster, name: str) -> dict[str, Any] | None:
@@ -265,46 +273,3 @@ def _about(device: Device) -> tuple[str, ...]:
 
 def _until(certificate: Enrolled | None) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(certificate.expires_s)) if certificate else "none"
-
-
-# -- logs
-
-
-def _logs(arguments: argparse.Namespace) -> int:
-    workspace = Workspace.open(arguments.folder)
-    least = LEVELS.index(arguments.level)
-    with Broker(workspace.settings) as broker:
-        if arguments.device and not _known(broker, Roster(workspace), arguments.device):
-            output.note(f"no board has the name {arguments.device}; `ota devices` lists those there are")
-            return 1
-        listen_s = FOREVER_S if arguments.follow else arguments.seconds
-        for device, record in reports.follow_logs(broker, listen_s, arguments.device or "+"):
-            level = record.level if isinstance(record, LogRecord) else "info"
-            if LEVELS.index(level) < least:
-                continue
-            if arguments.json:
-                output.result_json({"device": device, **vars(record)})
-            else:
-                output.result(f"{_date(record.time_s, utc=arguments.utc)}  {device}  {_line(record)}")
-    return 0
-
-
-def _known(broker: Broker, roster: Roster, name: str) -> bool:
-    left = broker.retained((topics.report(name), topics.online(name)))
-    return name in roster.names or any(each.payload is not None or each.unknown for each in left)
-
-
-def _date(time_s: float, *, utc: bool) -> str:
-    """ISO 8601, to the second; by the board's clock."""
-    try:
-        moment = datetime.fromtimestamp(time_s, UTC)
-        return (moment if utc else moment.astimezone()).isoformat(sep="T" if utc else " ", timespec="seconds")
-    except (ValueError, OverflowError, OSError):
-        return f"time {time_s!r}"  # what a board sends may be no date
-
-
-def _line(record: LogRecord | Message) -> str:
-    if isinstance(record, LogRecord):
-        return f"{record.level:5}  {record.module or 'agent'}: {printable(record.message)}"
-    payload = record.payload.decode("utf-8", "backslashreplace")
-    return f"event  {record.module}: {printable(f'{record.topic} {payload}')}"

@@ -9,7 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from boards.errors import BoardError
-from ota.cli import author, board, broker, completion, flash, fleet, operator, rollout
+from ota.cli import (
+    audit,
+    author,
+    board,
+    broker,
+    bundles,
+    certificates,
+    completion,
+    flash,
+    fleet,
+    instances,
+    keys,
+    logs,
+    operator,
+    provenance,
+    publish,
+    registry,
+    rollout,
+    root,
+)
+from ota.cli.output import UsageError
 from ota.errors import OtaError
 from ota.formats.text import printable
 
@@ -29,12 +49,22 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"ota {version('wamr-ota')}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)
     operator.add_commands(commands)
+    keys.add_commands(commands)
+    root.add_commands(commands)
+    publish.add_commands(commands)
+    registry.add_commands(commands)
+    instances.add_commands(commands)
     rollout.add_commands(commands)
+    bundles.add_commands(commands)
     broker.add_commands(commands)
     author.add_commands(commands)
+    provenance.add_commands(commands)
     fleet.add_commands(commands)
+    logs.add_commands(commands)
+    audit.add_commands(commands)
     board.add_commands(commands)
     flash.add_commands(commands)
+    certificates.add_commands(commands)
     completion.add_commands(commands, parser)
     _add_general_options(commands)
     return top
@@ -50,7 +80,7 @@ def _add_general_options(commands: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 when done, 1 when refused or failed, 2 for wrong usage, 130 when interrupted."""
+    """Returns 0 when done, 1 when refused or failed, 2 for wrong usage, 3 when boards wait for a window, 130 when interrupted."""
     arguments = parser().parse_args(argv)
     handler: Handler = arguments.handler
     try:
@@ -66,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         keep = "\n" if isinstance(error, BoardError) else ""  # what a console or a log said, in lines
         sys.stderr.write(f"ota: {printable(_words(error, arguments), keep)}\n")
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         sys.stderr.write("ota: interrupted\n")
         return 130

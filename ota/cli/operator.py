@@ -1,36 +1,31 @@
-"""init, publish: what needs a workspace and its keys."""
+"""init: a workspace and its keys; and the options of what builds and signs."""
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ota.author.build import Draft, Update, prepare
-from ota.cli import output
+from ota.author.javascript import compile_script, is_script
+from ota.cli import origin, output, registry
 from ota.cli.board import class_of, targets_of
-from ota.cli.fleet import add_devices_option, open_roster
 from ota.errors import OtaError
+from ota.formats import wasm
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES
-from ota.formats.deployment import FRACTION_ALL, Deployment
 from ota.formats.manifest import ANY_BOARD
+from ota.formats.oci import Reference
+from ota.formats.reasons import Refused
 from ota.formats.report import Report
-from ota.formats.text import printable
 from ota.keyring import ALGORITHMS
 from ota.operator import clock
-from ota.operator.audience import check_classes, newer
-from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority
-from ota.operator.publish import Done, Order, deploy, sign_draft
-from ota.operator.reports import View
-from ota.operator.survey import Survey, look
-from ota.operator.updates import Updates
-from ota.operator.waiting import Kind, Outcome, Standing, Waiting
+from ota.operator.publish import sign_draft
 from ota.operator.workspace import Settings, Workspace
-
-DAY_S = 86_400
 
 
 def add_commands(commands: Any) -> None:
@@ -42,46 +37,15 @@ def add_commands(commands: Any) -> None:
     init.add_argument("--broker", default="mqtt://localhost:1883", help="default %(default)s")
     init.add_argument("--group", type=output.name, default="lab", help="the workspace's default group (default %(default)s)")
     init.add_argument("--algorithm", choices=ALGORITHMS, default=ALGORITHMS[0], help="of the keys (default %(default)s)")
+    init.add_argument(
+        "--pkcs11", metavar="URI", default="", help="make the keys in a token: pkcs11:token=LABEL?module-path=/path/of/module.so"
+    )
     locking = init.add_mutually_exclusive_group()
     locking.add_argument("--passphrase-file", type=Path, help="file that holds the passphrase to lock the keys with")
     locking.add_argument(
         "--no-passphrase", action="store_true", help="do not lock the keys (default: ask, where there is a terminal)"
     )
     init.set_defaults(handler=_init)
-
-    publish = commands.add_parser(
-        "publish", help="build, sign and deploy a module", epilog="example: ota publish blink.wasm --group lab --wait 60"
-    )
-    publish.add_argument("module", type=Path, help="a .wasm, or a folder that `ota build` made")
-    publish.add_argument("--group", type=output.name, help="default: the workspace's")
-    publish.add_argument(
-        "--fraction",
-        type=fraction,
-        metavar="PERCENT",
-        help="of the group's boards (default: 100, or as it is when the group has this update already)",
-    )
-    publish.add_argument(
-        "--wait",
-        type=output.seconds,
-        metavar="SECONDS",
-        help="wait until each board of the group that is online has ended the update, so long at most",
-    )
-    publish.add_argument(
-        "--wait-for",
-        choices=("all", "online"),
-        default="all",
-        help="which boards must have confirmed it for exit code 0: all of the group (default), or those that are online",
-    )
-    add_devices_option(publish)
-    publish.add_argument("--dry-run", action="store_true", help="check and build; sign nothing, send nothing")
-    publish.add_argument(
-        "--days", type=_days, help="boards begin the update within so many days only (default: until another takes its place)"
-    )
-    publish.add_argument("--mixed-group", action="store_true", help="publish although the group has boards of another class")
-    publish.add_argument("--take-over", action="store_true", help="replace what another workspace has on the broker")
-    publish.add_argument("--json", action="store_true", help="machine-readable result")
-    add_build_options(publish)
-    publish.set_defaults(handler=_publish)
 
 
 def add_build_options(command: argparse.ArgumentParser) -> None:
@@ -90,7 +54,7 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--version", help="instead of the version in the .toml")
     command.add_argument(
         "--aot",
-        type=_targets,
+        type=targets,
         default=(),
         metavar="TARGET[:CPU[+FEATURE…]],…",
         help="also compile ahead of time for x86_64 aarch64 armv7 riscv64; board: for what --board has",
@@ -101,6 +65,8 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
         help="sign again although this content is signed: boards take it after a newer release",
     )
     command.add_argument("--clock-is-right", action="store_true", help="sign although this machine's clock looks wrong")
+    origin.add_options(command)
+    registry.add_options(command)
     command.add_argument("--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="1024 to 262144 (default %(default)s)")
     add_passphrase(command)
 
@@ -110,23 +76,9 @@ def add_passphrase(command: argparse.ArgumentParser) -> None:
     command.add_argument("--passphrase-file", type=Path, help="file that holds the keys' passphrase")
 
 
-def _targets(text: str) -> tuple[str, ...]:
+def targets(text: str) -> tuple[str, ...]:
+    """Targets of ahead-of-time images on a command line."""
     return tuple(each.strip() for each in text.split(",") if each.strip())
-
-
-def fraction(text: str) -> int:
-    """A share of boards on a command line, in parts of FRACTION_ALL."""
-    value = output.number(text)
-    if not 0 < value <= 100 or not round(value * FRACTION_ALL / 100):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage of more than 0 and at most 100")
-    return round(value * FRACTION_ALL / 100)
-
-
-def _days(text: str) -> int:
-    value = output.number(text)
-    if not 1 <= value <= 36_500 or value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of days from 1 to 36500")
-    return int(value)
 
 
 def passphrase(arguments: argparse.Namespace) -> bytes | None:
@@ -156,7 +108,7 @@ def open_workspace(arguments: argparse.Namespace) -> Workspace:
     """The workspace that the command line names. Who sits at a terminal is asked for the passphrase of locked keys."""
     workspace = Workspace.open(arguments.folder, passphrase(arguments) if "passphrase_file" in arguments else None)
     if sys.stdin.isatty():
-        workspace.ask_passphrase = lambda path: output.secret(f"passphrase of {path}: ", "--passphrase-file").encode()
+        workspace.secrets.ask = lambda what: output.secret(f"passphrase of {what}: ", "--passphrase-file").encode()
     return workspace
 
 
@@ -166,11 +118,13 @@ def _init(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise OtaError(str(error)) from None
     settings = Settings(arguments.vendor, broker, arguments.group)
-    secret = _new_passphrase(arguments)
-    workspace = Workspace.create(arguments.folder, settings, int(time.time()), arguments.algorithm, secret)
-    output.result(f"keys          {workspace.folder / 'keys'}  ({_about_lock(secret)}; keep root.pem offline)")
+    token = arguments.pkcs11
+    secret = passphrase(arguments) if token else _new_passphrase(arguments)
+    workspace = Workspace.create(arguments.folder, settings, int(time.time()), arguments.algorithm, secret, token)
+    where = f"{workspace.folder / 'keys'}  ({_about_lock(secret)}; keep root.pem offline)"
+    output.result(f"keys          {f'in the token, named by {workspace.keys.index}' if token else where}")
     output.result(f"root of trust {workspace.folder / 'trust' / 'root.1.cbor'}  (goes on every board)")
-    authority = CertificateAuthority(workspace).certificate_file
+    authority = CertificateAuthority(workspace, token).certificate_file
     output.result(f"authority     {authority}  (signs boards' certificates; goes on the broker)")
     output.result(f"settings      {workspace.folder / 'ota.toml'}")
     return 0
@@ -180,27 +134,52 @@ def _about_lock(secret: bytes | None) -> str:
     return "locked with the passphrase" if secret else "NOT locked: whoever can read them can sign"
 
 
-def prepared(arguments: argparse.Namespace, workspace: Workspace) -> Draft | Update:
-    """From a .wasm, to be signed, or from a folder that was built and signed before."""
-    if arguments.module.is_dir():
+def prepared(module: Path | Reference, arguments: argparse.Namespace, workspace: Workspace) -> Draft | Update:
+    """From a .wasm or an artifact in a registry, to be signed, or from a folder that was built and signed before."""
+    if isinstance(module, Reference):
+        if arguments.revision == origin.FROM_GIT:
+            raise OtaError(f"{module} is in no folder of git: name its --revision")
+        with registry.fetched(module, arguments) as (path, pinned):
+            return _drafted(path, arguments, workspace, pinned)
+    registry.check_unused(arguments, str(module))
+    if module.is_dir():
         for name, given in (
             ("--board", arguments.board != ANY_BOARD),
             ("--version", arguments.version),
             ("--aot", arguments.aot),
             ("--new-sequence", arguments.new_sequence),
+            *origin.given(arguments),
         ):
             if given:
-                raise OtaError(f"{arguments.module} is built and signed already: {name} is for a .wasm")
-        return Update.load(arguments.module)
-    if arguments.module.exists() and not arguments.module.with_suffix(".toml").exists():
-        output.note(f"{arguments.module} has no .toml beside it: the module subscribes to nothing, so no event will reach it")
+                raise OtaError(f"{module} is built and signed already: {name} is for a .wasm")
+        return Update.load(module)
+    return _drafted(module, arguments, workspace)
+
+
+def _warn_of_constructors(module: Path) -> None:
+    with contextlib.suppress(OSError, Refused):  # what is wrong with the module is told when it is prepared
+        if wasm.reconstructs(module.read_bytes()):
+            output.note(
+                f"{module} runs its constructors at each event: link it with -Wl,--export=__wasm_call_ctors, or as a reactor"
+            )
+
+
+def _drafted(module: Path, arguments: argparse.Namespace, workspace: Workspace, pinned: str = "") -> Draft:
+    if is_script(module):
+        module = compile_script(module)
+    if module.exists() and not module.with_suffix(".toml").exists():
+        output.note(f"{pinned or module} has no .toml beside it: the module subscribes to nothing, so no event will reach it")
+    _warn_of_constructors(module)
     return prepare(
-        arguments.module,
+        module,
         workspace.settings.vendor,
         board=class_of(arguments.board),
         version=arguments.version,
         chunk_bytes=arguments.chunk_bytes,
         aot=targets_of(arguments.board, arguments.aot),
+        kind=origin.kind(arguments),
+        provenance=replace(origin.provenance(arguments, module), origin=pinned),
+        sbom=arguments.sbom,
     )
 
 
@@ -214,131 +193,7 @@ def check_clock(arguments: argparse.Namespace, signed_s: int, boards: Iterable[R
 
 def build_update(workspace: Workspace, arguments: argparse.Namespace) -> Update:
     """A signed update, without a look at the broker: the same content gives the same manifest, if no newer one was made since."""
-    made = prepared(arguments, workspace)
+    made = prepared(arguments.module, arguments, workspace)
     if isinstance(made, Update):
         return made
     return sign_draft(workspace, made, check_clock(arguments, workspace.last_signed_s()), anew=arguments.new_sequence)
-
-
-def _publish(arguments: argparse.Namespace) -> int:
-    workspace = open_workspace(arguments)
-    group = arguments.group or workspace.settings.group
-    made = prepared(arguments, workspace)
-    if arguments.dry_run:
-        return _rehearse(workspace, made, group, arguments)
-    order = Order(group, arguments.fraction, arguments.days and arguments.days * DAY_S, take_over=arguments.take_over)
-    with Broker(workspace.settings) as broker:
-        survey = look(workspace, broker, group, take_over=arguments.take_over)
-        for note in survey.notes:
-            output.note(f"note: {note}")
-        view = View(broker, open_roster(workspace, arguments))
-        view.read()
-        boards = [(each.report, each.online) for each in view.devices.values() if each.report and each.report.group == group]
-        now_s = check_clock(arguments, survey.signed_s, [report for report, online in boards if online])
-        if not arguments.mixed_group:
-            check_classes(made.manifest, [report for report, _ in boards])
-        update = made if isinstance(made, Update) else _signed(workspace, made, survey, now_s, arguments)
-        if note := newer(update.manifest, [report for report, _ in boards]):
-            output.note(f"note: {note}")
-        with output.progress(update.label, 2 * _size(update)) as advance:  # sent, and read back
-            done = deploy(workspace, broker, update, order, now_s, survey, advance)
-    _tell(update.label, done, arguments)
-    return 0 if arguments.wait is None else _wait(workspace, done.deployment, now_s, arguments)
-
-
-def _signed(workspace: Workspace, draft: Draft, survey: Survey, now_s: int, arguments: argparse.Namespace) -> Update:
-    deployed = survey.present.manifest_digest if survey.present is not None else None
-    return sign_draft(workspace, draft, now_s, deployed=deployed, at_least=survey.sequence, anew=arguments.new_sequence)
-
-
-def _size(made: Draft | Update) -> int:
-    return sum(len(blob) + len(index.to_bytes()) for blob, index in made.blobs)
-
-
-def _rehearse(workspace: Workspace, made: Draft | Update, group: str, arguments: argparse.Namespace) -> int:
-    """Says what would be published. Signs nothing, uses up no number, and needs no broker."""
-    update = made if isinstance(made, Update) else None if arguments.new_sequence else Updates(workspace).reusable(made, None)
-    size, chunks = _size(made), len(made.index.digests)
-    if arguments.json:
-        digest = update.digest if update else None
-        output.result_json({"manifest": digest, "group": group, "bytes": size, "chunks": chunks, "sent": False})
-    else:
-        known = "signed before" if update else "not signed yet"
-        output.result(
-            f"{made.label} for group {group}: {size} bytes, {chunks} chunk{'s' * (chunks != 1)}, {known}; nothing was sent"
-        )
-    return 0
-
-
-def _tell(label: str, done: Done, arguments: argparse.Namespace) -> None:
-    deployment = done.deployment
-    if arguments.json:
-        if arguments.wait is None:
-            output.result_json(
-                {
-                    "deployment": deployment.deployment_id,
-                    "manifest": deployment.manifest_digest,
-                    "group": deployment.group,
-                    "epoch": deployment.epoch,
-                    "changed": done.changed,
-                    "put_back": done.put_back,
-                }
-            )
-        return
-    share = "" if deployment.fraction_ppm == FRACTION_ALL else f", for {deployment.fraction_ppm / 10_000:g} % of its boards"
-    already = "" if done.changed else " already"
-    back = f"; {done.put_back} messages that the broker had lost were put back" if done.put_back else ""
-    name = deployment.deployment_id.hex()[:12]
-    output.result(f"{label} is published for group {deployment.group}{already} (deployment {name}{share}){back}")
-
-
-def _wait(workspace: Workspace, deployment: Deployment, since_s: float, arguments: argparse.Namespace) -> int:
-    def changed(name: str, standing: Standing) -> None:
-        why = f"  {standing.reason}: {standing.detail}" if standing.reason else f"  {standing.detail}" if standing.detail else ""
-        share = f"  {standing.done_chunks}/{standing.chunks} chunks" if standing.state == "fetching" and standing.chunks else ""
-        if not arguments.json:
-            output.note(printable(f"  {name}: {standing.state}{share}{why}"))
-
-    roster = open_roster(workspace, arguments)
-    if not arguments.json and roster.groups and deployment.group not in roster.groups:
-        groups = ", ".join(sorted(roster.groups)[:8])
-        output.note(f"no board has reported group {deployment.group} (groups that boards have: {groups}): waiting for one")
-    with Broker(workspace.settings) as broker:
-        waiting = Waiting(broker, roster, workspace.root(), deployment, only_online=arguments.wait_for == "online")
-        outcome = waiting.run(arguments.wait, since_s, changed)
-    if arguments.json:
-        output.result_json(_outcome_json(deployment, outcome))
-    else:
-        _tell_outcome(deployment, outcome, arguments)
-    sys.stdout.flush()
-    return 0 if outcome.confirmed else 1
-
-
-def _tell_outcome(deployment: Deployment, outcome: Outcome, arguments: argparse.Namespace) -> None:
-    if outcome.superseded:
-        output.result(f"group {deployment.group} has another deployment now: {outcome.superseded}")
-    if not outcome.standings:
-        output.result(
-            f"no board of group {deployment.group} reported in {arguments.wait:.0f} s; `ota status` shows the boards there are"
-        )
-        return
-    output.result(outcome.summary())
-    for gap in outcome.gaps:
-        output.note(f"incomplete: {gap}")
-
-
-def _outcome_json(deployment: Deployment, outcome: Outcome) -> dict[str, Any]:
-    standings = outcome.standings.items()
-    return {
-        "deployment": deployment.deployment_id,
-        "group": deployment.group,
-        "confirmed": outcome.confirmed,
-        "superseded": outcome.superseded,
-        "complete": not outcome.gaps,
-        "gaps": outcome.gaps,
-        "counts": {kind.name.lower(): outcome.counts[kind] for kind in Kind},
-        "states": {name: each.state for name, each in standings},
-        "reasons": {name: each.reason for name, each in standings if each.reason},
-        "details": {name: each.detail for name, each in standings if each.detail},
-        "pending": sorted(name for name, each in standings if each.kind is Kind.PENDING),
-    }

@@ -11,8 +11,13 @@ from typing import Any
 
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
+from ota.formats.enrolment import is_pattern
 from ota.formats.fields import is_name
 from ota.formats.text import printable
+
+
+class UsageError(OtaError):
+    """The arguments do not go together in a way that the parser cannot see: exit code 2."""
 
 
 def result(text: str) -> None:
@@ -85,6 +90,11 @@ def name(text: str) -> str:
     if not is_name(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a name: 1 to 64 letters, digits, - _ or . that do not begin with a dot")
     return text
+
+
+def names(text: str) -> str:
+    """The type of an option that names a device, or a batch of them by a pattern."""
+    return text if is_pattern(text) else name(text)
 
 
 def _plain(value: Any) -> Any:

@@ -3,47 +3,60 @@
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from ota.cli import output
-from ota.cli.operator import add_passphrase, check_clock, fraction, open_workspace
+from ota.cli import entries, output, scopes
+from ota.cli.operator import add_passphrase, check_clock, open_workspace
 from ota.errors import OtaError
 from ota.formats.deployment import FRACTION_ALL, Deployment
 from ota.operator import rollout
 from ota.operator.broker import Broker
 from ota.operator.clean import clean, plan
+from ota.operator.edit import Edit
+from ota.operator.holdings import open_holdings
 from ota.operator.keeping import republish
-from ota.operator.ledger import Ledger
+from ota.operator.ledger import Ledger, Release
+from ota.operator.order import phase
+from ota.operator.publish import change
 from ota.operator.reports import View
+from ota.operator.restore import renew, take_back
 from ota.operator.roster import Roster
-from ota.operator.survey import look
-from ota.operator.updates import Updates
+from ota.operator.scope import Scope
+from ota.operator.survey import scopes as counted
 from ota.operator.workspace import Workspace
 
-Change = Callable[[rollout.Standing], Deployment]
+Change = Callable[[rollout.Standing, int], Edit]
 
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
     widen = _verb(commands, "widen", "deploy to more boards of a group", "ota widen lab --fraction 50")
-    widen.add_argument("--fraction", type=fraction, required=True, metavar="PERCENT", help="of the group's boards")
-    widen.set_defaults(handler=lambda arguments: _change(arguments, lambda found: rollout.widened(found, arguments.fraction)))
+    scopes.add_phase(widen)
+    widen.set_defaults(handler=_widen)
 
     pause = _verb(commands, "pause", "stop a deployment for now: boards that have not begun wait", "ota pause lab")
     pause.set_defaults(handler=lambda arguments: _change(arguments, rollout.paused))
 
-    resume = _verb(commands, "resume", "go on with a deployment that is paused", "ota resume lab")
+    resume = _verb(commands, "resume", "go on with a deployment that is paused", "ota resume lab --instance blink")
     resume.set_defaults(handler=lambda arguments: _change(arguments, rollout.resumed))
 
     abort = _verb(commands, "abort", "stop a deployment for good; boards that confirmed the update keep it", "ota abort lab --back")
-    abort.add_argument("--back", action="store_true", help="deploy what the group had before, to all of its boards")
+    abort.add_argument("--back", action="store_true", help="deploy what the instance had before, to all of the boards")
     abort.set_defaults(handler=_abort)
 
     back = commands.add_parser(
         "republish", help="put back what the broker lost: the same documents, nothing else", epilog="example: ota republish"
     )
     back.add_argument("--group", type=output.name, action="append", default=[], help="only of this one; may be repeated")
+    back.add_argument("--device", type=output.name, action="append", default=[], help="only of this one; may be repeated")
+    back.add_argument("--from", dest="source", metavar="SOURCE", help="take back first what an archive or a bundle holds")
+    back.add_argument(
+        "--renew", action="store_true", help="sign all of it again with new numbers: for boards that saw newer ones which are lost"
+    )
+    back.add_argument("--clock-is-right", action="store_true", help="sign although this machine's clock looks wrong")
     back.add_argument("--json", action="store_true", help="machine-readable result")
+    add_passphrase(back)
     back.set_defaults(handler=_republish)
 
     clear = commands.add_parser(
@@ -58,7 +71,9 @@ def add_commands(commands: Any) -> None:
 
 def _verb(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = commands.add_parser(name, help=text, epilog=f"example: {example}")
-    verb.add_argument("group", type=output.name, help="the group")
+    verb.add_argument("group", type=output.name, nargs="?", help="the group")
+    verb.add_argument("--device", type=output.name, help="instead of a group: the deployment of this board")
+    verb.add_argument("--instance", type=output.name, help="of several; a member of a set stands for the whole set")
     verb.add_argument("--dry-run", action="store_true", help="only say what would be published")
     verb.add_argument("--clock-is-right", action="store_true", help="sign although this machine's clock looks wrong")
     verb.add_argument("--json", action="store_true", help="machine-readable result")
@@ -66,84 +81,125 @@ def _verb(commands: Any, name: str, text: str, example: str) -> argparse.Argumen
     return verb
 
 
-def _change(arguments: argparse.Namespace, change: Change, *, final: bool = False) -> int:
-    workspace = open_workspace(arguments)
+def _scope(arguments: argparse.Namespace) -> Scope:
+    if (arguments.group is None) == (arguments.device is None):
+        raise output.UsageError("name a group, or a board with --device")
+    return Scope(device=arguments.device) if arguments.device else Scope(arguments.group)
+
+
+def _widen(arguments: argparse.Namespace) -> int:
+    if arguments.fraction is None and not arguments.boards:
+        raise output.UsageError("say how far: --fraction or --boards")
+    if arguments.device:
+        raise output.UsageError("the deployment of one board has no more boards")
+    boards = arguments.boards or ()
+    return _change(arguments, lambda found, now_s: rollout.widened(found, arguments.fraction, boards, now_s))
+
+
+def _change(arguments: argparse.Namespace, decide: Change, *, final: bool = False) -> int:
+    workspace, scope = open_workspace(arguments), _scope(arguments)
     with Broker(workspace.settings) as broker:
-        found = rollout.standing(workspace, broker, arguments.group)
-        wanted = change(found)
+        survey = entries.survey(workspace, broker, [scope])[scope]
+        found = rollout.standing(workspace, scope, survey, arguments.instance)
+        before = found.present.deployment
         if arguments.dry_run:
-            _tell(workspace, wanted, arguments, sent=False, final=final)
-            return 0
-        survey = look(workspace, broker, arguments.group)
-        for each in survey.notes:
-            output.note(f"note: {each}")
-        now_s = check_clock(arguments, survey.signed_s)
-        made = rollout.change(workspace, broker, wanted, survey, now_s, final=final)
-    _tell(workspace, made, arguments, sent=True, final=final)
+            made = decide(found, int(time.time())).applied(before)
+        else:
+            edit = decide(found, now_s := check_clock(arguments, survey.signed_s))
+            aborted = {found.entry.deployment_id} if final else ()
+            made = change(workspace, broker, found.present, edit, survey, now_s, aborted)
+    _tell(workspace, made, found.instances, arguments, sent=not arguments.dry_run, final=final)
     return 0
 
 
 def _abort(arguments: argparse.Namespace) -> int:
     if not arguments.back:
         return _change(arguments, rollout.aborted, final=True)
-    workspace = open_workspace(arguments)
+    workspace, scope = open_workspace(arguments), _scope(arguments)
     with Broker(workspace.settings) as broker:
-        rollout.standing(workspace, broker, arguments.group)
+        survey = entries.survey(workspace, broker, [scope])[scope]
+        found = rollout.standing(workspace, scope, survey, arguments.instance)
         if arguments.dry_run:
-            digest = rollout.previous(workspace, arguments.group)
-            label = _label(workspace, digest)
-            output.result(f"group {arguments.group} would go back to {label}, signed with a new sequence number; nothing was sent")
+            for name, release in rollout.previous(workspace, found).items():
+                if arguments.json:
+                    output.result_json(_back_json(found, name, release))
+                    continue
+                label = entries.label(workspace, release.manifest)
+                output.result(f"{scope}: instance {name} would go back to {label}, with a new sequence number; nothing was sent")
             return 0
-        survey = look(workspace, broker, arguments.group)
-        now_s = check_clock(arguments, survey.signed_s)
-        done = rollout.back(workspace, broker, arguments.group, survey, now_s)
-    _tell(workspace, done.deployment, arguments, sent=True, final=False)
+        done = rollout.back(workspace, broker, found, survey, check_clock(arguments, survey.signed_s))
+    _tell(workspace, done.deployment, found.instances, arguments, sent=True, final=False)
     return 0
 
 
-def _tell(workspace: Workspace, deployment: Deployment, arguments: argparse.Namespace, *, sent: bool, final: bool) -> None:
-    if arguments.json:
-        output.result_json(
-            {
-                "group": deployment.group,
-                "deployment": deployment.deployment_id,
-                "manifest": deployment.manifest_digest,
-                "epoch": deployment.epoch,
-                "fraction": deployment.fraction_ppm / FRACTION_ALL,
-                "paused": deployment.paused,
-                "aborted": final,
-                "sent": sent,
-            }
-        )
-        return
-    state = "aborted" if final else "paused" if deployment.paused else "under way"
-    where = f"read back from {workspace.settings.broker}" if sent else "nothing was sent"
-    share = f"{deployment.fraction_ppm / 10_000:g} %"
-    name = f"deployment {deployment.deployment_id.hex()[:12]}, epoch {deployment.epoch}"
-    label = _label(workspace, deployment.manifest_digest)
-    output.result(f"group {deployment.group}: {label} for {share} of its boards, {state} ({name}); {where}")
+def _back_json(found: rollout.Standing, name: str, release: Release) -> dict[str, Any]:
+    """As `_tell` has it, of an entry that is not made: its deployment and its manifest, signed anew, are not known."""
+    deployment = found.present.deployment
+    entry = replace(
+        deployment.entries[name], config=release.config, fraction_ppm=FRACTION_ALL, boards=(), paused=False, window=None
+    )
+    back_to = {"manifest": release.manifest or None, "config": dict(release.config)}
+    unknown = {"deployment": None, "manifest": None, "epoch": None}
+    made = entries.as_json(replace(deployment, entries={name: entry}), name)
+    return {**made, **unknown, "aborted": False, "sent": False, "back_to": back_to}
 
 
-def _label(workspace: Workspace, digest: bytes) -> str:
-    kept = Updates(workspace).find(digest)
-    return f"{kept.module} {kept.version}" if kept else f"manifest {digest.hex()[:16]}"
+def _tell(
+    workspace: Workspace,
+    deployment: Deployment,
+    instances: tuple[str, ...],
+    arguments: argparse.Namespace,
+    *,
+    sent: bool,
+    final: bool,
+) -> None:
+    for name in instances:
+        entry = deployment.entries[name]
+        if arguments.json:
+            output.result_json({**entries.as_json(deployment, name), "aborted": final, "sent": sent})
+            continue
+        state = "aborted" if final else "paused" if entry.paused else "under way"
+        where = f"read back from {workspace.settings.broker}" if sent else "nothing was sent"
+        label, id_ = entries.label(workspace, entry.manifest_digest), entry.deployment_id.hex()[:12]
+        of = f"{Scope.of(deployment)}, instance {name}"
+        output.result(f"{of}: {label} for {phase(entry)}, {state} (deployment {id_}, epoch {deployment.epoch}); {where}")
+
+
+def _take_back(workspace: Workspace, source: str) -> bool:
+    """Whether all of it could be taken."""
+    taken = take_back(workspace, open_holdings(source), int(time.time()))
+    for scope, name, why in taken.lacking:
+        output.note(f"note: {scope}{f', instance {name}' if name else ''}: {why}")
+    what = f"{taken.updates} updates, {taken.roots} root documents, the deployments of {counted(taken.scopes)}"
+    output.note(f"taken back from {source}: {what}")
+    return not taken.lacking
 
 
 def _republish(arguments: argparse.Namespace) -> int:
-    workspace = Workspace.open(arguments.folder)
-    known = {each.group for each in Ledger(workspace).groups()}
-    if stranger := set(arguments.group) - known:
-        raise OtaError(f"this workspace never published to group {', '.join(sorted(stranger))}")
+    workspace = open_workspace(arguments)
+    whole = _take_back(workspace, arguments.source) if arguments.source else True
+    known = {each.scope for each in Ledger(workspace).records()}
+    wanted = {*map(Scope, arguments.group), *(Scope(device=name) for name in arguments.device)}
+    if stranger := wanted - known:
+        raise OtaError(f"this workspace never published to {', '.join(map(str, sorted(stranger)))}")
+    if arguments.renew:
+        renew(workspace, wanted or known, check_clock(arguments, workspace.last_signed_s()))
     with Broker(workspace.settings) as broker, output.progress("republish", 0) as bar:
-        done = republish(workspace, broker, arguments.group or known, bar.at)
-    for group in done.unknown:
-        output.note(f"note: publish to group {group} again: its update is not kept here, or its deployment has an old signature")
+        done = republish(workspace, broker, wanted or known, bar.at)
+    for scope, instance in done.unknown:
+        why = f"the update of instance {instance} is not kept here" if instance else "its deployment has an old signature"
+        output.note(f"note: publish to {scope} again: {why}")
+    for scope in done.foreign:
+        output.note(f"note: the deployment of {scope} on the broker is not signed by this workspace's keys: it was left as it is")
     if arguments.json:
-        output.result_json({"groups": done.groups, "put_back": done.put_back, "there": done.there, "unknown": done.unknown})
+        unknown = [{**scopes.whose(scope), "instance": instance or None} for scope, instance in done.unknown]
+        republished = [scopes.whose(each) for each in done.scopes]
+        foreign = [scopes.whose(each) for each in done.foreign]
+        counts = {"put_back": done.put_back, "there": done.there}
+        output.result_json({"republished": republished, **counts, "unknown": unknown, "foreign": foreign})
     else:
-        groups = f"{len(done.groups)} group{'s' * (len(done.groups) != 1)}"
-        output.result(f"{groups}: {done.put_back} messages were put back and read back, {done.there} were there")
-    return 1 if done.unknown else 0
+        output.result(f"{counted(done.scopes)}: {done.put_back} messages were put back and read back, {done.there} were there")
+    return 1 if done.unknown or done.foreign or not whole else 0
 
 
 def _clean(arguments: argparse.Namespace) -> int:
@@ -153,9 +209,11 @@ def _clean(arguments: argparse.Namespace) -> int:
         view.read()
         if not view.complete:
             raise OtaError(f"the list of boards is incomplete, so nothing is removed: {view.gaps[0]}")
-        planned = plan(workspace, broker, roster.groups, int(time.time()))
-        if not arguments.dry_run:
-            clean(workspace, broker, planned, roster.groups)
+        known = {*map(Scope, roster.groups), *(Scope(device=name) for name in roster.names)}
+        with workspace.cleaning():
+            planned = plan(workspace, broker, known, int(time.time()))
+            if not arguments.dry_run:
+                clean(workspace, broker, planned, known)
     if arguments.json:
         output.result_json({"topics": planned.topics, "bytes": planned.size_bytes, "removed": not arguments.dry_run})
         return 0

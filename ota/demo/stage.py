@@ -16,7 +16,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from ota.demo.broker import DemoBroker
 from ota.errors import OtaError
 from ota.formats import topics
-from ota.formats.report import Message, Report, decode_messages
+from ota.formats.report import InstanceReport, Message, Report
+from ota.formats.signed_report import INSTANCE_REPORT, REPORT, Statement
+from ota.operator.logs import message_of, module_topics
 
 DEVICE, GROUP = "board-1", "demo"
 _AGENT = """# The board's whole configuration.
@@ -39,23 +41,29 @@ seconds = 1.5
 [report]
 period_s = 0.5
 
-[sources]
-proc_period_s = 0.1
+[sources.readings]
+kind = "proc"
+period_s = 0.1
 
-[grants.logging]
+[policy.grants.logging]
 
-[grants.messaging]
-subscribe = ["sys/#"]
-publish = ["readings/#", "alerts/#"]
+[policy.grants.messaging]
+subscribe = ["sys/#", "local/#"]
+publish = ["readings/#", "alerts/#", "summaries/#", "local/#"]
 """
 
 
 class Observer:
-    """Sees what the board sends: messages by number, and its last report."""
+    """Sees what the board sends: its modules' messages by number, its last report, and those of its instances by name.
+
+    Nobody else is on this broker: signatures are the operator's to verify, who does.
+    """
 
     def __init__(self, port: int) -> None:
         self.messages: dict[int, Message] = {}
         self.report: Report | None = None
+        self.instances: dict[str, InstanceReport] = {}
+        self.topics: set[str] = set()  # of everything that came from modules
         self._changed = threading.Condition()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.on_connect = self._subscribe
@@ -92,14 +100,22 @@ class Observer:
                 return
 
     def _subscribe(self, client: paho.Client, *_: Any) -> None:
-        client.subscribe([(topic(DEVICE), SubscribeOptions(qos=1)) for topic in (topics.telemetry, topics.report)])
+        wanted = (topics.report(DEVICE), topics.instance_reports(DEVICE), module_topics(DEVICE), "local/#")
+        client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in wanted])
 
     def _received(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+        payload = bytes(message.payload)
         with self._changed:
             if message.topic == topics.report(DEVICE):
-                self.report = Report.from_bytes(bytes(message.payload))
+                self.report = Report.from_bytes(Statement.from_bytes(payload, REPORT).claimed)
+            elif topics.covers(topics.instance_reports(DEVICE), message.topic):
+                report = InstanceReport.from_bytes(Statement.from_bytes(payload, INSTANCE_REPORT).claimed)
+                self.instances[report.instance] = report
             else:
-                self.messages.update({each.number: each for each in decode_messages(bytes(message.payload))})
+                self.topics.add(message.topic)
+                found = message_of(message.topic, payload, getattr(message.properties, "UserProperty", ()))
+                if found is not None:
+                    self.messages[found[1].number] = found[1]
             self._changed.notify_all()
 
 
@@ -135,9 +151,9 @@ class Stage:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         return done.returncode, done.stdout
 
-    def counter(self, name: str) -> int:
-        """A counter of the board's last report."""
-        report = self.observer.report
+    def counter(self, name: str, instance: str) -> int:
+        """A counter in the last report of an instance."""
+        report = self.observer.instances.get(instance)
         return report.counters.get(name, 0) if report else 0
 
     def close(self) -> None:

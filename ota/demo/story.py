@@ -15,21 +15,22 @@ from ota.cli.output import table
 from ota.demo.stage import DEVICE, GROUP, Stage
 from ota.errors import OtaError
 from ota.formats import suit, topics
-from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment
-from ota.formats.report import Report
+from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment, Entry, verify
+from ota.formats.report import InstanceReport, Message
 from ota.keyring import SigningKey, sign_document
 from ota.operator.broker import Broker
 from ota.operator.publish import artifacts
 from ota.operator.workspace import Workspace
 
 OFFLINE_S = 3.0
-HOUR_S = 3600
+MODULES = ("monitor-v1", "monitor-v2", "monitor-v3", "sampler", "summary")
+MONITOR = "monitor"  # the instance that most chapters are about
 Claim = tuple[str, bool, str]
 
 
 def tell(modules: Path, *, pause: bool) -> int:
     """Returns 0 when everything that the demonstration claims has happened, 1 otherwise. Raises OtaError when it can't begin."""
-    missing = [name for name in ("monitor-v1", "monitor-v2", "monitor-v3") if not (modules / f"{name}.wasm").exists()]
+    missing = [name for name in MODULES if not (modules / f"{name}.wasm").exists()]
     if missing:
         raise OtaError(f"{modules} lacks {', '.join(missing)}: build them with `python sdk/build.py --out {modules}`")
     with tempfile.TemporaryDirectory(prefix="wamr-ota-demo-") as folder:
@@ -59,6 +60,7 @@ class _Story:
         self._first_module()
         self._hot_swap()
         self._rollback()
+        self._two_modules()
         self._refusals()
         self._offline()
         self._balance("every reading until then was handled")
@@ -99,22 +101,21 @@ class _Story:
         self._show_messages(3)
 
     def _hot_swap(self) -> None:
-        stage = self.stage
         self._chapter(
             "A better detector, while readings flow",
             "Version 2 starts beside version 1, takes over what it learned, and the two change between two readings.",
         )
-        before = stage.counter("events_handled")
+        before = self._count("events_handled")
         code, _ = self._ota("publish", str(self.modules / "monitor-v2.wasm"), "--wait", "30")
         swapped = self._runs("2.0.0")
         self._collect(6)
-        self._gap_ms = stage.counter("gap_us") / 1000
+        self._gap_ms = self._count("gap_us") / 1000
         self._show_messages(2)
         counts = self._event_counts("monitor 1.0.0", "monitor 2.0.0")
         self._claim(
             "version 2 took its place",
             code == 0 and swapped,
-            f"gap {self._gap_ms:.1f} ms, {stage.counter('events_handled') - before} readings meanwhile",
+            f"gap {self._gap_ms:.1f} ms, {self._count('events_handled') - before} readings meanwhile",
         )
         self._claim(
             "it went on with what version 1 had learned",
@@ -129,11 +130,34 @@ class _Story:
             "Version 3 traps on its third reading. The board goes back to version 2, never stopped, and gives it that reading.",
         )
         code, _ = self._ota("publish", str(self.modules / "monitor-v3.wasm"), "--wait", "30")
-        report = self._report()
+        report = self._monitor()
         held = code == 1 and report.attempt.state == "rolled-back" and self._runs("2.0.0")
         self._claim("version 3 was rolled back by the board itself", held, f"{report.attempt.reason}: {report.attempt.detail}")
-        before = stage.counter("events_handled")
-        stage.observer.wait(lambda: stage.counter("events_handled") > before + 4, 10, "readings after the rollback")
+        before = self._count("events_handled")
+        stage.observer.wait(lambda: self._count("events_handled") > before + 4, 10, "readings after the rollback")
+
+    def _two_modules(self) -> None:
+        observer = self.stage.observer
+        self._chapter(
+            "Two modules that talk to each other",
+            "sampler says the load on local/samples; summary hears that on the board, and publishes a summary of every five."
+            " The two are one set: both change, or neither.",
+        )
+        files = (str(self.modules / "sampler.wasm"), str(self.modules / "summary.wasm"))
+        code, _ = self._ota("publish", *files, "--together", "--wait", "30")
+        self._claim("two modules were published as one set", code == 0, f"{len(observer.instances)} instances on the board")
+        observer.wait(lambda: self._of("summary"), 20, "a summary")
+        told = self._of("summary")[-1]
+        self._show_messages(1, "summary")
+        self._ota("status")
+        heard, counted = self._count("events_handled", "summary"), json.loads(told.payload)["samples"]
+        self._claim(
+            "one heard the other on the board", counted > 0, f"{max(heard, counted)} samples heard, {told.payload.decode()}"
+        )
+        leaked = [topic for topic in observer.topics if "local" in topic.split("/")]
+        self._claim(
+            "what they say under local/ stays there", not leaked, f"{len(leaked)} of {len(observer.topics)} topics on the broker"
+        )
 
     def _refusals(self) -> None:
         self._chapter(
@@ -172,7 +196,8 @@ class _Story:
         time.sleep(OFFLINE_S)
         seen = len(stage.observer.messages)
         stage.broker.start()
-        stage.observer.wait(lambda: max(stage.observer.messages) > last + 20, 30, "what the board kept while the broker was away")
+        back_s, messages = time.time(), stage.observer.messages
+        stage.observer.wait(lambda: messages[max(messages)].time_s > back_s, 30, "what the board kept while the broker was away")
         late = [each for each in stage.observer.messages.values() if each.number > last]
         span_s = max(each.time_s for each in late) - min(each.time_s for each in late)
         self._say(f"  {len(stage.observer.messages) - seen} results arrived when the broker was back")
@@ -192,11 +217,12 @@ class _Story:
         stage.broker.stop()
         last = max(stage.observer.messages)
         stage.observer.report = None
+        stage.observer.instances.clear()
         stage.start_board()
         time.sleep(1.5)
         stage.broker.start()
         stage.observer.wait(
-            lambda: stage.observer.report is not None and max(stage.observer.messages) > last + 5,
+            lambda: stage.observer.report is not None and max(stage.observer.messages) > last + 5 and self._of("summary", last),
             30,
             "the board after a power cut",
         )
@@ -210,9 +236,9 @@ class _Story:
 
     def _balance(self, what: str) -> None:
         stage = self.stage
-        stage.observer.wait(lambda: self._handled() == stage.counter("events"), 10, "a report with no reading in flight")
-        swaps, rollbacks = stage.counter("swaps"), stage.counter("rollbacks")
-        events, handled, dropped = (stage.counter(name) for name in ("events", "events_handled", "events_dropped"))
+        stage.observer.wait(lambda: 0 < self._handled() == self._count("events"), 10, "a report with no reading in flight")
+        swaps, rollbacks = self._count("swaps"), self._count("rollbacks")
+        events, handled, dropped = (self._count(name) for name in ("events", "events_handled", "events_dropped"))
         self._claim(
             what,
             dropped == 0 and handled == events,
@@ -221,45 +247,51 @@ class _Story:
 
     # -- helpers
 
-    def _attack(self, workspace: Workspace, update: Update) -> Report:
-        ours, now_s, epoch = secrets.token_bytes(16), int(time.time()), workspace.next_epoch(GROUP)
-        deployment = Deployment(GROUP, ours, update.digest, epoch, now_s, now_s + HOUR_S)
-        document = sign_document(deployment.to_payload(), DEPLOYMENT_TYPE, [workspace.key("deploy")])
+    def _attack(self, workspace: Workspace, update: Update) -> InstanceReport:
+        ours, now_s, topic = secrets.token_bytes(16), int(time.time()), topics.desired(GROUP)
         with Broker(workspace.settings) as broker:
-            broker.publish_all([*artifacts(update), (topics.desired(GROUP), document)])
+            present = verify(broker.retained_one(topic) or b"", workspace.root(), group=GROUP)
+            entries = {**present.entries, MONITOR: Entry(update.digest, ours, now_s)}
+            deployment = Deployment(GROUP, workspace.next_epoch(GROUP, now_s), now_s, entries)
+            document = sign_document(deployment.to_payload(), DEPLOYMENT_TYPE, [workspace.key("deploy")])
+            broker.publish_all([*artifacts(update), (topic, document)])
         self.stage.observer.wait(
             lambda: (
-                self._report().attempt.deployment == ours and self._report().attempt.state not in ("offered", "fetching", "staged")
+                self._monitor().attempt.deployment == ours and self._monitor().attempt.state in ("rejected", "failed", "confirmed")
             ),
             20,
             "the board's answer",
         )
-        return self._report()
+        return self._monitor()
 
     def _old(self, workspace: Workspace, good: Update) -> Update:
         manifest = replace(good.manifest, sequence=int(time.time()) - 7 * 86_400)
         return sign(manifest, good.blob, good.index, [workspace.key("release")])
 
-    def _handled(self) -> int:
-        return sum(self.stage.counter(name) for name in ("events_handled", "events_refused", "events_dropped"))
+    def _count(self, name: str, instance: str = MONITOR) -> int:
+        return self.stage.counter(name, instance)
 
-    def _report(self) -> Report:
-        report = self.stage.observer.report
-        assert report is not None
-        return report
+    def _handled(self) -> int:
+        return sum(self._count(name) for name in ("events_handled", "events_refused", "events_dropped"))
+
+    def _monitor(self) -> InstanceReport:
+        return self.stage.observer.instances.get(MONITOR, InstanceReport(DEVICE, MONITOR, 0))
 
     def _running(self) -> str:
-        running = self._report().running
+        running = self._monitor().running
         return f"{running.name} {running.version}, {running.slot}"
 
     def _runs(self, version: str) -> bool:
-        observer = self.stage.observer
-        observer.wait(
-            lambda: self._report().running.version == version and self._report().running.slot == "confirmed",
-            20,
-            f"version {version} running",
-        )
+        def runs() -> bool:
+            running = self._monitor().running
+            return (running.version, running.slot) == (version, "confirmed")
+
+        self.stage.observer.wait(runs, 20, f"version {version} running")
         return True
+
+    def _of(self, instance: str, after: int = 0) -> list[Message]:
+        messages = self.stage.observer.messages
+        return [messages[number] for number in sorted(messages) if number > after and messages[number].instance == instance]
 
     def _collect(self, more: int) -> None:
         observer = self.stage.observer
@@ -269,12 +301,10 @@ class _Story:
     def _event_counts(self, *modules: str) -> list[int]:
         messages = self.stage.observer.messages
         chosen = (messages[number] for number in sorted(messages) if messages[number].module in modules)
-        return [json.loads(each.payload)["event"] for each in chosen if each.topic.startswith("readings/")]
+        return [json.loads(each.payload)["event"] for each in chosen if "/readings/" in each.topic]
 
-    def _show_messages(self, count: int) -> None:
-        messages = self.stage.observer.messages
-        for number in sorted(messages)[-count:]:
-            each = messages[number]
+    def _show_messages(self, count: int, instance: str = MONITOR) -> None:
+        for each in self._of(instance)[-count:]:
             self._say(f"  {each.module}: {each.topic} {each.payload.decode()}")
 
     def _ota(self, *words: str) -> tuple[int, str]:

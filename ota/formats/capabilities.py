@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ota.formats import topics
-from ota.formats.fields import malformed
+from ota.formats.fields import Fields, malformed
 from ota.formats.reasons import Reason, Refused
 
 PACKAGE, VERSION = "device:module", "0.1.0"
@@ -34,9 +34,25 @@ FUNCTIONS = {
         "path_unlink_file", "poll_oneoff", "proc_exit", "proc_raise", "random_get", "sched_yield", "sock_accept",
         "sock_recv", "sock_send", "sock_shutdown",
     ),
+    "filter": (
+        "proxy_add_header_map_value", "proxy_call_foreign_function", "proxy_close_stream", "proxy_continue_stream",
+        "proxy_define_metric", "proxy_dequeue_shared_queue", "proxy_done", "proxy_enqueue_shared_queue",
+        "proxy_get_buffer_bytes", "proxy_get_buffer_status", "proxy_get_current_time_nanoseconds",
+        "proxy_get_header_map_pairs", "proxy_get_header_map_size", "proxy_get_header_map_value", "proxy_get_log_level",
+        "proxy_get_metric", "proxy_get_property", "proxy_get_shared_data", "proxy_get_status", "proxy_grpc_call",
+        "proxy_grpc_cancel", "proxy_grpc_close", "proxy_grpc_send", "proxy_grpc_stream", "proxy_http_call",
+        "proxy_increment_metric", "proxy_log", "proxy_record_metric", "proxy_register_shared_queue",
+        "proxy_remove_header_map_value", "proxy_replace_header_map_value", "proxy_resolve_shared_queue",
+        "proxy_send_local_response", "proxy_set_buffer_bytes", "proxy_set_effective_context",
+        "proxy_set_header_map_pairs", "proxy_set_property", "proxy_set_shared_data",
+        "proxy_set_tick_period_milliseconds",
+    ),
 }  # fmt: skip
 WASI_MODULE = "wasi_snapshot_preview1"
+FILTER_MODULE, FILTER_VERSIONS = "env", ("proxy_abi_version_0_2_0", "proxy_abi_version_0_2_1")
+"""proxy-wasm: what its host functions are imported from, and the exports that name the versions of the ABI that a board has."""
 EXPORTS = {"events": ("handle",), "startup": ("init",), "timer": ("tick",), "health": ("check",), "state": ("save", "restore")}
+FILTER_ALLOCATORS = ("proxy_on_memory_allocate", "malloc")
 DEFAULT_QUOTA_BYTES = 16 * 1024
 QUOTA_LIMIT_BYTES = 256 * 1024  # all of it travels in one packet when a module begins
 DEFAULT_FOLDERS_BYTES, FOLDERS_LIMIT_BYTES = 16 << 20, 1 << 40
@@ -45,14 +61,28 @@ _NUMBERS = {
     ("wasi", "quota_bytes"): (DEFAULT_FOLDERS_BYTES, FOLDERS_LIMIT_BYTES),
 }
 """Arguments that are numbers: what they are when nothing is said, and the most."""
+_CODES: Mapping[str, tuple[int, Mapping[str, int]]] = {
+    "logging": (1, {}),
+    "messaging": (2, {"publish": 1, "subscribe": 2}),
+    "keyvalue": (3, {"quota_bytes": 1}),
+    "clock": (4, {}),
+    "config": (5, {}),
+    "random": (6, {}),
+    "gpio": (7, {"inputs": 1, "outputs": 2}),
+    "serial": (8, {"ports": 1}),
+    "wasi": (9, {"read": 1, "write": 2, "quota_bytes": 3}),
+    "filter": (10, {}),
+}
+"""What manifests call interfaces and their arguments. A number is never used again for another."""
+_NAMES = {number: (name, {code: key for key, code in codes.items()}) for name, (number, codes) in _CODES.items()}
 TOPICS_REMEMBERED = 256
 MAX_FILTERS = 32
 
 
 def import_module(interface: str) -> str:
     """The name that core modules import an interface by."""
-    if interface == "wasi":
-        return WASI_MODULE
+    if interface in ("wasi", "filter"):
+        return WASI_MODULE if interface == "wasi" else FILTER_MODULE
     return f"{PACKAGE}/{interface}@{VERSION}"
 
 
@@ -71,7 +101,7 @@ class Capabilities:
 
     @classmethod
     def parse(cls, value: Any, what: str) -> "Capabilities":
-        """From decoded CBOR or TOML.
+        """From TOML.
 
         Raises Refused MALFORMED, and MEMBER_UNKNOWN naming the interface or argument that is not known.
         """
@@ -79,8 +109,26 @@ class Capabilities:
             raise malformed(what, "capabilities are not a map")
         return cls({name: _arguments(name, arguments, what) for name, arguments in value.items()})
 
+    @classmethod
+    def from_numbers(cls, value: Mapping[Any, Any], what: str) -> "Capabilities":
+        """From a manifest's numbers; one that a board has kept since schema 1 to 3 has names. Raises as `parse`."""
+        if value and all(isinstance(key, str) for key in value):
+            return cls.parse(value, what)
+        named = {}
+        for number, arguments in Fields(value, what, _NAMES).members():
+            name, keys = _NAMES[number]
+            named[name] = {keys[code]: each for code, each in Fields(arguments, f"{what}: {name}", keys).members()}
+        return cls.parse(named, what)
+
+    def to_numbers(self) -> dict[int, Any]:
+        """For manifests."""
+        return {
+            _CODES[name][0]: {_CODES[name][1][key]: value for key, value in arguments.items()}
+            for name, arguments in self.to_value().items()
+        }
+
     def to_value(self) -> dict[str, Any]:
-        """For encoding."""
+        """For people."""
         return {
             name: {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
             for name, arguments in self.items.items()
@@ -241,7 +289,7 @@ def check_granted(declared: Capabilities, granted: Capabilities) -> None:
     """Raises Refused CAPABILITY_DENIED that names each capability the board's policy does not grant."""
     missing = declared.missing_from(granted)
     if missing:
-        raise Refused(Reason.CAPABILITY_DENIED, f"the board does not grant: {', '.join(missing)}")
+        raise Refused(Reason.CAPABILITY_DENIED, f"the board does not grant: {', '.join(sorted(missing))}")
 
 
 def check_allowed(imports: Iterable[tuple[str, str]], declared: Capabilities, granted: Capabilities) -> None:
@@ -257,12 +305,16 @@ def check_allowed(imports: Iterable[tuple[str, str]], declared: Capabilities, gr
     check_granted(declared, granted)
 
 
-def check_exports(exports: Iterable[str]) -> frozenset[str]:
+def check_exports(exports: Iterable[str], *, is_filter: bool = False) -> frozenset[str]:
     """The interfaces of the contract that a module with these exports has.
+
+    A filter of proxy-wasm has `events`, and `timer` where it takes ticks.
 
     Raises Refused EXPORT_MISSING when `events`, the allocator or the memory is missing, or an interface is there in part.
     """
     names = set(exports)
+    if is_filter:
+        return _check_filter(names)
     found = set()
     for interface, functions in EXPORTS.items():
         present = [function for function in functions if export_name(interface, function) in names]
@@ -273,5 +325,26 @@ def check_exports(exports: Iterable[str]) -> frozenset[str]:
     needed = [export_name("events", "handle"), "cabi_realloc", "memory"]
     missing = [name for name in needed if name not in names]
     if missing:
-        raise Refused(Reason.EXPORT_MISSING, f"the module does not export {', '.join(missing)}")
+        told = f"the module does not export {', '.join(missing)}"
+        if not names.isdisjoint(FILTER_VERSIONS):
+            told = "the module is a filter of proxy-wasm: its manifest must ask for the capability filter"
+        raise Refused(Reason.EXPORT_MISSING, told)
     return frozenset(found)
+
+
+def _check_filter(names: set[str]) -> frozenset[str]:
+    if names.isdisjoint(FILTER_VERSIONS):
+        found = ", ".join(sorted(each for each in names if each.startswith("proxy_abi_version_")))[:200] or "no version"
+        raise Refused(Reason.EXPORT_MISSING, f"the filter exports {found}, the board has {', '.join(FILTER_VERSIONS)}")
+    missing = [each for each in ("proxy_on_context_create", "memory") if each not in names]
+    if names.isdisjoint(FILTER_ALLOCATORS):
+        missing.append(" or ".join(FILTER_ALLOCATORS))
+    if missing:
+        raise Refused(Reason.EXPORT_MISSING, f"the filter does not export {', '.join(missing)}")
+    return frozenset(("events", "timer") if "proxy_on_tick" in names else ("events",))
+
+
+def interfaces_of(imports: Iterable[tuple[str, str]]) -> list[str]:
+    """The capabilities that functions are imported from. `env` is a name for many things; a filter's functions are known."""
+    names = {module for module, function in imports if module != FILTER_MODULE or function in FUNCTIONS["filter"]}
+    return [name for name in FUNCTIONS if import_module(name) in names]

@@ -1,97 +1,86 @@
-"""COSE_Sign1 (RFC 9052) with ES256 and EdDSA, the public half: keys, decoding, verification. Signing is `ota.keyring`'s."""
+"""COSE_Sign1 (RFC 9052), the public half: keys, decoding, verification. Signing is `ota.keyring`'s, and that of boards
+`device_agent.broker.identity`'s.
+"""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cbor2 import CBORTag
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from ota.formats import cbor
+from ota.formats.algorithms import ALG, ALGORITHMS, Algorithm, algorithm_of, verifies
 from ota.formats.fields import Fields, malformed
 from ota.formats.reasons import Reason, Refused
 
 SIGN1_TAG = 18
-ALGORITHM, CRITICAL, KEY_ID, TYPE = 1, 2, 4, 16  # header labels: RFC 9052 section 3.1, RFC 9596
-ES256 = frozenset((-7, -9))  # ES256 (RFC 9053), ESP256 (RFC 9864)
-EDDSA = frozenset((-8, -19))  # EdDSA (RFC 9053), Ed25519 (RFC 9864)
+ALGORITHM, CRITICAL, KEY_ID, TYPE, X5CHAIN = 1, 2, 4, 16, 33  # header labels: RFC 9052 section 3.1, RFC 9596, RFC 9360
+KCCS = 14  # header label: a CWT claims set with a key in it, RFC 9528
+_CONFIRMATION, _COSE_KEY = 8, 1  # of a CWT claims set: RFC 8747
 SIGN1_LIMIT_BYTES = 1 << 20
 MAX_KEY_ID_BYTES = 64
-_P256_BYTES = 32
-_MEMBERS = frozenset((1, 3, -1, -2, -3))  # of a COSE_Key
 
 
 @dataclass(frozen=True)
 class VerifyKey:
     """A public key that can verify; its type fixes the algorithm, independent of the message."""
 
-    key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+    key: Any  # a public key of `cryptography`, for one of ota.formats.algorithms
 
     @property
-    def algorithms(self) -> frozenset[int]:
-        """The COSE algorithm numbers that this key may be used with."""
-        return ES256 if isinstance(self.key, ec.EllipticCurvePublicKey) else EDDSA
+    def algorithm(self) -> Algorithm:
+        """What it is for."""
+        return algorithm_of(self.key)
 
-    @property
+    @functools.cached_property
     def key_id(self) -> bytes:
         """The COSE key thumbprint (RFC 9679): SHA-256 over the required members."""
-        return cbor.sha256(cbor.encode(self._members()))
+        return cbor.sha256(cbor.encode(self.algorithm.required(self.key)))
+
+    @property
+    def label(self) -> str:
+        """The start of its identifier and its algorithm, for people."""
+        return f"{self.key_id.hex()[:16]} ({self.algorithm.name})"
 
     def to_cose_key(self) -> dict[int, Any]:
         """COSE_Key (RFC 9052 section 7) as a map."""
-        return self._members() | {3: -7 if isinstance(self.key, ec.EllipticCurvePublicKey) else -8}
-
-    def _members(self) -> dict[int, Any]:
-        if isinstance(self.key, ec.EllipticCurvePublicKey):
-            numbers = self.key.public_numbers()
-            return {1: 2, -1: 1, -2: numbers.x.to_bytes(_P256_BYTES), -3: numbers.y.to_bytes(_P256_BYTES)}
-        return {1: 1, -1: 6, -2: self.key.public_bytes(Encoding.Raw, PublicFormat.Raw)}
+        return self.algorithm.required(self.key) | {ALG: self.algorithm.numbers[0]}
 
     @classmethod
     def from_cose_key(cls, value: Any) -> "VerifyKey":
-        """Raises Refused MALFORMED for anything but a P-256 or Ed25519 public key."""
-        fields = Fields(value, "COSE_Key", _MEMBERS)
-        kind = (fields.number(1), fields.number(-1), fields.number(3, -65536, 0) if 3 in fields else None)
-        try:
-            if kind[:2] == (2, 1) and (kind[2] is None or kind[2] in ES256):
-                x, y = (int.from_bytes(fields.data(label, _P256_BYTES)) for label in (-2, -3))
-                return cls(ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key())
-            if kind[:2] == (1, 6) and (kind[2] is None or kind[2] in EDDSA):
-                return cls(ed25519.Ed25519PublicKey.from_public_bytes(fields.data(-2, 32)))
-        except ValueError as error:
-            raise malformed("COSE_Key", str(error)) from error
-        raise malformed("COSE_Key", "neither ES256 on P-256 nor Ed25519")
+        """Raises Refused MALFORMED for anything but a public key of a known algorithm that this machine can use."""
+        if not isinstance(value, dict):
+            raise malformed("COSE_Key", "not a map")
+        for each in ALGORITHMS:
+            if each.usable and each.is_of(value):
+                fields = Fields(value, "COSE_Key", each.labels)
+                try:
+                    return cls(each.load(*(fields.data(label, size) for label, size in each.sizes.items())))
+                except ValueError as error:
+                    raise malformed("COSE_Key", str(error)) from error
+        raise malformed("COSE_Key", f"not a key of {', '.join(each.name for each in ALGORITHMS if each.usable)}")
 
     @classmethod
     def from_pem(cls, pem: bytes) -> "VerifyKey":
-        """Raises Refused MALFORMED for anything but a PEM public key of P-256 or Ed25519."""
+        """Raises Refused MALFORMED for anything but a PEM public key of a known algorithm."""
         try:
             key = load_pem_public_key(pem)
-        except ValueError as error:
+            algorithm_of(key)
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise malformed("public key", str(error)) from error
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            return cls(key)
-        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-            return cls(key)
-        raise malformed("public key", "neither P-256 nor Ed25519")
+        return cls(key)
+
+    def to_pem(self) -> bytes:
+        """As a PEM file (SubjectPublicKeyInfo)."""
+        pem: bytes = self.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return pem
 
     def verify(self, signature: bytes, message: bytes) -> bool:
-        """Whether `signature` (RFC 9053: 64 bytes for both algorithms) is this key's over `message`."""
-        if len(signature) != 2 * _P256_BYTES:
-            return False
-        try:
-            if isinstance(self.key, ec.EllipticCurvePublicKey):
-                r, s = (int.from_bytes(half) for half in (signature[:_P256_BYTES], signature[_P256_BYTES:]))
-                self.key.verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
-            else:
-                self.key.verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
+        """Whether `signature`, in COSE's form, is this key's over `message`."""
+        return verifies(self.algorithm, self.key, signature, message)
 
 
 @dataclass(frozen=True)
@@ -120,20 +109,28 @@ def read_key(key_id: Any, value: Any) -> VerifyKey | UnusableKey:
     """
     if not isinstance(key_id, bytes) or not 0 < len(key_id) <= MAX_KEY_ID_BYTES or not isinstance(value, dict) or 1 not in value:
         raise malformed("COSE_Key", "not a key under its identifier")
-    curves = {2: (1, ES256), 1: (6, EDDSA)}  # by key type: RFC 9053, section 7
-    curve, algorithms = curves.get(value[1], (None, frozenset())) if type(value[1]) is int else (None, frozenset())
-    named = value.get(3)
-    if (
-        value.get(-1) != curve
-        or curve is None
-        or not (named is None or (type(named) is int and named in algorithms))
-        or not set(value) <= _MEMBERS
-    ):
+    if not any(each.usable and each.is_of(value) for each in ALGORITHMS):
         return UnusableKey(key_id, value)
     key = VerifyKey.from_cose_key(value)
     if key.key_id != key_id:
         raise malformed("COSE_Key", "a key is not listed under its own identifier")
     return key
+
+
+def bare_key(key: VerifyKey) -> dict[int, Any]:
+    """What stands under KCCS: a key that nobody vouches for."""
+    return {_CONFIRMATION: {_COSE_KEY: key.to_cose_key()}}
+
+
+def read_bare_key(headers: Mapping[Any, Any]) -> VerifyKey | None:
+    """The key under KCCS, None where there is none. Raises Refused MALFORMED."""
+    if KCCS not in headers:
+        return None
+    claims = headers[KCCS]
+    confirmation = claims.get(_CONFIRMATION) if isinstance(claims, dict) else None
+    if not isinstance(confirmation, dict):
+        raise malformed("COSE_Sign1", "kccs holds no key")
+    return VerifyKey.from_cose_key(confirmation.get(_COSE_KEY))
 
 
 @dataclass(frozen=True)
@@ -182,10 +179,10 @@ class Sign1:
 
         Raises Refused SIGNATURE_INVALID when it is not, or when the message names an algorithm that the key is not for.
         """
-        named = self.headers.get(ALGORITHM, self.unprotected.get(ALGORITHM))
-        if type(named) is not int or named not in key.algorithms:
+        named, known = self.headers.get(ALGORITHM, self.unprotected.get(ALGORITHM)), key.algorithm
+        if type(named) is not int or named not in known.numbers:
             raise Refused(
-                Reason.SIGNATURE_INVALID, f"the message names algorithm {named!r}, the key is for {sorted(key.algorithms)}"
+                Reason.SIGNATURE_INVALID, f"the message names algorithm {named!r}, the key is for {sorted(known.numbers)}"
             )
         content = self._content(payload)
         if not key.verify(self.signature, sig_structure(self.protected, content, external_aad)):

@@ -1,4 +1,4 @@
-"""How a board that nobody sits at gets its certificate: a token, which works once and for one name, a request, an answer.
+"""How a board that nobody sits at gets its certificate: a token, good for one name or for a batch, a request, an answer.
 
 The board proves with the token's secret that the request is its own; the operator proves with the same that the answer is from
 whoever made the token. Neither the secret nor the board's private key is ever sent.
@@ -10,14 +10,46 @@ import re
 from dataclasses import dataclass
 
 from ota.formats import cbor
-from ota.formats.fields import Fields, Unknown, malformed
+from ota.formats.fields import Fields, Unknown, is_name, malformed
 from ota.formats.reasons import Reason, Refused
 
-__all__ = ["Answer", "Request", "Token"]
+__all__ = ["SERIAL", "Answer", "Request", "Token", "address", "allows", "is_pattern"]
 
 LIMIT_BYTES = 16 * 1024
 _TOKEN = re.compile(r"wamr-ota-([0-9a-f]{16})-([0-9a-f]{64})")
-_REFUSALS = ("", Reason.TOKEN_EXPIRED.value, Reason.TOKEN_USED.value, Reason.REQUEST_INVALID.value)
+_REFUSALS = (
+    "",
+    Reason.TOKEN_EXPIRED.value,
+    Reason.TOKEN_USED.value,
+    Reason.REQUEST_INVALID.value,
+    Reason.NAME_TAKEN.value,
+    Reason.DEVICE_RETIRED.value,
+)
+SERIAL = "{serial}"
+"""Stands for a board's serial number in a name that a batch of boards shares."""
+CLIENT_PREFIX = "wamr-enrol-"  # boards that have a certificate begin otherwise
+ADDRESS_DIGITS = 32
+
+
+def is_pattern(name: str) -> bool:
+    """Whether text is a name with one SERIAL in it, which takes the serial numbers of boards."""
+    return name.count(SERIAL) == 1 and is_name(name.replace(SERIAL, "0"))
+
+
+def allows(names: str, device: str) -> bool:
+    """Whether a device's name is the one that a token is for, or fits its pattern."""
+    before, found, after = names.partition(SERIAL)
+    fits = device.startswith(before) and device.endswith(after) and len(device) > len(before) + len(after)
+    return is_name(device) and (fits if found else device == names)
+
+
+def address(signing_request: bytes) -> str:
+    """Where on the broker a request that holds this signing request lies, and the identifier of the client that asks.
+
+    The signature in it is random. Whoever may not read the request cannot know the address, and so cannot overwrite it. Where the
+    broker lets clients write and read under their own identifier alone, nobody learns it from the answer either.
+    """
+    return CLIENT_PREFIX + hashlib.sha256(b"wamr-ota address 1" + signing_request).hexdigest()[:ADDRESS_DIGITS]
 
 
 @dataclass(frozen=True)

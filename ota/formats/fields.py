@@ -51,6 +51,10 @@ class Fields:
     def __contains__(self, key: int | str) -> bool:
         return key in self._value
 
+    def members(self) -> list[tuple[Any, Any]]:
+        """Every member that is there, with its content."""
+        return list(self._value.items())
+
     def number(self, key: int | str, low: int = 0, high: int = (1 << 63) - 1) -> int:
         """A whole number between low and high, both included."""
         value = self._get(key, int)
@@ -97,6 +101,10 @@ class Fields:
         if len(value) > limit:
             raise malformed(self._what, f"field {key!r} has {len(value)} items, the limit is {limit}")
         return value
+
+    def is_null(self, key: int | str) -> bool:
+        """Whether a field is there and null."""
+        return key in self._value and self._value[key] is None
 
     def map(self, key: int | str) -> dict[Any, Any]:
         """A map, to be looked into with another `Fields`."""

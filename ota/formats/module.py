@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from ota.formats import cbor
 from ota.formats.capabilities import Capabilities
 from ota.formats.fields import NON_CRITICAL, Fields, Unknown, malformed
+from ota.formats.provenance import Kind
 
 __all__ = ["Limits", "ModuleDescription", "checked_arguments", "checked_environment"]
 
@@ -53,7 +54,7 @@ class Limits:
     log_lines_per_s: int = 100  # likewise
     trial_events: int = 0  # that it must have handled before it is confirmed
 
-    FIELDS: ClassVar = {
+    FIELDS: ClassVar = {  # in the order of their numbers: new ones come last
         "memory_pages": (1, 65536),
         "deadline_ms": (1, 600_000),
         "tick_ms": (0, 86_400_000),
@@ -66,12 +67,25 @@ class Limits:
 
     @classmethod
     def parse(cls, value: Any, what: str) -> "Limits":
-        """From decoded CBOR or TOML; what is not named keeps its default. Raises Refused MALFORMED, MEMBER_UNKNOWN."""
+        """From TOML; what is not named keeps its default. Raises Refused MALFORMED, MEMBER_UNKNOWN."""
         fields = Fields(value, what, cls.FIELDS)
         return cls(**{key: fields.number(key, *span) for key, span in cls.FIELDS.items() if key in fields})
 
+    @classmethod
+    def from_numbers(cls, value: Any, what: str) -> "Limits":
+        """From a manifest, which has them by their place in FIELDS; one of schema 1 to 3 has names. Raises as `parse`."""
+        if isinstance(value, Mapping) and value and all(isinstance(key, str) for key in value):
+            return cls.parse(value, what)
+        names = dict(enumerate(cls.FIELDS, 1))
+        return cls.parse({names[key]: each for key, each in Fields(value, what, names).members()}, what)
+
+    def to_numbers(self) -> dict[int, int]:
+        """For manifests: those that are not the default."""
+        found = enumerate(self.to_value().items(), 1)
+        return {number: value for number, (key, value) in found if value != getattr(Limits, key)}
+
     def to_value(self) -> dict[str, int]:
-        """For encoding."""
+        """For people."""
         return {key: getattr(self, key) for key in self.FIELDS}
 
 
@@ -89,9 +103,10 @@ class ModuleDescription:
     arguments: tuple[str, ...] = ()  # WASI's, after the program's name
     environment: Mapping[str, str] = field(default_factory=dict)  # WASI's
     board: str = ""  # what the class of boards that the manifest names is called, for people
+    kind: Kind = Kind.UNSPECIFIED
 
     _NAME, _VERSION, _CAPABILITIES, _LIMITS, _EPOCH, _CONFIG, _IDEMPOTENT, _ARGUMENTS, _ENVIRONMENT = range(1, 10)
-    _BOARD = NON_CRITICAL
+    _BOARD, _KIND = NON_CRITICAL, NON_CRITICAL + 1
 
     @property
     def repeatable(self) -> bool:
@@ -103,35 +118,37 @@ class ModuleDescription:
         return self.idempotent or not immediate
 
     def to_bytes(self) -> bytes:
-        """Encoded."""
-        members = {
-            self._NAME: self.name,
-            self._VERSION: self.version,
-            self._CAPABILITIES: self.capabilities.to_value(),
-            self._LIMITS: self.limits.to_value(),
+        """Encoded; what is as when nothing is said is left out."""
+        members: dict[int, Any] = {
+            self._CAPABILITIES: self.capabilities.to_numbers(),
+            self._LIMITS: self.limits.to_numbers(),
             self._EPOCH: self.security_epoch,
             self._CONFIG: self.config,
             self._IDEMPOTENT: self.idempotent,
             self._ARGUMENTS: list(self.arguments),
             self._ENVIRONMENT: dict(self.environment),
+            self._BOARD: self.board,
+            self._KIND: self.kind.value,
         }
-        return cbor.encode(members | ({self._BOARD: self.board} if self.board else {}))
+        said = {key: value for key, value in members.items() if value}
+        return cbor.encode({self._NAME: self.name, self._VERSION: self.version} | said)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ModuleDescription":
         """Raises Refused MALFORMED, MEMBER_UNKNOWN, TOO_LARGE."""
         what = "module description"
         value = cbor.decode(data, what, DESCRIPTION_LIMIT_BYTES)
-        fields = Fields(value, what, (*range(1, 10), cls._BOARD), Unknown.CRITICAL)
+        fields = Fields(value, what, (*range(1, 10), cls._BOARD, cls._KIND), Unknown.CRITICAL)
         return cls(
             name=fields.name(cls._NAME),
             version=fields.name(cls._VERSION),
-            capabilities=Capabilities.parse(fields.map(cls._CAPABILITIES), what),
-            limits=Limits.parse(fields.map(cls._LIMITS), what),
-            security_epoch=fields.number(cls._EPOCH),
-            config=fields.data(cls._CONFIG, limit=CONFIG_LIMIT_BYTES),
-            idempotent=fields.flag(cls._IDEMPOTENT),
-            arguments=checked_arguments(fields.items(cls._ARGUMENTS, ARGUMENTS_LIMIT), what),
-            environment=checked_environment(fields.map(cls._ENVIRONMENT), what),
+            capabilities=Capabilities.from_numbers(fields.map(cls._CAPABILITIES) if cls._CAPABILITIES in fields else {}, what),
+            limits=Limits.from_numbers(fields.map(cls._LIMITS) if cls._LIMITS in fields else {}, what),
+            security_epoch=fields.number(cls._EPOCH) if cls._EPOCH in fields else 0,
+            config=fields.data(cls._CONFIG, limit=CONFIG_LIMIT_BYTES) if cls._CONFIG in fields else b"",
+            idempotent=cls._IDEMPOTENT in fields and fields.flag(cls._IDEMPOTENT),
+            arguments=checked_arguments(fields.items(cls._ARGUMENTS, ARGUMENTS_LIMIT) if cls._ARGUMENTS in fields else [], what),
+            environment=checked_environment(fields.map(cls._ENVIRONMENT) if cls._ENVIRONMENT in fields else {}, what),
             board=fields.name(cls._BOARD) if cls._BOARD in fields else "",
+            kind=Kind.of(fields.number(cls._KIND)) if cls._KIND in fields else Kind.UNSPECIFIED,
         )

@@ -19,9 +19,11 @@ class Reason(Enum):
     SIGNER_UNKNOWN = "signer-unknown"
     SIGNER_THRESHOLD = "signer-threshold"
     THRESHOLD_UNREACHABLE = "threshold-unreachable"
+    KEY_REUSED = "key-reused"
     ROOT_NOT_NEXT = "root-not-next"
     # manifest
     MANIFEST_DIGEST_MISMATCH = "manifest-digest-mismatch"
+    SEVERED_MISMATCH = "severed-mismatch"
     COMMAND_UNSUPPORTED = "command-unsupported"
     VENDOR_MISMATCH = "vendor-mismatch"
     CLASS_MISMATCH = "class-mismatch"
@@ -35,10 +37,52 @@ class Reason(Enum):
     DEPLOYMENT_STOPPED = "deployment-stopped"
     ROOT_EXPIRED = "root-expired"
     CLOCK_NOT_SET = "clock-not-set"
-    # enrolment
+    CONFIG_TOO_LARGE = "config-too-large"
+    WINDOW_NEVER_OPENS = "window-never-opens"
+    SET_INCOMPLETE = "set-incomplete"
+    SET_FAILED = "set-failed"
+    # waiting: not failed
+    WINDOW_CLOSED = "window-closed"
+    WINDOW_UNKNOWN = "window-unknown"
+    DOCUMENT_AWAITED = "document-awaited"
+    SET_AWAITED = "set-awaited"
+    LINK_AWAITED = "link-awaited"
+    UPDATE_POSTPONED = "update-postponed"
+    # the board's owner
+    OWNER_REFUSED = "owner-refused"
+    # instances
+    INSTANCES_EXCEEDED = "instances-exceeded"
+    MEMORY_EXCEEDED = "memory-exceeded"
+    DEVICE_CLAIMED = "device-claimed"
+    INSTANCE_RESERVED = "instance-reserved"
+    # agent
+    AGENT_INVALID = "agent-invalid"
+    SCHEMA_MISMATCH = "schema-mismatch"
+    LAUNCHER_MISSING = "launcher-missing"
+    AGENT_ON_TRIAL = "agent-on-trial"
+    AGENT_FAILED = "agent-failed"
+    # bundle
+    BUNDLE_INVALID = "bundle-invalid"
+    BUNDLE_TRUNCATED = "bundle-truncated"
+    BUNDLE_GONE = "bundle-gone"
+    # registries of artifacts
+    REGISTRY_UNTRUSTED = "registry-untrusted"
+    ARTIFACT_UNSUITABLE = "artifact-unsuitable"
+    # enrolment and renewal
     TOKEN_EXPIRED = "token-expired"  # noqa: S105
     TOKEN_USED = "token-used"  # noqa: S105
     REQUEST_INVALID = "request-invalid"
+    NAME_TAKEN = "name-taken"
+    CERTIFICATE_UNKNOWN = "certificate-unknown"
+    CERTIFICATE_EXPIRED = "certificate-expired"
+    DEVICE_RETIRED = "device-retired"
+    KEY_CLONED = "key-cloned"
+    # what boards say
+    REPORT_FORGED = "report-forged"
+    REPORT_REPLAYED = "report-replayed"
+    KEY_CHANGED = "key-changed"
+    DEVICE_CLONED = "device-cloned"
+    CERTIFICATE_RETIRED = "certificate-retired"
     # transfer
     INDEX_MISMATCH = "index-mismatch"
     CHUNK_DIGEST_MISMATCH = "chunk-digest-mismatch"

@@ -4,10 +4,12 @@
 type (RFC 9596) keeps a signature over one kind of document from passing for one over another.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ota.formats import cbor
+from ota.formats.algorithms import FAMILIES
 from ota.formats.cose import ALGORITHM, KEY_ID, TYPE, Sign1, UnusableKey, VerifyKey
 from ota.formats.fields import malformed
 from ota.formats.reasons import Reason, Refused
@@ -17,16 +19,28 @@ MAX_SIGNATURES = 16
 
 @dataclass(frozen=True)
 class Role:
-    """Who may sign: at least `threshold` of these keys."""
+    """Who may sign: at least `threshold` of these keys, and where `mixed` is set, keys of every family among them.
+
+    With one classical and one post-quantum signature, a forger has to break both.
+    """
 
     keys: Mapping[bytes, VerifyKey]  # by key identifier
     threshold: int
     unusable: Mapping[bytes, UnusableKey] = field(default_factory=dict)  # of the role, and of no use to this version
+    mixed: bool = False
 
     @property
     def key_ids(self) -> frozenset[bytes]:
         """Of all its keys, those that can't be used too."""
         return frozenset((*self.keys, *self.unusable))
+
+    def lacks(self, key_ids: Collection[bytes]) -> str:
+        """What these keys of the role are short of when all of them sign, for people; "" when they are enough."""
+        if len(key_ids) < self.threshold:
+            return f"{len(key_ids)} of {self.threshold} needed signatures"
+        there = {self.keys[each].algorithm.family for each in key_ids}
+        missing = [each for each in FAMILIES if each not in there] if self.mixed else []
+        return f"no {' and no '.join(missing)} signature" if missing else ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,14 @@ class SignedDocument:
     @classmethod
     def from_bytes(cls, data: bytes, what: str, limit_bytes: int) -> "SignedDocument":
         """Raises Refused TOO_LARGE, MALFORMED, SIGNATURE_MISSING."""
+        document = cls.draft(data, what, limit_bytes)
+        if not document.signatures:
+            raise Refused(Reason.SIGNATURE_MISSING, f"{what} is not signed")
+        return document
+
+    @classmethod
+    def draft(cls, data: bytes, what: str, limit_bytes: int) -> "SignedDocument":
+        """One that nobody may have signed yet. Raises Refused TOO_LARGE, MALFORMED."""
         match cbor.decode(data, what, limit_bytes):
             case [bytes() as payload, list() as signatures]:
                 pass
@@ -46,8 +68,6 @@ class SignedDocument:
                 raise malformed(what, "not [payload, signatures]")
         if len(signatures) > MAX_SIGNATURES:
             raise malformed(what, f"{len(signatures)} signatures, the limit is {MAX_SIGNATURES}")
-        if not signatures:
-            raise Refused(Reason.SIGNATURE_MISSING, f"{what} is not signed")
         if not all(isinstance(each, bytes) for each in signatures):
             raise malformed(what, "a signature is not bytes")
         return cls(payload, tuple(Sign1.from_bytes(each) for each in signatures))
@@ -61,7 +81,7 @@ def check_signatures(signatures: tuple[Sign1, ...], payload: bytes, role: Role, 
     """The distinct keys of the role with a right signature; `kind` is the type that the headers must name, if any.
 
     Raises Refused SIGNATURE_INVALID when a signature that claims a key of the role is wrong, SIGNER_UNKNOWN when no signature
-    claims one, SIGNER_THRESHOLD when there are too few.
+    claims one, SIGNER_THRESHOLD when there are too few, or none of a family that the role asks for.
     """
     good: set[bytes] = set()
     for signature in signatures:
@@ -75,6 +95,18 @@ def check_signatures(signatures: tuple[Sign1, ...], payload: bytes, role: Role, 
         good.add(key_id)
     if not good:
         raise Refused(Reason.SIGNER_UNKNOWN, f"{what}: no signature is by a key that may sign it")
-    if len(good) < role.threshold:
-        raise Refused(Reason.SIGNER_THRESHOLD, f"{what}: {len(good)} of {role.threshold} needed signatures")
+    if lack := role.lacks(good):
+        raise Refused(Reason.SIGNER_THRESHOLD, f"{what}: {lack}")
+    return frozenset(good)
+
+
+def good_signers(signatures: tuple[Sign1, ...], payload: bytes, role: Role, kind: str | None) -> frozenset[bytes]:
+    """The keys of the role with a right signature, enough or not; wrong ones don't count. For who collects signatures."""
+    good = set()
+    for signature in signatures:
+        key = role.keys.get(signature.key_id or b"")
+        if key is not None and signature.headers.get(TYPE) == kind:
+            with contextlib.suppress(Refused):
+                signature.verify(key, payload)
+                good.add(key.key_id)
     return frozenset(good)

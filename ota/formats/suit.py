@@ -94,7 +94,7 @@ class Envelope:
 
     @classmethod
     def from_bytes(cls, data: bytes, limit_bytes: int) -> "Envelope":
-        """Raises Refused TOO_LARGE, MALFORMED, and SIGNATURE_INVALID when the signed digest is not the manifest's."""
+        """Raises Refused TOO_LARGE, MALFORMED, SIGNATURE_INVALID when the signed digest is not the manifest's, SEVERED_MISMATCH."""
         what = "SUIT envelope"
         value = cbor.decode(data, what, limit_bytes, (ENVELOPE_TAG,))
         if not isinstance(value, CBORTag) or value.tag != ENVELOPE_TAG or not isinstance(value.value, dict):
@@ -121,7 +121,7 @@ class Envelope:
         for member, content in severed.items():
             if not isinstance(manifest.get(member), list):
                 raise malformed(what, f"{MANIFEST_MEMBERS[member]} is severed, but the manifest has no digest of it")
-            _check_digest(cbor.encode(manifest[member]), cbor.encode(content), MANIFEST_MEMBERS[member], Reason.MALFORMED)
+            _check_digest(cbor.encode(manifest[member]), cbor.encode(content), MANIFEST_MEMBERS[member], Reason.SEVERED_MISMATCH)
         return cls(digest, signatures, manifest_bytes, manifest, severed, integrated)
 
     def sequence(self, member: int) -> tuple[Command, ...] | None:
@@ -189,10 +189,19 @@ def nested_sequences(command: Command) -> Iterator[tuple[Command, ...]]:
         yield command_sequence(argument, "run-sequence")
 
 
-def encode_envelope(manifest_bytes: bytes, signatures: list[bytes]) -> bytes:
-    """An envelope of a manifest and COSE_Sign1 signatures over its `signed_digest`."""
+def encode_envelope(manifest_bytes: bytes, signatures: list[bytes], text: bytes = b"") -> bytes:
+    """An envelope of a manifest, COSE_Sign1 signatures over its `signed_digest`, and the text that it has the digest of."""
     wrapper = cbor.encode([signed_digest(manifest_bytes), *signatures])
-    return cbor.encode(CBORTag(ENVELOPE_TAG, {AUTHENTICATION: wrapper, MANIFEST: manifest_bytes}))
+    severed = {TEXT: text} if text else {}
+    return cbor.encode(CBORTag(ENVELOPE_TAG, {AUTHENTICATION: wrapper, MANIFEST: manifest_bytes} | severed))
+
+
+def add_signature(envelope: bytes, signature: bytes, limit_bytes: int) -> bytes:
+    """The same envelope with one COSE_Sign1 more. Raises Refused as `Envelope.from_bytes`."""
+    Envelope.from_bytes(envelope, limit_bytes)
+    members = dict(cbor.decode(envelope, "SUIT envelope", limit_bytes, (ENVELOPE_TAG,)).value)
+    wrapper = cbor.decode(members[AUTHENTICATION], "authentication wrapper", limit_bytes)
+    return cbor.encode(CBORTag(ENVELOPE_TAG, members | {AUTHENTICATION: cbor.encode([*wrapper, signature])}))
 
 
 def signed_digest(manifest_bytes: bytes) -> bytes:

@@ -12,6 +12,13 @@ from ota.formats.reasons import Refused
 _IMPORT, _MEMORIES, _EXPORT = 2, 5, 7
 _FUNCTION, _TABLE, _MEMORY, _GLOBAL = range(4)
 MAX_ITEMS = 100_000
+MAX_PRODUCERS = 256
+MODULE_MAGIC = b"\0asm\x01\0\0\0"
+COMPONENT_MAGIC = b"\0asm\x0d\0\x01\0"
+COMPONENT = (
+    "a component, and no core module: build for wasm32-unknown-unknown or wasm32-wasip1, or take the core module out of it, "
+    "where it has one (wasm-tools component unbundle)"
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,9 @@ class ModuleShape:
 
 def read(data: bytes) -> ModuleShape:
     """Raises Refused MALFORMED for bytes that are not a core module, or one that imports anything but functions."""
-    if data[:8] != b"\0asm\x01\0\0\0":
+    if data[:8] == COMPONENT_MAGIC:
+        raise malformed("module", COMPONENT)
+    if data[:8] != MODULE_MAGIC:
         raise malformed("module", "not a WebAssembly core module")
     imports: tuple[tuple[str, str], ...] = ()
     exports: tuple[str, ...] = ()
@@ -40,6 +49,33 @@ def read(data: bytes) -> ModuleShape:
         elif kind == _EXPORT:
             exports = tuple(reader.export() for _ in range(reader.count()))
     return ModuleShape(imports, exports, pages)
+
+
+def producers(data: bytes) -> tuple[tuple[str, str, str], ...]:
+    """What a module's custom section "producers" says: (field, name, version), such as ("language", "C11", ""); "" for no version.
+
+    Raises Refused MALFORMED.
+    """
+    found: list[tuple[str, str, str]] = []
+    for _, name, start, content in sections(data):
+        if name != "producers":
+            continue
+        reader = _Reader(data[: start + len(content)], start)
+        for _ in range(reader.count()):
+            field = reader.name()
+            for _ in range(reader.count()):
+                found.append((field, reader.name(), reader.name()))
+                if len(found) > MAX_PRODUCERS:
+                    raise malformed("module", f"its section producers has more than {MAX_PRODUCERS} entries")
+    return tuple(found)
+
+
+def reconstructs(data: bytes) -> bool:
+    """Whether constructors run at each call instead of once: wasm-ld wraps each export so when nothing else runs them.
+
+    It shows by the wrappers' names, as far as the module has names. Raises Refused MALFORMED.
+    """
+    return any(name == "name" and b".command_export" in content for _, name, _, content in sections(data))
 
 
 def sections(data: bytes) -> Iterator[tuple[int, str, int, bytes]]:

@@ -1,7 +1,7 @@
 """Removing from the broker what no deployment names: updates of earlier deployments, and finished enrolments.
 
-What there may be is known from this workspace's own records. Before anything is removed, the deployments of all groups that are
-known are read: of this workspace, of boards that report, and of what else a look at the groups brings. A chunk that an update in
+What there may be is known from this workspace's own records. Before anything is removed, the deployments of all groups and devices
+that are known are read: of this workspace, of boards that report, and of what else a look at them brings. A chunk that an update in
 use needs stays, whoever published it.
 """
 
@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 from ota.errors import OtaError
 from ota.formats import suit, topics
-from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest
+from ota.formats.deployment import Deployment, claimed
+from ota.formats.fields import is_name
+from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest, read_manifest
 from ota.formats.reasons import Refused
 from ota.operator import presence
 from ota.operator.broker import Broker
 from ota.operator.enrolment import finished
 from ota.operator.ledger import Ledger
+from ota.operator.scope import Scope
 from ota.operator.survey import ForeignError, verify_ours
 from ota.operator.workspace import Workspace
 
@@ -35,26 +38,26 @@ class Plan:
     size_bytes: int
 
 
-def plan(workspace: Workspace, broker: Broker, groups: Iterable[str], now_s: int) -> Plan:
-    """What can be removed. `groups` are those of boards that report.
+def plan(workspace: Workspace, broker: Broker, scopes: Iterable[Scope], now_s: int) -> Plan:
+    """What can be removed. `scopes` are boards that report, and their groups.
 
     Raises ForeignError when a deployment there is another workspace's, BrokerError when something can't be known.
     """
     updates = Ledger(workspace).updates()
-    named, needed = _needed(workspace, broker, groups)
+    named, needed = _needed(workspace, broker, scopes)
     doomed = updates.keys() - named
     candidates = [topics.manifest(digest) for digest in doomed]
     for blob, count in {pair for digest in doomed for pair in updates[digest] if pair[0] not in needed}:
         candidates += [topics.blob_index(blob), *(topics.blob_chunk(blob, number) for number in range(count))]
-    for token in finished(workspace, now_s):
-        candidates += [topics.enrolment_request(token), topics.enrolment_answer(token)]
+    for where in finished(workspace, now_s):
+        candidates += [topics.enrolment_request(where), topics.enrolment_answer(where)]
     found = {
         topic: len(payload) for topic, payload in presence.read(broker, candidates, CHUNK_BYTES).items() if payload is not None
     }
     return Plan(tuple(each for each in candidates if each in found), tuple(sorted(doomed)), sum(found.values()))
 
 
-def clean(workspace: Workspace, broker: Broker, planned: Plan, groups: Iterable[str]) -> None:
+def clean(workspace: Workspace, broker: Broker, planned: Plan, scopes: Iterable[Scope]) -> None:
     """Removes it, reads back that it is gone, and looks whether somebody deployed it meanwhile. Raises OtaError, BrokerError."""
     broker.publish_all([(topic, b"") for topic in planned.topics])
     with Broker(workspace.settings) as another:
@@ -62,7 +65,7 @@ def clean(workspace: Workspace, broker: Broker, planned: Plan, groups: Iterable[
     if left:
         raise OtaError(f"the broker still has {len(left)} of {len(planned.topics)} topics, such as {left[0]}")
     Ledger(workspace).removed(planned.updates)
-    named, needed = _needed(workspace, broker, groups)
+    named, needed = _needed(workspace, broker, scopes)
     wanted = {each.hex() for each in named | needed}
     if hurt := [topic for topic in planned.topics if topic.split("/")[3] in wanted]:
         raise OtaError(
@@ -71,38 +74,39 @@ def clean(workspace: Workspace, broker: Broker, planned: Plan, groups: Iterable[
         )
 
 
-def _needed(workspace: Workspace, broker: Broker, groups: Iterable[str]) -> tuple[set[bytes], set[bytes]]:
+def _needed(workspace: Workspace, broker: Broker, scopes: Iterable[Scope]) -> tuple[set[bytes], set[bytes]]:
     """The manifests that deployments name, and the blobs of these."""
     ledger = Ledger(workspace)
-    named = _named(workspace, broker, {*groups, *(each.group for each in ledger.groups()), *_others(broker)})
+    named = _named(workspace, broker, {*scopes, *(each.scope for each in ledger.records()), *_others(broker)})
     updates = ledger.updates()
     needed = {blob for digest in named & updates.keys() for blob, _ in updates[digest]}
     return named, needed | _blobs(broker, named - updates.keys())
 
 
-def _named(workspace: Workspace, broker: Broker, groups: set[str]) -> set[bytes]:
+def _named(workspace: Workspace, broker: Broker, scopes: set[Scope]) -> set[bytes]:
     """The manifests that deployments name: those on the broker, and those that the broker lost and that may be put back."""
-    found = {each.manifests[0] for each in Ledger(workspace).groups()}
-    documents = presence.read(broker, map(topics.desired, groups), DOCUMENT_BYTES)
-    for group in groups:
-        document = documents[topics.desired(group)]
+    found = {releases[0].manifest for each in Ledger(workspace).records() for releases in each.releases.values()}
+    documents = presence.read(broker, [each.topic for each in scopes], DOCUMENT_BYTES)
+    for scope in scopes:
+        document = documents[scope.topic]
         if document is None:
             continue
         try:
-            found.add(verify_ours(workspace, document, group).manifest_digest)
+            deployment: Deployment | None = verify_ours(workspace, document, scope)
         except Refused as error:
-            raise ForeignError(f"the deployment of group {group} on the broker is another workspace's ({error})") from error
-    return found
+            if scope.group:
+                raise ForeignError(f"the deployment of {scope} on the broker is another workspace's ({error})") from error
+            deployment = claimed(document)  # one board must not keep the whole fleet's broker from being cleaned
+        found |= {each.manifest_digest for each in deployment.entries.values()} if deployment is not None else set()
+    return found - {b""}
 
 
-def _others(broker: Broker) -> set[str]:
-    """Groups that nobody here knows of, as far as the broker shows them."""
-    broker.subscribe(topics.desired("+"))
-    return {
-        message.topic.split("/")[-2]
-        for message in broker.messages(LOOK_S)
-        if message.topic.endswith("/desired") and message.payload
-    }
+def _others(broker: Broker) -> set[Scope]:
+    """Groups and devices that nobody here knows of, as far as the broker shows them."""
+    broker.subscribe(topics.desired("+"), topics.device_desired("+"))
+    wanted = [each.topic for each in broker.messages(LOOK_S) if each.payload and each.topic.endswith("/desired")]
+    names = [each.split("/")[-3:-1] for each in wanted]
+    return {Scope(device=name) if kind == "device" else Scope(name) for kind, name in names if is_name(name)}
 
 
 def _blobs(broker: Broker, manifests: set[bytes]) -> set[bytes]:
@@ -112,8 +116,9 @@ def _blobs(broker: Broker, manifests: set[bytes]) -> set[bytes]:
         if envelope is None:
             continue  # no board can fetch it
         try:
-            manifest = Manifest.from_envelope(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
+            manifest = read_manifest(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
         except Refused as error:
             raise OtaError(f"{topic} can't be read, and what it needs is not known: {error}") from error
-        needed |= {manifest.digest, *(image.digest for image in manifest.images)}
+        images = manifest.images if isinstance(manifest, Manifest) else ()
+        needed |= {manifest.digest, *(image.digest for image in images)}
     return needed

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ota.errors import OtaError
+from ota.formats.released import RELEASED_S
 from ota.formats.report import Report
 
 __all__ = ["ClockError", "Evidence", "check"]
 
-RELEASED_S = 1_767_225_600  # 2026-01-01: this program is not older
 SLACK_S = 86_400  # between clocks that are right
 BOARDS_AHEAD_S = 2 * 86_400  # of the boards that are connected now
 SILENT_AHEAD_S = 90 * 86_400  # of the last thing that was signed, when no board is there to compare with

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Iterable
 
-from ota.operator.reports import Device
+from ota.operator.reports import Device, Seen
 
 _GAUGES = frozenset(("gap_us", "events_waiting", "module_memory_bytes"))
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_]")
 
 
 def text(devices: Iterable[Device], now_s: float, *, complete: bool = True) -> str:
-    """One sample for each counter of each device, by name; units are in the names. No timestamps: a scraper has a clock.
+    """One sample for each counter of each device and instance; units are in the names. No timestamps: a scraper has a clock.
+
+    Counters of the board itself and of its instances have names of their own: a sum over one name counts nothing twice.
 
     A counter's name is the board's to choose: what is not legal in a metric's name becomes its code point, `_xe4_`. Should two
     names of a board become the same, the second is left out.
@@ -30,17 +32,29 @@ def text(devices: Iterable[Device], now_s: float, *, complete: bool = True) -> s
         add("wamr_ota_online", labels, int(device.online))
         add("wamr_ota_uptime_s", labels, report.uptime_s)
         add("wamr_ota_report_age_s", labels, max(0, int(now_s - device.came_s)))
-        running = {"module": report.running.name, "version": report.running.version, "mode": report.running.mode}
-        module = _labels({"device": device.name, "group": report.group, **running})
-        add("wamr_ota_running", module, 1)
         for name, value in sorted(report.counters.items()):
-            full = f"wamr_ota_{_metric(name)}" + ("" if name in _GAUGES else "_total")
-            add(full, module if name.startswith("module_") else labels, value)
+            add(_full("", name), labels, value)
+        for summary in report.instances:
+            of = {"device": device.name, "group": report.group, "instance": summary.name}
+            own = device.instances.get(summary.name, Seen()).report
+            mode = own.running.mode if own else ""
+            about = {"module": summary.module, "version": summary.version, "slot": summary.slot, "mode": mode}
+            add("wamr_ota_instance_running", _labels(of | about), int(bool(summary.module)))
+            add("wamr_ota_instance_update", _labels(of | {"state": summary.state, "reason": summary.reason}), 1)
+        for instance, seen in sorted(device.instances.items()):
+            of = {"device": device.name, "group": report.group, "instance": instance}
+            add("wamr_ota_instance_known", _labels(of), int(not seen.unknown))
+            for name, value in sorted(seen.report.counters.items() if seen.report else ()):
+                add(_full("instance_", name), _labels(of), value)
     lines = []
     for name, values in sorted(samples.items()):
         lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}")
         lines += [f"{name}{labels} {value}" for labels, value in values.items()]
     return "\n".join(lines)
+
+
+def _full(kind: str, name: str) -> str:
+    return f"wamr_ota_{kind}{_metric(name)}" + ("" if name in _GAUGES else "_total")
 
 
 def _metric(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.capabilities import Capabilities
+from ota.formats.enrolment import is_pattern
 from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
 from ota.operator.workspace import Workspace
@@ -18,19 +19,23 @@ __all__ = ["BoardSettings", "ProvisionError", "read_policy"]
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 # What the file of a policy may say; the rest is for the operator's workspace to say.
-POLICY = ("policy", "grants", "config", "sources", "trial", "fetch", "health", "report", "limits", "factory")
+POLICY = (
+    *("policy", "instances", "topics", "bus", "sources", "trial", "failures", "fetch", "health", "report", "limits"),
+    *("bundles", "updates"),
+)
 REQUIRED = """[policy]
 confinement = "required"
 """
-DEFAULT_POLICY = """[sources]
-proc_period_s = 10.0
+DEFAULT_POLICY = """[sources.readings]
+kind = "proc"
+period_s = 10.0
 
 # What modules may do on this board. A module gets what its signed manifest asks for AND what is granted here.
-[grants.logging]
+[policy.grants.logging]
 
-[grants.clock]
+[policy.grants.clock]
 
-[grants.messaging]
+[policy.grants.messaging]
 subscribe = ["sys/#", "in/#"]
 publish = ["readings/#", "alerts/#"]
 """
@@ -51,7 +56,7 @@ def read_policy(path: Path) -> str:
         raise ProvisionError(f"{path}: {error.strerror}") from error
     value = parse_toml(content, path)
     try:
-        Capabilities.parse(value.get("grants", {}), "grants")
+        Capabilities.parse(value.get("policy", {}).get("grants", {}), "policy.grants")
     except Refused as error:
         raise ProvisionError(f"{path}: {error.detail}") from error
     for section in value:
@@ -62,12 +67,15 @@ def read_policy(path: Path) -> str:
 
 @dataclass(frozen=True)
 class BoardSettings:
-    """One board's settings. `board` names its definition, `cpus` the processors that images may be for, best first."""
+    """The settings of one board, or of a batch whose names have their serial numbers in them.
+
+    `board` names its definition, `cpus` the processors that images may be for, best first.
+    """
 
     device: str
     group: str
     board: str
-    broker: BrokerUrl
+    broker: BrokerUrl | None  # None: the board works alone, and gets bundles
     cpus: tuple[str, ...] = ()
     policy: str = DEFAULT_POLICY
     storage: str = "/var/lib/wamr-ota"
@@ -76,21 +84,24 @@ class BoardSettings:
     def check(self) -> None:
         """Raises ProvisionError."""
         for what, name in (("device", self.device), ("group", self.group), ("board", self.board)):
-            if not is_name(name):
+            if not is_name(name) and not (what == "device" and is_pattern(name)):
                 raise ProvisionError(f"{name!r} is not a name for a {what}")
         for server in self.ntp:
             if not _SERVER.fullmatch(server):
                 raise ProvisionError(f"{server!r} is no time server: HOST or HOST:PORT")
-        if self.broker.host in LOCAL:
+        if self.broker is not None and self.broker.host in LOCAL:
             raise ProvisionError(f"boards can't reach the broker at {self.broker.host}: give the address for boards with --broker")
 
     def files(
         self, workspace: Workspace, *, certificate: bytes = b"", token: str = "", enrolment: BrokerUrl | None = None
     ) -> Mapping[str, bytes]:
-        """The files of its settings, with a certificate, or with a token to get one at `enrolment`. Raises ProvisionError."""
+        """The files of its settings, with a certificate, or with a token to get one. Raises ProvisionError.
+
+        `enrolment` is the broker for boards without a certificate, or with one that has expired.
+        """
         self.check()
         files = {"root.cbor": workspace.root_documents()[1]}
-        if workspace.settings.ca_file is not None:
+        if workspace.settings.ca_file is not None and self.broker is not None:
             files["broker-ca.pem"] = workspace.settings.ca_file.read_bytes()
         if certificate:
             files["device.pem"] = certificate
@@ -106,13 +117,23 @@ class BoardSettings:
     def _toml(self, *, authority: bool, identity: bool, token: bool, enrolment: BrokerUrl | None) -> str:
         cpus = ", ".join(f'"{each}"' for each in self.cpus)
         # The policy first: what stands outside its tables must not fall into ours.
-        lines = [self.policy, *([] if "policy" in tomllib.loads(self.policy) else ["", REQUIRED])]
+        lines = [self.policy, *(["", REQUIRED] if _has_room(self.policy) else [])]
         lines += ["", "[device]", f'id = "{self.device}"', f'group = "{self.group}"', f'board = "{self.board}"']
         lines += [f"cpus = [{cpus}]"] if cpus else []
-        lines += ["", "[broker]", f'url = "{self.broker}"']
+        lines += ["", "[broker]", f'url = "{self.broker}"'] if self.broker is not None else []
         lines += ['ca_file = "broker-ca.pem"'] if authority else []
         lines += ['certificate_file = "device.pem"', 'key_file = "device.key"'] if identity else []
-        if token:
-            lines += ["", "[enrolment]", 'token_file = "enrolment.token"', *([f'url = "{enrolment}"'] if enrolment else [])]
+        if identity and (token or enrolment):
+            lines += ["", "[enrolment]", *(['token_file = "enrolment.token"'] if token else [])]
+            lines += [f'url = "{enrolment}"'] if enrolment else []
         lines += ["", "[storage]", f'folder = "{self.storage}"', "", "[trust]", 'root = "root.cbor"', ""]
         return "\n".join(lines)
+
+
+def _has_room(policy: str) -> bool:
+    """Whether a policy has no table `[policy]` of its own; the agent requires confinement where that does not say otherwise."""
+    try:
+        tomllib.loads(f"{policy}\n{REQUIRED}")
+    except tomllib.TOMLDecodeError:
+        return False
+    return True

@@ -1,25 +1,40 @@
-"""Reads what boards publish: the last report of each, whether it is connected, logs and messages.
+"""Reads what boards publish of themselves: the last report of each and of its instances, and whether it is connected.
 
 A reading never passes for more than it is: a board that there should be and that did not answer is listed as unknown, and
 everything that may have been left out is a gap.
 """
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from ota.formats import topics
 from ota.formats.fields import is_name
-from ota.formats.reasons import Refused
-from ota.formats.report import LogRecord, Message, Report, decode_logs, decode_messages
+from ota.formats.reasons import Reason, Refused
+from ota.formats.report import InstanceReport, Report, Summary
+from ota.formats.signed_report import REPORT, Statement
+from ota.operator import presence
 from ota.operator.broker import Answer, Broker, Incoming
-from ota.operator.discovery import NO_WILDCARDS, discover
+from ota.operator.discovery import NO_WILDCARDS, Discovered, discover
+from ota.operator.pages import Page
 from ota.operator.roster import Roster
 from ota.operator.session import NoConnectionError
+from ota.operator.signers import Signers
 
 REFRESH_S = 30.0  # between readings while boards are followed; ten times as long as one takes, if that is longer
 REPORT_BYTES = 1024  # of a usual report
+NAMED = 4  # boards in a message
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an instance of a board says. Without a report it never reported, or `unknown` says why that can't be told."""
+
+    report: InstanceReport | None = None
+    unknown: str = ""
+    unreadable: bool = False  # it is unknown for what it says, not for trouble with the broker
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,8 @@ class Device:
     clock_ahead_s: int = 0  # of its own clock, when that is far from ours
     live: bool = False  # its report came while we listened
     unreadable: bool = False  # it is unknown for what it says, not for trouble with the broker
+    refused: str = ""  # why something that came as this board's later is not believed
+    instances: Mapping[str, Seen] = field(default_factory=dict)  # those that were asked for
 
 
 class View:
@@ -43,67 +60,126 @@ class View:
         self,
         broker: Broker,
         roster: Roster,
+        *,
+        only: Collection[str] | None = None,
+        instances: Collection[str] = (),
         also: Collection[str] = (),
+        of_board: Callable[[str], Collection[str]] = lambda name: (),
         heard: Callable[[str, bytes], None] = lambda topic, payload: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """While boards are followed, `heard` gets what is and comes under the topics in `also`."""
+        """Of every board, or of those in `only`, which need no discovery.
+
+        While boards are followed, the reports of these `instances` are read too, and `heard` gets what is and comes under the
+        topics in `also` and, of each board, in `of_board`.
+        """
         self._broker, self._roster, self._clock = broker, roster, clock
-        self._also, self._heard = frozenset(also), heard
+        self._only, self._instances = only, tuple(instances)
+        self._also, self._of_board, self._heard = frozenset(also), of_board, heard
         self.devices: dict[str, Device] = {}
         self.gaps: list[str] = []
         self._kept: set[str] = set()  # boards whose topics are followed on the present connection
+        self._kept_also: set[str] = set()  # of the topics in `also`
         self._kept_on = 0
+        self.expect(only or ())
 
     @property
     def complete(self) -> bool:
         """Whether every board that there may be is in it, and none is unknown."""
         return not self.gaps
 
+    @property
+    def refused(self) -> list[str]:
+        """What came as a board's and is not believed, though the board itself is known; and boards that share a key."""
+        found = [f"{name}: {each.refused}" for name, each in sorted(self.devices.items()) if each.refused]
+        for name, each in sorted(self.devices.items()):
+            if each.report is not None and (others := self._roster.signers.clones(name)):
+                found.append(f"{name}: {Reason.DEVICE_CLONED.value}: {', '.join(others[:NAMED])} signs with the same key")
+        return found
+
+    def expect(self, names: Iterable[str]) -> None:
+        """There are to be boards of these names."""
+        for name in names:
+            self.devices.setdefault(name, Device(name))
+
     def read(self) -> None:
         """Finds the boards and reads their reports. Raises BrokerError."""
-        broker = self._broker
-        found = discover(broker, len(self._roster.names | self.devices.keys()))
-        gaps = list(found.gaps)
-        if not found.possible:
-            if self._roster.listed is None:
-                gaps.append(NO_WILDCARDS)
-            if broker.limits.wildcards:
-                broker.subscribe(topics.online_in(""), topics.report("+"))  # who speaks meanwhile is heard
-        if self._kept_on != broker.connections:
-            self._kept.clear()
-        names = sorted((self._roster.names | self.devices.keys() | found.online.keys()) - self._kept)
+        found = self._discovered()
+        self._renew()
+        names = sorted((self._known() | found.online.keys()) - self._kept)
         online = {name: found.online[name].payload == topics.ONLINE for name in names if name in found.online}
         silent = {topics.online(name): name for name in names if name not in online}
-        for answer in broker.retained(silent, each_bytes=1):
+        for answer in self._broker.retained(silent, each_bytes=1):
             online[silent[answer.topic]] = answer.payload == topics.ONLINE
         reports = {topics.report(name): name for name in names}
-        for answer in broker.retained(reports, each_bytes=REPORT_BYTES):
+        for answer in self._broker.retained(reports, each_bytes=REPORT_BYTES):
             self._answered(reports[answer.topic], answer, online[reports[answer.topic]])
-        for message in broker.messages(0):
+        for message in self._broker.messages(0):
             self.take(message)
         why = Counter(each.unknown for each in self.devices.values() if each.unknown)
-        self.gaps = gaps + [f"{count} board{'s are' if count > 1 else ' is'} unknown: {each}" for each, count in why.most_common()]
+        self.gaps = found.gaps + [
+            f"{count} board{'s are' if count > 1 else ' is'} unknown: {each}" for each, count in why.most_common()
+        ]
         self._roster.save()
+
+    def _discovered(self) -> Discovered:
+        if self._only is not None:
+            return Discovered()
+        found = discover(self._broker, len(self._known()))
+        if not found.possible:
+            if self._roster.listed is None:
+                found.gaps.append(NO_WILDCARDS)
+            if self._broker.limits.wildcards:
+                self._broker.subscribe(topics.online_in(""), topics.report("+"))  # who speaks meanwhile is heard
+        return found
+
+    def _known(self) -> set[str]:
+        return self.devices.keys() | (self._roster.names if self._only is None else set())
+
+    def _renew(self) -> None:
+        """What was kept open on an earlier connection is gone."""
+        if self._kept_on != self._broker.connections:
+            self._kept.clear()
+            self._kept_also.clear()
+
+    def read_instances(self, wanted: Mapping[str, Iterable[str]]) -> None:
+        """Reads the reports of instances, by board. Raises BrokerError."""
+        by_topic = {topics.instance_report(name, each): (name, each) for name, found in wanted.items() for each in found}
+        for answer in self._broker.retained(by_topic, each_bytes=REPORT_BYTES):
+            self._answered_of_instance(*by_topic[answer.topic], answer)
+        self.gaps += [
+            f"{name}: {each.unknown}" for name in wanted for each in self.devices[name].instances.values() if each.unknown
+        ]
 
     def keep(self, names: Iterable[str]) -> None:
         """Reads the topics of boards and goes on listening to them, for as long as the connection holds."""
+        self._renew()
         connection = self._broker.connections
-        if self._kept_on != connection:
-            self._kept.clear()
         wanted = sorted(set(names) - self._kept)
-        by_topic = {topic(name): name for name in wanted for topic in (topics.online, topics.report)}
-        also = self._also if self._kept_on != connection else ()
+        boards = {topic(name): name for name in wanted for topic in (topics.online, topics.report)}
+        parts = {topics.instance_report(name, each): (name, each) for name in wanted for each in self._instances}
+        others = [*(self._also - self._kept_also), *(topic for name in wanted for topic in self._of_board(name))]
         answers: dict[str, dict[str, Answer]] = {}
-        for answer in self._broker.retained([*also, *by_topic], each_bytes=REPORT_BYTES, keep=True):
-            if answer.topic in self._also:
-                self._heard(answer.topic, answer.payload or b"")
+        unheard: set[str] = set()
+        for answer in self._broker.retained([*others, *boards, *parts], each_bytes=REPORT_BYTES, keep=True):
+            if answer.topic in boards:
+                answers.setdefault(boards[answer.topic], {})[answer.topic] = answer
+            elif answer.topic in parts:
+                self._answered_of_instance(*parts[answer.topic], answer)
+            elif answer.unknown:
+                unheard.add(answer.topic)
             else:
-                answers.setdefault(by_topic[answer.topic], {})[answer.topic] = answer
+                self._heard(answer.topic, answer.payload or b"")
         for name, each in answers.items():
             self._answered(name, each[topics.report(name)], each[topics.online(name)].payload == topics.ONLINE)
-        self._kept |= {name for name in wanted if not self.devices[name].unknown}  # what is unknown is read again
+        self._kept_also |= self._also - unheard
+        self._kept |= {name for name in wanted if self._is_known(name) and unheard.isdisjoint(self._of_board(name))}
         self._kept_on = connection  # should there be a new one since, all of them are read again
+
+    def _is_known(self, name: str) -> bool:
+        """Whether all was read; what is unknown is read again."""
+        device = self.devices[name]
+        return not device.unknown and not any(each.unknown for each in device.instances.values())
 
     def follow(self, timeout_s: float, wanted: Callable[[Device], bool] = lambda _: True) -> Iterator[Device | None]:
         """Boards as they are and as they change, those that are `wanted`, until `timeout_s` is over; None about every second.
@@ -124,7 +200,7 @@ class View:
                 device = self.take(message)
                 if device is not None:
                     yield from self._changes(told, wanted, [device])
-                elif message.topic in self._also:
+                else:
                     self._heard(message.topic, message.payload)
             yield None
 
@@ -154,36 +230,85 @@ class View:
 
     def take(self, message: Incoming) -> Device | None:
         """A message that came by itself: the board that it is about, None when it is about none."""
-        name = message.topic.split("/")[-1 if message.topic == topics.online(message.topic.rpartition("/")[2]) else -2]
-        if not is_name(name):
+        name, instance = _subject(message.topic)
+        if not name:
             return None
+        answer = Answer(message.topic, message.payload or None, live=not message.retained)
         device = self.devices.get(name, Device(name))
-        if message.topic == topics.online(name):
+        if instance:
+            self._answered_of_instance(name, instance, answer)
+        elif message.topic == topics.online(name):
             self.devices[name] = replace(device, online=message.payload == topics.ONLINE)
-        elif message.topic == topics.report(name) and message.payload:
-            self._answered(name, Answer(message.topic, message.payload, live=not message.retained), device.online)
+        elif message.payload:
+            self._answered(name, answer, device.online)
         else:
             return None
         return self.devices[name]
 
     def _answered(self, name: str, answer: Answer, online: bool) -> None:
+        before = self.devices.get(name, Device(name))
+        device = Device(name, online=online, instances=before.instances, refused=before.refused)
         if answer.unknown or answer.payload is None:
-            self.devices[name] = Device(name, online=online, unknown=answer.unknown)
+            self.devices[name] = replace(device, unknown=answer.unknown)
             return
         try:
-            report = Report.from_bytes(answer.payload)
+            report = self._roster.signers.report(name, answer.payload, int(self._clock()))
         except Refused as error:
-            self.devices[name] = Device(name, online=online, unknown=f"its report can't be read: {error}", unreadable=True)
-            return
-        if report.device != name:
-            self.devices[name] = Device(name, online=online, unknown=f"its report is that of {report.device!r}", unreadable=True)
+            if before.report is None:
+                self.devices[name] = replace(device, unknown=f"its report is not believed: {error}", unreadable=True)
+            elif answer.live or error.reason is not Reason.REPORT_REPLAYED:  # else it came before the one that we have
+                self.devices[name] = replace(before, online=online, refused=f"a report of it is not believed: {error}")
             return
         came_s, ahead_s = self._roster.sight(report, int(self._clock()), live=answer.live)
-        self.devices[name] = Device(name, report, online, "", came_s, ahead_s, answer.live)
+        self.devices[name] = replace(device, report=report, came_s=came_s, clock_ahead_s=ahead_s, live=answer.live)
+
+    def _answered_of_instance(self, name: str, instance: str, answer: Answer) -> None:
+        device = self.devices.get(name, Device(name))
+        before = device.instances.get(instance, Seen()).report
+        seen = self._seen(device, instance, answer)
+        if before is not None and seen.unreadable:  # what came first stays
+            self.devices[name] = replace(device, refused=seen.unknown) if answer.live else device
+            return
+        instances = {**device.instances, instance: seen}
+        self.devices[name] = replace(device, instances=instances, live=device.live or (answer.live and not seen.unreadable))
+
+    def _seen(self, device: Device, instance: str, answer: Answer) -> Seen:
+        if answer.unknown or answer.payload is None:
+            return Seen(unknown=answer.unknown)
+        name, said = device.name, device.report.instances if device.report is not None else ()
+        before = device.instances.get(instance, Seen()).report
+        least = max((each.counter for each in (*said, before) if each is not None and _named(each) == instance), default=0)
+        try:
+            report = self._roster.signers.instance_report(name, answer.payload, least, int(self._clock()))
+            if report.instance != instance:
+                raise Refused(Reason.REPORT_FORGED, f"it is that of instance {report.instance!r}")
+        except Refused as error:
+            return Seen(unknown=f"the report of instance {instance} is not believed: {error}", unreadable=True)
+        return Seen(report)
 
 
-def follow_one(broker: Broker, name: str, timeout_s: float) -> Iterator[tuple[Report, bool]]:
-    """One board's reports and whether it is connected, as they change, until `timeout_s` is over. Raises BrokerError."""
+def _named(said: Summary | InstanceReport) -> str:
+    return said.name if isinstance(said, Summary) else said.instance
+
+
+def _subject(topic: str) -> tuple[str, str]:
+    """The board that a topic's report or presence is of, and the instance if it is of one; empty for what is neither."""
+    levels = topic.split("/")
+    if len(levels) > 4 and levels[-3] == "instance":
+        name, instance = levels[-4], levels[-2]
+        ours = is_name(name) and is_name(instance) and topic == topics.instance_report(name, instance)
+        return (name, instance) if ours else ("", "")
+    if is_name(levels[-1]) and topic == topics.online(levels[-1]):
+        return levels[-1], ""
+    name = levels[-2] if len(levels) > 1 else ""
+    return (name, "") if is_name(name) and topic == topics.report(name) else ("", "")
+
+
+def follow_one(broker: Broker, signers: Signers, name: str, timeout_s: float) -> Iterator[tuple[Report, bool]]:
+    """One board's reports and whether it is connected, as they change, until `timeout_s` is over. Raises BrokerError.
+
+    What `signers` does not believe is passed over.
+    """
     report_topic, online_topic = topics.report(name), topics.online(name)
     report, online, kept_on = None, False, 0
     end = time.monotonic() + timeout_s
@@ -199,27 +324,26 @@ def follow_one(broker: Broker, name: str, timeout_s: float) -> Iterator[tuple[Re
             if topic == online_topic:
                 online = payload == topics.ONLINE
             elif topic == report_topic:
-                report = _readable(payload) or report
-            if report is not None and report.device == name:
+                with contextlib.suppress(Refused):
+                    report = signers.report(name, payload, int(time.time()))
+            if report is not None:
                 yield report, online
 
 
-def _readable(payload: bytes) -> Report | None:
-    try:
-        return Report.from_bytes(payload)
-    except Refused:
-        return None
+def _instances(payload: bytes | None) -> Iterable[str]:
+    """Those that a report names, whoever wrote it."""
+    with contextlib.suppress(Refused):
+        report = Report.from_bytes(Statement.from_bytes(payload or b"", REPORT).claimed)
+        return [each.name for each in report.instances]
+    return ()
 
 
-def follow_logs(broker: Broker, timeout_s: float, device: str = "+") -> Iterator[tuple[str, LogRecord | Message]]:
-    """Log records and messages of devices, as (device, record)."""
-    broker.subscribe(topics.log(device), topics.telemetry(device))
-    for message in broker.messages(timeout_s):
-        payload = message.payload
-        name, kind = message.topic.split("/")[-2:]
-        try:
-            records = decode_logs(payload) if kind == "log" else decode_messages(payload)
-        except Refused:
-            continue
-        for record in records:
-            yield name, record
+def leftovers(broker: Broker, name: str) -> list[str]:
+    """The topics under which a board left something, instances that were removed among them. Raises BrokerError."""
+    found = presence.read(broker, (topics.report(name), topics.online(name)), REPORT_BYTES)
+    parts = {topics.instance_report(name, each) for each in _instances(found[topics.report(name)])}
+    left = {topic for topic, payload in presence.read(broker, parts, REPORT_BYTES).items() if payload is not None}
+    if broker.limits.wildcards:
+        (page,) = broker.read([Page((topics.instance_reports(name),))])
+        left |= {topic for topic, message in page.found.items() if message.payload}
+    return [topic for topic, payload in found.items() if payload is not None] + sorted(left)

@@ -1,116 +1,182 @@
-"""Changing a group's deployment while it spreads: widening, pausing, going on, aborting.
+"""Changing a deployment while it spreads: widening, pausing, going on, aborting. Of one instance, or of a whole set.
 
-The deployment keeps its identifier, so that boards that have it stay in, and gets a new epoch. What boards do: those that
-confirmed the update keep it; those that have not begun, or are fetching, stop while it is paused. Aborting is pausing for good:
-`resume` and `widen` refuse it. Going back is another update: the module that the group ran before, signed with a new sequence
+The deployment keeps its identifier, so that boards that have it stay in, and its document gets a new epoch. What boards do: those
+that confirmed the update keep it; those that have not begun, or are fetching, stop while it is paused. Aborting is pausing for
+good: `resume` and `widen` refuse it. Going back is another update: what the instance ran before, signed with a new sequence
 number, since boards refuse an older one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ota.errors import OtaError
-from ota.formats import topics
-from ota.formats.deployment import FRACTION_ALL, Deployment
-from ota.formats.reasons import Refused
+from ota.formats.deployment import FRACTION_ALL, Entry
+from ota.formats.manifest import AnyManifest
 from ota.operator.broker import Broker
-from ota.operator.ledger import Ledger
-from ota.operator.publish import Done, Order, deploy, publish_document, renewed, sign_draft
-from ota.operator.survey import Survey, verify_ours
+from ota.operator.document import publish_edit
+from ota.operator.edit import Edit, members, renewed
+from ota.operator.ledger import Ledger, Release
+from ota.operator.order import Item, Order, Present, phase, removed
+from ota.operator.publish import Done, deploy, present, sign_draft
+from ota.operator.scope import Scope
+from ota.operator.survey import Survey
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
 
-__all__ = ["Standing", "aborted", "back", "change", "paused", "previous", "resumed", "standing", "widened"]
+__all__ = ["Standing", "aborted", "back", "older", "paused", "previous", "resumed", "standing", "widened", "withdrawn"]
 
 
 class RolloutError(OtaError):
-    """A group's deployment can't be changed so."""
+    """A deployment can't be changed so."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A group's deployment as it is on the broker."""
+    """A deployment as it is on the broker: the entries of an instance, or of a set."""
 
-    deployment: Deployment
-    aborted: bool  # as this workspace knows
+    present: Present
+    instances: tuple[str, ...]
 
+    @property
+    def entry(self) -> Entry:
+        """Of the first instance: what says how it is deployed is the same for all of them."""
+        return self.present.deployment.entries[self.instances[0]]
 
-def standing(workspace: Workspace, broker: Broker, group: str) -> Standing:
-    """What is on the broker for a group. Raises RolloutError when that is nothing, or not ours; BrokerError."""
-    document, record = broker.retained_one(topics.desired(group)), Ledger(workspace).group(group)
-    if document is None:
-        lost = "the broker has lost its deployment: `ota republish` puts it back" if record else "nothing was deployed to it"
-        raise RolloutError(f"group {group}: {lost}")
-    try:
-        deployment = verify_ours(workspace, document, group)
-    except Refused as error:
-        raise RolloutError(
-            f"group {group}: the deployment on the broker is not signed by this workspace's keys ({error})"
-        ) from error
-    return Standing(deployment, aborted=record is not None and record.aborted and record.document == document)
+    @property
+    def label(self) -> str:
+        """For a person."""
+        return f"instance {', '.join(self.instances)} of {self.present.scope}"
 
-
-def widened(found: Standing, fraction_ppm: int) -> Deployment:
-    """With more of the group's boards."""
-    present = _not_aborted(found)
-    if fraction_ppm <= present.fraction_ppm:
-        raise RolloutError(
-            f"group {present.group} is at {_percent(present.fraction_ppm)} already: a fraction only grows,"
-            " since boards keep what they confirmed"
+    def renewed(self, now_s: int, fraction_ppm: int, boards: tuple[str, ...], *, paused: bool) -> Edit:
+        """All of its entries, changed alike."""
+        if self.present.is_aborted(self.entry):
+            raise RolloutError(f"the deployment of {self.label} was aborted: publish an update, or the same one again")
+        entries = self.present.deployment.entries
+        return Edit(
+            {
+                name: renewed(entries[name], now_s, fraction_ppm=fraction_ppm, boards=boards, paused=paused)
+                for name in self.instances
+            }
         )
-    return renewed(present, present.issued_s, fraction_ppm=fraction_ppm)
 
 
-def paused(found: Standing) -> Deployment:
+def standing(workspace: Workspace, scope: Scope, survey: Survey, instance: str | None) -> Standing:
+    """The deployment of an instance, or of the only one that there is. Raises RolloutError when that can't be told."""
+    if survey.document is None:
+        lost = Ledger(workspace).record(scope)
+        what = "the broker has lost its deployment: `ota republish` puts it back" if lost else "nothing was deployed to it"
+        raise RolloutError(f"{scope}: {what}")
+    found = present(workspace, scope, survey)
+    entries = found.deployment.entries
+    if instance is None:
+        instance = _only(found)
+    if instance not in entries:
+        raise RolloutError(f"{scope} has no instance {instance}: it has {', '.join(sorted(entries)) or 'none'}")
+    return Standing(found, members(entries, instance))
+
+
+def _only(found: Present) -> str:
+    entries = found.deployment.entries
+    names = sorted(name for name, each in entries.items() if not each.absent) or sorted(entries)
+    if not names:
+        raise RolloutError(f"{found.scope} has no instances any more: nothing is deployed to it")
+    if len({members(entries, name) for name in names}) > 1:
+        raise RolloutError(f"{found.scope} has several instances, so say which with --instance: {', '.join(names)}")
+    return names[0]
+
+
+def widened(found: Standing, fraction_ppm: int | None, boards: Sequence[str], now_s: int) -> Edit:
+    """With more boards: a larger share, or more that are named."""
+    entry = found.entry
+    share = entry.fraction_ppm if fraction_ppm is None else fraction_ppm
+    named = tuple(sorted({*entry.boards, *boards}))
+    edit = found.renewed(now_s, share, named, paused=entry.paused)
+    if share < entry.fraction_ppm or (share, named) == (entry.fraction_ppm, entry.boards):
+        raise RolloutError(
+            f"{found.label} is deployed to {phase(entry)} already: a fraction only grows, since boards keep what they confirmed"
+        )
+    return edit
+
+
+def paused(found: Standing, now_s: int) -> Edit:
     """Boards that have not begun wait."""
-    present = _not_aborted(found)
-    if present.paused:
-        raise RolloutError(f"group {present.group} is paused already")
-    return renewed(present, present.issued_s, paused=True)
+    entry = found.entry
+    edit = found.renewed(now_s, entry.fraction_ppm, entry.boards, paused=True)
+    if entry.paused:
+        raise RolloutError(f"{found.label} is paused already")
+    return edit
 
 
-def resumed(found: Standing) -> Deployment:
+def resumed(found: Standing, now_s: int) -> Edit:
     """Boards that waited begin."""
-    present = _not_aborted(found)
-    if not present.paused:
-        raise RolloutError(f"group {present.group} is not paused")
-    return renewed(present, present.issued_s, paused=False)
+    entry = found.entry
+    edit = found.renewed(now_s, entry.fraction_ppm, entry.boards, paused=False)
+    if not entry.paused:
+        raise RolloutError(f"{found.label} is not paused")
+    return edit
 
 
-def aborted(found: Standing) -> Deployment:
+def aborted(found: Standing, now_s: int) -> Edit:
     """No board begins it any more."""
-    return renewed(_not_aborted(found), found.deployment.issued_s, paused=True)
+    entry = found.entry
+    return found.renewed(now_s, entry.fraction_ppm, entry.boards, paused=True)
 
 
-def change(
-    workspace: Workspace, broker: Broker, wanted: Deployment, survey: Survey, now_s: int, *, final: bool = False
-) -> Deployment:
-    """Publishes a changed deployment; `final`: it is aborted. Raises as `publish_document` does."""
-    key = workspace.role_key("deploy")
-    return publish_document(workspace, broker, renewed(wanted, now_s), survey, key, now_s, aborted=final)
+def withdrawn(names: Sequence[str], found: Present) -> Edit:
+    """Without entries for these instances: boards keep what they run, and a device follows its group again.
+
+    A set is withdrawn as a whole. Raises RolloutError for a name that is not there.
+    """
+    entries = found.deployment.entries
+    if strange := sorted(set(names) - entries.keys()):
+        raise RolloutError(f"{found.scope} has no instance {', '.join(strange)}: it has {', '.join(sorted(entries)) or 'none'}")
+    return Edit(drops=frozenset(member for name in names for member in members(entries, name)))
 
 
-def previous(workspace: Workspace, group: str) -> bytes:
-    """The manifest that a group had before the present one. Raises RolloutError."""
-    record = Ledger(workspace).group(group)
-    if record is None or len(record.manifests) < 2:
-        raise RolloutError(f"this workspace knows of nothing that group {group} had before")
-    return record.manifests[1]
+def older(edit: Edit, device: Present, group: Present) -> list[str]:
+    """The instances that a device leaves to its group, which has an older sequence of the module for them: it may refuse that."""
+
+    def manifest(present: Present, name: str) -> AnyManifest | None:
+        entry = present.deployment.entries.get(name)
+        return present.manifests.get(entry.manifest_digest) if entry is not None else None
+
+    pairs = {name: (manifest(device, name), manifest(group, name)) for name in sorted(edit.drops)}
+    return [name for name, (own, its) in pairs.items() if own and its and own.name == its.name and own.sequence > its.sequence]
 
 
-def back(workspace: Workspace, broker: Broker, group: str, survey: Survey, now_s: int) -> Done:
-    """Deploys what a group had before to all of its boards, with a new sequence number."""
-    old = Updates(workspace).load(previous(workspace, group))
-    update = sign_draft(workspace, old.draft, now_s, anew=True)
-    return deploy(workspace, broker, update, Order(group, FRACTION_ALL), now_s, survey)
+def previous(workspace: Workspace, found: Standing) -> dict[str, Release]:
+    """What each of the instances had before and nobody aborted since. Raises RolloutError."""
+    record = Ledger(workspace).record(found.present.scope)
+    known: dict[str, list[Release]] = {}
+    for name in found.instances if record is not None else ():
+        earlier = record.releases.get(name, ())[1:] if record is not None else ()
+        known[name] = [each for each in earlier if record is not None and each.manifest not in record.left]
+    if not known or not all(known.values()):
+        raise RolloutError(f"this workspace knows of nothing that {found.label} had before")
+    return {name: releases[0] for name, releases in known.items()}
 
 
-def _not_aborted(found: Standing) -> Deployment:
-    if found.aborted:
-        raise RolloutError(
-            f"the deployment of group {found.deployment.group} was aborted: publish an update, or the same one again"
-        )
-    return found.deployment
+def back(workspace: Workspace, broker: Broker, found: Standing, survey: Survey, now_s: int) -> Done:
+    """Deploys what the instances had before, to all boards. A module that is not the present one gets a new sequence number."""
+    old, scope = previous(workspace, found), found.present.scope
+    order = Order(FRACTION_ALL, now=True, together=len(old) > 1)
+    gone = [name for name, each in old.items() if not each.manifest]
+    if gone:
+        if len(gone) < len(old):
+            raise RolloutError(
+                f"{found.label}: {', '.join(gone)} was not there before, and the others were: remove or publish them"
+            )
+        edit = removed(gone, Order(FRACTION_ALL, now=True, apart=True), found.present, now_s)
+        deployment = publish_edit(workspace, broker, found.present.deployment, edit, survey.document, now_s)
+        return Done(deployment, tuple(gone), frozenset(gone), 0, survey.notes)
+    Ledger(workspace).leave(scope, {found.present.deployment.entries[name].manifest_digest for name in found.instances} - {b""})
+    items = [_item(workspace, found, name, release, now_s) for name, release in old.items()]
+    (done,) = deploy(workspace, broker, items, order, now_s, {scope: survey})
+    return done
 
 
-def _percent(fraction_ppm: int) -> str:
-    return f"{fraction_ppm / 10_000:g} %"
+def _item(workspace: Workspace, found: Standing, name: str, release: Release, now_s: int) -> Item:
+    update = Updates(workspace).load(release.manifest)
+    if release.manifest != found.present.deployment.entries[name].manifest_digest:
+        update = sign_draft(workspace, update.draft, now_s, anew=True)
+    return Item(update, name, release.config, exact=True)

@@ -13,6 +13,7 @@ from ota.errors import OtaError
 from ota.formats.fields import is_name
 from ota.formats.report import Report
 from ota.operator.ca import enrolled
+from ota.operator.signers import Signers
 from ota.operator.workspace import Workspace, WorkspaceError
 
 FILE = "roster.json"
@@ -70,6 +71,7 @@ class Roster:
         except TypeError as error:
             raise WorkspaceError(f"{workspace.folder / FILE} is damaged ({error}): delete it") from error
         self._fresh: dict[str, Sighting] = {}
+        self.signers = Signers(workspace, self.certificates)
 
     @property
     def names(self) -> set[str]:
@@ -95,16 +97,19 @@ class Roster:
         return arrival(sighting)
 
     def expect(self, name: str, group: str) -> None:
-        """A board was set up for a group: it is missing until it reports."""
+        """A board was set up for a group: it is missing until it reports, with whatever key it has now."""
+        self.signers.forget(name)
         if name not in self._boards or self._boards[name].forgotten:
             self._boards[name] = self._fresh[name] = Sighting(group=group)
 
     def forget(self, name: str) -> None:
         """Takes a board out; it comes back when it reports again."""
+        self.signers.forget(name)
         self._boards[name] = self._fresh[name] = Sighting(forgotten=True)
 
     def save(self) -> None:
         """Writes what is new. The boards that were read last stay, should there be more than MAX_BOARDS."""
+        self.signers.save()
         if not self._fresh:
             return
         with self._workspace.record(FILE) as state:

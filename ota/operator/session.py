@@ -96,6 +96,7 @@ class Incoming:
     payload: bytes
     retained: bool = False
     at_s: float = 0.0  # when it came, by the monotonic clock
+    about: tuple[tuple[str, str], ...] = ()  # its user properties
 
 
 class Session:
@@ -281,7 +282,8 @@ class Session:
     def _on_message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
         self._received += 1
         with contextlib.suppress(UnicodeDecodeError):  # a topic that is no text is none of ours
-            self.arrived.append(Incoming(message.topic, bytes(message.payload), message.retain, time.monotonic()))
+            about = tuple(getattr(message.properties, "UserProperty", ()))
+            self.arrived.append(Incoming(message.topic, bytes(message.payload), message.retain, time.monotonic(), about))
 
     def _on_publish(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, properties: Properties | None) -> None:
         self._received += 1

@@ -14,14 +14,40 @@ _SIGHTING = {
     "forgotten?": _FLAG,
     "ahead_s?": _INT_OR_NULL,
 }
+_SIGNER = {
+    "key": _DIGITS,
+    **dict.fromkeys(("certified_s?", "expires_s?", "counter?", "time_s?", "read_s?"), _INT),
+    **dict.fromkeys(("leaf?", "digest?"), _DIGITS),
+    "heads?": [(_INT, _DIGITS)],
+}
 _SHAPES: dict[str, Any] = {
     "state.json": {"sequence?": _INT, "signed_s?": _INT, "epochs?": {"*": _INT}},
     "ledger.json": {
-        "groups?": {"*": {"document": _DIGITS, "manifests": [_DIGITS], "aborted": _FLAG}},
-        "brokers?": {"*": {"groups?": [_TEXT], "updates?": {"#": [(_DIGITS, _INT)]}}},
+        "scopes?": {"*": {"document": _DIGITS, "releases": {"*": [(_DIGITS, {"*": _TEXT})]}, "aborted": [_DIGITS]}},
+        "brokers?": {"*": {"scopes?": [_TEXT], "updates?": {"#": [(_DIGITS, _INT)]}}},
     },
     "roster.json": {"boards?": {"*": _SIGHTING}},
-    "tokens.json": {"#": {"secret": _DIGITS, "device": _TEXT, "expires_s": _INT, "used": _TEXT, "certificate?": _TEXT}},
+    "tokens.json": {
+        "#": {
+            "secret": _DIGITS,
+            "names": _TEXT,
+            "count": _INT,
+            "expires_s": _INT,
+            "made": {"*": {"mark": _DIGITS, "address": _TEXT, "certificate?": _TEXT}},
+        }
+    },
+    "devices/*.json": {
+        "certificates?": [
+            {
+                **dict.fromkeys(("serial", "key", "mark", "parent"), _DIGITS),
+                **dict.fromkeys(("from_s", "until_s"), _INT),
+                "certificate": _TEXT,
+            }
+        ]
+    },
+    "retired.json": {"devices?": {"*": _INT}, "serials?": {"#": (_TEXT, _INT, _INT)}},
+    "clones.json": {"*": {"keys": [_DIGITS], "seen_s": _INT}},
+    "signers.json": {"boards?": {"*": _SIGNER}},
     "published/index.json": {
         "#": {"module": _TEXT, "version": _TEXT, "sequence": _INT, "content": _DIGITS, "signed_s": _INT},
     },
@@ -34,8 +60,9 @@ Members that are not named here are not looked at.
 
 
 def fault(file: str, value: Any) -> str:
-    """What is wrong with the content of a file, "" when nothing is."""
-    return _fault(value, _SHAPES[file], "its content")
+    """What is wrong with the content of a file, "" when nothing is. Those of a folder, one for each device, are alike."""
+    folder, _, _ = file.rpartition("/")
+    return _fault(value, _SHAPES.get(file) or _SHAPES[f"{folder}/*.json"], "its content")
 
 
 def _fault(value: Any, shape: Any, where: str) -> str:

@@ -15,7 +15,10 @@ from typing import Any
 
 from ota.author.build import Draft, Update
 from ota.errors import OtaError
-from ota.formats.manifest import verify_signed
+from ota.formats import suit
+from ota.formats.cbor import sha256
+from ota.formats.manifest import MANIFEST_LIMIT_BYTES, AnyManifest, read_manifest, verify_any
+from ota.formats.reasons import Refused
 from ota.operator.workspace import Workspace
 
 __all__ = ["Kept", "Updates"]
@@ -55,12 +58,23 @@ class Updates:
         about = self._workspace.read(INDEX).get(digest.hex())
         return _kept(digest.hex(), about) if about else None
 
+    def manifest(self, digest: bytes) -> AnyManifest | None:
+        """The manifest of an update; None when it is not kept, or damaged."""
+        kept = self.find(digest)
+        if kept is None:
+            return None
+        with contextlib.suppress(OSError, Refused):
+            envelope = (self._folder(kept) / "manifest.suit").read_bytes()
+            if sha256(envelope) == digest:
+                return read_manifest(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
+        return None
+
     def load(self, digest: bytes) -> Update:
         """An update, checked as `Update.load` does. Raises OtaError when it is not kept, or damaged."""
         kept = self.find(digest)
         if kept is None:
             raise OtaError(f"manifest {digest.hex()[:16]} is not kept in {self._workspace.folder / FOLDER}")
-        update = Update.load(self._folder(kept))
+        update = Update.load(self._folder(kept), bill=False)
         if update.digest != digest:
             raise OtaError(f"{self._folder(kept) / 'manifest.suit'} is not the manifest that was published")
         return update
@@ -70,11 +84,11 @@ class Updates:
 
         Raises Refused unless enough release keys of the workspace's root signed it.
         """
-        verify_signed(update.envelope, self._workspace.root())
+        verify_any(update.envelope, self._workspace.root())
         if self.find(update.digest) is not None:
             return
-        module = update.manifest.module
-        kept = Kept(update.digest, module.name, module.version, update.manifest.sequence, update.draft.content, now_s)
+        manifest = update.manifest
+        kept = Kept(update.digest, manifest.name, manifest.version, manifest.sequence, update.draft.content, now_s)
         update.write(self._folder(kept))
         with self._workspace.record(INDEX) as index:
             index[kept.digest.hex()] = {
@@ -98,9 +112,9 @@ class Updates:
         """The update to publish for this content without a new signature, if there is one.
 
         It is what is `deployed` (digest) already, or the newest of the module if its sequence is not below `at_least`: boards
-        refuse what is older than what they have run, whichever module that was.
+        refuse what is not above what they ran of it before.
         """
-        newest = self.newest(draft.manifest.module.name)
+        newest = self.newest(draft.manifest.name)
         candidates = [
             self.find(deployed) if deployed else None,
             newest if newest is not None and newest.sequence >= at_least else None,
@@ -109,7 +123,7 @@ class Updates:
             if kept.content == draft.content:
                 with contextlib.suppress(OtaError):  # damaged, or signed with a key that was replaced: it is signed again
                     update = self.load(kept.digest)
-                    verify_signed(update.envelope, self._workspace.root())
+                    verify_any(update.envelope, self._workspace.root())
                     return update
         return None
 

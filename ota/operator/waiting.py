@@ -1,36 +1,47 @@
-"""Waits for a deployment: tracks the state of every board of the group."""
+"""Waits for what was published: tracks the state of every instance that it is for, on every board.
+
+What it is for is either a group's document or documents of single devices, and in each of them the entries of some instances.
+"""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from ota.formats import topics
-from ota.formats.deployment import CLOCK_REASONS, Deployment, verify
-from ota.formats.reasons import Refused
+from ota.formats.deployment import CLOCK_REASONS, Deployment, Entry, config_digest, verify
+from ota.formats.fields import is_name
+from ota.formats.reasons import Reason, Refused
+from ota.formats.report import Attempt, Refusal, Running
 from ota.formats.trust import Root
 from ota.operator.broker import Broker
 from ota.operator.reports import Device, View
 from ota.operator.roster import Roster
 
+__all__ = ["Kind", "Outcome", "Standing", "Waiting", "judge"]
+
 ENDED_BADLY = ("rejected", "failed", "rolled-back")
-WORKING = ("offered", "fetching", "staged", "trial")
+WORKING = ("offered", "fetching", "staged", "starting", "trial", "passed")
+_CLOCK = frozenset(each.value for each in CLOCK_REASONS)
+_WINDOW = (Reason.WINDOW_CLOSED.value, Reason.WINDOW_UNKNOWN.value, Reason.UPDATE_POSTPONED.value)
 
 
 class Kind(Enum):
-    """What is known of a board, in the words of the summary."""
+    """What is known of a board, in the words of the summary. Of several instances the first in this order is the board's."""
 
-    CONFIRMED = "confirmed it"
     FAILED = "failed"
+    UNKNOWN = "unknown"
     PENDING = "not ended"
+    WAITING = "waiting for the window or the owner"
     OFFLINE = "offline"
     SILENT = "never heard of"
-    UNKNOWN = "unknown"
+    CONFIRMED = "confirmed it"
+    OVERRIDDEN = "with a deployment of their own"  # they don't count
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a board stands to the deployment."""
+    """How an instance of a board stands to its entry."""
 
     kind: Kind
     state: str  # of its attempt, or the kind in one word
@@ -40,94 +51,175 @@ class Standing:
     chunks: int = 0
 
 
-def judge(device: Device, deployment: Deployment, since_s: float) -> Standing:
-    """`since_s` is when the deployment was published: a refusal that names no deployment is of this one if it came later."""
-    report = device.report
+def judge(device: Device, instance: str, deployment: Deployment, since_s: float) -> Standing:
+    """`since_s` is when it was published: a refusal of a document that could not be read is of this one if it came later."""
     if device.unknown:
         return Standing(Kind.UNKNOWN, "unreadable" if device.unreadable else "unknown", detail=device.unknown)
-    if report is None:
+    if device.report is None:
         return Standing(Kind.SILENT, "never-reported")
-    attempt = report.attempt
-    ours = attempt.deployment == deployment.deployment_id
-    why = (attempt.reason, attempt.detail)
-    if ours and attempt.state == "confirmed":
-        return Standing(Kind.CONFIRMED, "confirmed")
-    if attempt.state == "rejected" and not attempt.deployment and (device.live or device.came_s >= since_s):
-        ours = True
-    if ours and attempt.reason in [each.value for each in CLOCK_REASONS]:
-        return Standing(Kind.PENDING, "waiting", *why)  # it looks again once its clock is set
-    if ours and attempt.state in ENDED_BADLY:
-        return Standing(Kind.FAILED, attempt.state, *why)
-    if ours and attempt.state in WORKING:
-        return Standing(Kind.PENDING, attempt.state, *why, min(attempt.done_chunks, attempt.chunks), attempt.chunks)
-    if report.running.manifest == deployment.manifest_digest and report.running.slot == "confirmed":
+    seen = device.instances.get(instance)
+    if seen is not None and seen.unknown:
+        return Standing(Kind.UNKNOWN, "unreadable" if seen.unreadable else "unknown", detail=seen.unknown)
+    entry = deployment.entries[instance]
+    report = seen.report if seen is not None else None
+    if report is not None and report.attempt.deployment == entry.deployment_id:
+        standing = _attempted(report.attempt)
+        if standing is not None:
+            return standing
+    refusal = _refusal(device, deployment, since_s)
+    if refusal is not None:
+        waits = refusal.reason in _CLOCK
+        return Standing(Kind.PENDING if waits else Kind.FAILED, "waiting" if waits else "rejected", refusal.reason, refusal.detail)
+    if report is not None and _runs(report.running, entry):
         return Standing(Kind.CONFIRMED, "confirmed")  # it ran this already
+    if entry.absent and report is None and all(each.name != instance for each in device.report.instances):
+        return Standing(Kind.CONFIRMED, "absent")  # there was nothing to remove
     if device.online or device.live:
         return Standing(Kind.PENDING, "pending")
     return Standing(Kind.OFFLINE, "offline")
 
 
+def _attempted(attempt: Attempt) -> Standing | None:
+    """By an attempt of this deployment; None when it says nothing."""
+    why = (attempt.reason, attempt.detail)
+    if attempt.state == "confirmed":
+        return Standing(Kind.CONFIRMED, "confirmed")
+    if attempt.reason in _CLOCK:
+        return Standing(Kind.PENDING, "waiting", *why)  # it looks again once its clock is set
+    if attempt.state in ENDED_BADLY:
+        return Standing(Kind.FAILED, attempt.state, *why)
+    if attempt.state == "staged" and attempt.reason in _WINDOW:
+        return Standing(Kind.WAITING, "staged", *why)
+    if attempt.state in WORKING:
+        return Standing(Kind.PENDING, attempt.state, *why, min(attempt.done_chunks, attempt.chunks), attempt.chunks)
+    return None
+
+
+def _runs(running: Running, entry: Entry) -> bool:
+    if entry.absent:
+        return not running.manifest
+    same = (running.manifest, running.config) == (entry.manifest_digest, config_digest(entry.config))
+    return same and running.slot == "confirmed"
+
+
+def _refusal(device: Device, deployment: Deployment, since_s: float) -> Refusal | None:
+    """The board's refusal of the document as a whole. What could not be read claims epoch 0; a root is refused before either."""
+    assert device.report is not None
+    recent = device.live or device.came_s >= since_s
+    kind = "device" if deployment.device else "group"
+    for each in device.report.refusals:
+        if each.document == kind and (each.epoch == deployment.epoch or (not each.epoch and recent)):
+            return each
+        if each.document == "root" and recent:
+            return each
+    return None
+
+
 @dataclass
 class Outcome:
-    """What became of a deployment: the standing of each board of the group that is part of it."""
+    """What became of it: the standing of each instance that it is for, by board."""
 
-    standings: dict[str, Standing] = field(default_factory=dict)
+    standings: dict[str, dict[str, Standing]] = field(default_factory=dict)
     gaps: list[str] = field(default_factory=list)  # why there may be more boards
-    superseded: str = ""  # by what the group has another deployment now
+    superseded: str = ""  # by what there is another deployment now
     only_online: bool = False  # boards that are offline do not count
+
+    @property
+    def boards(self) -> dict[str, Kind]:
+        """How each board stands: as its worst instance."""
+        order = list(Kind)
+        return {name: min((each.kind for each in found.values()), key=order.index) for name, found in self.standings.items()}
 
     @property
     def counts(self) -> Counter[Kind]:
         """How many boards stand how."""
-        return Counter(each.kind for each in self.standings.values())
+        return Counter(self.boards.values())
 
     @property
     def confirmed(self) -> bool:
-        """Whether it is known that every board that counts runs it, and at least one does."""
+        """Whether it is known that every board that counts runs all of it, and at least one does."""
+        return bool(self.counts[Kind.CONFIRMED]) and self._everyone(Kind.CONFIRMED)
+
+    @property
+    def staged(self) -> bool:
+        """Whether every board that counts runs it, or has it and waits for its window, and at least one waits."""
+        return bool(self.counts[Kind.WAITING]) and self._everyone(Kind.CONFIRMED, Kind.WAITING)
+
+    def _everyone(self, *kinds: Kind) -> bool:
         counts = self.counts
-        excused = counts[Kind.OFFLINE] + counts[Kind.SILENT] if self.only_online else 0
-        everyone = counts[Kind.CONFIRMED] + excused == counts.total()
-        return bool(counts[Kind.CONFIRMED]) and everyone and not self.gaps and not self.superseded
+        excused = (Kind.OFFLINE, Kind.SILENT) if self.only_online else ()
+        everyone = sum(counts[kind] for kind in (*kinds, *excused, Kind.OVERRIDDEN)) == counts.total()
+        return everyone and not self.gaps and not self.superseded
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is to come from the boards that are online, of which at least one has ended.
+        """Whether nothing more is to come soon from the boards that are online, of which at least one has ended, or waits.
 
-        A board that could not be read is read again.
+        What could not be read is read again.
         """
-        counts = self.counts
-        open_yet = counts[Kind.PENDING] or any(each.state == "unknown" for each in self.standings.values())
-        return bool(counts[Kind.CONFIRMED] or counts[Kind.FAILED]) and not open_yet
+        every = [each for found in self.standings.values() for each in found.values()]
+        open_yet = any(each.kind is Kind.PENDING or each.state == "unknown" for each in every)
+        return any(each.kind in _ENDED for each in every) and not open_yet
 
     def summary(self) -> str:
         """For a person."""
         counts = self.counts
-        rest = ", ".join(f"{counts[kind]} {kind.value}" for kind in Kind if counts[kind] and kind is not Kind.CONFIRMED)
-        text = f"{counts[Kind.CONFIRMED]} of {counts.total()} boards confirmed it"
+        rest = ", ".join(f"{counts[kind]} {kind.value}" for kind in _SHOWN if counts[kind])
+        text = f"{counts[Kind.CONFIRMED]} of {counts.total() - counts[Kind.OVERRIDDEN]} boards confirmed it"
         return f"{text}; {rest}" if rest else text
 
 
+_SHOWN = (Kind.FAILED, Kind.PENDING, Kind.WAITING, Kind.OFFLINE, Kind.SILENT, Kind.UNKNOWN, Kind.OVERRIDDEN)
+_ENDED = frozenset((Kind.CONFIRMED, Kind.FAILED, Kind.WAITING, Kind.OVERRIDDEN))
+_OVERRIDDEN = Standing(Kind.OVERRIDDEN, "overridden", detail="the board has a deployment of its own")
+Changed = Callable[[str, str, Standing], None]
+
+
+def _ignored(device: str, instance: str, standing: Standing) -> None:
+    """Nobody wants to know."""
+
+
 class Waiting:
-    """Waits until every online board of the group has ended, or another deployment takes the place of this one."""
+    """Waits until every instance that is waited for has ended on every online board, or has another deployment."""
 
-    def __init__(self, broker: Broker, roster: Roster, root: Root, deployment: Deployment, *, only_online: bool = False) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        roster: Roster,
+        root: Root,
+        deployments: Sequence[Deployment],
+        instances: Collection[str],
+        *,
+        only_online: bool = False,
+    ) -> None:
+        """`deployments`: what was published, one document of a group, or documents of devices; `instances`: whose entries count."""
         self._root, self._roster = root, roster
-        self.deployment = deployment
+        self._instances = sorted(instances)
+        self._present = {_topic(each): each for each in deployments}
+        self._devices = {each.device for each in deployments if each.device}
+        self._own: dict[str, Mapping[str, Entry]] = {}  # of boards with a document of their own, while a group is waited for
+        self._stale = False  # a document came: boards that said nothing new may stand otherwise
         self.outcome = Outcome(only_online=only_online)
-        self._desired = topics.desired(deployment.group)
-        self._view = View(broker, roster, (self._desired,), self._now_desired)
+        self._view = View(
+            broker,
+            roster,
+            also=self._present,
+            of_board=lambda name: () if self._devices else (topics.device_desired(name),),
+            instances=self._instances,
+            heard=self._heard,
+            only=self._devices or None,
+        )
+        self._view.expect({name for each in deployments for one in self._instances for name in each.entries[one].boards})
 
-    def run(
-        self, timeout_s: float, since_s: float, changed: Callable[[str, Standing], None] = lambda name, standing: None
-    ) -> Outcome:
-        """`changed` gets each board's standing when it is another. Raises BrokerError."""
-        outcome, judged_for = self.outcome, self.deployment
+    def run(self, timeout_s: float, since_s: float, changed: Changed = _ignored) -> Outcome:
+        """`changed` gets board, instance and its standing when that is another. Raises BrokerError."""
+        outcome = self.outcome
         for device in self._view.follow(timeout_s, self._concerns):
             if device is not None:
                 self._judge(device, since_s, changed)
                 continue
-            if self.deployment != judged_for:  # it was widened: boards that said nothing new are part of it now
-                judged_for = self.deployment
+            if self._stale:
+                self._stale = False
                 for each in filter(self._concerns, list(self._view.devices.values())):
                     self._judge(each, since_s, changed)
             outcome.gaps = self._view.gaps
@@ -136,36 +228,71 @@ class Waiting:
         self._roster.save()
         return outcome
 
-    def _judge(self, device: Device, since_s: float, changed: Callable[[str, Standing], None]) -> None:
-        if not self.deployment.includes(device.name):
-            return
-        if not self._in_group(device):  # it was, when we began
+    def _judge(self, device: Device, since_s: float, changed: Changed) -> None:
+        found = self.outcome.standings.setdefault(device.name, {})
+        deployment = self._deployment(device)
+        if deployment is None:  # it was in the group when we began
             del self.outcome.standings[device.name]
-            changed(device.name, Standing(Kind.UNKNOWN, "moved", detail="the board is in another group now"))
+            changed(device.name, "", Standing(Kind.UNKNOWN, "moved", detail="the board is in another group now"))
             return
-        standing = judge(device, self.deployment, since_s)
-        if self.outcome.standings.get(device.name) != standing:
-            self.outcome.standings[device.name] = standing
-            changed(device.name, standing)
+        for instance in self._instances:
+            if not deployment.entries[instance].includes(device.name):
+                continue
+            own = self._own.get(device.name, {}).get(instance)
+            overridden = own is not None and own.includes(device.name)
+            standing = _OVERRIDDEN if overridden else judge(device, instance, deployment, since_s)
+            if found.get(instance) != standing:
+                found[instance] = standing
+                changed(device.name, instance, standing)
+        if not found:
+            del self.outcome.standings[device.name]
+
+    def _deployment(self, device: Device) -> Deployment | None:
+        """The document that is waited for on a board; None when it is for others."""
+        if self._devices:
+            return self._present.get(topics.device_desired(device.name))
+        (deployment,) = self._present.values()
+        group = device.report.group if device.report is not None else self._roster.group_of(device.name)
+        return deployment if group in (deployment.group, "") else None
 
     def _concerns(self, device: Device) -> bool:
-        return self._in_group(device) or device.name in self.outcome.standings
+        return self._deployment(device) is not None or device.name in self.outcome.standings
 
-    def _in_group(self, device: Device) -> bool:
-        group = device.report.group if device.report is not None else self._roster.group_of(device.name)
-        return group in (self.deployment.group, "")
+    def _heard(self, topic: str, document: bytes) -> None:
+        """What is retained for the group or a device now."""
+        if topic in self._present:
+            self._now_desired(topic, document)
+        elif is_name(name := topic.split("/")[-2]) and topic == topics.device_desired(name):
+            try:
+                self._own[name] = verify(document, self._root, device=name).entries if document else {}
+            except Refused:
+                self._own[name] = {}  # the board refuses it, too
+            self._stale = True
 
     def _now_desired(self, topic: str, document: bytes) -> None:
-        """What is retained for the group now: the same, widened perhaps, or another."""
+        """The same, widened perhaps or with other instances changed, or another."""
+        ours = self._present[topic]
         if not document:
-            self.outcome.superseded = "nothing: the broker has no deployment for the group any more"
+            self.outcome.superseded = f"nothing: the broker has no deployment for {ours.scope} any more"
             return
         try:
-            present = verify(document, self._root, self.deployment.group)
+            present = verify(document, self._root, group=ours.group, device=ours.device)
         except Refused as error:
             self.outcome.superseded = f"a document that our keys did not sign ({error})"
             return
-        if present.deployment_id == self.deployment.deployment_id:
-            self.deployment = present
-        elif present.epoch >= self.deployment.epoch:
-            self.outcome.superseded = f"deployment {present.deployment_id.hex()[:12]}"
+        if present.epoch < ours.epoch:
+            return  # boards refuse it
+        for name in self._instances:
+            entry = present.entries.get(name)
+            if entry is None:
+                self.outcome.superseded = f"a document without instance {name}"
+                return
+            if entry.deployment_id != ours.entries[name].deployment_id:
+                self.outcome.superseded = f"deployment {entry.deployment_id.hex()[:12]} of instance {name}"
+                return
+        self._stale |= present != ours
+        self._present[topic] = present
+
+
+def _topic(deployment: Deployment) -> str:
+    return topics.device_desired(deployment.device) if deployment.device else topics.desired(deployment.group)

@@ -1,5 +1,5 @@
 /*
- * The module contract (sdk/wit/module.wit) for C, without any library: one header, included by one file.
+ * The module contract (sdk/wit/module.wit) for C and C++, with a library or without: one header, included by one file.
  *
  *     #include "device_module.h"
  *     static bool handle(dm_bytes topic, dm_bytes payload, dm_bytes *error) { ... return true; }
@@ -14,6 +14,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#ifdef __wasi__ /* there is a C library */
+#include <string.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #ifndef DM_ARENA_BYTES
 #define DM_ARENA_BYTES 32768
@@ -27,20 +34,29 @@ typedef struct dm_bytes {
 
 #define DM_TEXT(literal) ((dm_bytes){ (uint8_t *)(literal), sizeof(literal) - 1 })
 
+/* Bytes that are only read: those of a std::string, say. */
+static inline dm_bytes dm_view(const void *at, size_t size)
+{
+    dm_bytes view = { (uint8_t *)at, (uint32_t)size };
+    return view;
+}
+
 #define DM_IMPORT(interface, field) \
     __attribute__((import_module("device:module/" interface "@0.1.0"), import_name(field)))
 #define DM_EXPORT(interface, field) __attribute__((export_name("device:module/" interface "@0.1.0#" field)))
 #define DM_POST(interface, field) __attribute__((export_name("cabi_post_device:module/" interface "@0.1.0#" field)))
 
+#ifndef DM_OWN_MEMORY
 /* ---- memory ---------------------------------------------------------------------------------------------------- */
 
 static uint8_t dm_arena[DM_ARENA_BYTES] __attribute__((aligned(16)));
 static uint32_t dm_arena_used;
 
+#ifndef __wasi__
 void *memcpy(void *to, const void *from, size_t size)
 {
-    uint8_t *target = to;
-    const uint8_t *source = from;
+    uint8_t *target = (uint8_t *)to;
+    const uint8_t *source = (const uint8_t *)from;
     for (size_t i = 0; i < size; i++)
         target[i] = source[i];
     return to;
@@ -48,11 +64,12 @@ void *memcpy(void *to, const void *from, size_t size)
 
 void *memset(void *at, int value, size_t size)
 {
-    uint8_t *target = at;
+    uint8_t *target = (uint8_t *)at;
     for (size_t i = 0; i < size; i++)
         target[i] = (uint8_t)value;
     return at;
 }
+#endif
 
 /* The canonical ABI's allocator. Traps when the arena is full: the host reports it, the module is restarted. */
 __attribute__((export_name("cabi_realloc"))) void *dm_realloc(void *old, size_t old_size, size_t align, size_t size)
@@ -65,6 +82,8 @@ __attribute__((export_name("cabi_realloc"))) void *dm_realloc(void *old, size_t 
         memcpy(dm_arena + start, old, old_size < size ? old_size : size);
     return dm_arena + start;
 }
+
+#endif /* DM_OWN_MEMORY: who defines it has memcpy, memset, dm_realloc and dm_arena_used already */
 
 /* What the host reads a result<_, string> from. */
 typedef struct dm_result {
@@ -275,5 +294,9 @@ static inline dm_device_status dm_serial_write(dm_bytes port, dm_bytes data)
     dm_import_serial_write(port.at, port.size, data.at, data.size, out);
     return out[0] ? (dm_device_status)(out[1] + 1) : DM_DEVICE_DONE;
 }
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

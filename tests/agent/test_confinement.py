@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def met(tmp_path_factory) -> dict:
         env=os.environ | {"HOSTILE_LIBRARY": str(library)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -141,8 +142,37 @@ def test_an_agent_that_is_not_root_reports_that_its_workers_have_no_user_of_thei
         "pywamr.runtime_version(); os.geteuid() or os.setresuid(60704, 60704, 60704);"
         "print(lacking(confinement.drop_privileges(1 << 20)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "('own-user',)", done.stderr
+
+
+CAPABILITIES = """
+import os, sys, encodings.ascii, pywamr
+from device_agent.sandbox import confinement
+from device_agent.channel.measures import lacking
+pywamr.runtime_version()
+status = os.open("/proc/self/status", os.O_RDONLY)
+missing = lacking(confinement.drop_privileges(1 << 20, user=int(sys.argv[1]), required=False))
+lines = dict(each.split(":", 1) for each in os.read(status, 1 << 16).decode().splitlines())
+print(*(int(lines[f"Cap{each}"], 16) for each in ("Inh", "Prm", "Eff", "Amb")), *missing)
+"""
+
+
+@as_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="starts an agent with other privileges by setpriv")
+@pytest.mark.parametrize(
+    ("how", "user", "missing"),
+    [
+        (["--securebits", "+no_setuid_fixup"], 60704, []),
+        (["--bounding-set", "-setuid"], 60704, ["own-user"]),
+        (["--reuid", "60704", "--clear-groups", "--inh-caps", "+kill,+setuid", "--ambient-caps", "+kill,+setuid"], 0, ["own-user"]),
+    ],
+    ids=["that keeps them when the user changes", "that cannot change the user", "that is not root and was given some"],
+)
+def test_a_worker_has_no_capability_of_an_agent(how, user, missing):
+    command = ["setpriv", *how, sys.executable, "-c", CAPABILITIES, str(user)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["0", "0", "0", "0", *missing], done.stderr
 
 
 class TestUsers:

@@ -10,17 +10,19 @@ import pytest
 from device_agent.channel.frames import KeyWrite
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
-from device_agent.storage import anchor, database, recovery
+from device_agent.storage import anchor, database, floors, recovery
 from device_agent.storage.disk import DAMAGED, FAILING, LOST, READ_ONLY, REBUILT
-from device_agent.storage.store import Slot, Store, Version
+from device_agent.storage.store import Bounds, BusMessage, Commit, Outcome, Slot, Store, Version
+from ota.formats import cbor
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Message
 
 ENVELOPE = b"envelope of the confirmed module"
-SLOT = Slot("confirmed", sha256(ENVELOPE), 7, 3)
-MODULE = Version("m", SLOT.envelope)
+INSTANCE = "i"
+SLOT = Slot(INSTANCE, "confirmed", "m", sha256(ENVELOPE), b"", 7, 3)
+MODULE = Version(INSTANCE, "m", SLOT.envelope)
 CONFIRMED = Update(Phase.CONFIRMED, b"d" * 16, SLOT.envelope)
 KEYS = frozenset((b"key",))
 TABLES = database._TABLES
@@ -32,12 +34,13 @@ def fill(folder) -> Store:
     store = Store(folder)
     store.add_envelope(ENVELOPE)
     store.add_root(2, b"second root")
-    store.commit(CONFIRMED, SLOT, KEYS, 1)
+    store.commit_all([Commit(INSTANCE, CONFIRMED, SLOT, KEYS)], 1)
     store.lift_floor("deployment.lab", KEYS, 40, b"x" * 32)
     store.save_state(MODULE, b"state" * 100)
-    messages = [Message(0, 1.0, "m", "t", bytes(2000)) for _ in range(10)]
-    store.add_outcomes([(MODULE, [KeyWrite(f"k{number}", b"v" * 900) for number in range(9)], messages)], 100)
-    store._database.execute("insert into documents values ('desired', x'00')")
+    messages = [Message(0, 1.0, INSTANCE, "m", "t", bytes(2000)) for _ in range(10)]
+    store.add_outcomes([Outcome(MODULE, [KeyWrite(f"k{number}", b"v" * 900) for number in range(9)], messages)], Bounds(100))
+    store.keep_document("desired", b"0")
+    store.add_outcomes([Outcome(MODULE, bus=[BusMessage(0, 1.0, INSTANCE, "other", "local/x", bytes(900), 0)])], Bounds())
     return store
 
 
@@ -54,15 +57,15 @@ def codes(store) -> set[str]:
 
 def holds_what_matters(store) -> None:
     """Floors, slots with their manifests, and roots are there."""
-    assert store.slots()["confirmed"] == SLOT
+    assert store.slots(INSTANCE)["confirmed"] == SLOT
     assert store.envelope(SLOT.envelope) == ENVELOPE
-    assert [store.floor(each, KEYS).value for each in ("sequence", "epoch", "deployment.lab")] == [7, 3, 40]
+    assert [store.floor(each, KEYS).value for each in ("sequence.m", "epoch.m", "deployment.lab")] == [7, 3, 40]
     assert store.roots() == {2: b"second root"}
 
 
 def works(store) -> None:
     """New things can be written, and are there after a restart."""
-    store.write_journal(Update(Phase.OFFERED, b"e" * 16, b"n" * 32), 9)
+    store.write_journal(INSTANCE, Update(Phase.OFFERED, b"e" * 16, b"n" * 32), 9)
     store.save_state(MODULE, b"new")
 
 
@@ -123,9 +126,9 @@ def test_a_page_that_is_damaged_while_the_agent_runs(tmp_path, table):
     store.home.connection.close()
     store.home.connection = database.connect(path)  # which has nothing of the disk in memory
     holds_what_matters(store)
-    store.keys(MODULE), store.state(MODULE), store.outbox(0, 10), store.last_update()
+    store.keys(MODULE), store.state(MODULE), store.outbox(0, 10), store.last_update(INSTANCE)
     works(store)
-    store.add_outcomes([(MODULE, [], [Message(0, 1.0, "m", "t", b"1")])], 100)
+    store.add_outcomes([Outcome(MODULE, [], [Message(0, 1.0, INSTANCE, "m", "t", b"1")])], Bounds(100))
     store.close()
 
 
@@ -156,15 +159,15 @@ def test_a_file_that_is_gone(folder, how):
 def test_a_log_that_is_gone_takes_no_floor_and_no_slot_back(tmp_path):
     store = fill(tmp_path / "store")
     store._database.execute("pragma wal_checkpoint(truncate)")
-    newer = Slot("confirmed", sha256(b"newer"), 8, 3)
+    newer = Slot(INSTANCE, "confirmed", "m", sha256(b"newer"), b"", 8, 3)
     store.add_envelope(b"newer")
-    store.commit(Update(Phase.CONFIRMED, b"e" * 16, newer.envelope), newer, KEYS, 2)
+    store.commit_all([Commit(INSTANCE, Update(Phase.CONFIRMED, b"e" * 16, newer.envelope), newer, KEYS)], 2)
     shutil.copytree(tmp_path / "store", tmp_path / "copy")
     store.close()
     (tmp_path / "copy" / "agent.sqlite-wal").unlink()
     store = Store(tmp_path / "copy")
-    assert store.floor("sequence", KEYS).value == 8
-    assert store.slots()["confirmed"] == newer
+    assert store.floor("sequence.m", KEYS).value == 8
+    assert store.slots(INSTANCE)["confirmed"] == newer
     assert store.envelope(newer.envelope) == b"newer"
     store.close()
 
@@ -177,7 +180,7 @@ def test_floors_that_are_lost_are_told_until_the_next_module_is_confirmed(folder
         assert {LOST, REBUILT} == codes(store)
         store.close()
     store = Store(folder)
-    store.commit(CONFIRMED, SLOT, KEYS, 1)
+    store.commit_all([Commit(INSTANCE, CONFIRMED, SLOT, KEYS)], 1)
     assert codes(store) == {REBUILT}
     store.close()
     store = Store(folder)
@@ -191,7 +194,48 @@ def test_a_damaged_anchor_alone_is_written_anew(folder):
     holds_what_matters(store)
     assert codes(store) == set()
     store.close()
-    assert anchor.read(folder).slots == (("confirmed", SLOT.envelope, 7, 3),)
+    assert anchor.read(folder).slots == ((INSTANCE, "confirmed", "m", SLOT.envelope, b"", 7, 3),)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [2, [0], [], [], []],
+        [2, [[1, "text"]], [], [], []],
+        [2, [[1 << 63, b""]], [], [], []],
+        [2, [], [["sequence", b"", True, b""]], [], []],
+        [2, [], [], [["a", "confirmed", "m", b"", b"", 1]], []],
+        [2, [], [], [], ["text"]],
+        [1, [], [], [["confirmed", b"", 1]], []],
+        [1, [], [[]], [], []],
+    ],
+)
+def test_an_anchor_whose_digest_is_right_and_whose_rows_are_not_is_as_a_damaged_one(folder, content):
+    encoded = cbor.encode(content)
+    (folder / anchor.NAME).write_bytes(cbor.encode([encoded, cbor.sha256(encoded)]))
+    assert anchor.read(folder) is None
+    store = Store(folder)
+    holds_what_matters(store)
+    store.close()
+
+
+def test_a_power_cut_while_the_last_instance_is_removed_does_not_bring_it_back(folder, monkeypatch):
+    store = Store(folder)
+    write, calls = anchor.write, []
+
+    def once(*arguments):  # the power goes before it is written a second time
+        calls.append(arguments)
+        if len(calls) == 1:
+            write(*arguments)
+
+    monkeypatch.setattr(anchor, "write", once)
+    store.commit_all([Commit(INSTANCE, Update(Phase.CONFIRMED, b"gone" * 4))], 2)
+    monkeypatch.undo()
+    store.close()
+    store = Store(folder)
+    assert store.slots(INSTANCE) == {}
+    assert store.floor("sequence.m", KEYS).value == 7
+    store.close()
 
 
 def test_two_damaged_databases_are_kept_at_most(folder, monkeypatch):
@@ -206,7 +250,7 @@ def test_two_damaged_databases_are_kept_at_most(folder, monkeypatch):
 def test_message_numbers_are_not_used_again_after_damage(folder):
     damaged_at(folder / "agent.sqlite", 0)
     store = Store(folder)
-    last, *_ = store.add_outcomes([(MODULE, [], [Message(0, 1.0, "m", "t", b"1")])], 100)
+    last, *_ = store.add_outcomes([Outcome(MODULE, [], [Message(0, 1.0, INSTANCE, "m", "t", b"1")])], Bounds(100))
     assert last > 10
     store.close()
 
@@ -233,9 +277,10 @@ def test_a_database_of_schema_1_that_is_damaged_is_salvaged(tmp_path):
             pragma user_version = 1""")
     connection.close()
     store = Store(folder)
-    assert store.floor("sequence", {b""}).value == 5
-    store.adopt_unversioned(MODULE)
-    assert store.keys(MODULE) == {"k": b"\1"}
+    assert store.module_floor(floors.SEQUENCE, "m", {b""}).value == 5
+    module = Version("m", "m", SLOT.envelope)
+    store.adopt_unversioned(module)
+    assert store.keys(module) == {"k": b"\1"}
     store.close()
 
 
@@ -268,22 +313,22 @@ def test_a_disk_that_fails_while_the_agent_runs(tmp_path, code):
     assert store.state(MODULE) == b"in memory"
     assert len(store.keys(MODULE)) == 9
     for refused in (
-        lambda: store.write_journal(Update(Phase.OFFERED, b"e" * 16, b"n" * 32), 9),
-        lambda: store.commit(CONFIRMED, SLOT, KEYS, 1),
+        lambda: store.write_journal(INSTANCE, Update(Phase.OFFERED, b"e" * 16, b"n" * 32), 9),
+        lambda: store.commit_all([Commit(INSTANCE, CONFIRMED, SLOT, KEYS)], 1),
         lambda: store.begin_blob(INDEX),
         lambda: store.add_blob(b"blob"),
     ):
         with pytest.raises(Refused) as caught:
             refused()
         assert caught.value.reason is Reason.STORAGE_UNWRITABLE
-    store.write_journal(Update(Phase.FAILED, b"e" * 16, b"n" * 32), 9)
+    store.write_journal(INSTANCE, Update(Phase.FAILED, b"e" * 16, b"n" * 32), 9)
     now[0] = recovery.RETRY_S
-    store.write_journal(Update(Phase.OFFERED, b"e" * 16, b"n" * 32), 9)
+    store.write_journal(INSTANCE, Update(Phase.OFFERED, b"e" * 16, b"n" * 32), 9)
     assert codes(store) == set()
     store.close()
     store = Store(tmp_path / "store")
     assert store.state(MODULE) == b"in memory"
-    assert store.last_update().phase is Phase.OFFERED
+    assert store.last_update(INSTANCE).phase is Phase.OFFERED
     store.close()
 
 
@@ -369,7 +414,7 @@ def test_putting_aside_needs_no_room_that_is_not_there(disk):
     place, remount = disk
     store = fill(place / "store")
     for number in range(20):
-        store.add_outcomes([(MODULE, [KeyWrite(f"large{number}", bytes(30_000))], [])], 100)
+        store.add_outcomes([Outcome(MODULE, [KeyWrite(f"large{number}", bytes(30_000))], [])], Bounds(100))
     store.close()
     damaged_at(place / "store" / "agent.sqlite", *pages_of(place / "store" / "agent.sqlite", "journal"))
     remount("size=1200k")
@@ -412,16 +457,16 @@ def test_a_changed_byte_that_the_database_does_not_notice(folder, change):
         connection.execute(f"update {change}")
     connection.close()
     store = Store(folder)
-    update = store.last_update()
+    update = store.last_update(INSTANCE)
     assert update.confirmed == SLOT.envelope
     assert update.phase in (Phase.CONFIRMED, Phase.IDLE)
-    assert store.slots()["confirmed"] == SLOT
+    assert store.slots(INSTANCE)["confirmed"] == SLOT
     assert store.envelope(SLOT.envelope) in (ENVELOPE, None)
     assert len(store.outbox(0, 100)) == 10
     assert len(store.keys(MODULE)) == 9
-    assert [store.floor(each, KEYS).value for each in ("sequence", "epoch")] == [7, 3]
+    assert [store.floor(each, KEYS).value for each in ("sequence.m", "epoch.m")] == [7, 3]
     works(store)
     store.close()
     store = Store(folder)
-    assert store.last_update().phase is Phase.OFFERED
+    assert store.last_update(INSTANCE).phase is Phase.OFFERED
     store.close()

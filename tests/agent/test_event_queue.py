@@ -41,6 +41,40 @@ def test_the_event_in_hand_stays(counters):
     assert counters["events_dropped"] == 4
 
 
+def test_the_events_in_hand_stay_and_the_oldest_behind_them_go(counters):
+    queue = EventQueue(4, 1 << 20, counters)
+    for number in range(4):
+        queue.append(Pending(str(number), b""))
+    assert [each.topic for each in queue.hand_out(2, 1 << 20)] == ["0", "1"]
+    queue.append(Pending("4", b""))
+    assert [each.topic for each in queue] == ["0", "1", "3", "4"]
+    queue.popleft()
+    queue.put_back()  # "1" failed
+    for number in range(5, 8):
+        queue.append(Pending(str(number), b""))
+    assert [(each.topic, each.tries) for each in queue] == [("1", 1), ("5", 0), ("6", 0), ("7", 0)]
+    assert counters["events_dropped"] == 3
+
+
+def test_a_new_event_goes_where_all_others_are_in_hand(counters):
+    queue = EventQueue(2, 1 << 20, counters)
+    for number in range(2):
+        queue.append(Pending(str(number), b""))
+    queue.hand_out(2, 1 << 20)
+    queue.append(Pending("2", b""))
+    assert [each.topic for each in queue] == ["0", "1"]
+
+
+def test_a_row_is_bounded_in_number_and_in_bytes_and_has_one_event_at_least(counters):
+    queue = EventQueue(10, 1 << 20, counters)
+    for size in (900, 10, 10, 10, 900):
+        queue.append(Pending("t", bytes(size)))
+    assert [len(each.payload) for each in queue.hand_out(3, 500)] == [900]
+    queue.popleft()
+    assert [len(each.payload) for each in queue.hand_out(2, 500)] == [10, 10]
+    assert [len(each.payload) for each in queue.hand_out(9, 3 * (EVENT_BYTES + 11))] == [10, 10, 10]
+
+
 def test_an_event_that_has_no_room_at_all_takes_no_other_away(counters):
     queue = EventQueue(10, 1000, counters)
     queue.append(Pending("a", b"x"))
@@ -70,3 +104,31 @@ def test_the_bounds_hold_whatever_comes(steps, limit, limit_bytes):
     queue.keep(lambda event: False)
     assert (len(queue), queue.size_bytes) == (0, 0)
     assert added == taken + counters["events_dropped"]
+
+
+@pytest.mark.parametrize(("limit", "limit_bytes", "size"), [(8, 1 << 20, 0), (10_000, 8 * 1000, 1000 - EVENT_BYTES - 1)])
+def test_who_floods_loses_its_own_and_nobody_elses(counters, limit, limit_bytes, size):
+    """In number, and in bytes; also where the first events are in hand."""
+    queue = EventQueue(limit, limit_bytes, counters)
+    for sender in ("left", "right", "left"):
+        queue.append(Pending("q", bytes(size), sender=sender))
+    queue.hand_out(1, 1 << 20)
+    for _ in range(100):
+        queue.append(Pending("f", bytes(size), sender="flooder"))
+    assert Counter(each.sender for each in queue) == {"left": 2, "right": 1, "flooder": 5}
+    assert counters["events_dropped"] == 95
+    queue.append(Pending("q", bytes(size), sender="right"))
+    assert Counter(each.sender for each in queue) == {"left": 2, "right": 2, "flooder": 4}
+
+
+def test_whoever_is_dropped_is_told_of():
+    gone = []
+    queue = EventQueue(2, 500, Counter(), lambda event: gone.append(event.bus_number))
+    queue.append(Pending("t", bytes(2000), bus_number=1))  # no room at all
+    for number in range(2, 5):
+        queue.append(Pending("t", b"", bus_number=number))
+    queue.keep(lambda event: event.bus_number != 3)
+    queue[0].tries = 1
+    queue.append(Pending("t", bytes(300), bus_number=5))  # only the one in hand is there beside it
+    assert gone == [1, 2, 3, 5]
+    assert queue.popleft().bus_number == 4

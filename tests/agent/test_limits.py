@@ -13,9 +13,10 @@ from ota.formats.capabilities import Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason
-from tests.agent.test_workers import PUBLISH, spec
+from pywamr import Trap
 from tests.support.aot import aotc, compiled
 from tests.support.wat import CONTRACT, OK, contract_module, wat
+from tests.support.worker_rig import PUBLISH, spec
 
 LOG = '(import "device:module/logging@0.1.0" "log" (func $log (param i32 i32 i32)))'
 KEYS = '(import "device:module/keyvalue@0.1.0" "set" (func $set (param i32 i32 i32 i32 i32)))'
@@ -209,7 +210,7 @@ async def in_hand_when_it_failed(folder, **changes) -> tuple[list, int]:
     healthy = spec(folder, contract_module(publish, PUBLISH, '(data (i32.const 300) "out")'))
     said, failed = [], asyncio.Event()
 
-    async def outcome(_, done):
+    def outcome(_, done, *cause):
         said.extend(payload for _, payload in done.messages)
 
     supervisor = Supervisor(outcome, lambda *_: failed.set())
@@ -218,11 +219,11 @@ async def in_hand_when_it_failed(folder, **changes) -> tuple[list, int]:
     await first.start()
     await supervisor.run(first, b"", {})
     supervisor.offer("in/x", b"event")
-    await asyncio.wait_for(failed.wait(), 10)
+    await asyncio.wait_for(failed.wait(), 60)
     await second.start()
     await supervisor.run(second, b"", {})
     supervisor.offer("in/x", b"last")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while b"last" not in said:
             await asyncio.sleep(0.01)
     supervisor.stop()
@@ -243,3 +244,23 @@ def test_an_event_in_hand_is_taken_away_when_a_device_may_have_moved(tmp_path):
 
 def test_an_event_in_hand_goes_to_the_successor_of_an_idempotent_module(tmp_path):
     assert asyncio.run(in_hand_when_it_failed(tmp_path, capabilities=SERIAL, idempotent=True)) == ([b"event", b"last"], 0)
+
+
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
+def test_a_module_that_ends_where_its_memory_may_not_grow_says_so(mode):
+    greedy = "(if (i32.eq (memory.grow (local.get $size)) (i32.const -1)) (then unreachable)) "
+    host = hosted(mode, contract_module(greedy + OK, "", "", ""), Limits(memory_pages=4), [])
+    told = r"unreachable.*: it asked for 9 more pages of memory, beyond its limit \(memory_pages in \[limits\]\)"
+    with pytest.raises(Trap, match=told):
+        host.handle("t", b"x" * 9)
+
+
+def test_a_trap_for_another_reason_does_not_blame_the_memory():
+    """An earlier event was refused more memory, and did without."""
+    body = """(if (i32.eq (local.get $size) (i32.const 9)) (then (drop (memory.grow (i32.const 99)))))
+      (if (i32.eq (local.get $size) (i32.const 1)) (then unreachable)) """
+    host = hosted("interpreter", contract_module(body + OK, "", "", ""), Limits(memory_pages=4), [])
+    host.handle("t", b"x" * 9)
+    with pytest.raises(Trap) as trap:
+        host.handle("t", b"x")
+    assert "memory_pages" not in str(trap.value)

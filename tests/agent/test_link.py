@@ -2,10 +2,16 @@
 
 import asyncio
 import contextlib
+import os
+import socket
 import ssl
 
+import pytest
+
+from device_agent.broker.buffered import BufferedSocket
 from device_agent.broker.link import Link
-from device_agent.node.config import BrokerConfig
+from device_agent.broker.packets import Arrived
+from device_agent.broker.settings import BrokerConfig
 from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 from tests.support.tls import server_certificate
@@ -23,8 +29,8 @@ async def received(messages: bytes, count: int, tls: ssl.SSLContext, config: Bro
     """What comes out of a link within five seconds of one write by the broker."""
     got, all_there, ended = [], asyncio.Event(), asyncio.Event()
 
-    def take(topic: str, payload: bytes) -> None:
-        got.append(payload)
+    def take(arrived: Arrived) -> None:
+        got.append(arrived.payload)
         if len(got) == count:
             all_there.set()
 
@@ -40,9 +46,9 @@ async def received(messages: bytes, count: int, tls: ssl.SSLContext, config: Bro
         ended.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", config.url.port, ssl=tls)
-    link = asyncio.ensure_future(Link(config, "board", take, lambda: None, lambda: None).run())
+    link = asyncio.ensure_future(Link(config, "board", lambda *_: None, lambda: None, lambda: None, on_input=take).run())
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(all_there.wait(), 5)
+        await asyncio.wait_for(all_there.wait(), 60)
     link.cancel()
     all_there.set()
     await ended.wait()
@@ -88,7 +94,7 @@ def test_a_link_that_is_cancelled_just_when_it_loses_the_broker_ends():
         await asyncio.sleep(0.1)  # until it waits again
         link._connection._lost.set()  # both before the loop turns again
         running.cancel()
-        await asyncio.wait([running], timeout=3)
+        await asyncio.wait([running], timeout=60)
         await close(server, writers)
         return running.cancelled()
 
@@ -110,7 +116,7 @@ def test_two_boards_of_one_name_say_so_and_come_back_ever_more_slowly(caplog):
         config = BrokerConfig(BrokerUrl("127.0.0.1", free_port(), tls=False))
         server = await asyncio.start_server(serve, "127.0.0.1", config.url.port)
         running = asyncio.create_task(Link(config, "twin", lambda *_: None, lambda: None, lambda: None).run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(times) < 4:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)  # until that connection was ended too
@@ -121,3 +127,39 @@ def test_two_boards_of_one_name_say_so_and_come_back_ever_more_slowly(caplog):
     times = asyncio.run(inside())
     assert times[3] - times[2] > 1.0  # half of two seconds at least; the first time half a second at most
     assert "are there two boards called twin?" in caplog.text
+
+
+def test_packets_are_read_and_written_many_at_a_time_and_none_is_lost_in_between():
+    """The library asks for a head, a length and a body of each; the socket takes only so much."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    buffered = BufferedSocket(ours)
+    assert not buffered.fill()
+    theirs.sendall(bytes(range(10)))
+    assert buffered.fill()
+    assert buffered.arrived == bytes(range(10))
+    buffered.give(b"\0\1\2\3")
+    assert (buffered.recv(1), buffered.recv(1), buffered.has_given) == (b"\0", b"\1", True)
+    assert buffered.recv(100) == b"\2\3"
+    assert not buffered.has_given
+    with pytest.raises(BlockingIOError):
+        buffered.recv(1)
+    sent, taken = bytearray(), bytearray()
+    with pytest.raises(BlockingIOError):  # nobody reads: there is an end to what is kept
+        while True:
+            piece = os.urandom(10_000)
+            buffered.send(piece)
+            sent += piece
+    theirs.setblocking(False)
+    done = False
+    while not done:
+        done = buffered.flush()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken += theirs.recv(1 << 16)
+    assert taken == sent
+    buffered.send(b"last")
+    buffered.close()
+    assert theirs.recv(10) == b"last"
+    assert theirs.recv(10) == b""
+    theirs.close()

@@ -10,8 +10,8 @@ from device_agent.channel import frames, workers
 from device_agent.channel.workers import EventRefused, ModuleSpec, Worker, WorkerFailed
 from ota.formats.capabilities import Capabilities
 from ota.formats.reasons import Reason
-from tests.agent.test_workers import PUBLISH, spec
 from tests.support.wat import CONTRACT, contract_module, wat
+from tests.support.worker_rig import PUBLISH, spec
 
 
 async def answer(wanted: ModuleSpec, topic: str, payload: bytes) -> frames.Done:

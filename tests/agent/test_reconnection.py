@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import socket
 import subprocess
+import threading
 import time
 from dataclasses import replace
 
@@ -16,12 +17,13 @@ from cryptography.x509.oid import NameOID
 
 from device_agent.broker import backoff
 from device_agent.broker.backoff import Backoff, Ended
+from device_agent.broker.connection import Connection
 from device_agent.broker.link import Link
-from device_agent.node.config import BrokerConfig
+from device_agent.broker.settings import BrokerConfig
 from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 from tests.support.lab import Mosquitto
-from tests.support.scripted_broker import CONNECT, ScriptedBroker
+from tests.support.scripted_broker import CONNECT, DISCONNECT, ScriptedBroker
 from tests.support.tls import server_certificate
 
 REFUSED = Ended("the broker refused the connection", accepted=False)
@@ -89,7 +91,7 @@ async def tried(config: BrokerConfig, attempts: int, monkeypatch) -> Link:
 
     link._connect_once = counted
     running = asyncio.create_task(link.run())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(made) < attempts:
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.02)
@@ -197,7 +199,7 @@ def test_an_expired_certificate_is_said_once_and_a_renewed_one_used_at_the_next_
     async def until_online() -> None:
         online = asyncio.Event()
         running = asyncio.create_task(Link(config, "board", lambda *_: None, online.set, lambda: None).run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await online.wait()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -212,6 +214,18 @@ def test_an_expired_certificate_is_said_once_and_a_renewed_one_used_at_the_next_
             broker.terminate()
             broker.wait()
     assert caplog.text.lower().count("alert certificate expired") == 1
+
+
+def test_two_reasons_that_take_turns_are_said_once_each(caplog):
+    """A broker's TLS alert, or the end of the stream, whichever is seen first."""
+
+    async def inside():
+        link = Link(BrokerConfig(BrokerUrl("127.0.0.1", 1, tls=False)), "board", lambda *_: None, lambda: None, lambda: None)
+        for reason in ("the alert", "the end", "the alert", "the end"):
+            link._say(Ended(reason, accepted=False))
+
+    asyncio.run(inside())
+    assert [caplog.text.count(each) for each in ("the alert", "the end")] == [1, 1]
 
 
 def until_it_listens(port: int) -> None:
@@ -239,6 +253,33 @@ def test_a_password_file_is_read_at_each_attempt(tmp_path, caplog, monkeypatch):
 
     asyncio.run(inside())
     assert caplog.text.count("No such file or directory") == 1
+
+
+def test_a_connection_that_came_about_after_its_end_was_asked_for_is_closed(monkeypatch):
+    dialing, go_on, connections = threading.Event(), threading.Event(), []
+    dial = Connection._dial
+
+    def slow(self):
+        connections.append(self)  # held: being collected would close its socket too
+        dialing.set()
+        go_on.wait(20)
+        dial(self)
+
+    monkeypatch.setattr(Connection, "_dial", slow)
+
+    async def inside():
+        async with ScriptedBroker() as broker:
+            running = asyncio.create_task(Link(broker.config, "board", lambda *_: None, lambda: None, lambda: None).run())
+            await asyncio.to_thread(dialing.wait, 20)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            go_on.set()
+            async with asyncio.timeout(20):
+                while not broker.connections or broker.open:
+                    await asyncio.sleep(0.01)
+            assert [each.kind for each in broker.packets] == [CONNECT, DISCONNECT]
+
+    asyncio.run(inside())
 
 
 def test_two_boards_of_one_name_both_report_it(tmp_path, caplog):

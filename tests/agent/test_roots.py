@@ -1,5 +1,7 @@
 """With which root of trust a board starts, whatever is damaged or newer than it was."""
 
+import dataclasses
+
 import pytest
 
 from device_agent.desired.roots import load, newest
@@ -90,6 +92,34 @@ def test_a_root_of_another_chain_is_never_taken_from_the_store(roots):
     start = newest(others[1], {1: roots[1], 2: roots[2], 3: roots[3]}, FILE)
     assert start.root == trust.first_root(others[1])
     assert list(start.problems) == [2]
+
+
+def test_a_configured_root_that_the_chain_has_left_behind_does_not_bring_back_revoked_keys(roots):
+    stored = {1: roots[1], 4: roots[4]}
+    assert [number_and_problems(roots[configured], stored) for configured in (2, 3)] == [(4, []), (4, [])]
+    others = chain(Signer(), 2)
+    assert newest(others[2], stored, FILE).root == trust.first_root(others[2])
+
+
+@pytest.mark.parametrize("keys", ["some", "none"])
+def test_a_configured_root_older_than_all_stored_ones_begins_no_new_chain(roots, keys, store, tmp_path):
+    """The board was flashed with root 3, and an older package puts root 1 there: its keys were revoked since."""
+    others = {number + 1: document for number, document in chain(Signer(), 3).items()}
+    old, stored = roots[1], {3: roots[3], 4: roots[4]} if keys == "some" else {3: others[4]}
+    assert newest(old, stored, FILE).root == trust.first_root(max(stored.items())[1])
+    for number, document in stored.items():
+        store.add_root(number, document)
+    file = tmp_path / "root.cbor"
+    file.write_bytes(old)
+    for _ in range(2):  # with the old root kept too
+        assert load(file, store).root == trust.first_root(max(stored.items())[1])
+
+
+def test_a_configured_root_of_another_vendor_begins_a_new_chain_whatever_its_number(roots):
+    other = Signer()
+    payload = dataclasses.replace(other.root(1), vendor="another vendor").to_payload()
+    document = sign_document(payload, ROOT_TYPE, [other.keys["root"]])
+    assert newest(document, {3: roots[3]}, FILE).root == trust.first_root(document)
 
 
 def test_a_stored_root_under_another_number_is_not_taken(roots):

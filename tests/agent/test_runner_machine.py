@@ -5,10 +5,12 @@ are over. Fakes: the fetcher, the time that the disk takes, workers.
 import asyncio
 import shutil
 import tempfile
-from collections import Counter, deque
+from collections import deque
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -16,22 +18,32 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from device_agent.channel import frames
 from device_agent.channel.workers import WorkerFailed
 from device_agent.instance import states
-from device_agent.instance.instance import Instance, Policy
+from device_agent.instance.conductor import Conductor
+from device_agent.instance.gate import Now
+from device_agent.instance.instance import Instance
 from device_agent.instance.kept import Kept
-from device_agent.instance.runner import Runner
-from device_agent.instance.states import Phase
+from device_agent.instance.services import InstancePolicy, Services, Times
+from device_agent.instance.states import ON_TRIAL, Phase
 from device_agent.storage.store import Store
 from ota.formats.capabilities import Capabilities
+from ota.formats.deployment import Entry
 from ota.formats.manifest import VerifiedManifest
 from ota.formats.reasons import Reason, Refused
 from tests.agent.test_states import KINDS, MADE
 from tests.support.signing import Signer
 
 SIGNER = Signer()
-UPDATES = [SIGNER.update(f"module {number}".encode(), name="m", version=f"{number}.0.0") for number in range(1, 5)]
-VERIFIED = {each.envelope: VerifiedManifest(each.manifest, each.digest) for each in UPDATES}
-BLOBS = {each.manifest.digest: each.blob for each in UPDATES}
-SETTLE = 60  # turns of the loop in which everything that need not wait has happened
+NAMES = ("lamp", "meter")
+UPDATES = {
+    name: [SIGNER.update(f"{name} {number}".encode(), name=name, version=f"{number}.0.0") for number in range(1, 4)]
+    for name in NAMES
+}
+ALL = [each for updates in UPDATES.values() for each in updates]
+VERIFIED = {each.envelope: VerifiedManifest(each.manifest, each.digest) for each in ALL}
+BLOBS = {each.manifest.digest: each.blob for each in ALL}
+CONFIGS = ({}, {"colour": "red"})
+SETTLE = 80  # turns of the loop in which everything that need not wait has happened
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 class FakeWorker:
@@ -86,37 +98,49 @@ class FakeWorker:
 class Board:
     """One life of the board: from power on to power off."""
 
-    def __init__(self, folder: Path, errors: list) -> None:
+    def __init__(self, folder: Path, errors: list, wanted: dict[str, Entry]) -> None:
         self.errors, self.gates, self.disk, self.tasks = errors, [], deque(), set()
         self.refusing: set[bytes] = set()
         self.store = Store(folder)
-        policy = Policy(None, Capabilities({"logging": {}, "messaging": GRANTED}), {}, lambda vendor: (), 0.0, 3600.0, 10, 10**6)
-        agent = SimpleNamespace(
-            new_worker=lambda spec, died: FakeWorker(self, spec, died),
-            check_signers=lambda verified: None,
-            follow_topics=lambda worker: None,
-            send=None,
-            trial_failed=lambda worker, failure: self.runner.worker_failed(worker, failure),
-            on_trial=lambda: self.runner.update.phase is Phase.TRIAL,
-            blob_is_damaged=lambda name: None,
-            report=lambda: None,
+        services = Services(
+            self.store,
+            self.on_writer,
+            self.spawn,
+            lambda spec, died: FakeWorker(self, spec, died),
+            lambda: SimpleNamespace(manifest=self.fetch_manifest, blob=self.fetch_blob, progress=lambda _: (0, 0)),
+            self.verify,
+            lambda verified: None,
+            lambda vendor: (),
+            Kept(self.store, self.on_writer, self.flush),
+            Times(0.0, 60.0, 3600.0),
+            lambda: 0.0,
+            lambda: 0,
         )
-        kept = Kept(self.store, self.on_writer, self.flush)
-        self.instance = Instance(agent, policy, self.store, kept, self.on_writer, self.spawn, Counter())
-        board = SimpleNamespace(
-            verify=self.verify,
-            report=lambda: None,
-            confirmed=lambda: None,
-            update_began=lambda: None,
-            update_ended=lambda: self.spawn(self.instance.run_best()),
+        wishes = SimpleNamespace(entry=wanted.get, why_not=lambda name: None)
+        consent = SimpleNamespace(why_wait=lambda runner, now: None)
+        self.conductor = Conductor(self.runners, lambda _: {}, wishes, lambda: Now(NOON, NOON, True), consent, self.spawn)
+        hooks = SimpleNamespace(
+            admit=lambda name, verified: None,
+            follow=lambda name: None,
+            until_free=self.until_free,
+            deliver=self.deliver,
+            moved=lambda name: self.conductor.poke(),
+            began=lambda name: None,
+            ended=lambda name: None,
+            confirmed=lambda name: None,
+            damaged=lambda name, slot: None,
         )
-        fetcher = SimpleNamespace(manifest=self.fetch_manifest, blob=self.fetch_blob)
-        update = self.store.last_update()
-        self.runner = Runner(self.store, fetcher, self.instance, board, self.on_writer, self.spawn, 0.0, 60.0, update)
-        self.spawn(self.runner.run())
-        self.spawn(self.instance.run_best())
-        if not update.ended:
-            self.runner.post(states.Resumed(update.id))
+        policy = InstancePolicy(Capabilities({"logging": {}, "messaging": GRANTED}))
+        self.instances = {name: Instance(name, policy, services, hooks, self.store.last_update(name)) for name in NAMES}
+        for instance in self.instances.values():
+            self.spawn(instance.start())
+            self.spawn(instance.runner.resume())
+
+    def runners(self):
+        return {name: each.runner for name, each in self.instances.items()}
+
+    def deliver(self, name, spec, done, hops, bus_number) -> None:
+        """Nobody listens."""
 
     def gate(self) -> asyncio.Future:
         self.gates.append(future := asyncio.get_running_loop().create_future())
@@ -155,10 +179,13 @@ class Board:
         if not task.cancelled() and task.exception() is not None:
             self.errors.append(task.exception())
 
+    async def until_free(self, name: str, devices: frozenset[str]) -> None:
+        """No module has devices."""
+
     async def fetch_manifest(self, digest: bytes) -> bytes:
         if not await self.gate():
             raise Refused(Reason.MANIFEST_MISSING, "the machine wants it so")
-        return next(each.envelope for each in UPDATES if each.digest == digest)
+        return next(each.envelope for each in ALL if each.digest == digest)
 
     def verify(self, envelope: bytes) -> VerifiedManifest:
         verified = VERIFIED[envelope]
@@ -172,6 +199,8 @@ class Board:
         await self.on_writer(self.store.add_blob, BLOBS[wanted.digest])
 
     async def power_off(self) -> None:
+        for instance in self.instances.values():
+            instance.close()
         tasks = list(self.tasks)
         for task in tasks:
             task.cancel()
@@ -179,7 +208,8 @@ class Board:
         self.store.close()
 
 
-GRANTED = UPDATES[0].manifest.module.capabilities.items["messaging"]
+GRANTED = ALL[0].manifest.module.capabilities.items["messaging"]
+name_of = st.sampled_from(NAMES)
 
 
 class Boards(RuleBasedStateMachine):
@@ -189,10 +219,12 @@ class Boards(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.errors: list[BaseException] = []
         self.offers, self.past, self.refused = 0, [], set()
+        self.wanted: dict[str, Entry] = {}
+        self.sets: dict[bytes, dict[str, Entry]] = {}
         self.board = self.loop.run_until_complete(self.power_on())
 
     async def power_on(self) -> Board:
-        return Board(self.folder / "store", self.errors)
+        return Board(self.folder / "store", self.errors, self.wanted)
 
     def settle(self) -> None:
         async def turns() -> None:
@@ -200,26 +232,47 @@ class Boards(RuleBasedStateMachine):
                 await asyncio.sleep(0)
 
         self.loop.run_until_complete(turns())
-        identity = self.board.runner.update.id
-        if identity not in self.past:
-            self.past.append(identity)
+        for name, instance in self.board.instances.items():
+            if (name, instance.update.id) not in self.past:
+                self.past.append((name, instance.update.id))
 
     @property
     def open_gates(self) -> list[asyncio.Future]:
         self.board.gates = [each for each in self.board.gates if not each.done()]
         return self.board.gates
 
-    @rule(number=st.integers(0, len(UPDATES) - 1), refused=st.booleans())
-    def offer(self, number, refused):
-        self.offers += 1
-        manifest = UPDATES[number].digest
-        if refused:
-            self.board.refusing.add(manifest)
-            self.refused.add(manifest)
-        else:
-            self.board.refusing.discard(manifest)
-        self.board.runner.post(states.Offered(self.offers.to_bytes(16), manifest))
+    def wants(self, entries: dict[str, Entry]) -> None:
+        self.wanted.update(entries)
+        self.board.conductor.poke()
+        for name, entry in entries.items():
+            self.board.instances[name].post(states.Offered.of_entry(entry))
         self.settle()
+
+    def entry(self, name: str, number: int, config: int, *together: str) -> Entry:
+        digest = UPDATES[name][number - 1].digest if number else b""
+        return Entry(digest, self.offers.to_bytes(16), 0, config=CONFIGS[config] if number else {}, together=together)
+
+    @rule(name=name_of, number=st.integers(0, 3), config=st.integers(0, 1), refused=st.integers(0, 9).map(lambda each: each == 9))
+    def offer(self, name, number, config, refused):
+        self.offers += 1
+        entry = self.entry(name, number, config)
+        if refused:
+            self.board.refusing.add(entry.manifest_digest)
+            self.refused.add(entry.manifest_digest)
+        else:
+            self.board.refusing.discard(entry.manifest_digest)
+        self.wants({name: entry})
+
+    @rule(numbers=st.lists(st.integers(0, 3), min_size=2, max_size=2), config=st.integers(0, 1))
+    def offer_a_set(self, numbers, config):
+        self.offers += 1
+        entries = {name: self.entry(name, number, config, *NAMES) for name, number in zip(NAMES, numbers, strict=True)}
+        self.sets[self.offers.to_bytes(16)] = entries
+        self.wants(entries)
+
+    @rule()
+    def offer_once_more(self):
+        self.wants(dict(self.wanted))
 
     @precondition(lambda self: self.board.disk)
     @rule(count=st.integers(1, 6))
@@ -236,25 +289,37 @@ class Boards(RuleBasedStateMachine):
         gates[which % len(gates)].set_result(good)
         self.settle()
 
+    @rule(count=st.sampled_from((1, 2, 4, 8, 16, 24)))
+    def all_goes_well_for_a_while(self, count):
+        for _ in range(count):
+            if not self.board.disk and not self.open_gates:
+                return
+            for gate in self.open_gates:
+                gate.set_result(True)
+            while self.board.disk:
+                self.board.write()
+            self.settle()
+
     @precondition(lambda self: self.past)
     @rule(which=st.integers(0, 50), kind=st.sampled_from(KINDS))
     def an_event_of_an_update_that_is_over(self, which, kind):
-        old = self.past[which % len(self.past)]
-        present = self.board.runner.update
+        name, old = self.past[which % len(self.past)]
+        present = self.board.instances[name].update
         if old.number < present.number or (old.deployment, old.manifest) != (present.deployment, present.manifest):
-            self.board.runner.post(MADE[kind](old))
+            self.board.instances[name].post(MADE[kind](old))
             self.settle()
 
-    @rule()
-    def the_operator_stops_it(self):
-        self.board.runner.post(states.Stopped(self.board.runner.update.id, Reason.DEPLOYMENT_STOPPED, "paused"))
+    @rule(name=name_of)
+    def the_operator_stops_it(self, name):
+        instance = self.board.instances[name]
+        instance.post(states.Stopped(instance.update.id, Reason.DEPLOYMENT_STOPPED, "paused"))
         self.settle()
 
-    @precondition(lambda self: self.board.instance.alive)
-    @rule()
-    def the_module_that_runs_dies(self):
-        self.board.instance.supervisor.current.die()
-        self.settle()
+    @rule(name=name_of)
+    def the_module_that_runs_dies(self, name):
+        if self.board.instances[name].alive:
+            self.loop.call_soon(self.board.instances[name].supervisor.current.die)
+            self.settle()
 
     @rule()
     def a_power_cut(self):
@@ -268,31 +333,51 @@ class Boards(RuleBasedStateMachine):
 
     @invariant()
     def what_is_confirmed_is_what_the_slot_holds(self):
-        last, slot = self.board.store.last_update(), self.board.store.slots().get("confirmed")
-        if last.phase is Phase.CONFIRMED:
-            assert slot is not None
-            assert slot.envelope == last.manifest
-            assert self.board.store.envelope(slot.envelope) is not None
+        for name in NAMES:
+            last, slot = self.board.store.last_update(name), self.board.store.slots(name).get("confirmed")
+            if last.phase is Phase.CONFIRMED and last.removal:
+                assert slot is None
+            elif last.phase is Phase.CONFIRMED:
+                assert slot is not None
+                assert slot.release == last.release
+                assert self.board.store.envelope(slot.envelope) is not None
+
+    @invariant()
+    def of_a_set_all_is_confirmed_or_nothing_that_was_not_before(self):
+        """Those that ran what is wanted say so at once; of the others, none is confirmed before the last has passed."""
+        for deployment, entries in self.sets.items():
+            last = {name: self.board.store.last_update(name) for name in entries}
+            done = {name for name, each in last.items() if (each.deployment, each.phase) == (deployment, Phase.CONFIRMED)}
+            if all(each.deployment == deployment for each in last.values()) and done and done != set(NAMES):
+                assert all(name in self.matched(deployment) for name in done)
+
+    def matched(self, deployment: bytes) -> set[str]:
+        """Members that went to the end without a trial, or that ended with a set before."""
+        rows = self.board.store.home.connection.execute("select instance, phase from journal where deployment = ?", (deployment,))
+        passed = {name for name, phase in rows if phase == "passed"}
+        return set(NAMES) - passed
 
     @invariant()
     def an_update_has_its_own_manifest_and_its_own_worker(self):
-        update, worker = self.board.runner.update, self.board.runner.trial_worker
-        if update.verified is not None:
-            assert update.verified.envelope_digest == update.manifest
-        if worker is not None:
-            assert worker.spec.manifest == update.manifest
+        for instance in self.board.instances.values():
+            update, worker = instance.update, instance.target.on_trial
+            if update.verified is not None:
+                assert update.verified.envelope_digest == update.manifest
+            if worker is not None and update.phase in ON_TRIAL:
+                assert worker.spec.release == update.release
 
     @invariant()
     def only_what_was_refused_is_rejected(self):
-        if self.board.runner.update.phase is Phase.REJECTED:
-            assert self.board.runner.update.manifest in self.refused
+        for instance in self.board.instances.values():
+            if instance.update.phase is Phase.REJECTED:
+                assert instance.update.manifest in self.refused
 
     @invariant()
     def what_runs_outside_of_a_trial_was_confirmed(self):
-        update, instance = self.board.runner.update, self.board.instance
-        if update.ended and instance.alive and not self.board.disk and not self.open_gates:
-            slots = {slot.envelope for slot in self.board.store.slots().values()}
-            assert instance.supervisor.current.spec.manifest in slots
+        for name, instance in self.board.instances.items():
+            if instance.update.ended and instance.alive and not self.board.disk and not self.open_gates:
+                releases = {slot.release for slot in self.board.store.slots(name).values()}
+                assert instance.supervisor.current.spec.release in releases
 
     def teardown(self):
         self.loop.run_until_complete(self.board.power_off())
@@ -300,5 +385,57 @@ class Boards(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-Boards.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=50)
-TestBoards = Boards.TestCase
+class ManyBoards(Boards):
+    """The same, for longer."""
+
+
+Boards.TestCase.settings = settings(deadline=None, max_examples=15, stateful_step_count=50)
+ManyBoards.TestCase.settings = settings(deadline=None, max_examples=150, stateful_step_count=50)
+TestBoards, TestManyBoards = Boards.TestCase, pytest.mark.full(ManyBoards.TestCase)
+
+
+def started_again(name: str) -> Boards:
+    """A board with a confirmed module, after a power cut: nothing was read from its disk yet."""
+    boards = Boards()
+    boards.offer(name=name, number=1, config=0, refused=False)
+    boards.all_goes_well_for_a_while(24)
+    assert boards.board.instances[name].alive
+    boards.a_power_cut()
+    return boards
+
+
+def test_a_removal_ends_a_module_too_that_is_being_started():
+    boards = started_again("lamp")
+    while not boards.open_gates:
+        boards.the_disk_writes(1)
+    boards.offer(name="lamp", number=0, config=0, refused=False)
+    while boards.board.disk:
+        boards.the_disk_writes(1)
+    boards.all_goes_well_for_a_while(24)
+    lamp = boards.board.instances["lamp"]
+    assert (lamp.update.removal, lamp.update.phase) == (True, Phase.CONFIRMED)
+    assert not lamp.alive
+    assert not lamp.running.name
+    boards.teardown()
+
+
+def test_a_module_has_its_devices_and_memory_from_the_start_on_until_it_is_removed():
+    boards = started_again("lamp")
+    lamp = boards.board.instances["lamp"]
+    boards.loop.call_soon(lambda: boards.board.spawn(lamp.expect()))
+    boards.settle()
+    while boards.board.disk:
+        boards.the_disk_writes(1)
+    assert not lamp.alive
+    assert [each.name for each in lamp.modules] == ["lamp"]
+    while boards.open_gates:  # it starts no more
+        boards.open_gates[0].set_result(False)
+        boards.settle()
+        while boards.board.disk:
+            boards.the_disk_writes(1)
+    assert [each.name for each in lamp.modules] == ["lamp"]
+    boards.all_goes_well_for_a_while(24)
+    boards.offer(name="lamp", number=0, config=0, refused=False)
+    boards.all_goes_well_for_a_while(24)
+    assert lamp.modules == ()
+    boards.teardown()

@@ -81,4 +81,4 @@ def test_a_log_line_with_a_file_name_that_is_no_text_reaches_the_operator():
         return taken
 
     (record,) = asyncio.run(main())
-    assert decode_logs(encode_logs([record]))[0].message == "/a\\udcff: gone"
+    assert decode_logs(encode_logs("d", 1, [record])).records[0].message == "/a\\udcff: gone"

@@ -16,6 +16,7 @@ from device_agent.instance.updates import (
     RETRYABLE,
     Commit,
     FetchManifest,
+    Retire,
     RollBack,
     RunConfirmed,
     Update,
@@ -29,21 +30,30 @@ from tests.conftest import ROOT
 from tests.support.signing import Signer
 
 OFFER = states.Offered(b"d" * 16, b"m" * 32)
+REMOVAL = states.Offered(b"d" * 16, b"")
+SET = ("lamp", "meter")
 SIGNED = Signer().update(b"wasm")
 VERIFIED = VerifiedManifest(SIGNED.manifest, SIGNED.digest)
 MADE = {
-    states.Matched: lambda of: states.Matched(of),
+    states.Matched: states.Matched,
+    states.Withdrawn: states.Withdrawn,
     states.Verified: lambda of: states.Verified(of, VERIFIED),
     states.Refused: lambda of: states.Refused(of, Reason.CLASS_MISMATCH, "x"),
     states.Fetched: states.Fetched,
     states.FetchFailed: lambda of: states.FetchFailed(of, Reason.CHUNK_MISSING, "x"),
+    states.Cleared: states.Cleared,
+    states.Removed: states.Removed,
     states.Started: states.Started,
     states.StartFailed: lambda of: states.StartFailed(of, Reason.MODULE_INVALID, "x"),
     states.TrialPassed: lambda of: states.TrialPassed(of, 7, "x"),
+    states.MemberPassed: lambda of: states.MemberPassed(of, 7, "x"),
+    states.SetConfirmed: states.SetConfirmed,
+    states.SetFailed: lambda of: states.SetFailed(of, Reason.SET_FAILED, "x"),
     states.TrialFailed: lambda of: states.TrialFailed(of, Reason.TRAPPED, "x", 3),
     states.Endured: states.Endured,
     states.Stopped: lambda of: states.Stopped(of, Reason.DEPLOYMENT_STOPPED, "x"),
     states.Resumed: states.Resumed,
+    states.Continued: lambda of: states.Continued(of, VERIFIED),
     states.Lapsed: lambda of: states.Lapsed(of, Reason.DEPLOYMENT_EXPIRED, "x"),
     states.Suspended: states.Suspended,
     states.GaveUp: lambda of: states.GaveUp(of, Reason.TRIAL_INTERRUPTED, "x"),
@@ -100,7 +110,8 @@ def happen(update: Update, *kinds: type) -> Update:
     return update
 
 
-GOOD_WAY = (states.Offered, states.Verified, states.Fetched, states.Started, states.TrialPassed)
+GOOD_WAY = (states.Offered, states.Verified, states.Fetched, states.Cleared, states.Started, states.TrialPassed)
+LOADED_WAY, MEMBER_WAY = GOOD_WAY[:5], GOOD_WAY[1:]
 
 
 def test_the_good_way():
@@ -108,14 +119,15 @@ def test_the_good_way():
     for kind in GOOD_WAY:
         update = happen(update, kind)
         phases.append(update.phase)
-    assert phases == [Phase.OFFERED, Phase.FETCHING, Phase.STAGED, Phase.TRIAL, Phase.CONFIRMED]
+    assert phases == [Phase.OFFERED, Phase.FETCHING, Phase.STAGED, Phase.STARTING, Phase.TRIAL, Phase.CONFIRMED]
     assert (update.deployment, update.manifest, update.confirmed) == (OFFER.deployment, OFFER.manifest, OFFER.manifest)
     assert (update.events, update.detail) == (7, "x")
 
 
 def test_effects_carry_the_manifest_that_was_verified_for_their_update():
-    update = happen(Update(), *GOOD_WAY[:4])
-    for before, kind in ((at(Phase.OFFERED), states.Verified), (at(Phase.FETCHING), states.Fetched), (update, states.TrialPassed)):
+    update = happen(Update(), *LOADED_WAY)
+    staged = at(Phase.STAGED)
+    for before, kind in ((at(Phase.OFFERED), states.Verified), (staged, states.Cleared), (update, states.TrialPassed)):
         _, effects = step(before, made(kind, before))
         assert [each.verified for each in effects if hasattr(each, "verified")] == [VERIFIED]
 
@@ -149,11 +161,11 @@ def test_an_offer_of_the_confirmed_module_waits_for_a_trial():
 
 
 def test_a_module_that_takes_the_board_down_with_it_is_given_up():
-    update = happen(Update(), *GOOD_WAY[:4])
+    update = happen(Update(), *LOADED_WAY)
     for _ in range(3):
         update = happen(update, states.Resumed)
         assert update.phase is Phase.OFFERED
-        update = happen(update, *GOOD_WAY[1:4])
+        update = happen(update, *LOADED_WAY[1:])
     update, effects = step(update, states.Resumed(update.id))
     assert update.phase is Phase.ROLLED_BACK
     assert update.reason is Reason.TRIAL_INTERRUPTED
@@ -161,18 +173,18 @@ def test_a_module_that_takes_the_board_down_with_it_is_given_up():
 
 
 def test_a_stop_in_good_order_in_the_middle_of_a_trial_is_not_counted():
-    update = happen(Update(), *GOOD_WAY[:4])
+    update = happen(Update(), *LOADED_WAY)
     for _ in range(2 * MAX_RESUMPTIONS):
         update, effects = step(update, states.Suspended(update.id))
         assert not any(isinstance(each, FetchManifest) for each in effects)
-        update = happen(update, states.Resumed, *GOOD_WAY[1:4])
+        update = happen(update, states.Resumed, *LOADED_WAY[1:])
     assert (update.phase, update.resumptions) == (Phase.TRIAL, 0)
 
 
 def test_power_cuts_long_after_a_trial_began_are_not_the_modules_fault():
-    update = happen(Update(), *GOOD_WAY[:4])
+    update = happen(Update(), *LOADED_WAY)
     for _ in range(10):
-        update = happen(update, states.Resumed, *GOOD_WAY[1:4])
+        update = happen(update, states.Resumed, *LOADED_WAY[1:])
         update, effects = step(update, states.Endured(update.id))
         assert (update.phase, update.resumptions) == (Phase.TRIAL, 0)
         assert effects == (WriteJournal(update),)
@@ -184,7 +196,7 @@ def test_an_update_has_another_number_after_each_offer_and_each_restart():
         update = step(update, states.Offered(b"d" * 16, offer.to_bytes(32)))[0]
         numbers.append(update.number)
         for _ in range(2):
-            update = happen(update, *GOOD_WAY[1 : 1 + offer % 4], states.Resumed)
+            update = happen(update, *GOOD_WAY[1 : 1 + offer % 5], states.Resumed)
             numbers.append(update.number)
     assert numbers == list(range(16))
 
@@ -192,7 +204,7 @@ def test_an_update_has_another_number_after_each_offer_and_each_restart():
 @pytest.mark.parametrize("phase", list(Phase))
 def test_an_update_has_ended_when_only_an_offer_can_move_it(phase):
     events = {event for (before, event) in TRANSITIONS if before is phase}
-    assert Update(phase).ended == (events == {states.Offered, states.Matched})
+    assert Update(phase).ended == (events == {states.Offered, states.Matched, states.Withdrawn})
 
 
 def test_counters_begin_at_zero():
@@ -208,18 +220,98 @@ def test_a_transfer_is_resumed_as_often_as_it_takes():
     assert update.phase is Phase.FETCHING
 
 
-@given(st.lists(st.sampled_from((states.Offered, *KINDS)), max_size=40))
-def test_no_sequence_of_events_confirms_without_a_passed_trial(kinds):
-    update = Update()
-    for kind in kinds:
+INTERNAL = (states.Matched, states.Withdrawn, states.Removed, states.MemberPassed, states.GaveUp)  # made by `step` itself
+OUTSIDE = [kind for kind in KINDS if kind not in INTERNAL]
+OFFERS = (OFFER, REMOVAL, replace(OFFER, together=SET), replace(REMOVAL, together=SET), replace(OFFER, config={"a": "b"}))
+
+
+@given(st.lists(st.sampled_from((*OFFERS, *OUTSIDE)), max_size=40))
+def test_no_sequence_of_events_confirms_without_a_passed_trial(events):
+    update, passed = Update(), False
+    for each in events:
         before = update
-        update, effects = step(update, made(kind, update))
+        event = each if isinstance(each, states.Offered) else made(each, update)
+        update, effects = step(update, event)
+        if update.id != before.id:
+            passed = False
+        passed = passed or (before.phase is Phase.TRIAL and isinstance(event, states.TrialPassed))
         if any(isinstance(effect, Commit) for effect in effects):
-            assert before.phase is Phase.TRIAL
-            assert kind is states.TrialPassed
+            assert passed or before.removal
+            assert (before.phase is Phase.PASSED) == bool(before.together)
+            assert isinstance(event, states.SetConfirmed) == bool(before.together)
 
 
-STARTS = (states.Matched, states.Resumed, states.Lapsed, states.GaveUp)  # posted when the agent starts, or by `step` itself
+def test_a_removal_fetches_and_starts_nothing_and_happens_when_it_is_cleared():
+    update, effects = step(Update(confirmed=b"c" * 32), REMOVAL)
+    assert update.phase is Phase.STAGED
+    assert not any(isinstance(each, FetchManifest) for each in effects)
+    update, effects = step(update, states.Cleared(update.id))
+    assert (update.phase, update.confirmed) == (Phase.CONFIRMED, b"")
+    assert effects[:2] == (Commit(update, None), Retire())
+    assert step(update, REMOVAL) == (update, ())
+
+
+def test_a_removal_that_a_restart_interrupts_is_staged_again_and_never_given_up():
+    update = Update()
+    update = step(update, replace(REMOVAL, together=SET))[0]
+    for _ in range(2 * MAX_RESUMPTIONS):
+        update = happen(update, states.Cleared)
+        assert update.phase is Phase.PASSED
+        update = happen(update, states.Resumed)
+        assert update.phase is Phase.STAGED
+
+
+def test_a_member_of_a_set_stays_on_trial_until_all_have_passed():
+    update = happen(step(Update(confirmed=b"c"), replace(OFFER, together=SET))[0], *MEMBER_WAY)
+    assert (update.phase, update.confirmed, update.events) == (Phase.PASSED, b"c", 7)
+    confirmed, effects = step(update, states.SetConfirmed(update.id))
+    assert (confirmed.phase, confirmed.confirmed) == (Phase.CONFIRMED, OFFER.manifest)
+    assert effects[0] == Commit(confirmed, VERIFIED)
+
+
+@pytest.mark.parametrize("steps", range(len(MEMBER_WAY) + 1))
+def test_a_member_of_a_set_that_failed_ends_wherever_it_is_and_goes_back_if_it_was_fed(steps):
+    update = happen(step(Update(), replace(OFFER, together=SET))[0], *MEMBER_WAY[:steps])
+    fed = update.phase in states.ON_TRIAL
+    after, effects = step(update, states.SetFailed(update.id, Reason.SET_FAILED, "meter: trapped"))
+    assert after.phase is (Phase.ROLLED_BACK if fed else Phase.FAILED)
+    assert (after.reason, after.detail) == (Reason.SET_FAILED, "meter: trapped")
+    assert any(isinstance(each, RollBack) for each in effects) == fed
+    assert step(after, replace(OFFER, together=SET)) == (after, ())
+
+
+def test_a_module_that_fails_after_it_has_passed_goes_back():
+    update = happen(step(Update(), replace(OFFER, together=SET))[0], *MEMBER_WAY)
+    assert happen(update, states.TrialFailed).phase is Phase.ROLLED_BACK
+
+
+def test_another_set_is_news_for_what_is_under_way_and_for_what_failed_with_its_set():
+    alone, of_set = OFFER, replace(OFFER, together=SET)
+    update = happen(step(Update(), of_set)[0], *MEMBER_WAY[:2])
+    assert step(update, alone)[0].phase is Phase.OFFERED
+    failed = happen(update, states.SetFailed)
+    assert step(failed, alone)[0].phase is Phase.OFFERED
+    confirmed = happen(happen(update, *MEMBER_WAY[2:]), states.SetConfirmed)
+    assert step(confirmed, alone) == (confirmed, ())
+
+
+def test_another_configuration_of_the_confirmed_module_is_an_update_and_the_same_one_is_none():
+    update = happen(step(Update(), OFFERS[-1])[0], *GOOD_WAY[1:])
+    assert update.confirmed == OFFERS[-1].release != OFFER.release
+    other = replace(OFFERS[-1], deployment=b"e" * 16, config={"a": "c"})
+    assert step(update, other)[0].phase is Phase.OFFERED
+    assert step(update, replace(other, config={"a": "b"}))[0].phase is Phase.CONFIRMED
+
+
+def test_a_trial_that_crosses_a_restart_goes_on():
+    update = happen(Update(), *LOADED_WAY)
+    after, effects = step(replace(update, verified=None), states.Continued(update.id, VERIFIED))
+    assert (after.phase, after.verified, after.number) == (Phase.TRIAL, VERIFIED, update.number + 1)
+    assert not any(isinstance(each, updates.BeginTrial) for each in effects)
+    assert happen(after, states.TrialPassed).phase is Phase.CONFIRMED
+
+
+STARTS = (*INTERNAL, states.Resumed, states.Continued, states.Lapsed)  # posted when the agent starts, or by `step` itself
 
 
 class Boards(RuleBasedStateMachine):
@@ -297,7 +389,8 @@ def test_the_diagram_in_the_documents_is_made_from_the_table():
 
 def test_every_effect_is_used():
     makers = (*updates._EFFECTS.values(), *updates._EFFECTS_OF.values())
-    used = {type(effect) for make in makers for effect in make(at(Phase.TRIAL))}
+    trials = (at(Phase.TRIAL), replace(at(Phase.TRIAL), manifest=b""))
+    used = {type(effect) for make in makers for trial in trials for effect in make(trial)}
     assert used == set(updates.Effect.__args__)
     assert set(updates._EFFECTS) == set(Phase) - {Phase.IDLE}
     assert Phase.IDLE in ENDED

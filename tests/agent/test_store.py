@@ -3,6 +3,7 @@
 import errno
 import os
 import sqlite3
+from collections import Counter
 
 import pytest
 
@@ -11,20 +12,17 @@ from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
 from device_agent.storage import blobs, floors
 from device_agent.storage import store as stores
-from device_agent.storage.store import Slot, Store, StoreError, Version
-from ota.formats import cbor
+from device_agent.storage.store import Bounds, BusMessage, Commit, Outcome, Store, StoreError, Version
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Message
-from tests.support.signing import Signer
-from tests.support.wat import contract_module
+from tests.support.kept import M2, SIGNERS, M, again, slot
 
 BLOB = os.urandom(5000)
-INDEX = ChunkIndex.of(BLOB, 1024)
-M, M2 = Version("m", b"1" * 32), Version("m", b"2" * 32)
 
-SIGNERS = frozenset((b"key",))
+
+INDEX = ChunkIndex.of(BLOB, 1024)
 
 
 @pytest.fixture
@@ -34,11 +32,6 @@ def store(tmp_path):
     opened.close()
 
 
-def again(store, tmp_path):
-    store.close()
-    return Store(tmp_path / "store")
-
-
 def chunk(number):
     return BLOB[number * 1024 : (number + 1) * 1024]
 
@@ -46,10 +39,10 @@ def chunk(number):
 def test_the_journal_survives_and_is_chained(store, tmp_path):
     update = Update(Phase.TRIAL, b"d" * 16, b"m" * 32, 1, Reason.TRAPPED, "why")
     for phase in (Phase.OFFERED, Phase.FETCHING):
-        store.write_journal(Update(phase, b"d" * 16, b"m" * 32), 5)
-    store.write_journal(update, 6)
+        store.write_journal("i", Update(phase, b"d" * 16, b"m" * 32), 5)
+    store.write_journal("i", update, 6)
     store = again(store, tmp_path)
-    assert store.last_update() == update
+    assert store.last_update("i") == update
     assert store.journal_is_whole()
     with sqlite3.connect(tmp_path / "store" / "agent.sqlite") as database:
         database.execute("update journal set detail = 'changed' where id = 2")
@@ -60,23 +53,24 @@ def test_the_journal_survives_and_is_chained(store, tmp_path):
 
 def test_a_commit_moves_the_slots_and_raises_what_must_not_go_back(store):
     for sequence in (5, 9):
-        slot = Slot("confirmed", bytes([sequence]) * 32, sequence, 2)
-        store.commit(Update(Phase.CONFIRMED, b"d", slot.envelope), slot, SIGNERS, 1)
-    slots = store.slots()
-    assert slots["confirmed"] == Slot("confirmed", bytes([9]) * 32, 9, 2)
-    assert slots["previous"] == Slot("previous", bytes([5]) * 32, 5, 2)
-    assert (store.floor("sequence", SIGNERS).value, store.floor("epoch", SIGNERS).value) == (9, 2)
-    store.lift_floor("sequence", SIGNERS, 3, b"")
-    assert store.floor("sequence", SIGNERS).value == 9
+        new = slot(bytes([sequence]) * 32, sequence, 2)
+        store.commit_all([Commit("i", Update(Phase.CONFIRMED, b"d", new.envelope), new, SIGNERS)], 1)
+    slots = store.slots("i")
+    assert slots["confirmed"] == slot(bytes([9]) * 32, 9, 2)
+    assert slots["previous"] == slot(bytes([5]) * 32, 5, 2, name="previous")
+    assert [store.module_floor(name, "m", SIGNERS).value for name in (floors.SEQUENCE, floors.EPOCH)] == [9, 2]
+    store.lift_floor(floors.SEQUENCE + "m", SIGNERS, 3, b"")
+    assert store.module_floor(floors.SEQUENCE, "m", SIGNERS) == floors.Floor(9, SIGNERS, frozenset((bytes([9]) * 32,)))
+    assert store.module_floor(floors.SEQUENCE, "other", SIGNERS).value == 0
 
 
 def test_a_commit_that_fails_leaves_nothing_behind(store, monkeypatch):
-    store.commit(Update(Phase.CONFIRMED, b"d", b"1" * 32), Slot("confirmed", b"1" * 32, 1, 0), SIGNERS, 1)
+    store.commit_all([Commit("i", Update(Phase.CONFIRMED, b"d", b"1" * 32), slot(b"1" * 32, 1, 0), SIGNERS)], 1)
     monkeypatch.setattr(floors, "lift", lambda *_: (_ for _ in ()).throw(RuntimeError("power")))
     with pytest.raises(RuntimeError):
-        store.commit(Update(Phase.CONFIRMED, b"e", b"2" * 32), Slot("confirmed", b"2" * 32, 2, 0), SIGNERS, 2)
-    assert store.slots()["confirmed"].sequence == 1
-    assert store.last_update().deployment == b"d"
+        store.commit_all([Commit("i", Update(Phase.CONFIRMED, b"e", b"2" * 32), slot(b"2" * 32, 2, 0), SIGNERS)], 2)
+    assert store.slots("i")["confirmed"].sequence == 1
+    assert store.last_update("i").deployment == b"d"
 
 
 def test_a_blob_is_resumed_after_a_restart(store, tmp_path):
@@ -157,10 +151,10 @@ def test_a_database_that_cannot_grow_is_a_refusal_and_stays_whole(store):
     store._database.execute("pragma max_page_count = 20")
     with pytest.raises(Refused) as caught:
         for number in range(1000):
-            store.add_outcomes([(M, [KeyWrite(str(number), bytes(3000))], [])], 10)
+            store.add_outcomes([Outcome(M, [KeyWrite(str(number), bytes(3000))], [])], Bounds(10))
     assert caught.value.reason is Reason.DISK_FULL
     store._database.execute("pragma max_page_count = 100000")
-    store.write_journal(Update(Phase.OFFERED, b"d", b"m"), 1)
+    store.write_journal("i", Update(Phase.OFFERED, b"d", b"m"), 1)
     assert store.journal_is_whole()
 
 
@@ -175,9 +169,22 @@ def test_two_agents_cannot_share_a_folder(store, tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
+def test_a_chunk_of_a_blob_that_another_instance_has_made_whole_is_left_alone(store):
+    for number in store.begin_blob(INDEX) & store.begin_blob(INDEX):
+        store.add_chunk(INDEX, number, chunk(number))
+    store.finish_blob(INDEX)
+    store.add_chunk(INDEX, 1, chunk(1))
+    store.finish_blob(INDEX)
+    whole = store.blob_path(INDEX.digest)
+    assert [each for each in whole.parent.iterdir() if INDEX.digest.hex() in each.name] == [whole]
+    whole.unlink()
+    with pytest.raises(Refused, match="blob-digest-mismatch"):
+        store.add_chunk(INDEX, 1, chunk(1))
+
+
 def test_the_outbox_keeps_order_and_drops_the_oldest(store):
-    messages = [Message(0, 1.0, "m", "t", bytes([number])) for number in range(10)]
-    assert store.add_outcomes([(M, [], messages)], limit=6)[:2] == (10, 4)
+    messages = [Message(0, 1.0, "i", "m", "t", bytes([number])) for number in range(10)]
+    assert store.add_outcomes([Outcome(M, [], messages)], Bounds(6))[:2] == (10, 4)
     assert [each.number for each in store.outbox(0, 100)] == [5, 6, 7, 8, 9, 10]
     store.delivered(7)
     assert [each.payload for each in store.outbox(0, 2)] == [bytes([7]), bytes([8])]
@@ -185,52 +192,103 @@ def test_the_outbox_keeps_order_and_drops_the_oldest(store):
 
 
 def test_the_outbox_is_bounded_in_bytes_also_after_a_restart(store, tmp_path):
-    large = [Message(0, 1.0, "m", "t", bytes(1000)) for _ in range(50)]
-    added = store.add_outcomes([(M, [], large)], 1000, 20_000)
+    large = [Message(0, 1.0, "i", "m", "t", bytes(1000)) for _ in range(50)]
+    added = store.add_outcomes([Outcome(M, [], large)], Bounds(1000, 20_000))
     assert (added.dropped, added.dropped_bytes) == (32, 32 * 1066)
     store = again(store, tmp_path)
     for _ in range(5):
-        added = store.add_outcomes([(M, [], large[:10])], 1000, 20_000)
+        added = store.add_outcomes([Outcome(M, [], large[:10])], Bounds(1000, 20_000))
         assert (added.dropped, store.outbox_size()) == (10, 18)
     store.delivered(added.last - 10)
-    assert store.add_outcomes([(M, [], large[:8])], 1000, 20_000).dropped == 0
-    assert store.add_outcomes([(M, [], [Message(0, 1.0, "m", "t", bytes(30_000))])], 1000, 20_000).dropped == 19
+    assert store.add_outcomes([Outcome(M, [], large[:8])], Bounds(1000, 20_000)).dropped == 0
+    assert store.add_outcomes([Outcome(M, [], [Message(0, 1.0, "i", "m", "t", bytes(30_000))])], Bounds(1000, 20_000)).dropped == 19
     assert store.outbox_size() == 0
     store.close()
+
+
+@pytest.mark.parametrize("own", [(50, 1 << 20), (10_000, 50 * 75)])
+def test_a_flood_on_the_bus_takes_no_room_from_other_sources_nor_beyond_its_targets_own_bounds(store, tmp_path, own):
+    def said(source: str, target: str, number: int) -> BusMessage:
+        return BusMessage(0, 1.0, source, target, "local/x", b"%04d" % number, 1)
+
+    bounds = Bounds(bus=1000, bus_of={"small": own})
+    store.add_outcomes([Outcome(M, bus=[said("quiet", "small", number) for number in range(5)])], bounds)
+    for turn in range(6):
+        if turn == 3:
+            store = again(store, tmp_path)
+        flood = [said("flood", target, number) for number in range(100) for target in ("small", "large")]
+        store.add_outcomes([Outcome(M, bus=flood)], bounds)
+    kept = store.bus(0, 5000)
+    small = [each for each in kept if each.target == "small"]
+    assert [each.payload for each in small if each.source == "quiet"] == [b"%04d" % number for number in range(5)]
+    assert 40 <= len(small) <= 51
+    assert small[-1].payload == b"0099"
+    assert len(kept) - len(small) == 600
+    store.close()
+
+
+@pytest.mark.parametrize("bounds", [Bounds(messages=500), Bounds(message_bytes=500 * 70)])
+def test_a_flood_takes_no_room_in_the_outbox_from_other_instances(store, tmp_path, bounds):
+    quiet = [Message(0, 1.0, "quiet", "m", "t", bytes([number])) for number in range(20)]
+    store.add_outcomes([Outcome(M, [], quiet)], bounds)
+    flood, dropped = [Message(0, 1.0, "flood", "m", "t", bytes(4))] * 70, 0
+    for number in range(20):
+        if number == 10:
+            store = again(store, tmp_path)
+        dropped += store.add_outcomes([Outcome(M, [], flood)], bounds).dropped
+    kept = store.outbox(0, 2000)
+    assert kept[:20] == [each._replace(number=number) for number, each in enumerate(quiet, 1)]
+    assert (dropped, len(kept)) == (20 + 20 * 70 - store.outbox_size(), store.outbox_size())
+    assert 480 <= len(kept) <= 500
+    assert [each.number for each in kept[20:]] == list(range(1421 - len(kept) + 20, 1421))
+    store.delivered(1420)
+    assert (store.add_outcomes([Outcome(M, [], flood)], bounds).dropped, store.outbox_size()) == (0, 70)
+    store.close()
+
+
+def test_of_two_floods_the_outbox_keeps_as_much_of_each(store):
+    for _ in range(10):
+        said = [Message(0, 1.0, name, "m", "t", b"") for name in ("a", "b") for _ in range(30)]
+        store.add_outcomes([Outcome(M, [], said)], Bounds(messages=40))
+    assert Counter(each.instance for each in store.outbox(0, 100)) == {"a": 20, "b": 20}
 
 
 def test_the_journal_is_bounded(store, monkeypatch):
     monkeypatch.setattr(stores, "JOURNAL_ROWS", 20)
     for number in range(60):
-        store.write_journal(Update(Phase.FAILED, b"d", b"m", 0, Reason.TRAPPED, f"{number} " + "x" * 5000), number)
+        store.write_journal("i", Update(Phase.FAILED, b"d", b"m", 0, Reason.TRAPPED, f"{number} " + "x" * 5000), number)
     rows = store._database.execute("select length(detail) from journal").fetchall()
-    assert len(rows) == 21
+    assert len(rows) == 20
     assert max(rows) == (stores.DETAIL_CHARACTERS,)
     assert store.journal_is_whole()
 
 
 def test_message_numbers_are_never_used_twice(store, tmp_path):
-    store.add_outcomes([(M, [], [Message(0, 1.0, "m", "t", b"1")])], 10)
+    store.add_outcomes([Outcome(M, [], [Message(0, 1.0, "i", "m", "t", b"1")])], Bounds(10))
     store.delivered(1)
     store = again(store, tmp_path)
-    assert store.add_outcomes([(M, [], [Message(0, 1.0, "m", "t", b"2")])], 10)[0] == 2
+    assert store.add_outcomes([Outcome(M, [], [Message(0, 1.0, "i", "m", "t", b"2")])], Bounds(10))[0] == 2
     store.close()
 
 
 def test_keys_and_states_are_kept_by_version(store):
-    other = Version("other", M.manifest)
-    store.add_outcomes([(M, [KeyWrite("k", b"1"), KeyWrite("gone", b"2")], []), (other, [KeyWrite("k", b"3")], [])], 10)
-    store.add_outcomes([(M, [KeyWrite("gone", None)], []), (M2, [KeyWrite("k", b"4")], [])], 10)
+    other = Version("i", "other", M.release)
+    store.add_outcomes(
+        [Outcome(M, [KeyWrite("k", b"1"), KeyWrite("gone", b"2")], []), Outcome(other, [KeyWrite("k", b"3")], [])], Bounds(10)
+    )
+    store.add_outcomes([Outcome(M, [KeyWrite("gone", None)], []), Outcome(M2, [KeyWrite("k", b"4")], [])], Bounds(10))
     store.save_state(M, b"state")
     assert [store.keys(each) for each in (M, M2, other)] == [{"k": b"1"}, {"k": b"4"}, {"k": b"3"}]
     assert [store.state(each) for each in (M, M2, other)] == [b"state", b"", b""]
 
 
 def test_a_trial_begins_with_what_the_old_version_has_and_leaves_that_alone(store):
-    store.add_outcomes([(M, [KeyWrite("k", b"1")], []), (M2, [KeyWrite("of an earlier trial", b"x")], [])], 10)
+    store.add_outcomes(
+        [Outcome(M, [KeyWrite("k", b"1")], []), Outcome(M2, [KeyWrite("of an earlier trial", b"x")], [])], Bounds(10)
+    )
     store.save_state(M, b"at the last checkpoint")
     store.begin_trial(M2, M, b"at the swap")
-    store.add_outcomes([(M2, [KeyWrite("k", b"2"), KeyWrite("new", b"3")], [])], 10)
+    store.add_outcomes([Outcome(M2, [KeyWrite("k", b"2"), KeyWrite("new", b"3")], [])], Bounds(10))
     store.save_state(M2, b"on trial")
     assert (store.keys(M2), store.state(M2)) == ({"k": b"2", "new": b"3"}, b"on trial")
     assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"at the swap")
@@ -246,104 +304,30 @@ def test_a_trial_after_an_old_version_that_is_dead_begins_with_its_last_state(st
 
 
 def test_a_module_of_another_name_begins_its_trial_with_nothing(store):
-    store.add_outcomes([(M, [KeyWrite("k", b"1")], [])], 10)
-    store.begin_trial(Version("other", b"o" * 32), M, b"state")
-    assert (store.keys(Version("other", b"o" * 32)), store.state(Version("other", b"o" * 32))) == ({}, b"")
+    store.add_outcomes([Outcome(M, [KeyWrite("k", b"1")], [])], Bounds(10))
+    store.begin_trial(Version("i", "other", b"o" * 32), M, b"state")
+    assert (store.keys(Version("i", "other", b"o" * 32)), store.state(Version("i", "other", b"o" * 32))) == ({}, b"")
     assert store.state(M) == b"state"
 
 
 def test_what_versions_that_nothing_names_kept_is_collected(store):
-    store.add_outcomes([(M, [KeyWrite("k", b"1")], []), (M2, [KeyWrite("k", b"2")], [])], 10)
+    store.add_outcomes([Outcome(M, [KeyWrite("k", b"1")], []), Outcome(M2, [KeyWrite("k", b"2")], [])], Bounds(10))
     store.save_state(M, b"1")
     store.save_state(M2, b"2")
-    store.collect({M2.manifest}, set())
+    store.collect((), {("i", M2.release)}, ())
     assert (store.keys(M), store.state(M)) == ({}, b"")
     assert (store.keys(M2), store.state(M2)) == ({"k": b"2"}, b"2")
 
 
 def test_the_journal_confirms_only_what_the_slot_holds(store):
-    slot = Slot("confirmed", b"1" * 32, 1, 0)
+    held = slot(b"1" * 32, 1, 0)
     with pytest.raises(StoreError, match="the journal would confirm"):
-        store.commit(Update(Phase.CONFIRMED, b"d", b"2" * 32), slot, SIGNERS, 1)
-    assert store.slots() == {}
-    store.commit(Update(Phase.CONFIRMED, b"d", b"1" * 32), slot, SIGNERS, 1)
+        store.commit_all([Commit("i", Update(Phase.CONFIRMED, b"d", b"2" * 32), held, SIGNERS)], 1)
+    assert store.slots("i") == {}
+    store.commit_all([Commit("i", Update(Phase.CONFIRMED, b"d", b"1" * 32), held, SIGNERS)], 1)
     with pytest.raises(StoreError, match="the journal would confirm"):
-        store.write_journal(Update(Phase.CONFIRMED, b"e", b"2" * 32), 2)
-    assert store.last_update() == Update(Phase.CONFIRMED, b"d", b"1" * 32, confirmed=b"1" * 32)
-
-
-def schema_1(path, slots: dict[str, bytes]) -> None:
-    """A database as the first agents left it, with two rows in the journal, keys and states of three modules."""
-    database = sqlite3.connect(path)
-    database.executescript(
-        """
-        create table numbers (name text primary key, value integer not null) strict;
-        create table roots (number integer primary key, document blob not null) strict;
-        create table envelopes (digest blob primary key, envelope blob not null) strict;
-        create table journal (
-            id integer primary key, time_s integer not null, phase text not null, deployment blob not null, manifest blob not null,
-            resumptions integer not null, reason text not null, detail text not null, chain blob not null) strict;
-        create table slots (
-            name text primary key, envelope blob not null, sequence integer not null, epoch integer not null,
-            failures integer not null) strict;
-        create table keyvalue (module text, key text, value blob not null, primary key (module, key)) strict;
-        create table states (module text primary key, state blob not null) strict;
-        create table outbox (
-            number integer primary key autoincrement, time_s real not null, module text not null, topic text not null,
-            payload blob not null) strict;
-        insert into numbers values ('sequence', 7), ('deployment.lab', 40);
-        insert into keyvalue values ('pump', 'k', x'31'), ('lamp', 'k', x'32'), ('factory', 'k', x'33');
-        insert into states values ('pump', x'34'), ('lamp', x'35'), ('factory', x'36');
-        insert into outbox values (41, 1.0, 'pump', 't', x'37');
-        pragma user_version = 1;
-        """
-    )
-    chain = b""
-    for phase in ("offered", "confirmed"):
-        row = (5, phase, b"d" * 16, next(iter(slots.values()), b"m"), 0, "", "")
-        chain = sha256(chain + cbor.encode(list(row)))
-        database.execute("insert into journal values (null, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, chain))
-    for name, envelope in slots.items():
-        database.execute("insert into envelopes values (?, ?)", (sha256(envelope), envelope))
-        database.execute("insert into slots values (?, ?, 7, 0, 1)", (name, sha256(envelope)))
-    database.commit()
-    database.close()
-
-
-def test_a_database_of_schema_1_gives_what_modules_kept_to_their_versions(tmp_path):
-    signer = Signer()
-    confirmed, previous = signer.update(contract_module(), name="pump"), signer.update(contract_module(), name="lamp")
-    (tmp_path / "store").mkdir()
-    schema_1(tmp_path / "store" / "agent.sqlite", {"confirmed": confirmed.envelope, "previous": previous.envelope})
-    for _ in range(2):  # migrated once
-        store = Store(tmp_path / "store")
-        pump, lamp, factory = (
-            Version(*each) for each in (("pump", confirmed.digest), ("lamp", previous.digest), ("factory", b"f"))
-        )
-        assert (store.keys(pump), store.state(pump)) == ({"k": b"1"}, b"4")
-        assert (store.keys(lamp), store.state(lamp)) == ({"k": b"2"}, b"5")
-        assert store.slots()["confirmed"] == Slot("confirmed", confirmed.digest, 7, 0, 1)
-        assert store.journal_is_whole()
-        assert store.last_update().confirmed == confirmed.digest
-        assert [each.number for each in store.outbox(0, 10)] == [41]
-        store.settle_floors({b"r"}, {b"d"})
-        assert (store.floor("sequence", {b"r"}).value, store.floor("deployment.lab", {b"d"}).value) == (7, 40)
-        assert (store.floor("sequence", {b"d"}).value, store.floor("deployment.lab", {b"r"}).value) == (0, 0)
-        store.adopt_unversioned(factory)  # nobody but the configuration knows its manifest
-        assert (store.keys(factory), store.state(factory)) == ({"k": b"3"}, b"6")
-        store.close()
-
-
-def test_a_migration_does_not_make_a_broken_journal_whole(tmp_path):
-    (tmp_path / "store").mkdir()
-    path = tmp_path / "store" / "agent.sqlite"
-    schema_1(path, {})
-    with sqlite3.connect(path) as database:
-        database.execute("update journal set detail = 'changed' where id = 2")
-    database.close()
-    store = Store(tmp_path / "store")
-    assert not store.journal_is_whole()
-    store.close()
+        store.write_journal("i", Update(Phase.CONFIRMED, b"e", b"2" * 32), 2)
+    assert store.last_update("i") == Update(Phase.CONFIRMED, b"d", b"1" * 32, confirmed=b"1" * 32)
 
 
 def test_what_nothing_names_is_collected(store):
@@ -351,7 +335,7 @@ def test_what_nothing_names_is_collected(store):
     store.add_blob(b"other")
     store.add_envelope(b"one")
     store.add_envelope(b"two")
-    store.collect({sha256(b"one")}, {INDEX.digest})
+    store.collect({sha256(b"one")}, (), {INDEX.digest})
     assert store.envelope(sha256(b"one")) == b"one"
     assert store.envelope(sha256(b"two")) is None
     assert store.blob(INDEX.digest) == BLOB

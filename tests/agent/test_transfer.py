@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import paho.mqtt.client as paho
@@ -12,10 +13,12 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from device_agent.broker.link import Kind, Link
+from device_agent.broker.packets import Arrived
 from device_agent.desired import transfer
-from device_agent.desired.fetch import Fetcher
+from device_agent.desired.bundles import Bundles, OpenBundle
+from device_agent.desired.fetch import Transfers
 from ota.demo.broker import DemoBroker
-from ota.formats import topics
+from ota.formats import bundle, topics
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.chunks import ChunkIndex
 from ota.formats.reasons import Reason, Refused
@@ -71,26 +74,29 @@ class Blob:
 @contextlib.asynccontextmanager
 async def board(config, timeout_s: float = 60.0, marker: str = topics.marker(DEVICE)):
     """A fetcher with a link of its own, and its disk."""
-    disk, other = Disk(), []
+    disk, other, inputs = Disk(), [], []
 
     def received(topic: str, payload: bytes) -> None:
-        if not fetcher.received(topic, payload):
+        if not transfers.received(topic, payload):
             other.append((topic, payload))
 
     async def on_writer(function, *values):
         return function(*values)
 
-    link = Link(config, DEVICE, received, lambda: None, lambda: None, marker=marker)
-    fetcher = Fetcher(link, disk, on_writer, timeout_s)
+    link = Link(config, DEVICE, received, lambda: None, lambda: None, on_input=inputs.append, marker=marker)
+    bundles = Bundles()
+    transfers = Transfers(link, bundles, disk, on_writer, timeout_s)
+    fetcher = transfers.fetcher()
     running = asyncio.create_task(link.run())
     try:
-        yield SimpleNamespace(link=link, fetcher=fetcher, disk=disk, other=other)
+        yield SimpleNamespace(link=link, fetcher=fetcher, disk=disk, other=other, inputs=inputs, bundles=bundles)
     finally:
+        bundles.close()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.fixture(params=[DemoBroker, Mosquitto], ids=["rumqttd", "mosquitto"])
+@pytest.fixture(params=[pytest.param(DemoBroker, id="rumqttd", marks=pytest.mark.full), pytest.param(Mosquitto, id="mosquitto")])
 def broker(request, tmp_path):
     if request.param is Mosquitto and Mosquitto.command() is None:
         pytest.skip("mosquitto is not installed")
@@ -131,6 +137,25 @@ def test_on_a_slow_link_each_chunk_is_asked_for_once_and_sent_once(broker):
     asyncio.run(inside())
 
 
+def test_what_is_damaged_on_a_stick_comes_from_the_broker(broker, tmp_path):
+    """The stick stays plugged in, and answers before the broker does."""
+    blob = Blob(4)
+    stick = dict(sorted(blob.messages.items(), key=lambda each: bundle.order(each[0])))
+    stick[blob.chunk_topics[2]] = bytes(CHUNK)
+
+    async def inside():
+        async with RecordingProxy(broker.port) as proxy, board(proxy.config) as made:
+            await made.bundles.add(OpenBundle(tmp_path / "a.bundle"))
+            await made.fetcher.blob(blob.wanted)
+            assert made.disk.chunks[2] == blob.messages[blob.chunk_topics[2]]
+            assert asked_times(proxy, blob) == [0, 0, 1, 0]
+
+    with (tmp_path / "a.bundle").open("wb") as file:
+        bundle.pack([(topic, partial(bytes, payload)) for topic, payload in stick.items()], file.write)
+    put(broker, blob.messages)
+    asyncio.run(inside())
+
+
 def test_after_each_of_twenty_breaks_only_what_is_missing_is_fetched(broker):
     blob = Blob(60, 8192)
 
@@ -162,20 +187,20 @@ def test_a_command_that_is_sent_during_a_break_arrives(broker):
         sender.loop_start()
         async with RecordingProxy(broker.port) as proxy, board(proxy.config) as made:
             made.link.subscribe("in/#", Kind.INPUT)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not any(each.kind == 9 for each in proxy.to_board):  # SUBACK
                     await asyncio.sleep(0.02)
                 proxy.drop()
                 while made.link.online:
                     await asyncio.sleep(0.001)
                 sender.publish("in/command", b"open", qos=1).wait_for_publish(10)
-                while ("in/command", b"open") not in made.other:
+                while not made.inputs:
                     await asyncio.sleep(0.02)
         sender.disconnect()
         sender.loop_stop()
-        return made.other
+        return made.inputs
 
-    assert asyncio.run(inside()) == [("in/command", b"open")]
+    assert asyncio.run(inside()) == [Arrived("in/command", b"open")]
 
 
 def test_an_old_window_is_not_sent_again_on_a_resumed_session(broker):

@@ -4,6 +4,7 @@ import errno
 import os
 import struct
 import subprocess
+import time
 
 import pytest
 from hypothesis import given
@@ -172,6 +173,16 @@ def test_poll_waits_for_clocks_and_answers_every_subscription(guest):
     assert struct.unpack_from("<QHB", guest.memory, 1032) == (78, 0, 0)
     assert guest("poll_oneoff", 100, 1000, 0, 0) == errors.INVAL
     assert guest("poll_oneoff", 100, 1000, 1 << 20, 0) == errors.INVAL
+
+
+@pytest.mark.parametrize(("timeout_ns", "slept_s"), [(30 * 10**9, 30.0), (2**64 - 1, 2**62 / 1e9)])
+def test_a_sleep_is_as_long_as_the_guest_says(guest, monkeypatch, timeout_ns, slept_s):
+    """What ends it sooner is the deadline of the event."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    guest.write(100, struct.pack("<QBxxxxxxxIxxxxQQHxxxxxx", 77, 0, 1, timeout_ns, 0, 0))
+    assert guest("poll_oneoff", 100, 1000, 1, 0) == 0
+    assert slept == [slept_s]
 
 
 def test_arguments_clocks_and_random(guest):

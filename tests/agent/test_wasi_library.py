@@ -16,6 +16,7 @@ def program():
     return zig_cc(Path(__file__).with_name("library.c"), *flags)
 
 
+@pytest.mark.full  # the C library is built first
 @pytest.mark.timeout(300)
 def test_the_c_library_finds_what_it_needs(program, tmp_path):
     logged = []

@@ -3,6 +3,9 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from device_agent.channel.zygote import Zygote
+from device_agent.sandbox.worker import REHEARSAL
+from ota.formats.capabilities import EXPORTS, export_name
+from pywamr import Runtime
+from tests.support.tools import tool
 
 
 @contextmanager
@@ -23,7 +30,7 @@ def opened(preload="tests.support.lives"):
 
 def child(zygote):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(10)
+    ours.settimeout(60)
     with theirs:
         return zygote.fork(theirs), ours
 
@@ -91,7 +98,7 @@ def test_it_ends_when_the_agent_does():
     zygote = Zygote("tests.support.lives")
     zygote.start()
     zygote._socket.close()
-    assert zygote._process.wait(10) == 0
+    assert zygote._process.wait(60) == 0
 
 
 def test_what_cannot_be_loaded_is_an_error():
@@ -140,8 +147,60 @@ def test_a_process_that_takes_long_to_load_is_waited_for_while_it_uses_the_proce
         channel.close()
 
 
+def test_a_fork_that_hangs_is_ended_by_an_interrupt_and_the_process_started_again_for_the_next(monkeypatch):
+    monkeypatch.setattr("device_agent.channel.zygote.ANSWER_S", 600.0)
+    with opened() as zygote:
+        zygote.start()
+        stopped = zygote._process
+        stopped.send_signal(signal.SIGSTOP)
+        errors = []
+
+        def fork():
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, theirs:
+                try:
+                    zygote.fork(theirs)
+                except OSError as error:
+                    errors.append(error)
+
+        thread = threading.Thread(target=fork, daemon=True)
+        thread.start()
+        while not zygote._awaited:
+            time.sleep(0.01)
+        zygote.interrupt()
+        thread.join(60)
+        assert len(errors) == 1
+        assert stopped.poll() is not None
+        process, channel = child(zygote)
+        assert ask(channel, b"pid") == str(process.pid).encode()
+        channel.close()
+
+
 def test_a_process_that_does_nothing_while_it_should_load_is_given_up(monkeypatch):
     monkeypatch.setattr("device_agent.channel.zygote.ANSWER_S", 2.0)
     monkeypatch.setenv("HANG", "1")
     with opened("tests.support.busy") as zygote, pytest.raises(OSError, match="does not start"):
         zygote.start()
+
+
+def test_the_module_of_the_rehearsal_is_what_its_text_says():
+    text = REHEARSAL.with_suffix(".wat").read_text(encoding="utf-8")
+    compiled = subprocess.run([tool("wat2wasm"), "-", "--output=-"], input=text.encode(), capture_output=True, check=True).stdout
+    assert compiled == REHEARSAL.read_bytes()
+
+
+def test_a_rehearsal_calls_every_function_of_the_contract_and_leaves_nothing_behind():
+    program = """
+import os, signal
+from device_agent.sandbox import worker
+before = os.listdir("/proc/self/fd")
+worker.warm_up()
+assert os.listdir("/proc/self/fd") == before
+assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+assert signal.getsignal(worker.frames.TERMINATE) == signal.SIG_DFL
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    with Runtime() as runtime:
+        exported = {each.name for each in runtime.load(REHEARSAL.read_bytes()).exports}
+    assert exported >= {export_name(interface, each) for interface, functions in EXPORTS.items() for each in functions}

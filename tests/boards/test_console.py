@@ -108,6 +108,24 @@ def test_a_login_is_answered_and_the_password_asked_for_only_then():
     line.close()
 
 
+def test_a_board_that_is_slow_to_ask_for_the_password_and_to_start_a_shell_is_waited_for():
+    slow = LOGIN.replace("stty -echo;", "sleep 6; stty -echo;").replace("exec sh", "sleep 6; exec sh")
+    line = Program("sh", "-c", slow, PS1="# ")
+    asked = []
+    console = Console(line, Login("root", lambda: asked.append(1) or "right"))
+    console.attach(5)
+    assert console.run("echo in").strip() == "in"
+    assert asked == [1]
+    line.close()
+
+
+def test_a_login_that_leads_nowhere_is_given_up():
+    line = Program("sh", "-c", "while :; do printf 'board login: '; read user; done")
+    with pytest.raises(LineSilent, match="no prompt in 1 s"):
+        Console(line).attach(1)
+    line.close()
+
+
 def test_a_wrong_password_is_one_clear_error():
     line = Program("sh", "-c", LOGIN)
     with pytest.raises(BoardError, match="the board refused the login of 'root'"):
@@ -255,7 +273,7 @@ def test_a_transfer_goes_on_where_it_ended(tmp_path):
         send(console, content, stop_half_way)
     line.write(b"\x02WO\0\0\0\0\x10\0the beginning of a frame")
     console.write(GOODBYE)
-    assert line._process.wait(10) == 0
+    assert line._process.wait(60) == 0
     line.close()
     line, console = receive(tmp_path / "file", content)
     again = []
@@ -275,7 +293,7 @@ def test_an_interrupted_transfer_ends_on_the_board_too(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         send(console, content, interrupt)
-    assert line._process.wait(5) == 0
+    assert line._process.wait(60) == 0
     line.close()
 
 

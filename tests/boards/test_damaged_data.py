@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.emulated, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def lab(tmp_path):
-    made = BoardLab(tmp_path, "qemu-aarch64", extra='[factory]\nfolder = "/usr/lib/wamr-ota-factory"\n')
+    made = BoardLab(tmp_path, "qemu-aarch64", extra='[instances.module]\nfactory = "/usr/lib/wamr-ota-factory"\n')
     factory = made.signer.update(echo(9), name="echo", version="9.0.0", sequence=1).save(tmp_path / "factory")
     for each in (tmp_path / "board").iterdir():
         each.unlink()
@@ -41,7 +41,7 @@ def test_a_damaged_data_partition_is_left_alone_and_the_factory_module_runs(lab)
     assert lab.running("9.0.0").running.slot == "factory"
     lab.running("10.0.0")  # the deployment is still at the broker: it is taken again, into memory
     lab.still_answers(10)
-    what = r"the data partition (/dev/vd.3) cannot be read, and is not empty: it was not formatted"
+    what = r"the data partition (/dev/vd.3) cannot be read: it was not formatted again"
     assert re.search(f"storage-not-mounted: {what}", lab.report.problems[0])
     device = re.search(what, lab.log()[said:])[1]
     with lab.console() as console:

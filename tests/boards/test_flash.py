@@ -14,16 +14,19 @@ import pytest
 
 from ota.cli.main import main
 from ota.demo.broker import DemoBroker
+from ota.formats import topics
 from ota.operator import reports
 from ota.operator.broker import Broker
+from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
 from tests.conftest import ROOT
 from tests.support.guest import PASSWORD, Guest
 from tests.support.lab import echo
+from tests.support.reports import instance_report
 from tests.support.serial import Cable
 from tests.support.wheels import built_wheel
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.emulated]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.emulated, pytest.mark.full]
 BOOT_S = 400
 
 
@@ -65,20 +68,18 @@ class Desk:
 
     def reported(self, agent, timeout_s):
         """Whether this agent reports as started within the last half minute."""
-        with Broker(Workspace.open(self.folder / "operator").settings) as broker:
-            return any(
-                online and report.agent == agent and report.uptime_s < 30
-                for report, online in reports.follow_one(broker, "guest-1", timeout_s)
-            )
+        workspace = Workspace.open(self.folder / "operator")
+        with Broker(workspace.settings) as broker:
+            found = reports.follow_one(broker, Roster(workspace).signers, "guest-1", timeout_s)
+            return any(online and report.agent == agent and report.uptime_s < 30 for report, online in found)
 
     def answers(self, agents, timeout_s):
         """Whether one of these agents reports anew from now on."""
         now = int(time.time())
-        with Broker(Workspace.open(self.folder / "operator").settings) as broker:
-            return any(
-                online and report.agent in agents and report.time_s >= now - 1
-                for report, online in reports.follow_one(broker, "guest-1", timeout_s)
-            )
+        workspace = Workspace.open(self.folder / "operator")
+        with Broker(workspace.settings) as broker:
+            found = reports.follow_one(broker, Roster(workspace).signers, "guest-1", timeout_s)
+            return any(online and report.agent in agents and report.time_s >= now - 1 for report, online in found)
 
     def close(self):
         self.cable.close()
@@ -87,11 +88,11 @@ class Desk:
         self.broker.stop()
 
 
-POLICY = """[grants.logging]
-[grants.messaging]
+POLICY = """[policy.grants.logging]
+[policy.grants.messaging]
 subscribe = ["sys/#"]
 publish = ["out/#"]
-[grants.wasi]
+[policy.grants.wasi]
 write = ["/srv/roof"]
 quota_bytes = 4096
 """
@@ -112,8 +113,8 @@ GUESTS = (
     "aarch64-systemd",
     "armv7-inittab",
     "riscv64-inittab",
-    pytest.param("armv7-systemd", marks=pytest.mark.full),
-    pytest.param("riscv64-systemd", marks=pytest.mark.full),
+    "armv7-systemd",
+    "riscv64-systemd",
 )
 
 
@@ -157,9 +158,8 @@ def test_the_agent_confines_a_module_and_opens_the_folder_that_it_was_granted(de
     operator = ("-C", str(desk.folder / "operator"))
     assert main([*operator, "publish", str(desk.folder / "echo.wasm"), "--wait", "120"]) == 0, capsys.readouterr().err
     with Broker(Workspace.open(desk.folder / "operator").settings) as broker:
-        followed = reports.follow_one(broker, "guest-1", 30)
-        report = next(report for report, _ in followed if report.running.version == "1.0.0")
-    assert report.running.lacking == ()
+        report = instance_report(broker.retained_one(topics.instance_report("guest-1", "echo")))
+    assert (report.running.version, report.running.lacking) == ("1.0.0", ())
 
 
 @pytest.fixture
@@ -194,7 +194,6 @@ def test_an_agent_that_does_not_come_up_is_taken_away_and_the_old_one_runs_on(fl
     assert flashed.reported(before, 60)
 
 
-@pytest.mark.full
 def test_settings_that_lead_nowhere_are_taken_away_with_the_trial(flashed, capsys):
     before = running(flashed, capsys)
     wrong = ("--device", "guest-1", "--provision-again", "--broker", "mqtt://10.0.2.2:1", "--wait", "45")
@@ -203,7 +202,6 @@ def test_settings_that_lead_nowhere_are_taken_away_with_the_trial(flashed, capsy
     assert flashed.reported(before, 90)
 
 
-@pytest.mark.full
 def test_another_name_than_the_boards_is_asked_about(flashed, capsys):
     assert flashed.flash("--device", "guest-2") == 1
     assert "this board is guest-1: --provision-again makes it guest-2" in capsys.readouterr().err
@@ -230,7 +228,6 @@ def killed_after(command, seconds):
             return flasher.wait()
 
 
-@pytest.mark.full
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("kills", "number"), [(5, number) for number in range(5)])
 def test_a_flasher_that_is_killed_at_random_moments_leaves_an_agent_running(flashed, tmp_path, capsys, kills, number):

@@ -8,7 +8,7 @@ import pytest
 
 from boards.definition import load_board
 from boards.errors import BoardError
-from boards.image import FORGET_BYTES, build_image, settings_tar
+from boards.image import FORGET_BYTES, FORMAT_MARK, MARK_SECTOR, build_image, settings_tar
 from boards.kernel import cpio, modules
 from boards.packages import load_lock
 from ota.cli.main import main
@@ -52,6 +52,7 @@ def _looks_like_a_card(image: bytes) -> None:
         kinds.append(entry[4])
         starts.append(struct.unpack("<I", entry[8:12])[0])
     assert kinds == [0x0C, 0x83, 0, 0]
+    assert image[MARK_SECTOR * 512 :].startswith(FORMAT_MARK)
     assert image[starts[0] * 512 + 82 :][:5] == b"FAT32"
     assert image[starts[1] * 512 :][:4] == b"hsqs"
     assert image[-FORGET_BYTES:] == bytes(FORGET_BYTES)  # where data begins: a card does not go on with its old life

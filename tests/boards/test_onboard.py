@@ -6,17 +6,20 @@ import marshal
 import os
 import pathlib
 import signal
+import sys
 import tarfile
 import threading
 
 import pytest
 
+from boards.onboard import versions
 from tests.conftest import ROOT
 
 
 @pytest.fixture
 def helper(tmp_path, monkeypatch):
     """The helper, on a board made by us, with a folder of its own for what it reads of the system."""
+    monkeypatch.setattr(versions, "TELL_S", 0.0)
     specification = importlib.util.spec_from_file_location("onboard_helper", ROOT / "boards/onboard/helper.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -108,14 +111,13 @@ def test_systemd_is_given_the_unit_that_every_installation_has_and_a_drop_in_tha
 
 
 def test_the_agent_that_is_flashed_brings_its_unit():
-    """`make_bundle` takes what the wheel has; the wheel has all of the package."""
+    """`make_tarball` takes what the wheel has; the wheel has all of the package."""
     assert (ROOT / "device_agent" / "wamr-ota.service").is_file()
     assert "[Service]" not in (ROOT / "boards/onboard/helper.py").read_text().replace('DROP_IN = """[Service]', "")
 
 
-def test_an_agent_is_compiled_where_it_is_unpacked_and_says_how_far_it_is(helper, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(helper, "TELL_S", 0.0)
-    with tarfile.open(tmp_path / "bundle", "w") as archive:
+def test_an_agent_is_compiled_where_it_is_unpacked_and_says_how_far_it_is(helper, tmp_path, capfd):
+    with tarfile.open(tmp_path / "tarball", "w:gz") as archive:
         for name, content in (
             ("launch", b"#!/bin/sh"),
             ("lib/a.py", b"def f():\n    raise ValueError\n"),
@@ -124,7 +126,7 @@ def test_an_agent_is_compiled_where_it_is_unpacked_and_says_how_far_it_is(helper
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    assert helper.unpack(str(tmp_path / "bundle"), str(tmp_path / "base"), "new") == {"installed": "new"}
+    assert helper.unpack(str(tmp_path / "tarball"), str(tmp_path / "base"), "new") == {"installed": "new"}
     final = tmp_path / "base/versions/new/lib/a.py"
     compiled = pathlib.Path(importlib.util.cache_from_source(str(final)))
     content = compiled.read_bytes()
@@ -133,8 +135,7 @@ def test_an_agent_is_compiled_where_it_is_unpacked_and_says_how_far_it_is(helper
     assert "@compiled 2 " in capfd.readouterr().out
 
 
-def test_what_keeps_an_agent_from_being_imported_is_told(helper, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(helper, "TELL_S", 0.0)
+def test_what_keeps_an_agent_from_being_imported_is_told(helper, tmp_path, capfd):
     packages = tmp_path / "versions/new/packages"
     packages.mkdir(parents=True)
     (packages / "cbor2.py").write_text("raise OSError('no such instruction')")
@@ -143,3 +144,28 @@ def test_what_keeps_an_agent_from_being_imported_is_told(helper, tmp_path, capfd
     assert answer["why"].endswith("OSError: no such instruction")
     assert "import time" not in answer["why"]
     assert "@imported " in capfd.readouterr().out
+
+
+def agent_that(base, program: str, monkeypatch):
+    """A confirmed agent that is a program of ours, beside no agent that is installed."""
+    monkeypatch.setattr(sys, "executable", sys._base_executable)
+    package = base / "versions" / "some" / "lib" / "device_agent"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(program)
+    (base / "confirmed").symlink_to("versions/some")
+
+
+def test_a_bundle_is_installed_by_the_agent_that_is_confirmed_and_its_answer_comes_back(helper, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(helper, "INSTALLING_S", 0.05)
+    program = "import json, sys, time\ntime.sleep(1)\nprint(json.dumps({'result': 'confirmed', 'asked': sys.argv[1:]}))"
+    agent_that(tmp_path, program, monkeypatch)
+    answer = helper.install(str(tmp_path), "/etc/wamr-ota", "/tmp/a.bundle")["answer"]
+    assert answer["asked"] == ["--config", "/etc/wamr-ota/agent.toml", "install", "/tmp/a.bundle", "--json"]
+    assert "@looked 0" in capfd.readouterr().out
+
+
+def test_an_agent_that_does_not_install_a_bundle_says_why(helper, tmp_path, monkeypatch):
+    agent_that(tmp_path, "import sys\nsys.exit('device-agent: bundle-truncated: the bundle is cut off')", monkeypatch)
+    found = helper.install(str(tmp_path), "/etc/wamr-ota", "/tmp/a.bundle")
+    assert found == {"answer": None, "why": "device-agent: bundle-truncated: the bundle is cut off"}

@@ -2,10 +2,10 @@
 
 import pytest
 
-from boards.bundle import Bundle
 from boards.errors import BoardError
 from boards.flash import Flasher
 from boards.line import LineLost
+from boards.tarball import Tarball
 from ota.cli.main import main
 
 
@@ -59,8 +59,8 @@ def test_a_board_whose_kernel_lacks_a_measure_of_confinement_is_told_of(tmp_path
     monkeypatch.setattr(flasher, "_again", lambda step: step())
     answer = {"good": True, "why": "", "measures": ["seccomp", "no-new-privileges"]}
     monkeypatch.setattr(flasher, "_verb", lambda *words: answer)
-    flasher._check(Bundle("new", b""))
+    flasher._check(Tarball("new", b""))
     assert "cannot confine modules by landlock: none will run there unless" in notes[0]
     answer |= {"good": False, "why": "Traceback\n  File\nOSError: no such instruction"}
     with pytest.raises(BoardError, match="cannot run on this board:\n  Traceback\n    File\n  OSError: no such instruction"):
-        flasher._check(Bundle("new", b""))
+        flasher._check(Tarball("new", b""))

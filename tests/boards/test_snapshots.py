@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.lab import echo
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.emulated]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.emulated, pytest.mark.full]
 ARCHITECTURES = ("aarch64", "armv7", "riscv64")
 
 
@@ -18,7 +18,6 @@ def test_a_published_module_is_reported_and_survives_a_power_cut(board, architec
     lab.still_answers(1)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_board_from_the_snapshot_knows_nothing_of_the_test_before(board, architecture):
     lab = board(architecture)

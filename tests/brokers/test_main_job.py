@@ -25,13 +25,14 @@ root = "operator/trust/root.1.cbor"
 seconds = 0.5
 [report]
 period_s = 0.5
-[sources]
-proc_period_s = 0.1
+[sources.readings]
+kind = "proc"
+period_s = 0.1
 [limits]
 free_bytes = 0
 [policy]
 confinement = "best-effort"
-[grants.messaging]
+[policy.grants.messaging]
 subscribe = ["sys/#"]
 publish = ["out/#"]
 """
@@ -72,10 +73,11 @@ class Operator:
         path.with_suffix(".toml").write_text(DESCRIPTION.format(version))
         return str(path)
 
-    def board(self) -> dict:
-        (found,) = [json.loads(line) for line in self.run("status", "--json").splitlines()]
-        (device,) = found["boards"] if isinstance(found, dict) else found
-        return device
+    def instance(self) -> dict:
+        """What the board says of the module's instance."""
+        (device,) = json.loads(self.run("status", "board-1", "--json"))["boards"]
+        (found,) = device["instances"]
+        return found
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def operator(broker, tmp_path):
         agent = subprocess.Popen(command, stderr=log, start_new_session=True, env=os.environ)
     yield operator
     agent.terminate()
-    agent.wait(20)
+    agent.wait(60)
 
 
 @pytest.mark.timeout(400)
@@ -96,11 +98,11 @@ def test_the_main_job_works(operator):
     faulty = operator.module("3.0.0", 3, "unreachable")
     assert "1 of 1 boards" in operator.run("publish", first, "--wait", WAIT_S)
     operator.run("publish", second, "--wait", WAIT_S)
-    assert operator.board()["running"]["version"] == "2.0.0"
+    assert operator.instance()["running"]["version"] == "2.0.0"
     operator.run("publish", faulty, "--wait", WAIT_S, code=1)
-    board = operator.board()
-    assert board["running"]["version"] == "2.0.0"
-    assert (board["attempt"]["state"], board["attempt"]["reason"]) == ("rolled-back", "trapped")
+    found = operator.instance()
+    assert found["running"]["version"] == "2.0.0"
+    assert (found["attempt"]["state"], found["attempt"]["reason"]) == ("rolled-back", "trapped")
     assert "out/echo" in operator.run("logs", "--seconds", "4")
     operator.run("publish", second, "--wait", WAIT_S)
-    assert operator.board()["running"]["version"] == "2.0.0"
+    assert operator.instance()["running"]["version"] == "2.0.0"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from device_agent.broker.link import Link
-from device_agent.node.config import BrokerConfig
+from device_agent.broker.settings import BrokerConfig
 from ota.formats.broker_url import BrokerUrl
 from tests.support.brokers import Aedes
 from tests.support.operator import ota

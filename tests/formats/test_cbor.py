@@ -156,7 +156,7 @@ def test_a_second_reader_agrees_on_what_is_strict_and_what_it_says(data):
         assert repr(cbor.decode(data, "it", 1000)) == repr(expected)  # repr: 1, True and 1.0 are told apart, NaN is like NaN
 
 
-@pytest.mark.parametrize("value", [memoryview(b"a"), [bytearray(b"a")], {1: {2}}, {1: [range(2)]}])
+@pytest.mark.parametrize("value", [memoryview(b"a"), [bytearray(b"a")], {1: {2}}, {1: [range(2)]}, {frozenset({1}): 2}])
 def test_what_cbor2_versions_encode_differently_is_not_encoded(value):
     with pytest.raises(TypeError, match="has no CBOR form here"):
         cbor.encode(value)

@@ -1,23 +1,31 @@
 """What `ota inspect` says of any file."""
 
 import json
+from dataclasses import replace
 
 import cbor2
 import pytest
+import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ota.author.build import prepare
 from ota.formats import cbor
 from ota.formats.describe import describe
 from ota.formats.diagnostic import MAX_DEPTH, diagnostic
 from ota.formats.enrolment import Token
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import Role
+from ota.formats.signed_report import REPORT as REPORT_TYPE
+from ota.formats.window import Window
 from tests.formats.test_growth import NEW_KEY, signed_root
-from tests.formats.test_others import REPORT
+from tests.formats.test_others import INSTANCE_REPORT, REPORT
 from tests.support.operator import ota
+from tests.support.reports import identity, signed
 from tests.support.signing import Signer
-from tests.support.wat import contract_module
+from tests.support.tools import wasm_tools
+from tests.support.wat import OK, contract_module
+from tests.support.worker_rig import PUBLISH
 
 SIGNER = Signer()
 WASM = contract_module()
@@ -29,7 +37,8 @@ FILES = {
     "manifest": UPDATE.envelope,
     "root": signed_root(SIGNER.root(roles=ROLES), SIGNER.keys["root"]),
     "deployment": DEPLOYMENT_DOCUMENT,
-    "report": REPORT.to_bytes(),
+    "report": signed(replace(REPORT, counter=9)),
+    "instance report": signed(replace(INSTANCE_REPORT, counter=9)),
     "module": WASM,
     "enrolment token": TOKEN.to_text().encode(),
     "ahead-of-time image": b"\0aot....",
@@ -52,9 +61,28 @@ def test_values_are_structured():
     assert root["roles"]["release"] == {"threshold": 1, "keys": list(ROLES["release"].keys), "unusable": [NEW_KEY.label]}
     assert root["verifies_by_itself"] is True
     deployment = describe(FILES["deployment"])
-    assert deployment.values["expires_s"] is None
-    assert ("expires", "never") in deployment.rows
+    assert deployment.values["instances"]["module"]["expires_s"] is None
+    assert ("  expires", "never") in deployment.rows
     assert "device:module/events@0.1.0#handle" in describe(WASM).values["exports"]
+
+
+def test_everything_in_an_entry_is_shown():
+    entries = {
+        "a": SIGNER.entry(b""),
+        "b": SIGNER.entry(UPDATE.digest, config={"colour": "red"}),
+    }
+    shared = {"deployment_id": bytes(16), "window": Window(frozenset({0}), 120, 60), "together": ("a", "b")}
+    alike = {"boards": ("roof-1",), "fraction_ppm": 0, "paused": True}
+    _, document = SIGNER.document({name: replace(each, **shared, **alike) for name, each in entries.items()}, device="roof-1")
+    found = describe(document)
+    removed, wanted = found.values["instances"]["a"], found.values["instances"]["b"]
+    assert (removed["manifest"], wanted["manifest"], wanted["config"]) == (None, UPDATE.digest, {"colour": "red"})
+    assert ("  manifest", "none: it is removed") in found.rows
+    assert ("  boards", "0 % and roof-1, paused") in found.rows
+    assert ("  together", "a, b") in found.rows
+    assert ("  config", "colour=red") in found.rows
+    assert found.values["device"] == "roof-1"
+    assert wanted["window"] == str(Window(frozenset({0}), 120, 60))
 
 
 def test_times_are_dates_however_late():
@@ -169,14 +197,56 @@ def test_a_folder_and_a_file_are_inspected_and_verified_for_machines(tmp_path, c
 
 def test_a_folder_that_is_no_update_is_one_line(tmp_path, capsys):
     assert ota(tmp_path, "inspect", tmp_path) == 1
-    assert capsys.readouterr().err == f"ota: {tmp_path / 'manifest.suit'}: No such file or directory\n"
+    assert f"{tmp_path} is no build, it has no manifest.suit" in capsys.readouterr().err
 
 
 def test_what_is_inspected_is_not_for_the_terminal_to_obey(tmp_path, capsys):
     value = cbor.decode(REPORT.to_bytes(), "report", 1 << 16) | {"agent": "\x1b[2J"}
-    (tmp_path / "report").write_bytes(cbor.encode(value))
+    (tmp_path / "report").write_bytes(identity("d").sign1(cbor.encode(value), REPORT_TYPE))
     for options in ((), ("--json",), ("--diag",)):
         assert ota(tmp_path, "inspect", tmp_path / "report", *options) == 0
         shown = capsys.readouterr().out
         assert "\x1b" not in shown
         assert "[2J" in shown
+
+
+RICH = """(module (import "device:module/logging@0.1.0" "log" (func (param i32 i32 i32)))
+  (import "env" "abort" (func)) (memory (export "memory") 40) (data (i32.const 0) "abc") (func (export "run") (return_call 1)))"""
+
+
+def test_a_module_is_described_by_what_it_needs_and_what_made_it():
+    made = bytes(wasmtime.wat2wasm(RICH)) + b"\0\x21\x09producers\x01\x0cprocessed-by\x01\x03abc\x032.1"
+    found = describe(made)
+    values = found.values
+    assert (found.kind, values["memory_pages"], values["made_by"]) == ("module", 40, ["abc 2.1"])
+    assert (values["capabilities"], values["unknown_imports"]) == (["logging"], ["env.abort"])
+    assert values["beyond_core"] == ["tail-calls"]
+    assert values["sections"]["code"] > 0
+    rows = dict(found.rows)
+    assert "does not export device:module/events" in rows["lacks"]
+    assert "-mno-tail-call" in rows["needs"]
+    assert rows["no board has"] == "env.abort"
+    assert "memory_pages = 40" in values["description"]
+
+
+def test_the_description_that_is_suggested_is_taken(tmp_path):
+    module = tmp_path / "m.wasm"
+    module.write_bytes(contract_module(OK, PUBLISH, "", ""))
+    module.with_suffix(".toml").write_text(describe(module.read_bytes()).values["description"])
+    draft = prepare(module, "example.com")
+    assert draft.manifest.name == "NAME"
+
+
+def test_a_component_is_told_from_a_module(tmp_path):
+    component = tmp_path / "c.wasm"
+    component.write_bytes(wasm_tools("parse", "-", text="(component (core module (func)) (core module (memory 1)))"))
+    found = describe(component.read_bytes())
+    assert (found.kind, len(found.values["core_modules"])) == ("component", 2)
+    with pytest.raises(Refused, match="a component, and no core module"):
+        prepare(component, "example.com")
+
+
+def test_a_module_that_imports_a_memory_is_described_all_the_same():
+    found = describe(bytes(wasmtime.wat2wasm('(module (import "env" "memory" (memory 1)) (func))')))
+    assert "import env.memory is not a function" in found.values["refused"]
+    assert found.values["sections"]["import"] > 0

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ota.formats import cbor, deployment, manifest, suit, trust
 from ota.formats.chunks import ChunkIndex
 from ota.formats.cose import Sign1
+from ota.formats.provenance import Provenance
 from ota.formats.reasons import Refused
 from ota.formats.report import Report, decode_logs, decode_messages
 from ota.formats.trust import ROOT_TYPE
@@ -78,7 +79,7 @@ def test_a_signed_root_or_deployment_with_anything_in_it(data):
     assert reads_or_refuses(trust.first_root, sign_document(cbor2.dumps(root, canonical=True), ROOT_TYPE, [SIGNER.keys["root"]]))
     wanted = replaced(cbor.decode(SIGNER.deployment(bytes(32))[0].to_payload(), "deployment", 1 << 20), data)
     document = sign_document(cbor2.dumps(wanted, canonical=True), deployment.DEPLOYMENT_TYPE, [SIGNER.keys["deploy"]])
-    assert reads_or_refuses(lambda content: deployment.verify(content, SIGNER.root(), "lab"), document)
+    assert reads_or_refuses(lambda content: deployment.verify(content, SIGNER.root(), group="lab"), document)
 
 
 @settings(max_examples=300)
@@ -100,3 +101,10 @@ def test_an_algorithm_that_is_a_list_is_refused():
 def test_a_command_that_is_true_is_not_command_one():
     with pytest.raises(Refused, match="command True"):
         suit.command_sequence(cbor2.dumps([True, 15]), "sequence")
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_a_text_with_anything_in_it(data):
+    text = {"und": {2: "words\nmore", -1: "v1", -2: "runner", -3: "00" * 32, -4: "CVE-2026-1000"}}
+    assert reads_or_refuses(Provenance.from_bytes, cbor2.dumps(replaced(text, data), canonical=True))

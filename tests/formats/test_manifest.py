@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from ota.author.build import sign
 from ota.formats import cbor, suit
 from ota.formats import manifest as manifests
+from ota.formats.capabilities import FUNCTIONS, Capabilities
+from ota.formats.chunks import ChunkIndex
 from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest, vendor_id
+from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import Role
 from ota.keyring import SigningKey
@@ -72,7 +75,7 @@ def test_garbage_is_refused(data):
 def test_an_oversized_manifest_is_refused_before_it_is_read(signer):
     error = refusal(bytes(MANIFEST_LIMIT_BYTES + 1), signer.root())
     assert error.reason is Reason.TOO_LARGE
-    assert str(error) == "too-large: SUIT envelope is 16385 bytes, the limit is 16384"
+    assert str(error) == f"too-large: SUIT envelope is {MANIFEST_LIMIT_BYTES + 1} bytes, the limit is {MANIFEST_LIMIT_BYTES}"
 
 
 def test_an_unsigned_manifest_is_refused(signer):
@@ -200,6 +203,92 @@ def put(key, value):
 )
 def test_what_the_profile_leaves_out_is_refused_even_when_signed(signer, change, reason):
     assert refusal(resigned(signer, change), signer.root()).reason is reason
+
+
+MONITOR = {"logging": {}, "messaging": {"subscribe": ["sys/#"], "publish": ["readings/#", "alerts/#"]}}
+
+
+def test_a_manifest_with_one_image_has_at_most_450_bytes(signer):
+    """The module `monitor` of the examples, with an image for AArch64 of the size that it has."""
+    limits, image = Limits(memory_pages=4), (b"c" * 16, bytes(14_787))
+    changes = {"name": "monitor", "limits": limits, "capabilities": MONITOR, "sequence": 1_800_000_000, "chunk_bytes": 16 * 1024}
+    update = signer.update(bytes(8993), **changes, aot=(image,))
+    assert update.manifest.images
+    assert manifests.verify(update.envelope, signer.root(), acceptance())
+    assert len(update.envelope) <= 450
+
+
+@settings(max_examples=50)
+@given(
+    st.builds(
+        ModuleDescription,
+        name=st.just("m"),
+        version=st.just("1"),
+        capabilities=st.sampled_from([Capabilities({}), Capabilities.parse(MONITOR, "test")]),
+        limits=st.builds(Limits, memory_pages=st.sampled_from([4, 32]), trial_events=st.integers(0, 3), fuel=st.integers(0, 3)),
+        security_epoch=st.integers(0, 2),
+        config=st.sampled_from([b"", b"x"]),
+        idempotent=st.booleans(),
+        arguments=st.sampled_from([(), ("a",)]),
+        environment=st.sampled_from([{}, {"A": ""}]),
+        board=st.sampled_from(["", "roof"]),
+    )
+)
+def test_what_a_description_leaves_out_is_read_back(description):
+    assert ModuleDescription.from_bytes(description.to_bytes()) == description
+
+
+def test_every_capability_and_limit_has_a_number_in_manifests():
+    every = {
+        "logging": {}, "messaging": {"publish": ["a"], "subscribe": ["b"]}, "keyvalue": {"quota_bytes": 1}, "clock": {},
+        "config": {}, "random": {}, "gpio": {"inputs": ["gpiochip0:1"], "outputs": ["gpiochip0:2"]},
+        "serial": {"ports": ["/dev/ttyS0:9600"]},
+        "wasi": {"read": ["/a"], "write": ["/b"], "quota_bytes": 1},
+        "filter": {},
+    }  # fmt: skip
+    assert every.keys() == FUNCTIONS.keys()
+    found = Capabilities.parse(every, "test")
+    assert Capabilities.from_numbers(found.to_numbers(), "test") == found
+    limits = Limits(*range(4096, 4096 + len(Limits.FIELDS)))
+    assert Limits.from_numbers(limits.to_numbers(), "test") == limits
+
+
+@pytest.mark.parametrize("read", [Capabilities.from_numbers, Limits.from_numbers])
+@pytest.mark.parametrize(
+    ("value", "reason"), [({99: {}}, "MEMBER_UNKNOWN"), ({"new": {}}, "MEMBER_UNKNOWN"), ({"new": 1, 1: 1}, "MEMBER_UNKNOWN")]
+)
+def test_a_capability_or_limit_that_has_no_number_here_is_refused(read, value, reason):
+    with pytest.raises(Refused) as caught:
+        read(value, "manifest")
+    assert caught.value.reason is Reason[reason]
+
+
+def test_the_index_of_a_blob_of_one_chunk_goes_without_saying(signer):
+    small, large = signer.update(WASM, chunk_bytes=16 * 1024), signer.update(WASM, chunk_bytes=1024)
+    for update in (small, large):
+        assert manifests.verify(update.envelope, signer.root(), acceptance()).manifest.index_digest == update.manifest.index_digest
+        ChunkIndex.from_bytes(update.index.to_bytes(), update.manifest.index_digest, update.manifest.digest, update.manifest.size)
+    assert len(large.envelope) - len(small.envelope) > 32
+
+
+def fetched(change):
+    def changed(manifest):
+        install = cbor.decode(manifest[suit.INSTALL], "test", 1 << 16)
+        change(install[1])
+        manifest[suit.INSTALL] = cbor.encode(install)
+
+    return changed
+
+
+def test_two_encodings_of_one_manifest_are_refused(signer):
+    index = signer.update(WASM, chunk_bytes=16 * 1024).manifest.index_digest
+    blob = bytes(20_000)
+    for wasm, change in ((WASM, put(suit.P_FETCH_ARGS, index)), (blob, lambda parameters: parameters.pop(suit.P_FETCH_ARGS))):
+        value = cbor.decode(signer.update(wasm, chunk_bytes=16 * 1024).manifest.to_bytes(), "manifest", 1 << 20)
+        fetched(change)(value)
+        data = cbor.encode(value)
+        envelope = suit.encode_envelope(data, [signer.keys["release"].sign1(suit.signed_digest(data))])
+        assert refusal(envelope, signer.root()).reason is Reason.MALFORMED
 
 
 def test_a_class_condition_cannot_be_left_out(signer):

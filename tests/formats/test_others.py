@@ -14,10 +14,14 @@ from ota.formats.chunks import ChunkIndex
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import (
     Attempt,
+    Batch,
+    InstanceReport,
     LogRecord,
     Message,
+    Refusal,
     Report,
     Running,
+    Summary,
     decode_logs,
     decode_messages,
     encode_logs,
@@ -196,16 +200,20 @@ def test_a_truncated_module_is_refused_or_read_in_part(data):
 
 
 REPORT = Report(
-    "d", "g", "generic", "0.1.0", 5, 6, Running("m", "1", bytes(32), 3, "trial"), Attempt("trial", bytes(16)), {"events": 7}
-)
+    "d", "g", "generic", "0.1.0", 5, 6, (Summary("i", "m", "1", 3, "trial", "trial"),), (Refusal("group", 4, "malformed", "x"),),
+    {"events": 7},
+)  # fmt: skip
+RUNNING = Running("m", "1", bytes(32), bytes(32), 3, "trial")
+INSTANCE_REPORT = InstanceReport("d", "i", 5, RUNNING, Attempt("trial", bytes(16)), {"events": 7})
 
 
 def test_reports_logs_and_messages_read_back():
     assert Report.from_bytes(REPORT.to_bytes()) == REPORT
-    logs = [LogRecord(1.5, "info", "m 1", "hello"), LogRecord(2.0, "error", "", "x")]
-    assert decode_logs(encode_logs(logs)) == logs
-    messages = [Message(1, 1.25, "m 1", "a/b", b"\0\xff")]
-    assert decode_messages(encode_messages(messages)) == messages
+    assert InstanceReport.from_bytes(INSTANCE_REPORT.to_bytes()) == INSTANCE_REPORT
+    logs = [LogRecord(1.5, "info", "i", "m 1", "hello"), LogRecord(2.0, "error", "", "", "x")]
+    assert decode_logs(encode_logs("d", 7, logs)) == Batch("d", 7, logs)
+    messages = [Message(1, 1.25, "i", "m 1", "a/b", b"\0\xff")]
+    assert decode_messages(encode_messages("d", 8, messages)) == Batch("d", 8, messages)
 
 
 def test_a_report_keeps_the_first_problems_and_the_beginning_of_each():
@@ -215,16 +223,19 @@ def test_a_report_keeps_the_first_problems_and_the_beginning_of_each():
 
 
 def test_true_is_no_number():
-    assert refusal(decode_messages, encode([[True, 1.0, "m 1", "a/b", b""]])).reason is Reason.MALFORMED
+    batch = {"v": 2, "device": "d", "counter": 1, "records": [[True, 1.0, "i", "m 1", "a/b", b""]]}
+    assert refusal(decode_messages, encode(batch)).reason is Reason.MALFORMED
     value = decode(REPORT.to_bytes(), "report", 10_000)
     for key in ("v", "time", "uptime"):
         assert refusal(Report.from_bytes, encode(value | {key: True})).reason is Reason.MALFORMED
     assert refusal(Report.from_bytes, encode(value | {"counters": {"events": True}})).reason is Reason.MALFORMED
+    value = decode(INSTANCE_REPORT.to_bytes(), "report", 10_000)
+    assert refusal(InstanceReport.from_bytes, encode(value | {"time": True})).reason is Reason.MALFORMED
 
 
 @given(st.binary(max_size=200))
 def test_garbage_is_no_report(data):
-    for read in (Report.from_bytes, decode_logs, decode_messages):
+    for read in (Report.from_bytes, InstanceReport.from_bytes, decode_logs, decode_messages):
         try:
             assert read(data) == []
         except Refused as error:

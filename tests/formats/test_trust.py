@@ -23,9 +23,9 @@ def signer():
     return Signer()
 
 
-def reason(function, *values) -> Reason:
+def reason(function, *values, **more) -> Reason:
     with pytest.raises(Refused) as caught:
-        function(*values)
+        function(*values, **more)
     return caught.value.reason
 
 
@@ -90,28 +90,31 @@ def test_an_oversized_root_is_refused_before_it_is_read():
 
 def test_a_deployment_for_this_group_is_accepted(signer):
     deployment, document = signer.deployment(MANIFEST)
-    assert deployments.verify(document, signer.root(), "lab") == deployment
+    assert deployments.verify(document, signer.root(), group="lab") == deployment
 
 
 def test_a_deployment_of_another_group_is_refused(signer):
-    assert reason(deployments.verify, signer.deployment(MANIFEST, group="other")[1], signer.root(), "lab") is Reason.GROUP_MISMATCH
+    assert (
+        reason(deployments.verify, signer.deployment(MANIFEST, group="other")[1], signer.root(), group="lab")
+        is Reason.GROUP_MISMATCH
+    )
 
 
 @pytest.mark.parametrize("role", ["root", "release"])
 def test_a_deployment_by_another_role_is_refused(signer, role):
     document = signer.deployment(MANIFEST, keys=[signer.keys[role]])[1]
-    assert reason(deployments.verify, document, signer.root(), "lab") is Reason.SIGNER_UNKNOWN
+    assert reason(deployments.verify, document, signer.root(), group="lab") is Reason.SIGNER_UNKNOWN
 
 
 def test_a_revoked_deploy_key_is_refused(signer):
     document = signer.deployment(MANIFEST)[1]
     other = SigningKey.generate()
     roles = dict(signer.root().roles) | {"deploy": Role({other.public.key_id: other.public}, 1)}
-    assert reason(deployments.verify, document, signer.root(roles=roles), "lab") is Reason.SIGNER_UNKNOWN
+    assert reason(deployments.verify, document, signer.root(roles=roles), group="lab") is Reason.SIGNER_UNKNOWN
 
 
 def test_an_oversized_deployment_is_refused_before_it_is_read(signer):
-    assert reason(deployments.verify, bytes(9000), signer.root(), "lab") is Reason.TOO_LARGE
+    assert reason(deployments.verify, bytes(deployments.DEPLOYMENT_LIMIT_BYTES + 1), signer.root(), group="lab") is Reason.TOO_LARGE
 
 
 def test_every_flipped_bit_of_a_deployment_is_refused(signer):
@@ -119,43 +122,46 @@ def test_every_flipped_bit_of_a_deployment_is_refused(signer):
     for position in range(len(good)):
         bad = bytearray(good)
         bad[position] ^= 1 << (position % 8)
-        assert reason(deployments.verify, bytes(bad), signer.root(), "lab")
+        assert reason(deployments.verify, bytes(bad), signer.root(), group="lab")
 
 
 def test_expiry_and_clock_gate_the_start_only(signer):
     deployment, document = signer.deployment(MANIFEST)
+    entry = deployment.entries["module"]
     root = signer.root()
-    may_start(deployment, root, NOW_S)
-    assert reason(may_start, deployment, root, NOW_S + 1000) is Reason.DEPLOYMENT_EXPIRED
-    assert reason(may_start, deployment, root, 86_400) is Reason.CLOCK_NOT_SET
-    assert reason(may_start, deployment, replace(root, expires_s=NOW_S - 1), NOW_S) is Reason.ROOT_EXPIRED
-    assert reason(may_start, replace(deployment, paused=True), root, NOW_S) is Reason.DEPLOYMENT_STOPPED
-    assert deployments.verify(document, replace(root, expires_s=0), "lab") == deployment
+    may_start(entry, NOW_S, root, NOW_S)
+    assert reason(may_start, entry, NOW_S, root, NOW_S + 1000) is Reason.DEPLOYMENT_EXPIRED
+    assert reason(may_start, entry, NOW_S, root, 86_400) is Reason.CLOCK_NOT_SET
+    assert reason(may_start, entry, NOW_S + 1000, root, 86_400) is Reason.DEPLOYMENT_EXPIRED  # which the floor proves
+    assert reason(may_start, entry, NOW_S, replace(root, expires_s=NOW_S - 1), NOW_S) is Reason.ROOT_EXPIRED
+    assert reason(may_start, replace(entry, paused=True), NOW_S, root, NOW_S) is Reason.DEPLOYMENT_STOPPED
+    assert deployments.verify(document, replace(root, expires_s=0), group="lab") == deployment
 
 
 @pytest.mark.parametrize("years", [1, 9])
 def test_a_deployment_without_expiry_may_start_at_any_time_after_it_was_issued(signer, years):
     _, document = signer.deployment(MANIFEST, expires_s=0)
     root = replace(signer.root(), expires_s=NOW_S + 10 * 365 * 86_400)
-    deployment = deployments.verify(document, root, "lab")
-    assert deployment.expires_s == 0
-    may_start(deployment, root, NOW_S + years * 365 * 86_400)
-    assert reason(may_start, deployment, root, NOW_S - 2 * 86_400) is Reason.CLOCK_NOT_SET
+    entry = deployments.verify(document, root, group="lab").entries["module"]
+    assert entry.expires_s == 0
+    may_start(entry, NOW_S, root, NOW_S + years * 365 * 86_400)
+    may_start(entry, NOW_S, root, 0)  # a clock in 1970 has nothing to say of what does not expire
+    assert reason(may_start, entry, root.expires_s, root, 0) is Reason.ROOT_EXPIRED  # which the floor proves
 
 
 def test_every_refusal_that_another_time_of_day_would_change_is_known_as_one(signer):
-    deployment = signer.deployment(MANIFEST)[0]
-    found = {reason(may_start, deployment, signer.root(), now_s) for now_s in (86_400, NOW_S + 1000)}
-    found.add(reason(may_start, replace(deployment, expires_s=0), signer.root(), NOW_S + 20_000_000))
+    entry = signer.entry(MANIFEST)
+    found = {reason(may_start, entry, NOW_S, signer.root(), now_s) for now_s in (86_400, NOW_S + 1000)}
+    found.add(reason(may_start, replace(entry, expires_s=0), NOW_S, signer.root(), NOW_S + 20_000_000))
     assert found == CLOCK_REASONS
 
 
 def test_a_fraction_is_a_stable_draw_that_widens(signer):
-    deployment = signer.deployment(MANIFEST)[0]
+    entry = signer.entry(MANIFEST)
     devices = [f"device-{number}" for number in range(2000)]
 
     def joined(ppm):
-        return {device for device in devices if replace(deployment, fraction_ppm=ppm).includes(device)}
+        return {device for device in devices if replace(entry, fraction_ppm=ppm).includes(device)}
 
     assert joined(0) == set()
     assert joined(FRACTION_ALL) == set(devices)

@@ -12,12 +12,24 @@ from ota.formats.chunks import BLOB_LIMIT_BYTES, CHUNK_MIN_BYTES, INDEX_LIMIT_BY
 from ota.formats.deployment import DEPLOYMENT_TYPE
 from ota.formats.module import CONFIG_LIMIT_BYTES, ModuleDescription
 from ota.formats.reasons import Reason, Refused
-from ota.formats.report import LogRecord, Message, Report, Running, decode_logs, decode_messages, encode_logs, encode_messages
+from ota.formats.report import (
+    InstanceReport,
+    LogRecord,
+    Message,
+    Refusal,
+    Report,
+    Running,
+    Summary,
+    decode_logs,
+    decode_messages,
+    encode_logs,
+    encode_messages,
+)
 from ota.formats.signed import MAX_SIGNATURES, Role, SignedDocument
 from ota.formats.topics import TOPIC_CHARACTERS
 from ota.formats.trust import MAX_KEYS, ROOT_LIMIT_BYTES, ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
-from tests.formats.test_others import REPORT
+from tests.formats.test_others import INSTANCE_REPORT, REPORT
 from tests.support.operator import ota
 from tests.support.signing import Signer
 from tests.support.wat import contract_module
@@ -38,8 +50,8 @@ def fullest(more: int = 0) -> Report:
     return replace(
         REPORT,
         agent=word,
-        running=replace(REPORT.running, lacking=(word,) * (report.LACKING + more)),
-        attempt=replace(REPORT.attempt, detail=WIDE * (report.DETAIL_CHARACTERS + more)),
+        instances=(Summary("n" * 64, *("v" * 64,) * 2, (1 << 63) - 1, *("w" * 64,) * 3),) * (report.INSTANCES + more),
+        refusals=(Refusal("group", 1, "r" * 64, WIDE * (report.DETAIL_CHARACTERS + more)),) * (report.REFUSALS + more),
         counters={f"{number:064d}": (1 << 63) - 1 for number in range(report.COUNTERS + more)},
         problems=(WIDE * (report.PROBLEM_CHARACTERS + more),) * (report.PROBLEMS + more),
     )
@@ -55,15 +67,32 @@ def test_a_report_beyond_its_limits_is_cut_and_read():
     assert Report.from_bytes(fullest(1).to_bytes()) == fullest()
 
 
+def fullest_instance(more: int = 0) -> InstanceReport:
+    """A report of an instance with everything at its limit, or `more` beyond."""
+    return replace(
+        INSTANCE_REPORT,
+        running=replace(INSTANCE_REPORT.running, lacking=(WIDE * (report.WORD_CHARACTERS + more),) * (report.LACKING + more)),
+        attempt=replace(INSTANCE_REPORT.attempt, detail=WIDE * (report.DETAIL_CHARACTERS + more)),
+        counters={f"{number:064d}": (1 << 63) - 1 for number in range(report.COUNTERS + more)},
+    )
+
+
+def test_a_report_of_an_instance_with_everything_at_its_limit_or_beyond_is_read():
+    for more in (0, 1):
+        data = fullest_instance(more).to_bytes()
+        assert len(data) <= report.REPORT_LIMIT_BYTES
+        assert InstanceReport.from_bytes(data) == fullest_instance()
+
+
 @pytest.mark.parametrize(
     ("where", "content"),
     [
         (("counters",), {str(number): 0 for number in range(report.COUNTERS + 1)}),
         (("problems",), [""] * (report.PROBLEMS + 1)),
         (("problems",), ["x" * (report.PROBLEM_CHARACTERS + 1)]),
-        (("attempt", "detail"), "x" * (report.DETAIL_CHARACTERS + 1)),
-        (("running", "lacking"), [""] * (report.LACKING + 1)),
-        (("running", "lacking"), ["x" * (report.WORD_CHARACTERS + 1)]),
+        (("refusals", 0, "detail"), "x" * (report.DETAIL_CHARACTERS + 1)),
+        (("instances",), [{}] * (report.INSTANCES + 1)),
+        (("instances", 0, "version"), "x" * (report.WORD_CHARACTERS + 1)),
         (("agent",), "x" * (report.WORD_CHARACTERS + 1)),
     ],
 )
@@ -84,15 +113,16 @@ def test_a_counter_whose_name_is_no_name_is_left_out_on_both_sides():
 
 
 def test_batches_are_read_up_to_their_limits():
-    logs = [LogRecord(1.0, "info", "", "")] * report.BATCH_LIMIT_RECORDS
-    assert decode_logs(encode_logs(logs)) == logs
-    error = refusal(decode_logs, encode_logs([*logs, logs[0]]))
-    assert error.detail == f"log records: not a list of at most {report.BATCH_LIMIT_RECORDS} records"
-    empty = len(encode_messages([Message(1, 1.0, "m 1", "a", bytes(1 << 16))])) - (1 << 16)
-    fitting = Message(1, 1.0, "m 1", "a", bytes(report.BATCH_LIMIT_BYTES - empty))
-    assert len(encode_messages([fitting])) == report.BATCH_LIMIT_BYTES
-    assert decode_messages(encode_messages([fitting])) == [fitting]
-    assert refusal(decode_messages, encode_messages([replace(fitting, payload=fitting.payload + b"x")])).reason is Reason.TOO_LARGE
+    logs = [LogRecord(1.0, "info", "", "", "")] * report.BATCH_LIMIT_RECORDS
+    assert decode_logs(encode_logs("d", 1, logs)).records == logs
+    error = refusal(decode_logs, encode_logs("d", 1, [*logs, logs[0]]))
+    assert error.detail == "log records: field 'records' has 1001 items, the limit is 1000"
+    empty = len(encode_messages("d", 1, [Message(1, 1.0, "i", "m 1", "a", bytes(1 << 16))])) - (1 << 16)
+    fitting = Message(1, 1.0, "i", "m 1", "a", bytes(report.BATCH_LIMIT_BYTES - empty))
+    assert len(encode_messages("d", 1, [fitting])) == report.BATCH_LIMIT_BYTES
+    assert decode_messages(encode_messages("d", 1, [fitting])).records == [fitting]
+    beyond = encode_messages("d", 1, [fitting._replace(payload=fitting.payload + b"x")])
+    assert refusal(decode_messages, beyond).reason is Reason.TOO_LARGE
 
 
 def test_the_largest_blob_in_the_smallest_chunks_has_an_index_that_is_read():
@@ -104,16 +134,19 @@ def test_the_largest_blob_in_the_smallest_chunks_has_an_index_that_is_read():
 
 
 def test_a_root_with_all_keys_that_it_may_have_is_read():
-    keys = {key.public.key_id: key.public for key in (SigningKey.generate("es256") for _ in range(MAX_KEYS))}
-    roles = {name: Role(keys, 1) for name in trust.ROLES}
-    signing = SigningKey.generate("es256")
-    one_out = dict(list(keys.items())[1:]) | {signing.public.key_id: signing.public}
-    root = SIGNER.root(roles={name: Role(one_out, 1) for name in trust.ROLES})
-    document = sign_document(root.to_payload(), ROOT_TYPE, [signing] * MAX_SIGNATURES)
+    keys = [SigningKey.generate("es256") for _ in range(MAX_KEYS + 1)]
+
+    def rooted(*root_keys: SigningKey) -> trust.Root:
+        parts = {"root": root_keys, "release": keys[:1], "deploy": keys[1:2]}
+        return SIGNER.root(
+            roles={name: Role({each.public.key_id: each.public for each in part}, 1) for name, part in parts.items()}
+        )
+
+    root = rooted(*keys[2:MAX_KEYS])
+    document = sign_document(root.to_payload(), ROOT_TYPE, [keys[2]] * MAX_SIGNATURES)
     assert len(document) <= ROOT_LIMIT_BYTES
     assert trust.first_root(document) == root
-    beyond = {name: Role(roles[name].keys | one_out, 1) for name in trust.ROLES}
-    error = refusal(trust.first_root, sign_document(SIGNER.root(roles=beyond).to_payload(), ROOT_TYPE, [signing]))
+    error = refusal(trust.first_root, sign_document(rooted(*keys[2:]).to_payload(), ROOT_TYPE, [keys[2]]))
     assert error.detail == f"root document: {MAX_KEYS + 1} keys, the limit is {MAX_KEYS}"
 
 
@@ -121,7 +154,7 @@ def test_a_document_has_as_many_signatures_as_it_may():
     payload = SIGNER.deployment(bytes(32))[0].to_payload()
     key = SIGNER.keys["deploy"]
     document = sign_document(payload, DEPLOYMENT_TYPE, [key] * MAX_SIGNATURES)
-    assert deployments.verify(document, SIGNER.root(), "lab")
+    assert deployments.verify(document, SIGNER.root(), group="lab")
     error = refusal(SignedDocument.from_bytes, sign_document(payload, DEPLOYMENT_TYPE, [key] * (MAX_SIGNATURES + 1)), "it", 1 << 16)
     assert error.detail == f"it: {MAX_SIGNATURES + 1} signatures, the limit is {MAX_SIGNATURES}"
 
@@ -165,5 +198,5 @@ def test_what_a_board_refuses_in_a_description_is_refused_when_it_is_built_and_w
 
 def test_nothing_that_runs_is_too_long_for_a_report():
     """Names and versions of modules are names, which a report has room for."""
-    running = Running("x" * 64, "y" * 64, bytes(32), (1 << 63) - 1, "confirmed", "interpreter")
-    assert Report.from_bytes(replace(REPORT, running=running).to_bytes()).running == running
+    running = Running("x" * 64, "y" * 64, bytes(32), bytes(32), (1 << 63) - 1, "confirmed", "interpreter")
+    assert InstanceReport.from_bytes(replace(INSTANCE_REPORT, running=running).to_bytes()).running == running

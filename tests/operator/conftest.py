@@ -17,7 +17,7 @@ def workspace(tmp_path, capsys):
     return folder
 
 
-@pytest.fixture(params=("mosquitto", "rumqttd"))
+@pytest.fixture(params=("mosquitto", pytest.param("rumqttd", marks=pytest.mark.full)))
 def site(request, tmp_path, capsys):
     """An operator, and each of the brokers in turn."""
     if request.param == "mosquitto" and Mosquitto.command() is None:

@@ -24,7 +24,7 @@ def settings(port: int) -> Settings:
     return Settings("test.example", BrokerUrl("127.0.0.1", port, tls=False), "lab")
 
 
-@pytest.fixture(params=("mosquitto", "rumqttd"))
+@pytest.fixture(params=("mosquitto", pytest.param("rumqttd", marks=pytest.mark.full)))
 def port(request, tmp_path):
     """A real broker on the loopback."""
     if request.param == "mosquitto" and Mosquitto.command() is None:
@@ -91,12 +91,12 @@ def scripted(**script):
     broker = ScriptedBroker(**script)
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     try:
         yield broker
     finally:
         stop[0].call_soon_threadsafe(stop[1].set)
-        thread.join(10)
+        thread.join(60)
 
 
 def connack(code: int = 0, properties: bytes = b"") -> bytes:

@@ -45,7 +45,7 @@ def measured(capsys, folder, url: str) -> tuple[int, dict[str, dict[str, str]]]:
     return code, {each["what"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
 
 
-@pytest.mark.parametrize("kind", [(), ("rumqttd",)])
+@pytest.mark.parametrize("kind", [(), pytest.param(("rumqttd",), marks=pytest.mark.full)])
 def test_a_broker_is_measured_and_left_as_it_was(start, tmp_path, capsys, kind):
     url = start(*kind)
     code, found = measured(capsys, tmp_path, url)

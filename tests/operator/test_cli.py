@@ -106,11 +106,12 @@ def test_sequence_numbers_never_go_back(workspace):
     opened = Workspace.open(workspace)
     numbers = [opened.next_sequence(at_s) for at_s in (100, 50, 50, 200, 3)]
     assert numbers == sorted(set(numbers))
-    assert opened.next_epoch("lab") == 1
+    assert opened.next_epoch("lab", 5) == 5
+    assert opened.next_epoch("lab", 5) == 6  # a clock that stands still, or goes back
     assert opened.adopt(epochs={"lab": 7})
     assert not opened.adopt(epochs={"lab": 3})
-    assert opened.next_epoch("lab") == 8
-    assert opened.next_epoch("other") == 1
+    assert opened.next_epoch("lab", 5) == 8
+    assert opened.next_epoch("other", 0) == 1
 
 
 def test_what_the_description_forgets_is_named(workspace, tmp_path, modules, capsys):
@@ -178,12 +179,26 @@ def test_every_command_shows_an_example():
     actions = next(action for action in parser()._actions if hasattr(action, "choices") and action.choices)
     expected = {
         "abort",
+        "archive",
+        "audit",
+        "pack",
+        "push",
+        "reports",
+        "keys",
+        "root",
+        "sign",
         "broker",
+        "broker-config",
+        "ca",
         "clean",
+        "config",
         "pause",
+        "remove",
         "republish",
+        "retire",
         "resume",
         "widen",
+        "withdraw",
         "boards",
         "build",
         "completion",
@@ -197,9 +212,12 @@ def test_every_command_shows_an_example():
         "logs",
         "new",
         "publish",
+        "rebuild",
+        "sbom",
         "run",
         "settings",
         "status",
+        "token",
         "verify",
     }
     assert set(actions.choices) == expected

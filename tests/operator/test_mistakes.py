@@ -15,15 +15,19 @@ import pytest
 from boards.errors import BoardError
 from boards.image import check_parts
 from device_agent.__main__ import main as agent_main
-from device_agent.broker.identity import signing_request
+from device_agent.broker.certificates import signing_request
 from ota.author.templates import LANGUAGES, create
 from ota.cli import output
 from ota.cli.main import main
+from ota.formats.deployment import Deployment, Entry
 from ota.keyring import KeyFileError
+from ota.operator import issued
 from ota.operator.ca import CertificateAuthority
 from ota.operator.enrolment import new_token
+from ota.operator.issued import Issued
 from ota.operator.ledger import Ledger
 from ota.operator.roster import Roster
+from ota.operator.scope import Scope
 from ota.operator.shapes import fault
 from ota.operator.workspace import STAGING, Workspace, WorkspaceError
 from tests.support.operator import ota
@@ -119,7 +123,7 @@ def test_init_at_a_terminal_asks_for_a_passphrase(tmp_path):
             assert more, seen
         time.sleep(0.1)  # what was typed before the question is dropped
         os.write(master, b"correct horse\n")
-    assert asked.wait(30) == 0
+    assert asked.wait(60) == 0
     asked.stderr.close()
     os.close(master)
     os.close(slave)
@@ -204,7 +208,7 @@ def test_who_sits_at_a_terminal_is_asked_for_the_passphrase(tmp_path, modules):
         assert more, seen
     time.sleep(0.1)  # what was typed before the question is dropped
     os.write(master, b"correct horse\n")
-    assert asked.wait(30) == 0
+    assert asked.wait(60) == 0
     asked.stderr.close()
     os.close(master)
     os.close(slave)
@@ -229,7 +233,8 @@ def test_what_is_built_is_not_built_otherwise(workspace, modules, tmp_path, caps
 def test_a_dry_run_is_json_where_that_is_asked_for(workspace, modules, capsys):
     assert ota(workspace, "publish", modules / "tally.wasm", "--dry-run", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["sent"], found["group"], found["chunks"]) == (False, "lab", 1)
+    (published,) = found["published"]
+    assert (found["sent"], published["group"], published["chunks"], published["manifest"]) == (False, "lab", 1, None)
 
 
 def test_a_module_without_description_is_noted(workspace, tmp_path, capsys):
@@ -356,9 +361,17 @@ DAMAGED = {
         '{"epochs": {"lab": null}}',
         '{"signed_s": true}',
     ),
-    "ledger.json": ('{"groups": 3}', '{"groups": {"lab": {}}}', '{"brokers": {"mqtt://b": {"updates": {"aa": [["aa"]]}}}}'),
+    "ledger.json": (
+        '{"scopes": 3}',
+        '{"scopes": {"lab": {}}}',
+        '{"scopes": {"lab": {"document": "", "aborted": [], "releases": {"a": [["aa", {"k": 1}]]}}}}',
+        '{"brokers": {"mqtt://b": {"updates": {"aa": [["aa"]]}}}}',
+    ),
     "roster.json": ("[]", "null", '{"boards": {"a": 3}}', '{"boards": {"a": {"ahead_s": "x"}}}', '{"boards": {"a": {"x": 1}}}'),
     "tokens.json": ('{"aa": 1}', '{"aa": {}}', '{"not hex": {}}'),
+    "devices/a.json": ('{"certificates": 1}', '{"certificates": [{}]}', '{"certificates": [{"serial": "x"}]}'),
+    "retired.json": ('{"devices": {"a": "b"}}', '{"serials": {"aa": ["a", 1]}}', '{"serials": {"x": ["a", 1, 2]}}'),
+    "clones.json": ('{"a": {}}', '{"a": {"keys": ["x"], "seen_s": 1}}'),
     "published/index.json": ('{"a": {}}', '{"aa": {"module": "m"}}', '{"aa": []}'),
 }
 
@@ -376,14 +389,21 @@ def test_a_damaged_file_of_the_workspace_is_named_with_a_way_out(workspace, name
 def test_what_the_workspace_writes_is_not_called_damaged(workspace):
     opened = Workspace.open(workspace)
     opened.next_sequence(1)
-    opened.next_epoch("lab")
+    opened.next_epoch("lab", 0)
     new_token(opened, "board-1", 0, 60)
-    Ledger(opened).deployed("lab", b"document", b"manifest")
+    entry = Entry(bytes(32), bytes(16), 0, config={"key": "value"}, paused=True)
+    deployed = Deployment(group="lab", epoch=1, issued_s=0, entries={"echo": entry})
+    Ledger(opened).deployed(Scope("lab"), b"document", deployed, [entry.deployment_id])
     roster = Roster(opened)
     roster.expect("board-1", "lab")
     roster.forget("board-2")
     roster.save()
-    assert [fault(name, json.loads((workspace / name).read_text())) for name in DAMAGED if "/" not in name] == [""] * 4
+    issued.add(opened, "board-3", Issued("aa" * 20, "bb" * 32, 0, 60, "pem"))
+    issued.retire(opened, "board-3", 1)
+    issued.note_clone(opened, "board-4", "cc" * 32, 1)
+    issued.add(opened, "a", Issued("aa" * 20, "bb" * 32, 0, 60, "pem", "cc" * 32, "dd" * 20))
+    written = [name for name in DAMAGED if not name.startswith("published")]
+    assert [fault(name, json.loads((workspace / name).read_text())) for name in written] == [""] * len(written)
 
 
 @pytest.mark.parametrize(

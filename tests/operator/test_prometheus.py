@@ -2,25 +2,44 @@
 
 import re
 
-from ota.formats.report import Report, Running
+from ota.formats.report import Attempt, Running
 from ota.operator.prometheus import text
-from ota.operator.reports import Device
+from ota.operator.reports import Device, Seen
+from tests.support import fleet
+
+RUNNING = Running("mon", 'v"1\\', slot="confirmed", mode="aot")
 
 
-def device(name: str, **counters: int) -> Device:
-    running = Running("mon", 'v"1\\', slot="confirmed", mode="aot")
-    return Device(
-        name, Report(name, "lab", "generic", "0.1", 1000, 50, running=running, counters=counters), online=True, came_s=1000
-    )
+def device(name: str, instances: dict[str, Seen] | None = None, **counters: int) -> Device:
+    summaries = tuple(fleet.summary(each, RUNNING, Attempt("failed", reason="trapped")) for each in instances or {})
+    report = fleet.report(name, time_s=1000, instances=summaries, counters=counters)
+    return Device(name, report, online=True, came_s=1000, instances=instances or {})
+
+
+def instance(board: str, name: str, **counters: int) -> Seen:
+    return Seen(fleet.instance_report(board, name, running=RUNNING, counters=counters))
 
 
 def test_each_counter_is_a_sample_with_its_device():
-    lines = text([device("b", events_handled=7, gap_us=3), device("a", events_handled=9, module_time_us=12)], 1060).splitlines()
+    lines = text([device("b", events_handled=7, gap_us=3), device("a", events_handled=9)], 1060).splitlines()
     assert 'wamr_ota_events_handled_total{device="a",group="lab"} 9' in lines
     assert 'wamr_ota_gap_us{device="b",group="lab"} 3' in lines
     assert "# TYPE wamr_ota_events_handled_total counter" in lines
     assert "# TYPE wamr_ota_gap_us gauge" in lines
-    assert any(line.startswith("wamr_ota_module_time_us_total{") and line.endswith(" 12") for line in lines)
+
+
+def test_each_counter_of_an_instance_is_a_sample_with_its_instance():
+    found = {"one": instance("a", "one", events_handled=7, module_memory_bytes=64), "two": instance("a", "two", events_handled=8)}
+    lines = text([device("a", found | {"three": Seen(unknown="no answer")}, reconnections=1)], 1060).splitlines()
+    assert 'wamr_ota_instance_events_handled_total{device="a",group="lab",instance="one"} 7' in lines
+    assert 'wamr_ota_instance_events_handled_total{device="a",group="lab",instance="two"} 8' in lines
+    assert 'wamr_ota_instance_module_memory_bytes{device="a",group="lab",instance="one"} 64' in lines
+    assert 'wamr_ota_instance_known{device="a",group="lab",instance="three"} 0' in lines
+    assert any(
+        line.startswith('wamr_ota_instance_update{device="a",group="lab",instance="two"') and 'reason="trapped"' in line
+        for line in lines
+    )
+    assert any('instance="one",module="mon"' in line and 'mode="aot"' in line for line in lines)
     sample = re.compile(r'wamr_ota_complete 1|[a-z_]+\{([a-z]+="([^"\\\n]|\\[\\"n])*",?)+\} \d+')
     assert all(line.startswith("# TYPE ") or sample.fullmatch(line) for line in lines)
 

@@ -5,21 +5,26 @@ import threading
 import time
 from datetime import UTC, datetime
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from ota.demo.broker import DemoBroker
 from ota.formats import topics
-from ota.formats.report import LogRecord, encode_logs
-from ota.operator.broker import Broker
+from ota.formats.report import Attempt, LogRecord, Refusal, Running
+from ota.operator.broker import Broker, Incoming
 from ota.operator.discovery import NO_WILDCARDS
 from ota.operator.reports import View
 from tests.support import fleet
 from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
 from tests.support.operator import ota
+from tests.support.reports import signed, signed_logs
 
 
-@pytest.fixture(params=("mosquitto", "rumqttd"))
+@pytest.fixture(params=("mosquitto", pytest.param("rumqttd", marks=pytest.mark.full)))
 def port(request, tmp_path):
     """A real broker on the loopback, with its default limits."""
     if request.param == "mosquitto" and Mosquitto.command() is None:
@@ -97,20 +102,24 @@ def test_a_name_in_another_boards_bucket_is_no_board(workspace):
 def test_a_report_that_cannot_be_read_is_an_unknown_board_and_exit_code_1(workspace, capsys):
     with Broker(workspace.settings) as broker:
         fleet.leave(broker, ["a", "b"])
-        broker.publish_all([(topics.report("a"), b"garbage"), (topics.report("b"), fleet.report("c").to_bytes())])
+        broker.publish_all([(topics.report("a"), b"garbage"), (topics.report("b"), signed(fleet.report("c")))])
     assert ota(workspace.folder, "status") == 1
     captured = capsys.readouterr()
     assert "a       -" in captured.out
-    assert "unknown: its report can't be read" in captured.out
-    assert "unknown: its report is that of 'c'" in captured.out
+    assert "unknown: its report is not believed: malformed" in captured.out
+    assert "unknown: its report is not believed: report-forged: it is that of 'c'" in captured.out
     assert captured.err.count("incomplete: 1 board is unknown") == 2
 
 
 def test_a_forgotten_board_leaves_nothing_and_comes_back_when_it_speaks(workspace, capsys):
     with Broker(workspace.settings) as broker:
         fleet.leave(broker, ["old", "older", "new"])
+        for instance in ("monitor", "removed-long-ago"):
+            fleet.leave_instance(broker, ["old", "new"], instance)
         assert ota(workspace.folder, "devices") == 0
         assert ota(workspace.folder, "devices", "--forget", "old", "--forget", "older") == 0
+        left = broker.retained([topics.instance_report(name, "removed-long-ago") for name in ("old", "new")])
+        assert {each.topic.split("/")[3] for each in left if each.payload} == {"new"}
         capsys.readouterr()
         assert ota(workspace.folder, "devices", "--json") == 0
         assert [each["device"] for each in json.loads(capsys.readouterr().out)["boards"]] == ["new"]
@@ -183,13 +192,14 @@ def test_logs_have_the_date_in_this_machines_zone_or_in_utc(workspace, capsys, m
     monkeypatch.setenv("TZ", "IST-05:30")  # as POSIX writes it: no files of zones are needed
     time.tzset()
     moment = datetime(2026, 2, 28, 23, 44, 5, 700_000, tzinfo=UTC).timestamp()
-    records = [LogRecord(moment, "info", "m 1", "hello"), LogRecord(float("nan"), "info", "m 1", "when")]
+    records = [LogRecord(moment, "info", "m", "m 1", "hello"), LogRecord(float("nan"), "info", "kitchen", "m 1", "when")]
     ended = threading.Event()
 
     def speak() -> None:
         with Broker(workspace.settings) as broker:
+            fleet.leave(broker, ["b1"])
             while not ended.wait(0.1):
-                broker.publish_all([(topics.log("b1"), encode_logs(records))])
+                broker.publish_all([(topics.log("b1"), signed_logs("b1", records))])
 
     speaker = threading.Thread(target=speak)
     speaker.start()
@@ -202,4 +212,152 @@ def test_logs_have_the_date_in_this_machines_zone_or_in_utc(workspace, capsys, m
         time.tzset()
     lines = capsys.readouterr().out.splitlines()
     assert f"{shown}  info   m 1: hello" in lines
-    assert "time nan  b1  info   m 1: when" in lines
+    assert "time nan  b1  info   kitchen (m 1): when" in lines
+
+
+class Speaker:
+    """Says the same over and over, as boards do, for as long as it is open."""
+
+    def __init__(self, port: int, messages: list[tuple[str, bytes, dict[str, str]]]) -> None:
+        self._messages, self._ended = messages, threading.Event()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.1):
+            for topic, payload, about in self._messages:
+                properties = Properties(PacketTypes.PUBLISH)
+                properties.UserProperty = list(about.items())
+                self._client.publish(topic, payload, properties=properties)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def test_logs_show_what_modules_publish_on_their_own_topics_and_nothing_that_others_send_there(workspace, port, capsys):
+    about = {"board": "b1", "instance": "m", "module": "m 1", "number": "7", "time": "1700000000.5"}
+    messages = [
+        ("devices/b1/readings/x", b"1.5", about),
+        ("devices/b1/readings/x", b"2.5", about | {"instance": "kitchen", "number": "8"}),
+        ("devices/b1/readings/y", b"numberless", about | {"number": "many"}),
+        ("devices/b1/commands", b"go", {}),
+        ("devices/b2/readings/x", b"in the name of another board", about),
+        ("elsewhere/b1/readings/x", b"3.5", about),
+        ("devices", b"of no board", about),
+    ]
+    with Speaker(port, messages):
+        assert ota(workspace.folder, "logs", "--seconds", "1", "--utc") == 0
+        lines = set(capsys.readouterr().out.splitlines())
+        assert lines == {
+            "2023-11-14T22:13:20+00:00  b1  event  m 1: devices/b1/readings/x 1.5",
+            "2023-11-14T22:13:20+00:00  b1  event  kitchen (m 1): devices/b1/readings/x 2.5",
+        }
+        assert ota(workspace.folder, "logs", "--seconds", "1", "--json", "--instance", "kitchen") == 0
+        found = {line["number"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+        assert found.keys() == {8}
+        assert (found[8]["device"], found[8]["instance"], found[8]["payload"]) == ("b1", "kitchen", b"2.5".hex())
+        assert ota(workspace.folder, "logs", "--seconds", "1", "--topics", "#") == 0
+        assert {line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()} == {"1.5", "2.5", "3.5"}
+
+
+def test_status_has_a_line_for_each_instance_and_names_what_is_wrong(workspace, capsys):
+    two = (fleet.summary("blink"), fleet.summary("hygro", Running(), Attempt("rejected", reason="capability-denied")))
+    refusals = (Refusal("group", 7, "signer-unknown", "nobody knows it"),)
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"], instances=two, refusals=refusals, problems=("clock: not set",))
+        fleet.leave(broker, ["b"], instances=())
+    assert ota(workspace.folder, "status") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["a", "lab", "0.1.0", "blink", "monitor", "1.0.0", "confirmed", "idle", "online"]
+    assert lines[2] == ["a", "lab", "0.1.0", "hygro", "-", "none", "rejected", "(capability-denied)"]
+    assert lines[3] == ["b", "lab", "0.1.0", "-", "-", "-", "-", "online"]
+    assert " ".join(lines[4]) == "a: clock: not set"
+    assert " ".join(lines[5]) == "a: group document, epoch 7, was refused: signer-unknown: nobody knows it"
+
+
+def test_status_of_a_board_has_everything_about_its_instances(workspace, capsys):
+    failed = Attempt("rolled-back", b"d" * 16, b"m" * 32, b"", "trapped", "unreachable executed")
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a", "b"], instances=(fleet.summary("blink"), fleet.summary("hygro")))
+        fleet.leave_instance(broker, ["a"], "blink", attempt=failed, counters={"events_handled": 41})
+        fleet.leave_instance(broker, ["a"], "gone", running=Running(), attempt=Attempt("confirmed", b"d" * 16))
+    assert ota(workspace.folder, "status", "a") == 0
+    shown = capsys.readouterr().out
+    board, blink, hygro = shown.split("\n\n")
+    assert board.splitlines()[0].split() == ["device", "a"]
+    assert "counter_11" in board
+    assert "because         trapped: unreachable executed" in blink
+    assert "events_handled  41" in blink
+    assert hygro.split() == ["instance", "hygro", "state", "no", "report"]
+    assert ota(workspace.folder, "status", "a", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["boards"]
+    blink, hygro = found["instances"]
+    assert (blink["instance"], blink["counters"], blink["attempt"]["reason"]) == ("blink", {"events_handled": 41}, "trapped")
+    assert (hygro["instance"], hygro["version"], hygro["unknown"]) == ("hygro", "1.0.0", "it has no report of its own")
+    assert ota(workspace.folder, "status", "a", "gone") == 0  # it was removed, and its report stays
+    assert "confirmed: removal" in capsys.readouterr().out
+    assert ota(workspace.folder, "status", "a", "nothing") == 1
+    assert "a has no instance nothing; it has blink, hygro" in capsys.readouterr().err
+    assert ota(workspace.folder, "status", "nobody") == 1
+    assert "no board has the name nobody" in capsys.readouterr().err
+    assert ota(workspace.folder, "status", "a", "--group", "lab") == 2
+    assert "either a board or --group" in capsys.readouterr().err
+    assert ota(workspace.folder, "status", "a", "blink", "--watch") == 2
+
+
+def test_a_report_of_an_instance_that_cannot_be_read_makes_the_answer_incomplete(workspace, capsys):
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"], instances=(fleet.summary("m"), fleet.summary("n")))
+        broker.publish_all([(topics.instance_report("a", "m"), signed(fleet.instance_report("a", "n")))])
+        broker.publish_all([(topics.instance_report("a", "n"), b"garbage")])
+    assert ota(workspace.folder, "status", "a", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    first, second = found["boards"][0]["instances"]
+    assert first["unknown"] == "the report of instance m is not believed: report-forged: it is that of instance 'n'"
+    assert second["unknown"].startswith("the report of instance n is not believed: malformed")
+    assert not found["complete"]
+
+
+def test_prometheus_has_the_counters_of_every_instance(workspace, capsys):
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a", "b"])
+        fleet.leave_instance(broker, ["a", "b"])
+    assert ota(workspace.folder, "status", "--prometheus") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("a", "b"):
+        assert f'wamr_ota_instance_events_handled_total{{device="{name}",group="lab",instance="monitor"}} 5' in lines
+
+
+def test_a_topic_that_no_board_can_have_is_left_alone(workspace):
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"])
+        view = View(broker, fleet.roster(workspace))
+        view.read()
+        levels = topics.report("a").rpartition("/")[0]
+        for topic in (
+            "ota/v1/online/0/0/0/a b",
+            f"{levels}/instance/a b/report",
+            "x",
+            "report",
+            f"{levels} b/report",
+            "instance/a",
+        ):
+            assert view.take(Incoming(topic, b"1")) is None
+        assert set(view.devices) == {"a"}
+
+
+def test_a_board_may_be_called_report(workspace):
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["report", "instance"])
+        view = View(broker, fleet.roster(workspace), only=("report", "instance"))
+        view.read()
+        assert view.take(Incoming(topics.online("report"), topics.OFFLINE)) == view.devices["report"]
+    assert [each.online for each in view.devices.values()] == [False, True]

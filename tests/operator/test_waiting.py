@@ -9,72 +9,18 @@ import pytest
 
 from ota.demo.broker import DemoBroker
 from ota.formats import topics
-from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment
-from ota.formats.report import Attempt, Running
+from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment, Entry
+from ota.formats.report import Attempt, Running, Summary
 from ota.keyring import sign_document
 from ota.operator import reports
 from ota.operator.broker import Broker
-from ota.operator.reports import Device
-from ota.operator.waiting import Kind, Outcome, Standing, Waiting, judge
+from ota.operator.waiting import Kind, Outcome, Standing, Waiting
 from tests.support import fleet
 from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
 from tests.support.operator import ota
-
-OURS = Deployment("lab", b"o" * 16, b"m" * 32, 1, 1_700_000_000, 1_900_000_000)
-
-
-def device(state: str, deployment: bytes = OURS.deployment_id, **changes) -> Device:
-    attempt = Attempt(state, deployment, reason=changes.pop("reason", ""), done_chunks=changes.pop("done", 0), chunks=5)
-    running = changes.pop("running", Running())
-    return Device("b", fleet.report("b", attempt=attempt, running=running), came_s=100, **changes)
-
-
-@pytest.mark.parametrize(
-    ("board", "kind"),
-    [
-        (device("confirmed"), Kind.CONFIRMED),
-        (device("failed", reason="trapped"), Kind.FAILED),
-        (device("rolled-back", reason="unhealthy", online=True), Kind.FAILED),
-        (device("rejected", reason="deployment-replayed"), Kind.FAILED),
-        (device("rejected", b"", reason="signer-unknown", live=True), Kind.FAILED),
-        (device("rejected", b"", reason="signer-unknown"), Kind.OFFLINE),  # that was before this deployment
-        (device("rejected", b"x" * 16, reason="disk-full", online=True), Kind.PENDING),  # and that of another
-        (device("rejected", reason="clock-not-set", online=True), Kind.PENDING),
-        (device("fetching"), Kind.PENDING),  # the link broke: it goes on when it is back
-        (device("confirmed", b"x" * 16, online=True), Kind.PENDING),
-        (device("confirmed", b"x" * 16, live=True), Kind.PENDING),  # it speaks, whatever the broker says
-        (device("confirmed", b"x" * 16), Kind.OFFLINE),
-        (device("idle", b"", running=Running("m", "1", OURS.manifest_digest, 1, "confirmed")), Kind.CONFIRMED),
-        (device("failed", running=Running("m", "1", OURS.manifest_digest, 1, "confirmed"), reason="trapped"), Kind.FAILED),
-        (Device("b"), Kind.SILENT),
-        (Device("b", unknown="no answer in 10 s"), Kind.UNKNOWN),
-    ],
-)
-def test_a_board_stands_as_what_is_known_says(board, kind):
-    assert judge(board, OURS, 200).kind is kind
-
-
-def test_progress_is_never_beyond_the_whole():
-    assert judge(device("fetching", done=7), OURS, 0).done_chunks == 5
-
-
-def outcome(*kinds: Kind, **changes) -> Outcome:
-    return Outcome({str(number): Standing(kind, kind.value) for number, kind in enumerate(kinds)}, **changes)
-
-
-def test_boards_that_are_offline_or_were_never_heard_of_are_not_success():
-    found = outcome(*[Kind.CONFIRMED] * 2, *[Kind.OFFLINE] * 3, *[Kind.SILENT] * 3)
-    assert found.summary() == "2 of 8 boards confirmed it; 3 offline, 3 never heard of"
-    assert found.ended
-    assert not found.confirmed
-    assert replace(found, only_online=True).confirmed
-    for other in (Kind.FAILED, Kind.UNKNOWN, Kind.PENDING):
-        assert not outcome(Kind.CONFIRMED, other, only_online=True).confirmed
-    assert outcome(Kind.CONFIRMED).confirmed
-    assert not outcome(Kind.CONFIRMED, gaps=["one"]).confirmed
-    assert not outcome(Kind.CONFIRMED, superseded="another").confirmed
-    assert not outcome(Kind.OFFLINE, only_online=True).confirmed
+from tests.support.reports import identity, signed
+from tests.support.standings import ENTRY, NIGHT, OURS, changed, removing
 
 
 @pytest.fixture
@@ -84,40 +30,44 @@ def site(tmp_path):
         yield fleet.made(tmp_path / "operator", broker.port), broker.port
 
 
-def deployed(workspace, **changes) -> Deployment:
-    """A deployment that is on the broker."""
-    deployment = replace(OURS, **changes)
+def deployed(workspace, deployment: Deployment = OURS) -> Deployment:
+    """It is on the broker."""
     document = sign_document(deployment.to_payload(), DEPLOYMENT_TYPE, [workspace.key("deploy")])
+    topic = topics.device_desired(deployment.device) if deployment.device else topics.desired("lab")
     with Broker(workspace.settings) as broker:
-        broker.publish_all([(topics.desired("lab"), document)])
+        broker.publish_all([(topic, document)])
     return deployment
 
 
 class Run:
     """Waits in a thread; `until` sees what it was told."""
 
-    def __init__(self, workspace, deployment, listed=None, **changes) -> None:
-        self.told: list[tuple[str, Standing]] = []
+    def __init__(self, workspace, deployments, listed=None, *, instances=("m",), **changes) -> None:
+        self.told: list[tuple[str, str, Standing]] = []
         self._changed = threading.Condition()
         self.outcome: Outcome | None = None
-        self._arguments = (workspace, deployment, listed, changes)
+        deployments = [deployments] if isinstance(deployments, Deployment) else deployments
+        self._arguments = (workspace, deployments, listed, instances, changes)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        workspace, deployment, listed, changes = self._arguments
+        workspace, deployments, listed, instances, changes = self._arguments
         with Broker(workspace.settings) as broker:
-            waiting = Waiting(broker, fleet.roster(workspace, listed), workspace.root(), deployment, **changes)
+            waiting = Waiting(broker, fleet.roster(workspace, listed), workspace.root(), deployments, instances, **changes)
             self.outcome = waiting.run(60, time.time(), self._tell)
 
-    def _tell(self, name: str, standing: Standing) -> None:
+    def _tell(self, name: str, instance: str, standing: Standing) -> None:
         with self._changed:
-            self.told.append((name, standing))
+            self.told.append((name, instance, standing))
             self._changed.notify_all()
 
-    def until(self, name: str, state: str) -> None:
+    def until(self, name: str, state: str, instance: str = "") -> None:
+        def came() -> bool:
+            return any((n, s.state) == (name, state) and instance in ("", i) for n, i, s in self.told)
+
         with self._changed:
-            assert self._changed.wait_for(lambda: any((n, s.state) == (name, state) for n, s in self.told), 30), self.told
+            assert self._changed.wait_for(came, 30), self.told
 
     def end(self) -> Outcome:
         self._thread.join(60)
@@ -125,8 +75,9 @@ class Run:
         return self.outcome
 
 
-def say(broker: Broker, name: str, state: str, *, online: bool = True, **attempt) -> None:
-    fleet.leave(broker, [name], online=online, attempt=Attempt(state, OURS.deployment_id, **attempt))
+def say(broker: Broker, name: str, state: str, *, instance: str = "m", entry: Entry = ENTRY, **attempt) -> None:
+    said = Attempt(state, entry.deployment_id, entry.manifest_digest, **attempt)
+    fleet.leave_instance(broker, [name], instance, attempt=said, running=Running())
 
 
 def test_it_ends_when_every_online_board_has_ended_and_tells_of_the_rest(site):
@@ -142,7 +93,7 @@ def test_it_ends_when_every_online_board_has_ended_and_tells_of_the_rest(site):
         say(broker, "b", "rejected", reason="disk-full", detail="0 bytes free")
         found = waiting.end()
     assert found.summary() == "1 of 4 boards confirmed it; 1 failed, 1 offline, 1 never heard of"
-    assert found.standings["b"].reason == "disk-full"
+    assert found.standings["b"]["m"].reason == "disk-full"
     assert "elsewhere" not in found.standings
 
 
@@ -155,7 +106,8 @@ def test_a_link_that_breaks_while_a_board_fetches_does_not_end_the_wait(site):
         say(broker, "a", "fetching", done_chunks=1, chunks=4)
         waiting.until("a", "fetching")
         broker.publish_all([(topics.online("a"), topics.OFFLINE)])
-        say(broker, "a", "fetching", online=False, done_chunks=2, chunks=4)
+        fleet.leave(broker, ["a"], online=False)
+        say(broker, "a", "fetching", done_chunks=2, chunks=4)
         say(broker, "a", "confirmed")
         found = waiting.end()
     assert found.confirmed
@@ -194,26 +146,126 @@ def test_another_deployment_ends_the_wait_at_once(site):
         fleet.leave(broker, ["a"])
         waiting = Run(workspace, deployed(workspace))
         waiting.until("a", "pending")
-        deployed(workspace, deployment_id=b"n" * 16, epoch=2)
+        deployed(workspace, replace(changed(deployment_id=b"n" * 16), epoch=4))
         found = waiting.end()
     assert not found.confirmed
-    assert found.superseded == f"deployment {(b'n' * 16).hex()[:12]}"
+    assert found.superseded == f"deployment {(b'n' * 16).hex()[:12]} of instance m"
+
+
+def test_another_instance_of_the_group_may_change_meanwhile_and_an_older_document_changes_nothing(site):
+    workspace, _ = site
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"])
+        waiting = Run(workspace, deployed(workspace))
+        waiting.until("a", "pending")
+        deployed(workspace, replace(changed(instance="other", deployment_id=b"n" * 16), epoch=4))
+        deployed(workspace, replace(changed(deployment_id=b"x" * 16), epoch=2))
+        say(broker, "a", "fetching")
+        waiting.until("a", "fetching")
+        say(broker, "a", "confirmed")
+        assert waiting.end().confirmed
+
+
+def test_a_set_is_done_when_all_its_instances_are(site):
+    workspace, _ = site
+    both = changed(instance="n")
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"])
+        waiting = Run(workspace, deployed(workspace, both), instances=("m", "n"))
+        waiting.until("a", "pending", "m")
+        waiting.until("a", "pending", "n")
+        say(broker, "a", "passed")
+        waiting.until("a", "passed", "m")
+        say(broker, "a", "rolled-back", instance="n", reason="trapped")
+        waiting.until("a", "rolled-back", "n")
+        say(broker, "a", "rolled-back", reason="set-failed")
+        found = waiting.end()
+    assert found.summary() == "0 of 1 boards confirmed it; 1 failed"
+    assert (found.standings["a"]["m"].reason, found.standings["a"]["n"].reason) == ("set-failed", "trapped")
+
+
+def test_single_devices_are_waited_for_without_the_rest_of_the_fleet(site):
+    workspace, _ = site
+    documents = [replace(OURS, group="", device=name) for name in ("a", "never")]
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"], group="anywhere")
+        fleet.leave(broker, ["b"])
+        for each in documents:
+            deployed(workspace, each)
+        waiting = Run(workspace, documents)
+        waiting.until("a", "pending")
+        say(broker, "a", "confirmed")
+        found = waiting.end()
+    assert found.summary() == "1 of 2 boards confirmed it; 1 never heard of"
+
+
+def test_a_board_with_a_deployment_of_its_own_does_not_count(site):
+    workspace, _ = site
+    own = replace(changed(deployment_id=b"p" * 16), group="", device="b")
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a", "b", "c"])
+        broker.publish_all([(topics.device_desired("c"), b"nobody signed this")])
+        deployed(workspace, own)
+        waiting = Run(workspace, deployed(workspace))
+        waiting.until("b", "overridden")
+        say(broker, "a", "confirmed")
+        waiting.until("c", "pending")
+        say(broker, "c", "confirmed")
+        found = waiting.end()
+    assert found.confirmed
+    assert found.summary() == "2 of 2 boards confirmed it; 1 with a deployment of their own"
+
+
+def test_a_named_board_that_nobody_knows_is_missing_and_not_left_out(site):
+    workspace, _ = site
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"])
+        waiting = Run(workspace, deployed(workspace, changed(boards=("a", "ghost"), fraction_ppm=0)))
+        waiting.until("a", "pending")
+        say(broker, "a", "confirmed")
+        assert waiting.end().summary() == "1 of 2 boards confirmed it; 1 never heard of"
+
+
+def test_a_removal_is_waited_for(site):
+    workspace, _ = site
+    entry = removing().entries["m"]
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a", "b"], instances=(Summary("m"),))
+        fleet.leave_instance(broker, ["a", "b"], "m")
+        waiting = Run(workspace, deployed(workspace, removing()))
+        waiting.until("b", "pending")
+        say(broker, "a", "confirmed", entry=entry)
+        say(broker, "b", "rejected", entry=entry, reason="set-failed")
+        assert waiting.end().summary() == "1 of 2 boards confirmed it; 1 failed"
+
+
+def test_everything_that_is_left_waits_for_its_window(site):
+    workspace, _ = site
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a", "b"])
+        waiting = Run(workspace, deployed(workspace, changed(window=NIGHT)))
+        waiting.until("b", "pending")
+        say(broker, "a", "confirmed")
+        say(broker, "b", "staged", reason="window-closed", detail=f"waits for its window, {NIGHT}")
+        found = waiting.end()
+    assert found.staged
+    assert found.standings["b"]["m"].detail == f"waits for its window, {NIGHT}"
 
 
 def test_a_deployment_that_is_widened_is_the_same_one(site):
     workspace, _ = site
     few, rest = [], []
-    narrow = replace(OURS, fraction_ppm=300_000)
+    narrow = changed(fraction_ppm=300_000)
     for name in fleet.names(8):
-        (few if narrow.includes(name) else rest).append(name)
+        (few if narrow.entries["m"].includes(name) else rest).append(name)
     assert few
     assert rest
     with Broker(workspace.settings) as broker:
         fleet.leave(broker, few + rest)
-        waiting = Run(workspace, deployed(workspace, fraction_ppm=300_000))
+        waiting = Run(workspace, deployed(workspace, narrow))
         for name in few:
             waiting.until(name, "pending")
-        deployed(workspace, epoch=2)
+        deployed(workspace, replace(OURS, epoch=4))
         for name in rest:
             waiting.until(name, "pending")
         for name in few + rest:
@@ -236,23 +288,35 @@ def test_a_board_that_moves_to_another_group_is_not_waited_for(site):
 
 
 def test_a_board_that_could_not_be_read_is_not_taken_for_done():
-    unread = {"b": Standing(Kind.UNKNOWN, "unknown"), "a": Standing(Kind.CONFIRMED, "confirmed")}
+    unread = {"b": {"m": Standing(Kind.UNKNOWN, "unknown")}, "a": {"m": Standing(Kind.CONFIRMED, "confirmed")}}
     assert not Outcome(unread).ended
-    assert Outcome(unread | {"b": Standing(Kind.UNKNOWN, "unreadable")}).ended
+    assert Outcome(unread | {"b": {"m": Standing(Kind.UNKNOWN, "unreadable")}}).ended
 
 
-def test_a_board_that_reports_what_cannot_be_read_ends_the_wait_as_unknown(site):
+def test_a_board_whose_report_cannot_be_read_ends_the_wait_as_unknown(site):
     workspace, _ = site
     with Broker(workspace.settings) as broker:
         fleet.leave(broker, ["a", "b"])
-        waiting = Run(workspace, deployed(workspace))
-        waiting.until("b", "pending")
         broker.publish_all([(topics.report("b"), b"\xff")])
+        waiting = Run(workspace, deployed(workspace))
         waiting.until("b", "unreadable")
         say(broker, "a", "confirmed")
         found = waiting.end()
     assert found.summary() == "1 of 2 boards confirmed it; 1 unknown"
     assert not found.confirmed
+
+
+def test_what_somebody_else_writes_as_a_boards_report_does_not_stop_the_wait(site):
+    workspace, _ = site
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a", "b"])
+        waiting = Run(workspace, deployed(workspace))
+        waiting.until("b", "pending")
+        broker.publish_all([(topics.report("b"), b"\xff"), (topics.report("b"), signed(fleet.report("b"), identity("rogue")))])
+        say(broker, "a", "confirmed")
+        say(broker, "b", "confirmed")
+        found = waiting.end()
+    assert found.confirmed
 
 
 def test_a_broker_that_is_away_for_long_is_waited_for(tmp_path, monkeypatch):
@@ -290,7 +354,7 @@ def test_the_command_says_what_became_of_every_board(site, modules, capsys):
     captured = capsys.readouterr()
     assert captured.out, captured.err
     found = json.loads(captured.out)
-    assert found["states"] == {"gone": "offline"}
+    assert found["boards"]["gone"]["instances"]["tally"]["state"] == "offline"
     assert not found["confirmed"]
     assert ota(workspace.folder, "publish", modules / "tally.wasm", "--wait", "2", "--group", "labb") == 1
     captured = capsys.readouterr()

@@ -3,7 +3,6 @@
 import functools
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from device_agent.sandbox.contract import ModuleError, ModuleHost
@@ -13,6 +12,7 @@ from pywamr import Trap
 from tests.conftest import ROOT
 from tests.support.aot import aotc, compiled
 from tests.support.component import Judge, component
+from tests.support.sampling import check, few_and_many
 from tests.support.wat import contract_module
 
 GRANTS = {
@@ -112,13 +112,19 @@ def codes(wasm: bytes):
     return [wasm] if aotc() is None else [wasm, compiled(wasm, "x86_64")]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(ACTIONS, min_size=1, max_size=6), EVENTS)
-def test_generated_modules_answer_events_as_their_components_do_in_wasmtime(actions, events):
-    wasm = contract_module("\n".join(actions) + " (i32.const 0)", IMPORTS, DATA)
-    expected = theirs(component(wasm), events, startup=False)
+def agree(wasm: bytes, binary: bytes, events, *, startup: bool) -> None:
+    expected = theirs(binary, events, startup=startup)
     for code in codes(wasm):
-        assert ours(code, events, startup=False) == expected
+        assert ours(code, events, startup=startup) == expected
+
+
+@few_and_many(12, 100)
+def test_generated_modules_answer_events_as_their_components_do_in_wasmtime(examples):
+    def holds(actions, events) -> None:
+        wasm = contract_module("\n".join(actions) + " (i32.const 0)", IMPORTS, DATA)
+        agree(wasm, component(wasm), events, startup=False)
+
+    check(examples, holds, st.lists(ACTIONS, min_size=1, max_size=6), EVENTS)
 
 
 @functools.cache
@@ -127,18 +133,15 @@ def built(name: str) -> tuple[bytes, bytes]:
     return wasm, component(wasm)
 
 
-@pytest.mark.parametrize("name", ["monitor-v1", "monitor-v2", "tally"])
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    EVENTS
-    | st.lists(
-        st.tuples(st.sampled_from(["sys/load", "sys/temperature", "in/x"]), st.from_regex(rb"\A-?[0-9]{1,6}(\.[0-9]{1,3})?\Z")),
-        max_size=8,
-    )
+EVENTS_OF_BOARDS = EVENTS | st.lists(
+    st.tuples(st.sampled_from(["sys/load", "sys/temperature", "in/x"]), st.from_regex(rb"\A-?[0-9]{1,6}(\.[0-9]{1,3})?\Z")),
+    max_size=8,
 )
-def test_the_examples_answer_events_as_their_components_do_in_wasmtime(name, events):
+
+
+@pytest.mark.parametrize("name", ["monitor-v1", "monitor-v2", "tally"])
+@few_and_many(10, 60)
+def test_the_examples_answer_events_as_their_components_do_in_wasmtime(name, examples):
     wasm, binary = built(name)
     startup = b"startup@0.1.0#init" in wasm
-    expected = theirs(binary, events, startup=startup)
-    for code in codes(wasm):
-        assert ours(code, events, startup=startup) == expected
+    check(examples, lambda events: agree(wasm, binary, events, startup=startup), EVENTS_OF_BOARDS)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import wasmtime
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from ota.author.aot import host_target
 from pywamr import FunctionType, GlobalType, Instance, LoadError, MemoryType, Runtime, Trap, TrapCode, ValueType
 from tests.support.aot import WITH_VECTORS, aotc, compiled_now
+from tests.support.sampling import check, few_and_many
 from tests.support.tools import wasm_tools
 
 PROPOSALS = {
@@ -150,10 +151,7 @@ def _comparable(first: list[object], second: list[object]) -> bool:
     return True
 
 
-@pytest.mark.timeout(900)
-@given(st.integers(0, 2**64 - 1))
-@settings(suppress_health_check=list(HealthCheck), print_blob=True)
-def test_a_generated_module_does_what_it_does_in_wasmtime(seed):
+def agrees(seed):
     wasm = generated(seed)
     with Runtime() as runtime:
         try:
@@ -168,3 +166,9 @@ def test_a_generated_module_does_what_it_does_in_wasmtime(seed):
         image = compiled_now(wasm, cpu=WITH_VECTORS.get(host_target(), ""))
         found = ours(image, seed)
         assert _comparable(found, expected), (found, expected)
+
+
+@pytest.mark.timeout(900)
+@few_and_many(15, 150)
+def test_a_generated_module_does_what_it_does_in_wasmtime(examples):
+    check(examples, agrees, st.integers(0, 2**64 - 1))

@@ -70,6 +70,7 @@ def outcome(code: bytes, start: int, count: int) -> tuple[object, ...]:
         return total, struct.pack("<fd", single, double), instance.memory.read(0, END)
 
 
+@pytest.mark.full
 @given(
     parts=st.lists(st.tuples(st.sampled_from(STATEMENTS), st.sampled_from(LOADS)), min_size=1, max_size=3),
     step=st.sampled_from((0, 1, 2, 4, 8, -4)),
@@ -143,7 +144,7 @@ except Trap as trap: print(trap)"""
 def told(code: bytes, arguments: tuple[int, ...]) -> str:
     """What a call of `run` comes to. In a process of its own, because nothing else ends compiled code that does not."""
     command = [sys.executable, "-c", RUN, *map(str, arguments)]
-    return subprocess.run(command, input=code, capture_output=True, check=True, timeout=60).stdout.decode()
+    return subprocess.run(command, input=code, capture_output=True, check=True, timeout=120).stdout.decode()
 
 
 @pytest.mark.parametrize("trick", TRICKS)

@@ -2,12 +2,12 @@
 
 import pytest
 import wasmtime
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ota.author.aot import host_target
 from tests.support.aot import WITH_VECTORS, aotc, compiled_now
 from tests.support.operations import Operation, module, operands, ours, results, scalars, vectors
+from tests.support.sampling import check, few_and_many
 
 KINDS = {"scalars": scalars(), "vectors": vectors()}
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -39,16 +39,6 @@ def agrees(kind, seed):
 
 @pytest.mark.timeout(600)
 @every_kind
-@given(seed=st.integers(0, 2**64 - 1))
-@settings(max_examples=4, suppress_health_check=list(HealthCheck), print_blob=True)
-def test_an_instruction_gives_what_it_gives_in_wasmtime(kind, seed):
-    agrees(kind, seed)
-
-
-@pytest.mark.full
-@pytest.mark.timeout(600)
-@every_kind
-@given(seed=st.integers(0, 2**64 - 1))
-@settings(max_examples=20, suppress_health_check=list(HealthCheck), print_blob=True)
-def test_an_instruction_gives_what_it_gives_in_wasmtime_with_many_operands(kind, seed):
-    agrees(kind, seed)
+@few_and_many(1, 20)
+def test_an_instruction_gives_what_it_gives_in_wasmtime(kind, examples):
+    check(examples, lambda seed: agrees(kind, seed), st.integers(0, 2**64 - 1))

@@ -65,6 +65,7 @@ def test_a_state_that_was_kept_is_not_taken_for_the_one_before():
     assert run(compiled(SMALLEST)) == run(SMALLEST)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 @given(MACHINES)
 @settings(suppress_health_check=list(HealthCheck), print_blob=True)

@@ -3,13 +3,14 @@
 import contextlib
 import gc
 import math
+import struct
 import sys
 import threading
 import time
 import weakref
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pywamr import (
@@ -24,6 +25,7 @@ from pywamr import (
     TrapCode,
     UnsupportedError,
 )
+from tests.support.aot import compiled
 from tests.support.wat import wat
 
 ECHO = wat("""(module
@@ -90,6 +92,52 @@ def test_f32_passes_unchanged(echo, value):
 @given(st.floats())
 def test_f64_passes_unchanged(echo, value):
     assert echo.call("f64", value) == value or math.isnan(value)
+
+
+def single(bits: int) -> float:
+    """The double that has sign, kind and payload of a single NaN."""
+    return struct.unpack("=d", struct.pack("=Q", bits >> 31 << 63 | 0x7FF << 52 | (bits & 0x7FFFFF) << 29))[0]
+
+
+def bits_of(value: float) -> int:
+    return struct.unpack("=Q", struct.pack("=d", value))[0]
+
+
+@given(st.integers(1, 2**23 - 1), st.booleans())
+@example(1, True)  # signalling
+@example(1 << 22, False)  # quiet
+def test_every_nan_passes_with_its_bits(echo, payload, negative):
+    value = single(negative << 31 | 0x7F800000 | payload)
+    assert bits_of(echo.call("f32", value)) == bits_of(value)
+    assert bits_of(echo.call("f64", value)) == bits_of(value)
+
+
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
+@pytest.mark.parametrize("bits", [0x7FA00001, 0xFF800001, 0x7FC00000, 0x7FFFFFFF])
+def test_a_nan_passes_through_guest_and_host_with_its_bits(bits, mode):
+    wasm = wat("""(module (import "h" "f" (func $f (param f32) (result f32))) (memory (export "memory") 1)
+      (global (export "g") (mut f32) (f32.const 0))
+      (func (export "go") (param f32) (result f32 i32)
+        (f32.store (i32.const 0) (local.get 0)) (call $f (local.get 0)) (i32.load (i32.const 0))))""")
+    given_to_host = []
+
+    def host(value):
+        given_to_host.append(bits_of(value))
+        return value
+
+    with Runtime() as runtime:
+        instance = runtime.load(wasm if mode == "interpreter" else compiled(wasm)).instantiate({"h": {"f": host}})
+        value = single(bits)
+        answer, stored = instance.call("go", value)
+        assert stored & 0xFFFFFFFF == bits
+        assert (given_to_host, bits_of(answer)) == ([bits_of(value)], bits_of(value))
+        instance.set_global("g", value)
+        assert bits_of(instance.get_global("g")) == bits_of(value)
+
+
+def test_a_nan_whose_payload_has_no_place_in_a_single_stays_a_nan(echo):
+    low = struct.unpack("=d", struct.pack("=Q", 0x7FF << 52 | 1))[0]
+    assert math.isnan(echo.call("f32", low))
 
 
 def test_unsigned_integers_are_taken_modulo_their_width(echo):
@@ -379,7 +427,7 @@ def test_closing_while_another_thread_is_about_to_call_is_an_error_and_never_a_c
                 instance.close()
             except BusyError:
                 continue
-        thread.join(10)
+        thread.join(60)
         assert isinstance(ended[0], ClosedError)
 
 

@@ -107,6 +107,19 @@ def test_memory_follows_growth(instance):
     instance.memory.write(2 * 65536 - 1, b"x")
 
 
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
+@pytest.mark.parametrize(
+    ("memory", "limits"),
+    [("2", (2, 65536)), ("2 5", (2, 5)), ("2 2", (2, 2)), ("0", (0, 65536)), ("0 3", (0, 3))],
+)
+def test_a_memory_that_never_grows_has_the_limits_that_its_module_says(runtime, memory, limits, mode):
+    wasm = wat(f'(module (memory (export "memory") {memory}))')
+    module = runtime.load(wasm if mode == "interpreter" else compiled(wasm))
+    (export,) = module.exports
+    assert export.type == MemoryType(*limits)
+    assert len(module.instantiate().memory) == limits[0] << 16
+
+
 def test_max_pages_lowers_the_limit(runtime):
     instance = runtime.load(MODULE).instantiate(HOSTS, max_pages=1)
     assert instance.call("grow") == -1
@@ -353,3 +366,24 @@ def test_a_global_may_be_anything_whatever_a_module_names_its_exports(runtime, m
       (func (export "set") (param i32) (result i32) (global.set $stack (local.get 0)) (global.get $stack)))""")
     instance = runtime.load(code(wasm, mode)).instantiate()
     assert [instance.call("set", value) for value in (0, 1000, 2000, 66560, 70000, -1)] == [0, 1000, 2000, 66560, 70000, -1]
+
+
+GREEDY = """(module (memory (export "memory") 1)
+  (func (export "ask") (param i32) (result i32) (memory.grow (local.get 0)))
+  (func (export "die") (param i32) (drop (memory.grow (local.get 0))) unreachable))"""
+
+
+@pytest.mark.parametrize("mode", ["interpreter", "aot"])
+def test_what_a_memory_was_refused_is_known_until_the_next_call(runtime, mode):
+    wasm = wat(GREEDY)
+    instance = runtime.load(wasm if mode == "interpreter" else compiled(wasm)).instantiate(max_pages=4)
+    assert instance.memory.refused_pages == 0
+    assert instance.call("ask", 2) == 1
+    assert instance.memory.refused_pages == 0
+    assert instance.call("ask", 7) == -1
+    assert instance.memory.refused_pages == 7
+    with pytest.raises(Trap):
+        instance.call("die", 9)
+    assert instance.memory.refused_pages == 9
+    assert instance.call("ask", 0) == 3
+    assert instance.memory.refused_pages == 0

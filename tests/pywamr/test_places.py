@@ -3,11 +3,11 @@
 import threading
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from pywamr import Runtime, TerminatedError, Trap, WasmFrame
 from tests.support.aot import aotc, compiled
+from tests.support.sampling import check, few_and_many
 from tests.support.wat import wat
 
 CALL, CALL_INDIRECT, BRANCH = 0x10, 0x11, 0x0C
@@ -65,8 +65,7 @@ def interpreted(wasm: bytes, record_offsets: bool = True):
 some = st.lists(st.sampled_from(OTHERS), max_size=6)
 
 
-@given(before=some, behind=some)
-def test_a_trap_is_placed_at_its_instruction_and_callers_at_their_calls(before, behind):
+def placed(before, behind):
     wasm = module(list(TRAPS), before, behind)
     instance = interpreted(wasm)
     for number, opcode in enumerate(TRAPS.values()):
@@ -76,6 +75,11 @@ def test_a_trap_is_placed_at_its_instruction_and_callers_at_their_calls(before, 
         assert (caller.function, caller.index) == (f"run{number}", 3 + 2 * number)
         assert wasm[caller.offset] == (CALL_INDIRECT if number % 2 else CALL)
     instance.close()
+
+
+@few_and_many(10, 100)
+def test_a_trap_is_placed_at_its_instruction_and_callers_at_their_calls(examples):
+    check(examples, placed, before=some, behind=some)
 
 
 @pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")

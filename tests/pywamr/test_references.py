@@ -136,17 +136,17 @@ def test_another_thread_is_told_that_a_call_with_references_is_under_way(code):
 
     def take(thing):
         inside.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     hosts = {"host": {"make": Thing, "take": take}}
     with Runtime() as runtime, runtime.load(code) as module, module.instantiate(hosts) as instance:
         thread = threading.Thread(target=instance.call, args=("across", Thing()))
         thread.start()
-        assert inside.wait(10)
+        assert inside.wait(60)
         with pytest.raises(BusyError):
             instance.call("pass", Thing())
         go_on.set()
-        thread.join(10)
+        thread.join(60)
         assert isinstance(instance.call("pass", Thing()), Thing)
 
 

@@ -23,7 +23,8 @@ def library_of(name: str) -> str:
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif("PYWAMR_TEST_LIBRARY_FOLDER" in os.environ, reason="this is the run with sanitizers")
-@pytest.mark.parametrize("which", ["core", pytest.param("all", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("which", ["core", "all"])
 def test_no_sanitizer_complains(which):
     asan = library_of("libasan.so")
     if not asan:

@@ -20,7 +20,7 @@ def trap(runtime):
 
 
 def run(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([*PYTHON, "-c", START + TRAP + code], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*PYTHON, "-c", START + TRAP + code], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_fault_of_somebody_else_goes_to_who_listened_first():

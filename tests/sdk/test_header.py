@@ -1,4 +1,6 @@
-"""sdk/c/device_module.h: every capability from C."""
+"""sdk/c/device_module.h: every capability from C, and from C++."""
+
+import pytest
 
 from device_agent.sandbox.contract import ModuleHost
 from ota.formats.capabilities import FUNCTIONS, Capabilities, import_module
@@ -48,14 +50,15 @@ DM_EVENTS(handle)
 """
 
 
-def test_c_reaches_every_capability(tmp_path):
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_c_and_cpp_reach_every_capability(tmp_path, language):
     source = tmp_path / "all.c"
     source.write_text(SOURCE)
-    module = compile_c(source, "-Wall", "-Wextra", "-Werror")
+    module = compile_c(source, "-x", language, "-Wall", "-Wextra", "-Werror")
     with Runtime() as runtime:
         imported = {(each.module, each.name) for each in runtime.load(module.read_bytes()).imports}
     assert imported == {
-        (import_module(name), each) for name, functions in FUNCTIONS.items() if name != "wasi" for each in functions
+        (import_module(name), each) for name, functions in FUNCTIONS.items() if name not in ("wasi", "filter") for each in functions
     }
     devices, lines = some_devices(), []
     description = ModuleDescription("m", "1", Capabilities.parse(GRANTED, "test"), Limits())
@@ -69,3 +72,28 @@ def test_c_reaches_every_capability(tmp_path):
     assert ("info", "all of it") in lines
     assert devices.outputs["gpiochip0:2"].value is False
     assert devices.ports["/dev/ttyS1"].written == b"bye"
+
+
+COUNTER = r"""#include "device_module.h"
+extern volatile int zero;
+volatile int zero = 0; // so that the compiler leaves the constructor to run time
+struct Counter { Counter() { value = zero; } int value; };
+static Counter counter;
+static bool handle(dm_bytes, dm_bytes, dm_bytes *)
+{
+    uint8_t digit = (uint8_t)('0' + ++counter.value);
+    return dm_publish(DM_TEXT("out/count"), dm_bytes{ &digit, 1 }) == DM_PUBLISHED;
+}
+DM_EVENTS(handle)
+"""
+
+
+def test_constructors_of_cpp_run_once_where_they_are_exported(tmp_path):
+    source = tmp_path / "counter.cpp"
+    source.write_text(COUNTER)
+    flags = ("-x", "c++", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Werror", "-Wl,--export=__wasm_call_ctors")
+    module = compile_c(source, *flags)
+    description = ModuleDescription("m", "1", Capabilities.parse(GRANTED, "test"), Limits())
+    host = ModuleHost(module.read_bytes(), description, {}, lambda *_: None, devices=some_devices())
+    assert [host.handle("t", b"").messages for _ in range(3)] == [(("out/count", each),) for each in (b"1", b"2", b"3")]
+    host.close()

@@ -15,7 +15,7 @@ from tests.support.aot import aotc
         ("interpreter", "core", 27_000),
         ("interpreter", "simd", 25_000),
         pytest.param("aot", "core", 27_000, marks=pytest.mark.full),
-        ("aot", "simd", 25_000),
+        pytest.param("aot", "simd", 25_000, marks=pytest.mark.full),
     ],
 )
 def test_core_2_0(mode, proposal, count):

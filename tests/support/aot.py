@@ -9,14 +9,14 @@ from ota.author.aot import find_compiler, host_target
 from tests.support.cache import cached, digest_of
 
 WITH_VECTORS = {"x86_64": "x86-64-v2"}
-"""The least processor that has what vector instructions need, where it is not the least of the target anyway."""
+"""The baseline processor for vector instructions, where the target's baseline has none."""
 
 
 _NEEDS = {"x86-64-v2": "sse4_1", "x86-64-v3": "avx2", "skylake": "avx2", "x86-64-v4": "avx512vl"}
 
 
 def processors() -> tuple[str, ...]:
-    """Those that this machine can be compiled for, the least of its target first: with ever more vector instructions."""
+    """Processors to compile for on this machine: the target's baseline first, then those with more vector instructions."""
     if host_target() != "x86_64":
         return ("",)
     (flags, *_) = (line.split() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))

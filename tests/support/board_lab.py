@@ -46,7 +46,7 @@ class BoardLab(Lab):
 
     def switch_on(self, *, cuttable: bool) -> None:
         """Waits for a report. QEMU 7.2 was seen to hang in the boot of RISC-V, never of others: that one is reset, once."""
-        self.observer.report = None
+        self.observer.forget_reports()
         before = len(self.board.console_log()) if (self.board.folder / "console.log").exists() else 0
         self.board.start(cuttable=cuttable)
         end = time.monotonic() + (HANG_S if self.board.board.processor.target == "riscv64" else 0)
@@ -111,7 +111,7 @@ class SnapshotLab(BoardLab):
         """To what it was then, with an empty broker; a board that has slept is told the time."""
         self.broker.stop()
         self.broker.start()
-        self.observer.report = None
+        self.observer.forget_reports(restarts=not self._sleeps)
         self.observer.messages.clear()
         if not self._sleeps:
             shutil.copyfile(self.folder / "disk.kept", self.board.folder / "disk.qcow2")

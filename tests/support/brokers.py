@@ -1,9 +1,6 @@
-"""More brokers that tests run against: mochi (Go), HiveMQ CE (Java), aedes (Node.js), pinned, built once below build/brokers."""
+"""More brokers that tests run against: mochi (Go), HiveMQ CE (Java), aedes (Node.js), pinned, built once below build/programs."""
 
 import contextlib
-import fcntl
-import hashlib
-import shutil
 import socket
 import subprocess
 import time
@@ -11,15 +8,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-import pytest
-
 from ota.demo.broker import DemoBroker, free_port
 from tests.conftest import ROOT
+from tests.support.built import built, tool
 from tests.support.lab import Mosquitto, wait_until_it_answers
 
 SOURCES = ROOT / "tests" / "brokers"
-BUILT = ROOT / "build" / "brokers"
-BUILD_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S = 600, 120, 30
+START_TIMEOUT_S, STOP_TIMEOUT_S = 120, 30
 LOOPBACK = "127.0.0.1"
 
 
@@ -66,43 +61,14 @@ class _Process(ABC):
         self._process = None
 
 
-def _tool(name: str, why: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{why}: {name} is not installed")
-    return found
-
-
-def _built(name: str, commands: list[list[str]]) -> Path:
-    """A copy of the sources below build/brokers, in which these commands ran; once for each state of the sources."""
-    sources = SOURCES / name
-    content = b"".join(path.read_bytes() for path in sorted(sources.iterdir()) if path.is_file())
-    folder = BUILT / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}"
-    BUILT.mkdir(parents=True, exist_ok=True)
-    with (BUILT / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / ".done").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(sources, folder)
-            for command in commands:
-                words = [word.replace("OUT", str(folder)) for word in command]
-                done = subprocess.run(words, cwd=folder, capture_output=True, timeout=BUILD_TIMEOUT_S, check=False)
-                if done.returncode:
-                    pytest.skip(
-                        f"{name} can't be built here: {(done.stderr or done.stdout).decode(errors='replace').strip()[-300:]}"
-                    )
-            (folder / ".done").touch()
-    return folder
-
-
 class Mochi(_Process):
     """mochi-mqtt 2.7, its own command."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        go = _tool("go", "mochi")
+        go = tool("go", "mochi")
         package = "github.com/mochi-mqtt/server/v2/cmd"
-        self._program = _built("mochi", [[go, "build", "-mod=mod", "-o", "OUT/mochi", package]]) / "mochi"
+        self._program = built(SOURCES / "mochi", [[go, "build", "-mod=mod", "-o", "OUT/mochi", package]]) / "mochi"
 
     def command(self) -> list[str]:
         rest = (free_port(), free_port())
@@ -123,9 +89,9 @@ class HiveMq(_Process):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._java, maven = _tool("java", "HiveMQ"), _tool("mvn", "HiveMQ")
+        self._java, maven = tool("java", "HiveMQ"), tool("mvn", "HiveMQ")
         copy = [maven, "-q", "-B", "-f", "pom.xml", "dependency:copy-dependencies", "-DoutputDirectory=OUT/lib"]
-        self._built = _built("hivemq", [copy])
+        self._built = built(SOURCES / "hivemq", [copy])
         for each in ("conf", "data", "extensions"):
             (folder / "hivemq" / each).mkdir(parents=True)
         (folder / "hivemq" / "conf" / "config.xml").write_text(self.CONFIGURATION.format(port=self.port))
@@ -140,8 +106,8 @@ class Aedes(_Process):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._node, npm = _tool("node", "aedes"), _tool("npm", "aedes")
-        self._built = _built("aedes", [[npm, "install", "--no-audit", "--no-fund", "--no-package-lock"]])
+        self._node, npm = tool("node", "aedes"), tool("npm", "aedes")
+        self._built = built(SOURCES / "aedes", [[npm, "install", "--no-audit", "--no-fund", "--no-package-lock"]])
 
     def command(self) -> list[str]:
         return [self._node, str(self._built / "broker.js"), str(self.port)]

@@ -19,12 +19,12 @@ class Delay:
     def __enter__(self) -> "Delay":
         self._ready = threading.Event()
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def cut(self) -> None:
         """Breaks every connection."""

@@ -1,7 +1,8 @@
 """A module that keeps things: a state (how many events it has handled) and a key, and a device that it writes to."""
 
-from ota.formats.report import Message, Report
+from ota.formats.report import Message
 from tests.support.lab import PUBLISH, Lab
+from tests.support.observer import Seen
 from tests.support.wat import contract_module
 
 _KEYS = """(import "device:module/keyvalue@0.1.0" "get" (func $get (param i32 i32 i32)))
@@ -66,8 +67,8 @@ class KeeperLab:
             "keyvalue": {"quota_bytes": 1000},
             **(devices or {}),
         }
-        lab.settings["extra"] += "[grants.keyvalue]\nquota_bytes = 1000\n" + "".join(
-            f"[grants.{name}]\n" + "".join(f"{key} = {value!r}\n" for key, value in arguments.items())
+        lab.settings["extra"] += "[policy.grants.keyvalue]\nquota_bytes = 1000\n" + "".join(
+            f"[policy.grants.{name}]\n" + "".join(f"{key} = {value!r}\n" for key, value in arguments.items())
             for name, arguments in (devices or {}).items()
         )
 
@@ -79,12 +80,12 @@ class KeeperLab:
     def deploy(self, version: int, **changes) -> bytes:
         return self.lab.deploy(self.update(version, **changes))
 
-    def install(self, version: int, **changes) -> Report:
+    def install(self, version: int, **changes) -> Seen:
         self.lab.wait_state("confirmed", deployment=self.deploy(version, **changes))
         return self.lab.running(f"{version}.0.0")
 
     def tell(self, payload: bytes = b"") -> None:
-        self.lab.observer._client.publish("in/x", payload, qos=1)
+        self.lab.observer.publish("in/x", payload)
 
     def ask(self, payload: bytes = b"") -> tuple[int, int, int]:
         """Version, events so far, and key, as the module that runs has them after this event."""
@@ -98,7 +99,7 @@ class KeeperLab:
         observer.wait(answers, self.lab.patience_s, "an answer of the module")
         return tuple(answers()[0].payload)
 
-    def slot(self, name: str) -> Report:
+    def slot(self, name: str) -> Seen:
         self.lab.observer.wait(lambda: self.lab.report.running.slot == name, self.lab.patience_s, f"the {name} module")
         return self.lab.report
 

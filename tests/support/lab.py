@@ -12,17 +12,20 @@ import pytest
 
 from ota.author.build import Update
 from ota.demo.broker import DemoBroker, free_port
-from ota.demo.stage import DEVICE, Observer
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
-from ota.formats.report import Report
+from ota.formats.deployment import Entry
 from ota.operator.broker import Broker
 from ota.operator.publish import artifacts
 from ota.operator.workspace import Settings
-from tests.support.signing import VENDOR, Signer
+from tests.support import preloaded
+from tests.support.observer import Observer, Seen
+from tests.support.signing import INSTANCE, VENDOR, Signer
 from tests.support.wat import contract_module
 
-GROUP = "lab"
+DEVICE, GROUP = "board-1", "lab"
+PATIENCE_S = 60.0
+"""For anything that is waited for: well above what the agent's own delays, retries and time limits add up to."""
 PUBLISH = '(import "device:module/messaging@0.1.0" "publish" (func $publish (param i32 i32 i32 i32 i32)))'
 
 
@@ -78,25 +81,25 @@ class Mosquitto:
 
     def start(self) -> None:
         self._process = subprocess.Popen([self.command(), "-c", str(self._config)], stderr=subprocess.DEVNULL)
-        wait_until_it_answers(self.url, 10)
+        wait_until_it_answers(self.url, PATIENCE_S)
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
 
 class Lab:
     """One board, one operator, one broker."""
 
-    patience_s = 30.0  # for anything that is waited for
+    patience_s = PATIENCE_S
 
     def __init__(self, folder: Path, broker: DemoBroker | Mosquitto, **settings) -> None:
         self.folder = folder
         self.broker = broker
         self.signer = Signer(now_s=int(time.time()))
-        self.observer = Observer(broker.port)
+        self.observer = Observer(broker.port, DEVICE, INSTANCE)
         self.settings = {
             "trial": 0.3,
             "trial_max": 60,
@@ -109,6 +112,7 @@ class Lab:
             "extra": "",
         } | settings
         self.agent = None
+        self.entries: dict[str, dict[str, Entry]] = {}  # of the group's document under "", of a device's by its name
         self.prefix: list[str] = []  # a command that starts the agent, as setpriv(1) does
         self.environment = dict(os.environ)
         (folder / "root.cbor").write_bytes(self.signer.root_document())
@@ -140,25 +144,36 @@ timeout_s = {settings["fetch_timeout"]}
 retry_s = {settings["retry"]}
 [report]
 period_s = {settings["report"]}
-[sources]
-proc_period_s = {settings["proc"]}
 [limits]
 free_bytes = {settings["free_bytes"]}
-[grants.logging]
-[grants.messaging]
+[topics]
+publish = "{{topic}}"
+subscribe = ["{{topic}}"]
+[policy.grants.logging]
+[policy.grants.messaging]
 subscribe = ["sys/#", "in/#"]
 publish = ["out/#"]
+{self._sources()}
 {settings["extra"]}
 """
 
-    def start(self) -> None:
-        """Starts the agent and waits for its report."""
+    def _sources(self) -> str:
+        """The board's own readings, where it has any."""
+        return f'[sources.readings]\nkind = "proc"\nperiod_s = {self.settings["proc"]}' if self.settings["proc"] else ""
+
+    def start(self, *, wait: bool = True) -> None:
+        """Starts the agent and waits for its report, which needs a broker."""
         (self.folder / "agent.toml").write_text(self.config(self.broker.url, "store"))
-        self.observer.report = None
+        self.observer.forget_reports()
+        arguments = ["--config", str(self.folder / "agent.toml")]
         with (self.folder / "agent.log").open("ab") as log:
-            command = [*self.prefix, sys.executable, "-m", "device_agent", "--config", str(self.folder / "agent.toml")]
-            self.agent = subprocess.Popen(command, stderr=log, start_new_session=True, env=self.environment)
-        self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
+            if self.prefix or self.environment.keys() - os.environ.keys() or "coverage" in sys.modules:
+                command = [*self.prefix, sys.executable, "-m", "device_agent", *arguments]
+                self.agent = subprocess.Popen(command, stderr=log, start_new_session=True, env=self.environment)
+            else:
+                self.agent = preloaded.start(arguments, log, self.environment)
+        if wait:
+            self.observer.wait(lambda: self.observer.report is not None, self.patience_s, "a first report")
 
     def kill(self) -> None:
         """Power cut for agent and workers."""
@@ -176,14 +191,18 @@ publish = ["out/#"]
         if self.agent is not None:
             self.agent.terminate()
             try:
-                self.agent.wait(10)
+                self.agent.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self.kill()
         self.broker.stop()
 
     @property
-    def report(self) -> Report:
+    def report(self) -> Seen | None:
         return self.observer.report
+
+    def of(self, instance: str) -> Seen | None:
+        """The board's report with that of an instance."""
+        return self.observer.of(instance)
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text()
@@ -193,32 +212,61 @@ publish = ["out/#"]
         with Broker(self.operator) as broker:
             broker.publish_all(messages)
 
-    def deploy(self, update: Update, **changes) -> bytes:
-        """Publishes everything; returns the deployment's identifier. `leave_out` and `change` alter messages by topic."""
+    def deploy(self, update: Update, instance: str = INSTANCE, **changes) -> bytes:
+        """Publishes everything; returns the deployment's identifier. `leave_out` and `change` alter messages by topic.
+
+        Other instances' entries of earlier calls stay in the document.
+        """
         leave_out, change = changes.pop("leave_out", ()), changes.pop("change", {})
-        deployment, document = self.signer.deployment(update.digest, now_s=changes.pop("now_s", int(time.time())), **changes)
-        messages = [(t, change.get(t, p)) for t, p in artifacts(update) if t not in leave_out]
-        self.put([*messages, (topics.desired(GROUP), document)])
-        return deployment.deployment_id
+        of_document = {name: changes.pop(name) for name in ("epoch", "keys", "group") if name in changes}
+        entry = self.signer.entry(update.digest, now_s=changes.pop("now_s", int(time.time())), **changes)
+        self.put([(t, change.get(t, p)) for t, p in artifacts(update) if t not in leave_out])
+        self.enter({instance: entry}, **of_document)
+        return entry.deployment_id
 
-    def wait_state(self, *states: str, deployment: bytes | None = None) -> Report:
+    def enter(self, entries: dict[str, Entry], device: str = "", **changes) -> None:
+        """Publishes the group's document, or the device's, with these entries and those of earlier calls for it."""
+        kept = self.entries.setdefault(device, {})
+        kept.update(entries)
+        _, document = self.signer.document(dict(kept), device=device, **({"group": GROUP} | changes))
+        self.put([(topics.device_desired(device) if device else topics.desired(GROUP), document)])
+
+    def remove(self, instance: str = INSTANCE, device: str = "") -> bytes:
+        """Publishes that an instance is to go; returns the deployment's identifier."""
+        entry = self.signer.entry(b"", now_s=int(time.time()))
+        self.enter({instance: entry}, device)
+        return entry.deployment_id
+
+    def wait_state(self, *states: str, deployment: bytes | None = None, instance: str = INSTANCE) -> Seen:
         def there() -> bool:
-            attempt = self.report.attempt if self.report else None
-            return attempt is not None and attempt.state in states and deployment in (None, attempt.deployment)
+            report = self.of(instance)
+            return report is not None and report.attempt.state in states and deployment in (None, report.attempt.deployment)
 
-        self.observer.wait(there, self.patience_s, f"state {' or '.join(states)}")
+        self.observer.wait(there, self.patience_s, f"state {' or '.join(states)} of {instance}")
+        return self.of(instance)
+
+    def wait_refusal(self, reason: str, document: str = "group") -> Seen:
+        """Until a document is refused as a whole."""
+
+        def there() -> bool:
+            report = self.report
+            return report is not None and (document, reason) in [(each.document, each.reason) for each in report.refusals]
+
+        self.observer.wait(there, self.patience_s, f"a refusal of the {document} document: {reason}")
         return self.report
 
-    def install(self, version: int, **changes) -> Report:
+    def install(self, version: int, instance: str = INSTANCE, **changes) -> Seen:
         """Deploys an echo module of this version and waits until it is confirmed and running."""
         name = f"{version}.0.0"
-        deployment = self.deploy(self.signer.update(echo(version, **changes), name="echo", version=name))
-        self.wait_state("confirmed", deployment=deployment)
-        return self.running(name)
+        deployment = self.deploy(self.signer.update(echo(version, **changes), name="echo", version=name), instance)
+        self.wait_state("confirmed", deployment=deployment, instance=instance)
+        return self.running(name, instance)
 
-    def running(self, version: str) -> Report:
-        self.observer.wait(lambda: self.report.running.version == version, self.patience_s, f"version {version} running")
-        return self.report
+    def running(self, version: str, instance: str = INSTANCE) -> Seen:
+        self.observer.wait(
+            lambda: self.of(instance).running.version == version, self.patience_s, f"version {version} running as {instance}"
+        )
+        return self.of(instance)
 
     def still_answers(self, version: int) -> None:
         """The module of this version handles new events."""

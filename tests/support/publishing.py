@@ -3,22 +3,27 @@
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ota.author.build import Update
 from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.cbor import sha256
-from ota.formats.deployment import Deployment, verify
-from ota.formats.report import Report, Running
+from ota.formats.deployment import Deployment, Entry
+from ota.formats.report import Report, Summary
 from ota.operator.broker import Broker
-from ota.operator.publish import Done, Order, deploy, sign_draft
+from ota.operator.order import Item, Order
+from ota.operator.publish import Done, deploy, sign_draft
+from ota.operator.scope import Scope
 from ota.operator.survey import look
 from ota.operator.workspace import Workspace
 from tests.support.lab import Mosquitto, echo
 from tests.support.operator import ota
+from tests.support.reports import signed
 
 GROUP = "lab"
+LAB = Scope(GROUP)
 
 
 class Publishing:
@@ -70,17 +75,22 @@ class Publishing:
         with self.connect() as broker:
             broker.publish_all([(topic, payload)])
 
-    def deployment(self, group: str = GROUP) -> Deployment:
-        """What is on the broker for a group, verified."""
-        document = self.retained(topics.desired(group))
+    def deployment(self, group: str = GROUP, device: str = "") -> Deployment:
+        """What is on the broker for a group, or for a device, verified."""
+        scope = Scope(device=device) if device else Scope(group)
+        document = self.retained(scope.topic)
         assert document is not None
-        return verify(document, self.workspace.root(), group)
+        return scope.verify(document, self.workspace.root())
+
+    def entry(self, instance: str = "echo", group: str = GROUP, device: str = "") -> Entry:
+        """What it says of one instance."""
+        return self.deployment(group, device).entries[instance]
 
     def board(self, name: str, *, group: str = GROUP, board: str = "generic", online: bool = True, **changes) -> None:
         """A board that reported, with what it runs."""
-        running = Running(**changes.pop("running", {}))
-        report = Report(name, group, board, "0", changes.pop("time_s", int(time.time())), 5, running)
-        self.put(topics.report(name), report.to_bytes())
+        instances = tuple(Summary(each.pop("instance", each["module"]), **each) for each in changes.pop("instances", ()))
+        report = Report(name, group, board, "0", changes.pop("time_s", int(time.time())), 5, instances)
+        self.put(topics.report(name), signed(replace(report, **changes)))
         self.put(topics.online(name), topics.ONLINE if online else topics.OFFLINE)
 
 
@@ -106,12 +116,13 @@ def _padding(size: int) -> bytes:
             return b"\x00" + bytes(leb) + content
 
 
-def publish(workspace: Workspace, broker: Broker, update: Update, **changes) -> Done:
-    """As `ota publish` does, without what it asks and says."""
-    order = Order(changes.pop("group", GROUP), **changes)
-    return deploy(
-        workspace, broker, update, order, int(time.time()), look(workspace, broker, order.group, take_over=order.take_over)
-    )
+def publish(workspace: Workspace, broker: Broker, *updates: Update, scope: Scope = LAB, **changes) -> Done:
+    """As `ota publish` does, without what it asks and says. Each update is for the instance of its module's name."""
+    order = Order(**changes)
+    items = [Item(each, each.manifest.name) for each in updates]
+    survey = look(workspace, broker, scope, take_over=order.take_over)
+    (done,) = deploy(workspace, broker, items, order, int(time.time()), {scope: survey})
+    return done
 
 
-__all__ = ["GROUP", "Publishing", "publish", "sign_draft"]
+__all__ = ["GROUP", "LAB", "Publishing", "publish", "sign_draft"]

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from device_agent.node.config import BrokerConfig
+from device_agent.broker.settings import BrokerConfig
 from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 from tests.support.scripted_broker import Packet, packet, packets, parsed

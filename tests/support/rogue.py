@@ -3,6 +3,7 @@
 from device_agent.channel import frames
 from device_agent.channel.frames import Done, KeyWrite, Log, Ready
 
+PARTING = "parting"  # an event's topic, or the state to begin with: answers, and ends
 ANSWERS = {
     "topic": Done((("else/where", b""),), ()),
     "no-topic": Done((("out/#", b""),), ()),
@@ -10,6 +11,7 @@ ANSWERS = {
     "quota": Done((), (KeyWrite("a", bytes(60)), KeyWrite("b", bytes(60)))),
     "key": Done((), (KeyWrite("k" * 300, b""),)),
     "no-key": Done((), (KeyWrite("", None),)),
+    PARTING: Done((("out/x", b"goodbye"),), ()),
     "good": Done((("out/x", b"x"),), (KeyWrite("a", bytes(50)),)),
 }
 
@@ -28,3 +30,5 @@ def main(channel):
                 channel.send(frames.encode_answer(Log("info", "")))
             answer = ANSWERS[request.topic]
         channel.send(frames.encode_answer(answer))
+        if PARTING in (getattr(request, "topic", ""), getattr(request, "state", b"").decode()):
+            return

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from device_agent.node.config import BrokerConfig
+from device_agent.broker.settings import BrokerConfig
 from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 
@@ -68,7 +68,7 @@ def parsed(connection: int, kind: int, flags: int, body: bytes) -> Packet:
         mid = int.from_bytes(body[at : at + 2]) if flags & 6 else 0
         at += 2 if flags & 6 else 0
         payload = body[at + 1 + body[at] :]
-        return Packet(connection, kind, (body[2 : 2 + length].decode(),), payload, mid, len(body) + 2)
+        return Packet(connection, kind, (body[2 : 2 + length].decode(),), payload, mid, len(body) + 2, body)
     if kind in (SUBSCRIBE, UNSUBSCRIBE):
         at, topics = 3 + body[2], []
         while at < len(body):
@@ -99,6 +99,7 @@ class ScriptedBroker:
         self.writer: asyncio.StreamWriter | None = None
         self._subscribed: set[str] = set()
         self._serving: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> "ScriptedBroker":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.config.url.port)
@@ -107,6 +108,8 @@ class ScriptedBroker:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         await self.drop()
+        for each in self._writers:  # of connections that this one followed
+            each.close()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def drop(self) -> None:
@@ -115,6 +118,11 @@ class ScriptedBroker:
             self.writer.close()
             with contextlib.suppress(OSError):
                 await self.writer.wait_closed()
+
+    @property
+    def open(self) -> int:
+        """How many connections have not ended."""
+        return sum(not each.done() for each in self._serving)
 
     async def until(self, holds: Callable[[], object], timeout_s: float = 20.0) -> None:
         """Waits until something holds of what came in."""
@@ -132,6 +140,7 @@ class ScriptedBroker:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._serving.add(asyncio.current_task())
+        self._writers.add(writer)
         self.connections += 1
         connection, self.writer = self.connections, writer
         self._subscribed = set()

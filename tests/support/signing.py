@@ -6,7 +6,7 @@ from ota.author.build import Update, sign
 from ota.formats.capabilities import ABI, Capabilities
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
-from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment
+from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment, Entry
 from ota.formats.manifest import Acceptance, AotImage, Manifest, class_id, vendor_id
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.signed import Role
@@ -15,6 +15,8 @@ from ota.keyring import SigningKey, sign_document
 
 VENDOR = "test.example"
 NOW_S = 1_800_000_000
+INSTANCE = "module"
+"""The instance that a deployment is for where a test names none."""
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Signer:
         )
         limits = changes.pop("limits", self.limits)
         module = ModuleDescription(name, version, Capabilities.parse(capabilities, "test"), limits, changes.pop("epoch", 0))
+        module = replace(module, kind=changes.pop("kind", module.kind))
         manifest = Manifest(
             sequence=changes.pop("sequence", self.sequence),
             vendor=vendor,
@@ -61,16 +64,25 @@ class Signer:
         update = sign(replace(manifest, images=parts, **changes), wasm, index, [self.keys["release"]])
         return replace(update, images=tuple((image, each) for (_, image), each in zip(images, indexes, strict=True)))
 
-    def deployment(self, digest: bytes, *, group="lab", now_s=NOW_S, keys=None, **changes) -> tuple[Deployment, bytes]:
+    def entry(self, digest: bytes, *, now_s=NOW_S, **changes) -> Entry:
+        """An entry that is valid for a while, under a deployment of its own unless `deployment_id` says otherwise."""
+        values = {"deployment_id": sha256(digest + (self.epoch + 1).to_bytes(4))[:16], "issued_s": now_s, "expires_s": now_s + 1000}
+        return Entry(digest, **(values | changes))
+
+    def document(self, entries: dict[str, Entry], *, group="lab", device="", keys=None, **changes) -> tuple[Deployment, bytes]:
+        """A signed document of a group, or of a device, and what it says. `changes`: epoch, issued_s."""
         self.epoch += 1
-        values = {
-            "deployment_id": sha256(digest + self.epoch.to_bytes(4))[:16],
-            "epoch": self.epoch,
-            "issued_s": now_s,
-            "expires_s": now_s + 1000,
-        }
-        deployment = Deployment(group=group, manifest_digest=digest, **(values | changes))
+        values = {"epoch": self.epoch, "issued_s": max((each.issued_s for each in entries.values()), default=self.now_s)} | changes
+        deployment = Deployment(group="" if device else group, device=device, entries=entries, **values)
         return deployment, sign_document(deployment.to_payload(), DEPLOYMENT_TYPE, keys or [self.keys["deploy"]])
+
+    def deployment(
+        self, digest: bytes, instance=INSTANCE, *, group="lab", device="", now_s=NOW_S, keys=None, **changes
+    ) -> tuple[Deployment, bytes]:
+        """A signed document with one entry. `changes`: fields of the entry, and `epoch` of the document."""
+        of_document = {name: changes.pop(name) for name in ("epoch",) if name in changes}
+        entry = self.entry(digest, now_s=now_s, **changes)
+        return self.document({instance: entry}, group=group, device=device, keys=keys, **of_document)
 
 
 def acceptance(**changes) -> Acceptance:

@@ -1,17 +1,21 @@
 """`device-agent check`: beside a running agent, without a lock, without a change, and what it says of what is wrong."""
 
+import contextlib
+import importlib.util
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 
 from device_agent.__main__ import main
-from device_agent.broker.identity import signing_request
+from device_agent.broker.certificates import signing_request
 from device_agent.channel.measures import MEASURES
 from device_agent.node import check as checks
 from device_agent.node.check import check
+from device_agent.storage.store import DATABASE, Store
 from ota.operator.ca import CertificateAuthority
 from ota.operator.workspace import Workspace
 from tests.support.signing import VENDOR, Signer
@@ -42,7 +46,7 @@ def test_it_works_beside_a_running_agent(lab):
     lab.start()
     lab.install(1)
     command = [sys.executable, "-m", "device_agent", "--config", str(lab.folder / "agent.toml"), "check", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     found = json.loads(done.stdout)
     assert (done.returncode, found["good"]) == (0, True), done
     texts = {each["what"]: each["text"] for each in found["findings"]}
@@ -80,10 +84,10 @@ CERTIFICATE = '[broker]\nurl = "mqtts://b.example"\ncertificate_file = "device.p
     ("more", "what", "text"),
     [
         (CERTIFICATE, "broker", "device.key: No such file"),
-        ('[factory]\nfolder = "nowhere"\n', "factory", "nowhere/manifest.suit: No such file"),
+        ('[instances.module]\nfactory = "nowhere"\n', "factory", "nowhere/manifest.suit: No such file"),
         ('[broker]\nurl = "mqtts://b.example"\nca_file = "nowhere"\n', "broker", "nowhere: No such file"),
-        ('[grants.wasi]\nwrite = ["/nowhere"]\nquota_bytes = 1\n', "grants", "/nowhere: No such file"),
-        ('[grants.serial]\nports = ["/dev/nowhere:9600"]\n', "grants", "/dev/nowhere"),
+        ('[policy.grants.wasi]\nwrite = ["/nowhere"]\nquota_bytes = 1\n', "grants", "/nowhere: No such file"),
+        ('[policy.grants.serial]\nports = ["/dev/nowhere:9600"]\n', "grants", "/dev/nowhere"),
     ],
 )
 def test_it_names_what_is_not_there_and_ends_with_1(configuration, more, what, text, capsys):
@@ -97,6 +101,44 @@ def test_a_root_that_is_none_is_named(configuration, tmp_path):
     path = configuration()
     (tmp_path / "root.cbor").write_bytes(b"garbage")
     assert "root.cbor: malformed" in wrong(path)["trust"]
+
+
+@pytest.mark.parametrize("name", ["kept#1", "kept?mode=rwc", "kept%20more"])
+def test_a_storage_folder_with_signs_of_an_address_in_its_name_is_looked_at_itself(configuration, tmp_path, name):
+    path = configuration()
+    path.write_text(path.read_text().replace('"kept"', f'"{name}"'))
+    store = Store(tmp_path / name)
+    store.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / name / DATABASE)) as database:
+        database.execute("insert into roots values (7, x'00')")
+        database.commit()
+    before = {each.name for each in tmp_path.rglob("*")}
+    assert "roots up to 7 are kept" in " ".join(each.text for each in check(path) if each.what == "trust")
+    assert {each.name for each in tmp_path.rglob("*")} == before
+
+
+def test_a_damaged_database_is_named(configuration, tmp_path):
+    path = configuration()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / DATABASE).write_bytes(b"garbage" * 1000)
+    assert f"{tmp_path}/kept/{DATABASE}: file is not a database" in wrong(path)["trust"]
+
+
+def test_folders_that_no_module_could_write_are_found(configuration, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "roots").mkdir()
+    assert "file: Not a directory" in wrong(configuration(f'[policy.grants.wasi]\nread = ["{tmp_path}/file"]\n'))["grants"]
+    grant = f'[policy.grants.wasi]\nwrite = ["{tmp_path}/roots"]\nquota_bytes = 1\n'
+    if os.geteuid() == 0:
+        assert "roots: it belongs to root: give it to another user" in wrong(configuration(grant))["grants"]
+        os.chown(tmp_path / "roots", 60704, 60704)
+    assert "grants" not in wrong(configuration(grant))
+
+
+def test_a_port_that_is_no_device_is_found(configuration):
+    if importlib.util.find_spec("serial") is None:
+        pytest.skip("pyserial is not installed")
+    assert wrong(configuration('[policy.grants.serial]\nports = ["/dev/shm:9600"]\n'))["grants"] == "/dev/shm: no device"
 
 
 def test_a_key_is_not_made_and_a_certificate_of_another_board_is_found(configuration, tmp_path, workspace):

@@ -1,10 +1,10 @@
-"""The broker of docs/broker.md, started from what that page says, and a board with a good certificate that tries everything."""
+"""The broker that `ota broker-config mosquitto` sets up, and a board with a good certificate that tries everything."""
 
 import contextlib
 import os
 import queue
 import re
-import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -16,27 +16,31 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from device_agent.broker.identity import signing_request
+from device_agent.broker.certificates import signing_request
 from ota.cli.main import main
 from ota.demo.broker import free_port
 from ota.formats import topics
+from ota.operator.broker_config import Site as BrokerSite
+from ota.operator.broker_config import files
 from ota.operator.ca import CertificateAuthority
+from ota.operator.issued import retire
 from ota.operator.workspace import Workspace
 from tests.conftest import ROOT
-from tests.support.lab import Mosquitto
+from tests.support.lab import PATIENCE_S, Mosquitto
 
 PAGE = (ROOT / "docs" / "broker.md").read_text()
 pytestmark = pytest.mark.skipif(
-    Mosquitto.command() is None or not shutil.which("openssl") or not shutil.which("mosquitto_passwd"),
-    reason="mosquitto, mosquitto_passwd and openssl are needed",
+    Mosquitto.command() is None,
+    reason="mosquitto is needed",
 )
 DENIED, NOBODY_LISTENS = 0x87, 0x10
-WAIT_S = 15.0
+OURS = "the operator's"  # stands for the password that was made
 
 
-def block(mark):
-    """What the page shows behind a mark."""
-    return re.search(rf"<!-- {re.escape(mark)} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)[1]
+def test_the_page_shows_what_the_command_writes():
+    site = BrokerSite("broker.example.com", ("lab",), {"operator": "x", "enrolment": "the password of the user enrolment"})
+    shown = dict(re.findall(r"<!-- file: (\S+) -->\n```conf\n(.*?)```", PAGE, re.DOTALL))
+    assert shown == {name: text for name, text in files("mosquitto", site).items() if name != "operators.passwd"}
 
 
 class Site:
@@ -46,48 +50,52 @@ class Site:
         self.folder, self.operator = folder, folder / "operator"
         assert main(["-C", str(self.operator), "init", "--broker", "mqtts://127.0.0.1:8885"]) == 0
         self.authority = CertificateAuthority(Workspace.open(self.operator))
-        commands = block("commands: server certificate").replace("DNS:broker.example.com", "IP:127.0.0.1")
-        subprocess.run(["sh", "-e", "-c", commands], cwd=folder, check=True, capture_output=True)
         certificates, data = folder / "certs", folder / "data"
-        certificates.mkdir()
         data.mkdir()
-        for each in (folder / "broker.pem", folder / "broker.key", self.operator / "trust/ca.pem"):
-            shutil.copy(each, certificates)
-        for name in ("boards.acl", "enrolment.acl", "operators.acl"):
-            (folder / name).write_text(block(f"file: {name}"))
-        (folder / "password").write_text("of the operator\n")
-        passwords = folder / "operators.passwd"
-        subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "operator", "of the operator"], check=True, capture_output=True)
+        made = ("broker-config", "mosquitto", "--host", "127.0.0.1", "--group", "lab", "-o", str(folder), "--etc", str(folder))
+        assert main(["-C", str(self.operator), *made]) == 0
+        assert (certificates / "broker.key").stat().st_mode & 0o077 == 0
         self.ports = {8883: free_port(), 8884: free_port(), 8885: free_port()}
-        text = block("file: mosquitto.conf").replace("/etc/mosquitto/certs", str(certificates))
-        text = text.replace("/etc/mosquitto", str(folder)).replace("/var/lib/mosquitto", str(data))
-        for listed, ours in self.ports.items():
-            text = text.replace(f"listener {listed}", f"listener {ours} 127.0.0.1")
-        root = "user root\n" if os.geteuid() == 0 else ""
-        (folder / "mosquitto.conf").write_text(root + text)
-        self.process = None
+        for name in ("mosquitto.conf", "enrolment.conf"):
+            text = (folder / name).read_text().replace("/var/lib/mosquitto", str(data))
+            for listed, ours in self.ports.items():
+                text = text.replace(f"listener {listed}", f"listener {ours} 127.0.0.1").replace(
+                    f"127.0.0.1:{listed}", f"127.0.0.1:{ours}"
+                )
+            root = "user root\n" if os.geteuid() == 0 else ""
+            (folder / name).write_text(root + text)
+        self.processes = []
         self.start()
         settings = (
             f'vendor = "example.com"\nbroker = "mqtts://127.0.0.1:{self.ports[8885]}"\ngroup = "lab"\n'
-            f'username = "operator"\npassword_file = "{folder}/password"\nca_file = "trust/ca.pem"\n'
+            f'username = "operator"\npassword_file = "keys/broker.password"\nca_file = "trust/ca.pem"\n'
         )
         (self.operator / "ota.toml").write_text(settings)
 
+    @property
+    def password(self):
+        return (self.operator / "keys/broker.password").read_text().strip()
+
     def start(self):
-        command = [Mosquitto.command(), "-c", str(self.folder / "mosquitto.conf")]
-        with (self.folder / "mosquitto.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log)
-        end = time.monotonic() + WAIT_S
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.ports[8885])) == 0:
-                    return
-            assert time.monotonic() < end, (self.folder / "mosquitto.log").read_text()
-            time.sleep(0.05)
+        """The fleet's broker, then the one for enrolment."""
+        for name, listed in (("mosquitto", 8885), ("enrolment", 8884)):
+            with (self.folder / f"{name}.log").open("ab") as log:
+                command = [Mosquitto.command(), "-c", str(self.folder / f"{name}.conf")]
+                self.processes.append(subprocess.Popen(command, stderr=log, stdout=log))
+            end = time.monotonic() + PATIENCE_S
+            while not self._answers(listed):
+                assert time.monotonic() < end, (self.folder / f"{name}.log").read_text()
+                time.sleep(0.05)
+
+    def _answers(self, listed):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.ports[listed])) == 0
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait(10)
+        while self.processes:
+            process = self.processes.pop()
+            process.terminate()
+            process.wait(60)
 
     def certificate(self, name):
         """A board's key and certificate."""
@@ -114,7 +122,7 @@ class Client:
             context.load_cert_chain(*certificate)
         self._client.tls_set_context(context)
         if password:
-            self._client.username_pw_set("operator", password)
+            self._client.username_pw_set("operator", password if password != OURS else site.password)
         self._client.on_connect = lambda *each: self._answers.put(each[3].value)
         self._client.on_connect_fail = lambda *_: self._answers.put(-1)
         self._client.on_disconnect = lambda *each: self._answers.put(-2)
@@ -128,7 +136,7 @@ class Client:
             self.refused = error
             return
         self._client.loop_start()
-        if code := self._answers.get(timeout=WAIT_S):
+        if code := self._answers.get(timeout=PATIENCE_S):
             self.refused = code
 
     @staticmethod
@@ -140,14 +148,14 @@ class Client:
     def publish(self, topic, payload=b"x", *, retain=True):
         """The broker's answer: 0 for one that was taken, whether or not anybody listens (0x10)."""
         self._client.publish(topic, payload, 1, retain)
-        code = self._answers.get(timeout=WAIT_S)
+        code = self._answers.get(timeout=PATIENCE_S)
         return 0 if code == NOBODY_LISTENS else code
 
     def reads(self, topic_filter):
         """What comes for a filter: all that is retained. mosquitto sends it before it answers the subscription that follows."""
         for each in (topic_filter, "a/fence"):
             self._client.subscribe(each, 0)
-            self._answers.get(timeout=WAIT_S)
+            self._answers.get(timeout=PATIENCE_S)
         found = []
         while not self.messages.empty():
             found.append(self.messages.get())
@@ -155,8 +163,8 @@ class Client:
         return found
 
     def close(self):
-        self._client.loop_stop()
         self._client.disconnect()
+        self._client.loop_stop()
 
 
 @pytest.fixture(scope="module")
@@ -173,18 +181,31 @@ OTHERS = (
     topics.log("roof-2"),
     topics.telemetry("roof-2"),
     topics.marker("roof-2"),
+    topics.renewal_request("roof-2"),
+    topics.renewal_answer("roof-2"),
     "ota/v1/device/roof-2/desired",
     "ota/v1/online/a/b/c/roof-2",
+    "devices/roof-2/readings/x",
+    "devices/roof-2/cmd/x",
 )
 SIGNED = (topics.root(1), topics.desired("lab"), topics.manifest(DIGEST), topics.blob_index(DIGEST), topics.blob_chunk(DIGEST, 0))
 ENROLMENT = (topics.enrolment_request("0011"), topics.enrolment_answer("0011"))
-ELSE = ("ota/v1/group/others/desired", "ota/v1/check/x", "in/x", "anything", "$SYS/broker/clients/connected")
+ELSE = (
+    topics.device_desired("roof-1"),
+    topics.renewal_answer("roof-1"),
+    "ota/v1/group/others/desired",
+    "ota/v1/check/x",
+    "in/x",
+    "groups/others/cmd/x",
+    "anything",
+    "$SYS/broker/clients/connected",
+)
 
 
 @pytest.fixture(scope="module")
 def operator(site):
     """An operator's client; everything that a board might want to read is there."""
-    made = Client(site, 8885, password="of the operator")
+    made = Client(site, 8885, password=OURS)
     assert made.refused is None
     for topic in (*OTHERS, *SIGNED, *ENROLMENT, "ota/v1/group/others/desired", "ota/v1/check/x"):
         assert made.publish(topic, b"secret of the operator") == 0
@@ -211,9 +232,11 @@ def test_a_board_reads_nothing_of_another_board_or_group(board, topic):
     assert board.reads(topic) == []
 
 
-@pytest.mark.parametrize("wide", ["#", "+/#", "ota/#", "ota/v1/+/+/+", "ota/v1/device/+/report", "ota/v1/device/#", "$SYS/#"])
+@pytest.mark.parametrize(
+    "wide", ["#", "+/#", "ota/#", "ota/v1/+/+/+", "ota/v1/device/+/report", "ota/v1/device/#", "devices/#", "groups/#", "$SYS/#"]
+)
 def test_wildcards_bring_a_board_no_more_than_it_may_read(board, wide):
-    allowed = (*SIGNED, *(t for t in (topics.report("roof-1"), topics.online("roof-1"), topics.log("roof-1"))))
+    allowed = (*SIGNED, topics.device_desired("roof-1"))
     assert {topic for topic, _ in board.reads(wide)} <= set(allowed)
 
 
@@ -223,9 +246,18 @@ def test_a_board_reads_what_is_signed(board, topic):
 
 
 def test_a_board_writes_its_own_and_the_operator_reads_it(board, operator):
-    for topic in (topics.report("roof-1"), topics.online("roof-1"), topics.log("roof-1"), "ota/v1/online/a/b/c/roof-1"):
+    own = (topics.report("roof-1"), topics.instance_report("roof-1", "blink"), topics.online("roof-1"), topics.log("roof-1"))
+    for topic in (*own, "ota/v1/online/a/b/c/roof-1", "devices/roof-1/x"):
         assert board.publish(topic, b"mine") == 0
         assert (topic, b"mine") in operator.reads(topic)
+
+
+def test_a_board_hears_commands_for_it_and_its_group_and_writes_none_for_the_group(board, operator):
+    for topic in ("devices/roof-1/cmd/valve", "groups/lab/cmd/valve"):
+        assert operator.publish(topic, b"open") == 0
+        assert (topic, b"open") in board.reads(topic)
+        assert operator.publish(topic, b"") == 0
+    assert board.publish("groups/lab/cmd/valve", b"forged") == DENIED
 
 
 def test_a_will_on_the_topic_of_another_board_is_not_published(site, operator):
@@ -248,12 +280,31 @@ def test_a_will_on_the_topic_of_another_board_is_not_published(site, operator):
     assert (topics.online("roof-2"), b"forged") not in operator.reads(topics.online("roof-2"))
 
 
-def test_a_client_identifier_of_another_board_gives_nothing_of_that_board(site, operator):
+def test_a_client_identifier_of_another_board_gives_nothing_of_that_board_and_does_not_disconnect_it(site, operator):
     """It is the certificate that counts."""
-    thief = site.client("roof-4", identifier="roof-2")
+    owner = site.client("roof-2", identifier="wamr-ota-roof-2")
+    thief = site.client("roof-4", identifier="wamr-ota-roof-2")
     assert thief.refused is None
     assert thief.publish(topics.report("roof-2"), b"forged") == DENIED
+    assert owner.publish(topics.report("roof-2"), b"still here") == 0
     thief.close()
+    owner.close()
+
+
+@pytest.mark.parametrize("identifier", ["wamr-enrol-2", "wamr-ota-roof-2", "roof-2", "bridge:enrolment", ""])
+def test_a_stranger_disconnects_nobody_by_taking_an_identifier(site, operator, identifier):
+    owner = site.client("roof-2", identifier="wamr-ota-roof-2")
+    stranger = Client(site, 8884, identifier=identifier)
+    assert (stranger.refused is None) == (identifier == "wamr-enrol-2")
+    assert owner.publish(topics.report("roof-2"), b"still here") == 0
+    asking = stranger if stranger.refused is None else Client(site, 8884, identifier="wamr-enrol-5")
+    request = topics.enrolment_request("wamr-enrol-2" if asking is stranger else "wamr-enrol-5")
+    assert asking.publish(request, identifier.encode() or b"-") == 0
+    end = time.monotonic() + PATIENCE_S
+    while (request, identifier.encode() or b"-") not in operator.reads(request):
+        assert time.monotonic() < end, "requests are not passed on any more"
+    for each in {owner, stranger, asking}:
+        each.close()
 
 
 def test_without_a_certificate_of_the_authority_nobody_comes_to_the_boards_listener(site, tmp_path):
@@ -263,6 +314,29 @@ def test_without_a_certificate_of_the_authority_nobody_comes_to_the_boards_liste
     key, file = tmp_path / "k", tmp_path / "c"
     file.write_bytes(CertificateAuthority(Workspace.open(other)).sign(signing_request(key, "roof-1"), "roof-1"))
     assert Client(site, 8883, certificate=(file, key)).refused is not None
+
+
+def test_a_board_whose_certificate_was_taken_back_is_not_let_in(site):
+    held = site.certificate("roof-8")
+    assert lets_in(site, held)
+    workspace = Workspace.open(site.operator)
+    retire(workspace, "roof-8", int(time.time()))
+    crl = CertificateAuthority(workspace).crl().pem
+    (site.folder / "certs/crl.pem").write_bytes(crl)
+    site.processes[0].send_signal(signal.SIGHUP)
+    end = time.monotonic() + PATIENCE_S
+    while lets_in(site, held):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert lets_in(site, site.certificate("roof-7"))
+
+
+def lets_in(site, certificate):
+    client = Client(site, 8883, certificate=certificate)
+    try:
+        return client.refused is None
+    finally:
+        client.close()
 
 
 def test_a_certificate_of_a_board_does_not_make_a_broker(site):
@@ -285,13 +359,14 @@ def test_a_certificate_of_a_board_does_not_make_a_broker(site):
 
 
 def test_the_listener_for_enrolment_gives_nothing_but_enrolment(site, operator):
-    stranger = Client(site, 8884)
+    stranger = Client(site, 8884, identifier="wamr-enrol-anything")
     assert stranger.refused is None
     for topic in (*OTHERS, *SIGNED, *ELSE, topics.enrolment_answer("0011")):
         assert stranger.publish(topic, b"forged") == DENIED
-    for topic in (*OTHERS, *SIGNED, topics.enrolment_request("0011")):
+    for topic in (*OTHERS, *SIGNED, *ENROLMENT, topics.enrolment_answer("+")):
         assert stranger.reads(topic) == []
-    assert stranger.publish(topics.enrolment_request("0022"), b"request", retain=False) == 0
+    assert stranger.publish(topics.enrolment_request("0011"), b"another's") == DENIED
+    assert stranger.publish(topics.enrolment_request("wamr-enrol-anything"), b"request", retain=False) == 0
     stranger.close()
 
 
@@ -332,4 +407,4 @@ def test_a_real_agent_enrols_and_is_updated_at_this_broker(empty, capsys, tmp_pa
         assert "roof-9" in capsys.readouterr().out
     finally:
         agent.terminate()
-        agent.wait(20)
+        agent.wait(PATIENCE_S)

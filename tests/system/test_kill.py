@@ -10,16 +10,18 @@ import time
 import pytest
 
 from device_agent.instance.states import Phase
+from device_agent.storage import floors
 from device_agent.storage.store import Store
 from ota.demo.broker import DemoBroker
 from tests.support.lab import Lab, echo
+from tests.support.signing import INSTANCE
 from tests.system.test_updates import workers
 
 MANY = [pytest.param(100, number, marks=pytest.mark.full) for number in range(1, 11)]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("kills", "number"), [(15, 0), *MANY])
+@pytest.mark.parametrize(("kills", "number"), [(6, 0), *MANY])
 def test_kills_at_random_moments_never_lose_a_board(tmp_path, kills, number):
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
@@ -63,9 +65,9 @@ def check_at_rest(lab: Lab) -> None:
     store = Store(lab.folder / "store")
     try:
         assert store.journal_is_whole()
-        slot = store.slots()["confirmed"]
+        slot = store.slots(INSTANCE)["confirmed"]
         assert store.envelope(slot.envelope) is not None
-        assert store.last_update().phase in Phase
-        assert store.floor("sequence", lab.signer.root().roles["release"].keys).value == slot.sequence
+        assert store.last_update(INSTANCE).phase in Phase
+        assert store.module_floor(floors.SEQUENCE, "echo", lab.signer.root().roles["release"].keys).value == slot.sequence
     finally:
         store.close()

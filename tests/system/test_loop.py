@@ -10,9 +10,10 @@ import threading
 from device_agent.channel import workers
 from device_agent.channel.zygote import Zygote
 from device_agent.node import config
-from device_agent.node.agent import Agent
+from device_agent.node.node import Node
 from device_agent.storage.store import Store
-from tests.support.lab import echo
+from tests.support.lab import PATIENCE_S, echo
+from tests.support.signing import INSTANCE
 
 
 class Running:
@@ -26,23 +27,23 @@ class Running:
 
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._agent = Agent(config.load(self._lab.folder / "agent.toml"))
+        self._node = Node(config.load(self._lab.folder / "agent.toml"))
         self._began.set()
-        await self._agent.run()
-        self.failed = self._agent.failed
+        await self._node.run()
+        self.failed = self._node.failed
 
     @property
     def module_pid(self) -> int:
-        return self._agent._instance.supervisor.current.pid
+        return self._node._instances.module(INSTANCE).supervisor.current.pid
 
     def __enter__(self) -> "Running":
         self.thread.start()
-        assert self._began.wait(20)
+        assert self._began.wait(PATIENCE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._agent.stop)
-        self.thread.join(30)
+        self._loop.call_soon_threadsafe(self._node.stop)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
 
 
@@ -56,7 +57,7 @@ def test_nothing_reads_the_store_on_the_loop(lab, monkeypatch):
         return real(store)
 
     with Running(lab) as running:
-        lab.observer.wait(lambda: lab.observer.report is not None, 30, "a first report")
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
         monkeypatch.setattr(Store, "_database", property(database))
         lab.install(1)
         lab.wait_state("rejected", deployment=lab.deploy(lab.signer.update(echo(9), sequence=1, name="echo", version="0.9.0")))
@@ -71,13 +72,13 @@ def test_an_agent_stops_while_the_process_for_workers_takes_long_to_load(lab, mo
     """As on a board that is busy: what it loads here never ends."""
     monkeypatch.setenv("HANG", "1")
     slow = Zygote("tests.support.busy")
-    monkeypatch.setattr("device_agent.node.agent.zygote", slow)
+    monkeypatch.setattr("device_agent.node.node.zygote", slow)
     monkeypatch.setattr(workers, "zygote", slow)
     monkeypatch.setattr("device_agent.channel.zygote.ANSWER_S", 600.0)
     with Running(lab) as running:
         loading = threading.Event()
         for _ in range(1000):
-            if slow._loading is not None:
+            if slow._awaited is not None:
                 loading.set()
                 break
             loading.wait(0.01)
@@ -88,10 +89,10 @@ def test_an_agent_stops_while_the_process_for_workers_takes_long_to_load(lab, mo
 
 def test_an_agent_without_a_process_for_workers_is_there_for_its_operator(lab, monkeypatch):
     broken = Zygote("tests.support.no_such_module")
-    monkeypatch.setattr("device_agent.node.agent.zygote", broken)
+    monkeypatch.setattr("device_agent.node.node.zygote", broken)
     monkeypatch.setattr(workers, "zygote", broken)
     with Running(lab) as running:
-        lab.observer.wait(lambda: lab.observer.report is not None, 30, "a first report")
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
         lab.wait_state("failed", deployment=lab.deploy(lab.signer.update(echo(1), name="echo", version="1.0.0")))
         assert lab.report.attempt.reason == "process-unavailable"
     assert not running.failed
@@ -101,6 +102,7 @@ def test_a_board_that_can_make_no_process_for_a_while_does_not_step_down(lab, mo
     """As when it has no memory left: more failures than a module may have, then it runs again."""
     tried: list[bool] = []
     real = workers.zygote.fork
+    monkeypatch.setattr("device_agent.instance.instance.RESTART_MIN_S", 0.005)
 
     def fork(channel):
         tried.append(True)
@@ -109,14 +111,14 @@ def test_a_board_that_can_make_no_process_for_a_while_does_not_step_down(lab, mo
         return real(channel)
 
     with Running(lab) as running:
-        lab.observer.wait(lambda: lab.observer.report is not None, 30, "a first report")
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
         lab.install(1)
         lab.install(2)
         monkeypatch.setattr(workers.zygote, "fork", fork)
         os.kill(running.module_pid, signal.SIGKILL)
-        lab.observer.wait(lambda: len(tried) > 6, 30, "the last try")
+        lab.observer.wait(lambda: len(tried) > 6, lab.patience_s, "the last try")
         report = lab.running("2.0.0")
-        lab.observer.wait(lambda: lab.report.time_s > report.time_s, 30, "another report")
+        lab.observer.wait(lambda: lab.report.time_s > report.time_s, lab.patience_s, "another report")
         assert lab.report.running.slot == "confirmed"
         assert not any(each.startswith("process-unavailable") for each in lab.report.problems)
     assert not running.failed

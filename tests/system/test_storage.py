@@ -11,7 +11,9 @@ from tests.support.lab import echo
 
 def says(lab, code: str) -> None:
     """The report has a problem of this code."""
-    lab.observer.wait(lambda: any(each.startswith(f"{code}:") for each in lab.report.problems), 20, f"{code} in the report")
+    lab.observer.wait(
+        lambda: any(each.startswith(f"{code}:") for each in lab.report.problems), lab.patience_s, f"{code} in the report"
+    )
 
 
 def damage(lab) -> None:
@@ -63,7 +65,7 @@ def test_a_read_only_disk_runs_what_is_there_and_takes_the_update_once_it_can_be
     disk("rw")
     lab.wait_state("confirmed", deployment=deployment)
     lab.still_answers(2)
-    lab.observer.wait(lambda: not lab.report.problems, 20, "an end of the problem")
+    lab.observer.wait(lambda: not lab.report.problems, lab.patience_s, "an end of the problem")
     lab.kill()
     lab.start()
     lab.running("2.0.0")
@@ -71,7 +73,7 @@ def test_a_read_only_disk_runs_what_is_there_and_takes_the_update_once_it_can_be
 
 def test_a_board_without_any_storage_runs_the_factory_module(lab):
     folder = lab.signer.update(echo(9), name="echo", version="9.0.0").save(lab.folder / "factory")
-    lab.settings["extra"] = f'[factory]\nfolder = "{folder}"\n'
+    lab.settings["extra"] = f'[instances.module]\nfactory = "{folder}"\n'
     (lab.folder / "store").write_bytes(b"a file where the folder should be")
     lab.start()
     lab.still_answers(9)

@@ -91,7 +91,7 @@ def test_a_board_without_any_root_runs_its_module_and_accepts_nothing(board):
     assert len(board.running("1.0.0").problems) == 2
     board.still_answers(1)
     board.deploy(board.signer.update(echo(2), name="echo", version="2.0.0"))
-    board.observer.wait(lambda: board.report.attempt.reason == "signer-unknown", board.patience_s, "a refusal")
+    board.wait_refusal("signer-unknown")
     board.still_answers(1)
 
 
@@ -141,12 +141,13 @@ def test_a_board_recovers_from_the_highest_epoch_by_a_stolen_deploy_key(board):
     update = board.signer.update(echo(6), name="echo", version="6.6.6")
     board.wait_state("confirmed", deployment=board.deploy(update, epoch=(1 << 63) - 1))
     board.deploy(board.signer.update(echo(2), name="echo", version="2.0.0"))
-    board.observer.wait(lambda: board.report.attempt.reason == "deployment-replayed", board.patience_s, "a refusal")
+    board.wait_refusal("deployment-replayed")
     rotate(board, 2, "deploy")
     board.install(3)
     board.kill()
     board.start()
     board.install(4)
+    assert board.running("4.0.0").running.slot == "confirmed"
 
 
 def test_a_key_that_is_revoked_while_its_update_is_fetched_starts_nothing(tmp_path):

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.instance.crash_loop import MAX_RESTARTS
+from device_agent.instance.supervisor import MAX_TRIES
 from ota.author.build import sign
 from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.chunks import ChunkIndex
-from ota.formats.manifest import vendor_id
+from ota.formats.manifest import MANIFEST_LIMIT_BYTES, vendor_id
 from ota.formats.module import Limits
 from ota.formats.trust import ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
-from tests.support.lab import GROUP, Lab, Mosquitto, echo, open_lab
+from tests.support.lab import GROUP, PATIENCE_S, Lab, Mosquitto, echo, open_lab
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def board(lab):
     return lab
 
 
-@pytest.mark.parametrize("kind", [DemoBroker, Mosquitto])
+@pytest.mark.parametrize("kind", [pytest.param(DemoBroker, marks=pytest.mark.full), Mosquitto])
 def test_the_main_job(tmp_path, kind):
     lab = open_lab(tmp_path, kind)
     try:
@@ -56,20 +58,13 @@ def test_a_board_goes_on_from_its_own_disk_with_no_network(board):
     board.kill()
     last = max(board.observer.messages)
     board.broker.stop()
-    with pytest.raises(Exception, match="first report"):
-        board.observer.wait = _impatient(board.observer.wait)
-        board.start()
+    board.start(wait=False)
     time.sleep(1)
-    del board.observer.wait
     board.broker.start()
-    board.observer.wait(lambda: max(board.observer.messages) > last + 10, 20, "what was kept while offline")
+    board.observer.wait(lambda: max(board.observer.messages) > last + 10, board.patience_s, "what was kept while offline")
     assert board.running("1.0.0").running.slot == "confirmed"
     numbers = sorted(board.observer.messages)
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-
-
-def _impatient(wait):
-    return lambda holds, timeout_s, what: wait(holds, 0.5, what)
 
 
 def refused(lab: Lab, update, reason: str, states=("rejected", "failed"), **changes) -> str:
@@ -99,7 +94,7 @@ def test_a_truncated_manifest_is_refused(board):
 
 def test_an_oversized_manifest_is_refused(board):
     update = board.signer.update(echo(2))
-    assert refused(board, replace(update, envelope=update.envelope + bytes(17_000)), "too-large")
+    assert refused(board, replace(update, envelope=update.envelope + bytes(MANIFEST_LIMIT_BYTES)), "too-large")
 
 
 def test_a_manifest_swapped_on_the_broker_is_refused_and_tried_again(board):
@@ -118,7 +113,7 @@ def test_a_manifest_by_a_strangers_key_is_refused(board):
 
 
 def test_an_older_sequence_is_refused(board):
-    assert refused(board, board.signer.update(echo(2), sequence=1), "sequence-too-old")
+    assert refused(board, board.signer.update(echo(2), name="echo", sequence=1), "sequence-too-old")
 
 
 def test_a_manifest_for_another_class_is_refused(board):
@@ -193,7 +188,7 @@ def test_a_worker_that_is_killed_on_trial_is_rolled_back(board):
     board.start()
     deployment = board.deploy(board.signer.update(echo(2)))
     board.wait_state("trial", deployment=deployment)
-    board.observer.wait(lambda: board.report.running.slot == "trial", 10, "the new module running on trial")
+    board.observer.wait(lambda: board.report.running.slot == "trial", board.patience_s, "the new module running on trial")
     victims = workers(board)
     os.kill(max(victims), signal.SIGKILL)
     report = board.wait_state("rolled-back", deployment=deployment)
@@ -225,11 +220,12 @@ def only_worker(lab: Lab) -> int:
 
 
 def test_a_confirmed_module_whose_worker_is_killed_is_started_again(board):
-    for _ in range(2):
-        worker = only_worker(board)
-        os.kill(worker, signal.SIGKILL)
+    for count in (1, 2):
+        os.kill(only_worker(board), signal.SIGKILL)
+        board.observer.wait(
+            lambda count=count: board.report.counters.get("restarts", 0) == count, 10, f"{count} restarts in the report"
+        )
         board.still_answers(1)
-    board.observer.wait(lambda: board.report.counters.get("restarts", 0) == 2, 10, "two restarts in the report")
     assert board.report.running.version == "1.0.0"
 
 
@@ -238,8 +234,7 @@ def test_a_deployment_of_an_older_epoch_is_refused(board):
     _, replayed = board.signer.deployment(update.digest, now_s=int(time.time()))
     board.install(3)
     board.put([(topics.desired(GROUP), replayed)])
-    report = board.wait_state("rejected")
-    assert report.attempt.reason == "deployment-replayed"
+    board.wait_refusal("deployment-replayed")
     board.still_answers(3)
 
 
@@ -251,13 +246,13 @@ def test_an_expired_deployment_is_refused(board):
 
 def test_a_deployment_by_a_strangers_key_is_refused(board):
     board.deploy(board.signer.update(echo(2)), keys=[SigningKey.generate()])
-    assert board.wait_state("rejected").attempt.reason == "signer-unknown"
+    board.wait_refusal("signer-unknown")
     board.still_answers(1)
 
 
 def test_garbage_as_a_deployment_is_refused(board):
     board.put([(topics.desired(GROUP), os.urandom(300))])
-    assert board.wait_state("rejected").attempt.reason == "malformed"
+    board.wait_refusal("malformed")
     board.still_answers(1)
 
 
@@ -290,7 +285,7 @@ def test_a_new_module_gets_the_topics_that_it_asks_for(board):
     board.wait_state("confirmed", deployment=board.deploy(update))
     before = max(board.observer.messages)
     board.put([("in/other", b"not asked for"), ("sys/loadavg", b"a reading that the broker made up"), ("in/two", b"x")])
-    board.observer.wait(lambda: max(board.observer.messages) > before, 10, "an answer to in/two")
+    board.observer.wait(lambda: max(board.observer.messages) > before, board.patience_s, "an answer to in/two")
     time.sleep(0.5)
     assert max(board.observer.messages) == before + 1
 
@@ -342,7 +337,7 @@ def test_a_transfer_goes_on_after_a_restart_without_fetching_twice(lab):
     missing = topics.blob_chunk(update.index.digest, 7)
     deployment = lab.deploy(update, leave_out=(missing,))
     parts = lab.folder / "store" / "blobs" / f"{update.index.digest.hex()}.part"
-    lab.observer.wait(lambda: lab.report.attempt.state == "fetching", 20, "fetching")
+    lab.observer.wait(lambda: lab.report.attempt.state == "fetching", lab.patience_s, "fetching")
     time.sleep(0.5)
     lab.kill()
     assert parts.exists()
@@ -357,7 +352,7 @@ def test_the_board_steps_down_to_the_previous_and_then_to_the_factory_module(lab
     factory = lab.signer.update(echo(9), name="echo", version="9.0.0", sequence=1)
     lab.signer.sequence = 1
     folder = factory.save(lab.folder / "factory")
-    lab.settings["extra"] = f'[factory]\nfolder = "{folder}"\n'
+    lab.settings["extra"] = f'[instances.module]\nfactory = "{folder}"\n'
     lab.start()
     lab.still_answers(9)
     assert lab.report.running.slot == "factory"
@@ -390,7 +385,7 @@ def test_a_module_that_fails_three_times_steps_down_without_a_network(lab):
     for _ in range(8):
         lab.put([(update_topic, b"x")])
         time.sleep(0.2)
-    lab.observer.wait(lambda: lab.report.running.slot == "previous", 20, "the previous module")
+    lab.observer.wait(lambda: lab.report.running.slot == "previous", lab.patience_s, "the previous module")
     lab.still_answers(1)
     assert lab.report.running.version == "1.0.0"
 
@@ -400,13 +395,29 @@ def test_a_module_that_fails_again_and_again_steps_down_though_it_comes_up_each_
     lab.start()
     lab.install(1)
     lab.install(2, before="(if (i32.eq (i32.load8_u (local.get $topic)) (i32.const 105)) (then unreachable))")
-    end = time.monotonic() + 60
-    while lab.report.running.slot != "previous":
-        assert time.monotonic() < end
+    for restarts in range(0, MAX_RESTARTS, MAX_TRIES):
+        assert lab.report.running.slot == "confirmed"
+        has_proved_itself(lab)
         lab.put([("in/poison", b"x")])
-        time.sleep(0.6)  # longer than the trial: each start has proved itself
+        wait_restarts(lab, restarts + MAX_TRIES)
+    lab.observer.wait(lambda: lab.report.running.slot == "previous", lab.patience_s, "the previous module")
     lab.still_answers(1)
-    assert lab.report.counters["restarts"] >= 20
+
+
+def wait_restarts(lab: Lab, count: int) -> None:
+    lab.observer.wait(lambda: lab.report.counters.get("restarts", 0) >= count, lab.patience_s, f"restart {count}")
+
+
+def has_proved_itself(lab: Lab) -> None:
+    """The module has run for longer than a trial since it started last, by the times that the board gives its messages."""
+    ran_s = 3 * lab.settings["trial"]
+    last = max(lab.observer.messages)
+
+    def long_enough() -> bool:
+        times = [each.time_s for number, each in lab.observer.messages.items() if number > last]
+        return bool(times) and max(times) - min(times) > ran_s
+
+    lab.observer.wait(long_enough, lab.patience_s, "messages over the time of a trial")
 
 
 def test_a_rotated_root_is_followed_and_the_old_key_refused(board):
@@ -417,7 +428,7 @@ def test_a_rotated_root_is_followed_and_the_old_key_refused(board):
     board.put([(topics.root(2), sign_document(payload, ROOT_TYPE, [old_root, signer.keys["root"]]))])
     board.install(2)
     board.deploy(signer.update(echo(3)), keys=[old_deploy])
-    assert board.wait_state("rejected").attempt.reason == "signer-unknown"
+    board.wait_refusal("signer-unknown")
     board.kill()
     board.start()
     board.still_answers(2)
@@ -425,7 +436,7 @@ def test_a_rotated_root_is_followed_and_the_old_key_refused(board):
 
 def test_ctrl_c_ends_the_agent_in_good_order_and_keeps_the_state(board):
     os.kill(board.agent.pid, signal.SIGINT)
-    assert board.agent.wait(10) == 0
+    assert board.agent.wait(PATIENCE_S) == 0
     assert "Traceback" not in board.log()
     board.start()
     board.still_answers(1)
@@ -436,7 +447,7 @@ def test_a_second_agent_on_the_same_storage_is_refused(board):
     import sys
 
     command = [sys.executable, "-m", "device_agent", "--config", str(board.folder / "agent.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("device-agent: another agent uses ")
     assert done.stderr.count("\n") == 1

@@ -26,6 +26,7 @@ from pywamr.instance import Function, Instance
 from pywamr.memory import Memory, MemoryRangeError
 from pywamr.module import HostFunctions, Module
 from pywamr.runtime import Runtime, aot_target, runtime_version
+from pywamr.sharing import keep_shared
 from pywamr.types import (
     Export,
     FuncRef,
@@ -69,5 +70,6 @@ __all__ = [
     "WasmFrame",
     "aot_target",
     "confine",
+    "keep_shared",
     "runtime_version",
 ]

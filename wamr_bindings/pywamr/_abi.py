@@ -8,7 +8,7 @@ from pathlib import Path
 import pywamr
 from pywamr.errors import LibraryError
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 DIRECT_PARAMS = 8
 LIBRARY_NAME = "libwamr_core.so"
 
@@ -116,6 +116,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "pw_memory_read": (py_object, (c_void_p, c_uint64, c_uint64)),
     "pw_memory_write": (c_int32, (c_void_p, c_uint64, c_char_p, c_uint64)),
     "pw_memory_size": (c_int32, (c_void_p, POINTER(c_uint64))),
+    "pw_memory_refused": (c_int32, (c_void_p, POINTER(c_uint32))),
     "pw_global_get": (c_int32, (c_void_p, c_char_p, c_void_p)),
     "pw_global_set": (c_int32, (c_void_p, c_char_p, c_void_p)),
     "pw_instance_references": (c_int32, (c_void_p, POINTER(c_uint32), c_uint32, POINTER(c_uint32), POINTER(c_uint32))),

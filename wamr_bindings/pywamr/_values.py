@@ -11,13 +11,15 @@ from pywamr.types import FuncRef, ValueType
 _FORMATS = {
     ValueType.I32: "i4x",
     ValueType.I64: "q",
-    ValueType.F32: "f4x",
+    ValueType.F32: "I4x",  # its bits: C would make a quiet NaN of a signalling one on the way to a double
     ValueType.F64: "d",
     ValueType.V128: "16s",
     ValueType.EXTERNREF: "Q",
     ValueType.FUNCREF: "Q",
 }
 _NULL_FUNCREF = 2**64 - 1
+_SINGLE, _SINGLE_BITS, _DOUBLE, _DOUBLE_BITS = (struct.Struct(f"={each}") for each in "fIdQ")
+_QUIET = 1 << 22  # of a single
 _VECTOR_BYTES = 16
 _BITS = {ValueType.I32: 32, ValueType.I64: 64}
 
@@ -83,6 +85,11 @@ def slot_count(types: Sequence[ValueType]) -> int:
     return len(types) + types.count(ValueType.V128)
 
 
+def is_plain(types: Sequence[ValueType]) -> bool:
+    """Whether values of these types are what `slots_struct` packs and unpacks, as they are."""
+    return not has_references(types) and ValueType.F32 not in types
+
+
 def has_references(types: Sequence[ValueType]) -> bool:
     """Whether any of these types is a reference."""
     return any(kind in (ValueType.EXTERNREF, ValueType.FUNCREF) for kind in types)
@@ -102,15 +109,29 @@ def lower(kind: ValueType, value: Value, references: References, what: str) -> V
         if not isinstance(value, (int, float)):
             raise ArgumentError(f"{what} must be a number, not {value!r}")
         try:
-            struct.pack("=f" if kind is ValueType.F32 else "=d", value)
+            return _single_bits(value) if kind is ValueType.F32 else float(value)
         except (OverflowError, struct.error):
             raise ArgumentError(f"{what} is too large for {kind!r}: {value!r}") from None
-        return float(value)
     if kind is ValueType.V128:
         if isinstance(value, bytes) and len(value) == _VECTOR_BYTES:
             return value
         raise ArgumentError(f"{what} must be {_VECTOR_BYTES} bytes, not {value!r}")
     return references.number(value) if kind is ValueType.EXTERNREF else _function_index(value, what)
+
+
+def _single_bits(value: float) -> int:
+    if value == value:  # noqa: PLR0124 - no NaN
+        return int(_SINGLE_BITS.unpack(_SINGLE.pack(value))[0])
+    (double,) = _DOUBLE_BITS.unpack(_DOUBLE.pack(value))
+    payload = double >> 29 & 0x7FFFFF  # the lower bits of a double have no place in a single
+    return int(double >> 63 << 31 | 0x7F800000 | (payload or _QUIET))
+
+
+def _single(bits: int) -> float:
+    (value,) = _SINGLE.unpack(_SINGLE_BITS.pack(bits))
+    if value == value:  # noqa: PLR0124 - no NaN
+        return float(value)
+    return float(_DOUBLE.unpack(_DOUBLE_BITS.pack(bits >> 31 << 63 | 0x7FF << 52 | (bits & 0x7FFFFF) << 29))[0])
 
 
 def _function_index(value: Value, what: str) -> int:
@@ -122,7 +143,9 @@ def _function_index(value: Value, what: str) -> int:
 
 
 def lift(kind: ValueType, value: Value, references: References) -> Value:
-    """The Python value of an unpacked slot."""
+    """The Python value of an unpacked slot. A NaN keeps sign, kind and payload, as its double has them."""
+    if kind is ValueType.F32:
+        return _single(value)
     if kind is ValueType.EXTERNREF:
         return references.object(value)
     if kind is ValueType.FUNCREF:

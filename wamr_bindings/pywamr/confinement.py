@@ -10,10 +10,10 @@ def confine(folders: Sequence[tuple[int, bool]] = (), *, devices: bool = False) 
     """Confines this process for good, and returns the measures that are in force: those of "no-new-privileges", "seccomp" and
     "landlock" that the kernel has.
 
-    From then on it can't gain privileges, open a file, make a socket, a thread or a process, or signal or look into another one:
-    calls that try fail with PermissionError. What is open stays usable. `folders` are open descriptors of folders, each with
-    whether it may be written, below which files can still be opened (only "landlock" keeps others shut); `devices` keeps ioctl
-    and the like on what is open. For a process that has one thread. Raises LibraryError.
+    From then on it has no capabilities (capabilities(7)) and can't gain any. It can't open a file, make a socket, a thread or a
+    process, or signal or look into another one: calls that try fail with PermissionError. What is open stays usable. `folders`
+    are open descriptors of folders, each with whether it may be written, below which files can still be opened (only "landlock"
+    keeps others shut); `devices` keeps ioctl and the like on what is open. For a process that has one thread. Raises LibraryError.
     """
     descriptors = (ctypes.c_int32 * len(folders))(*(descriptor for descriptor, _ in folders))
     writable = bytes(write for _, write in folders)

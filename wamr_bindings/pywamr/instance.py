@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pywamr import _abi
 from pywamr._live import Live
-from pywamr._values import Value, has_references, lift, lower, packer, slot_count, slots_struct
+from pywamr._values import Value, has_references, is_plain, lift, lower, packer, slot_count, slots_struct
 from pywamr.errors import ArgumentError, BusyError, ClosedError, NotExportedError, UnsupportedError
 from pywamr.memory import Memory
 from pywamr.types import FunctionType, GlobalType, Import, ValueType
@@ -170,10 +170,10 @@ class Function:
         self._free: list[tuple[Any, int]] = []  # buffers of slots; each call has one of its own
         self._call = _abi.library().pw_function_call
         self._pack_checked = packer(kind.params, live.references)
-        careful = has_references(kind.params) or ValueType.V128 in kind.params
-        self._pack: Callable[..., None] = _never if careful else slots_struct(kind.params).pack_into
+        plain = is_plain(kind.params) and ValueType.V128 not in kind.params
+        self._pack: Callable[..., None] = slots_struct(kind.params).pack_into if plain else _never
         self._unpack = slots_struct(kind.results).unpack_from
-        self._lift_results = len(kind.results) > 1 or has_references(kind.results)
+        self._lift_results = len(kind.results) > 1 or not is_plain(kind.results)
 
     def __call__(self, *values: Value) -> Value:
         """Calls the function: None, a value, or a tuple where it returns several.

@@ -27,6 +27,13 @@ class Memory:
         self._live.usable(self._size(self._live.handle(), size))
         return size.value
 
+    @property
+    def refused_pages(self) -> int:
+        """The pages of 64 KiB that the last call from outside asked for and did not get, the most at once; 0 for none."""
+        pages = ctypes.c_uint32()
+        self._live.usable(_abi.library().pw_memory_refused(self._live.handle(), pages))
+        return pages.value
+
     def read(self, offset: int, size: int) -> bytes:
         """A copy of `size` bytes at `offset`. Raises MemoryRangeError when they are not all inside."""
         handle = self._live.handle()

@@ -182,4 +182,6 @@ def load(wasm: bytes, limit_bytes: int, record_offsets: bool) -> Module:
         raise LoadError(message)
     if status == _abi.UNSUPPORTED:
         raise UnsupportedError(message)
+    if status == _abi.NO_MEMORY:
+        raise PywamrError(f"there is not enough memory to load the module, which has {len(wasm)} bytes")
     raise PywamrError(f"the module could not be loaded (status {status}): {message}")

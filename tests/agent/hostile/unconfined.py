@@ -34,8 +34,12 @@ def _refuse(*_: object) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-worker.ModuleHost = EagerHost
+worker.open_host = EagerHost
 confinement.confine = lambda folders, *, devices: confine(folders, devices=devices) - _LACKING
 if "own-user" in _LACKING:
     os.setresuid = _refuse
-main, warm_up = worker.main, worker.warm_up
+main = worker.main
+
+
+def warm_up() -> None:
+    """There is nothing to make ready."""

@@ -1,0 +1,63 @@
+"""What a board signs: each statement with a counter that rises over all of them, also over restarts.
+
+The upper bits of the counter are the number of the agent's start, which the store keeps and which is at least the time of the start
+in seconds: so the counter goes on rising on a board whose storage was lost, if its clock is right.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from device_agent.broker.identity import Identity, IdentityError
+from device_agent.broker.settings import BrokerConfig
+from ota.formats.signed_report import CERTIFICATE_LIMIT_BYTES
+
+__all__ = ["OWN_KEY", "STATEMENT_BITS", "Statements"]
+
+OWN_KEY = "identity.pem"  # below the storage folder, of a board without a certificate
+STATEMENT_BITS = 28  # of a start; the numbers of starts have 35
+logger = logging.getLogger(__name__)
+
+
+class Statements:
+    """Signs with the key of the board's certificate where it has one, else with a key of its own beside its storage."""
+
+    def __init__(self, broker: BrokerConfig | None, storage: Path, start: int) -> None:
+        """`start`: the number of this start of the agent, higher than that of any before."""
+        self._broker, self._own_file = broker, storage / OWN_KEY
+        self._counter = itertools.count(start << STATEMENT_BITS)
+        self.problems: tuple[str, ...] = ()  # "code: text" each
+        self._identity = Identity(ec.generate_private_key(ec.SECP256R1()))
+        self.renew()
+
+    @property
+    def identity(self) -> Identity:
+        """What it signs with now."""
+        return self._identity
+
+    def renew(self) -> None:
+        """Reads the key again: there is a new certificate. Waits for the disk."""
+        try:
+            self._identity, self.problems = self._certified() or Identity.load(self._own_file), ()
+        except (IdentityError, OSError) as error:
+            logger.error("reports are signed with a key that ends with this agent: %s", error)
+            self.problems = (f"identity-unusable: {error}",)
+
+    def sign(self, kind: str, encode: Callable[[int], bytes], *, introduce: bool = False) -> bytes:
+        """A statement of a kind of ota.formats.signed_report; `encode` makes its payload with a counter.
+
+        `introduce`: the key goes with it.
+        """
+        return self._identity.sign1(encode(next(self._counter)), kind, introduce=introduce)
+
+    def _certified(self) -> Identity | None:
+        """None for a board without a certificate, and for one whose certificate can't be shown: reports have a size."""
+        if self._broker is None or self._broker.certificate_file is None or self._broker.key_file is None:
+            return None
+        if not (self._broker.certificate_file.exists() and self._broker.key_file.exists()):
+            return None
+        found = Identity.load(self._broker.key_file, self._broker.certificate_file)
+        return found if len(found.certificate) <= CERTIFICATE_LIMIT_BYTES else None

@@ -1,0 +1,155 @@
+"""Tells the operator what the board and its instances do: retained reports, each when it has changed and from time to time."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from device_agent.broker.statements import Statements
+from device_agent.desired.desired import EntryRefusal
+from device_agent.instance.snapshot import Snapshot
+from ota.formats import topics
+from ota.formats.deployment import config_digest
+from ota.formats.report import NO_ROWS, Attempt, InstanceReport, JournalHead, Refusal, Report, Summary
+from ota.formats.signed_report import INSTANCE_REPORT, REPORT
+
+__all__ = ["BoardState", "Reporter"]
+
+
+@dataclass(frozen=True)
+class BoardState:
+    """What a board has to say of itself at a moment."""
+
+    uptime_s: int
+    instances: tuple[Snapshot, ...]
+    refused: Mapping[str, EntryRefusal]  # entries that are no updates yet, by instance
+    refusals: tuple[Refusal, ...]
+    counters: Mapping[str, int]
+    problems: tuple[str, ...]
+    root: int = 0  # number of the root document in force
+    journal: JournalHead = NO_ROWS
+
+
+class Reporter:
+    """Publishes what has changed. Several changes at the same moment are one report."""
+
+    def __init__(
+        self,
+        about: Report,
+        publish: Callable[[str, Callable[[], bytes]], None],
+        statements: Statements,
+        look: Callable[[], BoardState],
+        now_s: Callable[[], float],
+    ) -> None:
+        """`about`: who the board is. `publish`: a retained message, made while there is a connection only. `look`: its state."""
+        self._about, self._publish, self._statements, self._look, self._now_s = about, publish, statements, look, now_s
+        self._soon = False
+        self._said: dict[str, InstanceReport] = {}  # by instance; each with the counter that it was published with
+
+    def poke(self) -> None:
+        """Something has changed."""
+        if not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self._report_changes)
+
+    def report(self) -> None:
+        """Publishes all reports: the connection is new."""
+        self._said.clear()
+        self._report_changes()
+
+    def report_counters(self) -> None:
+        """Publishes all reports with the counters of now."""
+        self._said.clear()
+        self.poke()
+
+    def _report_changes(self) -> None:
+        self._soon = False
+        state, time_s = self._look(), max(0, int(self._now_s()))
+        seen = tuple(_with_refusals(state.instances, state.refused))
+        for each in seen:
+            report = InstanceReport(self._about.device, each.name, 0, each.running, each.attempt, dict(each.counters))
+            said = self._said.get(each.name)
+            if said is not None and replace(said, counters={}, counter=0) == replace(report, counters={}):
+                continue
+            self._publish_of_instance(report, time_s)
+        for name in set(self._said) - {each.name for each in seen}:
+            del self._said[name]
+        self._publish(topics.report(self._about.device), lambda: self._board(state, seen, time_s))
+
+    def _publish_of_instance(self, report: InstanceReport, time_s: int) -> None:
+        def encoded(counter: int) -> bytes:
+            self._said[report.instance] = replace(report, counter=counter)
+            return replace(report, counter=counter, time_s=time_s).to_bytes()
+
+        topic = topics.instance_report(self._about.device, report.instance)
+        self._publish(topic, lambda: self._statements.sign(INSTANCE_REPORT, encoded))
+
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Each instance as its report has it, refusals to begin an update among them."""
+        state = self._look()
+        return {each.name: each for each in _with_refusals(state.instances, state.refused)}
+
+    def all(self) -> list[tuple[str, bytes]]:
+        """All reports as they are now, signed, by topic."""
+        state, time_s, device = self._look(), max(0, int(self._now_s())), self._about.device
+        found = [(topics.report(device), self.board())]
+        for each in _with_refusals(state.instances, state.refused):
+            report = InstanceReport(device, each.name, time_s, each.running, each.attempt, dict(each.counters))
+            signed = self._statements.sign(INSTANCE_REPORT, functools.partial(_counted, report))
+            found.append((topics.instance_report(device, each.name), signed))
+        return found
+
+    def board(self) -> bytes:
+        """The board's own report, as it is now; signed."""
+        state = self._look()
+        return self._board(state, tuple(_with_refusals(state.instances, state.refused)), max(0, int(self._now_s())))
+
+    def _board(self, state: BoardState, seen: tuple[Snapshot, ...], time_s: int) -> bytes:
+        board = replace(
+            self._about,
+            time_s=time_s,
+            uptime_s=state.uptime_s,
+            instances=tuple(self._summary(each) for each in seen if not _is_gone(each)),
+            refusals=state.refusals,
+            counters=dict(state.counters),
+            problems=(*state.problems, *(f"{text}" for each in seen for text in each.problems)),
+            root=state.root,
+            journal=state.journal,
+        )
+        return self._statements.sign(REPORT, lambda counter: replace(board, counter=counter).to_bytes(), introduce=True)
+
+    def _summary(self, snapshot: Snapshot) -> Summary:
+        running, attempt, said = snapshot.running, snapshot.attempt, self._said.get(snapshot.name)
+        about = (running.name, running.version, running.sequence, running.slot, attempt.state, attempt.reason)
+        return Summary(snapshot.name, *about, counter=said.counter if said is not None else 0)
+
+
+def _counted(report: InstanceReport, counter: int) -> bytes:
+    return replace(report, counter=counter).to_bytes()
+
+
+def _with_refusals(instances: Iterable[Snapshot], refused: Mapping[str, EntryRefusal]) -> Iterable[Snapshot]:
+    """An entry that may not start is the last attempt of its instance, also where there is none."""
+    there = {each.name: each for each in instances}
+    for name in sorted({*there, *refused}):
+        found, refusal = there.get(name, Snapshot(name)), refused.get(name)
+        if refusal is None or found.attempt.state not in ("idle", "confirmed", "rejected", "failed", "rolled-back"):
+            yield found
+            continue
+        entry, why = refusal.entry, refusal.refused
+        yield replace(
+            found,
+            attempt=Attempt(
+                "rejected",
+                entry.deployment_id,
+                entry.manifest_digest,
+                config_digest(entry.config),
+                why.reason.value,
+                why.detail,
+            ),
+        )
+
+
+def _is_gone(snapshot: Snapshot) -> bool:
+    """Whether it was removed; its own report says so."""
+    return not snapshot.running.name and snapshot.attempt.state == "confirmed" and not snapshot.attempt.manifest

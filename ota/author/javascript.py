@@ -1,0 +1,291 @@
+"""From a script in JavaScript or TypeScript to a module: the engine (ota.author.engine) with the script as a data segment.
+
+No compiler runs for that. TypeScript, and scripts that import other files, go through esbuild first.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ota.author.engine import CAPABILITIES, STACK_BYTES, engine
+from ota.errors import OtaError
+from ota.formats import wasm
+from ota.formats.capabilities import Capabilities
+from ota.formats.fields import is_name
+from ota.formats.module import Limits
+from ota.toml_file import read_toml
+
+SUFFIXES = (".js", ".mjs", ".ts", ".mts")
+ESBUILD = "esbuild@0.28.2"
+SCRIPT_LIMIT_BYTES = 4 << 20
+PAGE = 65536
+RESERVED_PAGES = 2  # for what the host passes in; the engine's own limit is that much below the module's
+STACK_LIMIT_BYTES = STACK_BYTES - 32768  # of the engine: the rest is for what it calls without a look at the limit
+STACK_RATIO = 5  # a call of a script takes four times as much of the interpreter's stack (stack_bytes) as of the engine's own
+LEAST_PAGES = 8  # beside those of the script
+_BUNDLE_LIMIT_S, _CHECK_LIMIT_S = 120, 60
+_DATA, _MEMORY, _GLOBAL, _EXPORT, _DATA_COUNT = 11, 5, 6, 7, 12
+_SPECIFIER = re.compile(r"""(?:^|[;}\n])\s*(?:import|(?:import|export)\b[\w\s{},*$]*\bfrom)\s*['"]([^'"\n]+)['"]""")
+_CONTRACT = re.compile(r"device:module/([a-z]+)(?:@0\.1\.0)?")
+
+
+class ScriptError(OtaError):
+    """The script can't become a module."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What the engine is given."""
+
+    name: str  # of the file, as stacks show it
+    source: bytes
+    places: tuple[tuple[str, int], ...] = ()  # for each line, the file and line that it was made from; empty: its own
+
+
+def is_script(path: Path) -> bool:
+    """Whether the file is one for `compile_script`, by its name."""
+    return path.suffix in SUFFIXES
+
+
+def compile_script(path: Path, *, check: bool = True) -> Path:
+    """Makes the .wasm beside a script and returns it. With `check`, what does not parse is refused here.
+
+    The description beside it says which capabilities are linked in. Raises ScriptError, EngineError, and as the description does.
+    """
+    script = _read(path)
+    description = path.with_suffix(".toml")
+    table = read_toml(description) if description.exists() else {}
+    limits = Limits.parse(table.get("limits", {}), str(description))
+    if description.exists():
+        wanted = set(Capabilities.parse(table.get("capabilities", {}), str(description)).items)
+    else:
+        wanted = {found[1] for each in _specifiers(script.source) if (found := _CONTRACT.fullmatch(each))}
+    empty = engine(wanted)
+    if check:
+        _check(empty, script, limits)
+    target = path.with_suffix(".wasm")
+    _write(target, with_script(empty, script, limits))
+    return target
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ScriptError(f"{path}: {error.strerror}") from error
+
+
+# -- the script
+
+
+def _read(path: Path) -> Script:
+    try:
+        with path.open("rb") as file:
+            source = file.read(SCRIPT_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise ScriptError(f"{path}: {error.strerror}") from error
+    if len(source) > SCRIPT_LIMIT_BYTES:
+        raise ScriptError(f"{path} is larger than {SCRIPT_LIMIT_BYTES} bytes")
+    try:
+        source.decode()
+    except UnicodeDecodeError:
+        raise ScriptError(f"{path} is not UTF-8") from None
+    name = path.name if is_name(path.name) else f"module{path.suffix}"
+    if path.suffix in {".ts", ".mts"} or not all(map(_CONTRACT.fullmatch, _specifiers(source))):
+        return _bundled(path, name)
+    return Script(name, source)
+
+
+def _specifiers(source: bytes) -> list[str]:
+    return _SPECIFIER.findall(source.decode())
+
+
+def _bundled(path: Path, name: str) -> Script:
+    """The script and what it imports as one, in JavaScript."""
+    path = path.absolute()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "bundle.js"
+        command = [
+            _esbuild(path.parent), path.name, "--bundle", "--format=esm", "--platform=neutral", "--main-fields=module,main",
+            "--target=es2023", "--charset=utf8", "--legal-comments=none", "--external:device:*", "--sourcemap=inline",
+            "--sources-content=false", "--log-level=warning", "--color=false", f"--outfile={out}",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=_BUNDLE_LIMIT_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise ScriptError(f"{path.name}: esbuild did not end within {_BUNDLE_LIMIT_S} s") from None
+        if done.returncode:
+            raise ScriptError(f"{path.name}: {' '.join(done.stderr.split())[:2000]}")
+        code, _, mapped = out.read_text(encoding="utf-8").rpartition("//# sourceMappingURL=data:application/json;base64,")
+    lines = code.splitlines()
+    # Comments that name files would make the result depend on folders; empty, so that lines keep their numbers.
+    kept = ["" if re.fullmatch(r"// \S+", line) else line for line in lines]
+    source = "\n".join(kept).encode() + b"\n"
+    if len(source) > SCRIPT_LIMIT_BYTES:
+        raise ScriptError(f"{path.name} with what it imports is larger than {SCRIPT_LIMIT_BYTES} bytes")
+    return Script(name, source, _places(json.loads(base64.b64decode(mapped)), len(lines)))
+
+
+def _esbuild(folder: Path) -> str:
+    """That of the nearest node_modules, else the one on the PATH."""
+    for each in (folder, *folder.parents):
+        found = each / "node_modules" / ".bin" / "esbuild"
+        if os.access(found, os.X_OK):
+            return str(found)
+    on_path = shutil.which("esbuild")
+    if on_path is None:
+        raise ScriptError(f"TypeScript, and scripts that import other files, need esbuild: npm install --save-dev {ESBUILD}")
+    return on_path
+
+
+def _places(source_map: dict[str, object], lines: int) -> tuple[tuple[str, int], ...]:
+    """For each line of the result, the file and line of its first mapping (ECMA-426, `mappings`)."""
+    names = [Path(str(each)).name for each in source_map["sources"]]  # type: ignore[attr-defined]
+    found: list[tuple[str, int]] = []
+    source = line = 0
+    last = (names[0] if names else "", 0)
+    for text in str(source_map["mappings"]).split(";"):
+        first = None
+        for segment in filter(None, text.split(",")):
+            values = _vlq(segment)
+            if len(values) >= 4:
+                source, line = source + values[1], line + values[2]
+                first = first or (names[source], line + 1)
+        last = first or last
+        found.append(last)
+    return tuple((found + [last] * lines)[:lines])
+
+
+_DIGITS = {digit: value for value, digit in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
+
+
+def _vlq(text: str) -> list[int]:
+    values, value, shift = [], 0, 0
+    for digit in map(_DIGITS.__getitem__, text):
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            values.append(-(value >> 1) if value & 1 else value >> 1)
+            value = shift = 0
+    return values
+
+
+def _check(empty: bytes, script: Script, limits: Limits) -> None:
+    """Lets the engine parse the script, without running it. Raises ScriptError with its message."""
+    with tempfile.TemporaryDirectory() as folder:
+        module = Path(folder) / "check.wasm"
+        module.write_bytes(with_script(empty, script, limits, check_only=True))
+        asked = "".join(f"[capabilities.{name}]\n" for name in CAPABILITIES)
+        module.with_suffix(".toml").write_text(
+            f"[limits]\nmemory_pages = {limits.memory_pages}\nstack_bytes = {limits.stack_bytes}\n{asked}"
+        )
+        command = [sys.executable, "-m", "device_agent", "--prog", script.name, "run", str(module), "--json"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_LIMIT_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise ScriptError(f"{script.name} was not parsed within {_CHECK_LIMIT_S} s") from None
+    if done.returncode:
+        traps = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        told = [each["message"] for each in traps if "code" in each]
+        raise ScriptError(" ".join(told or [done.stderr.strip()]))
+
+
+# -- the module
+
+
+def with_script(empty: bytes, script: Script, limits: Limits, *, check_only: bool = False) -> bytes:
+    """The engine with the script behind its memory, and dm_slot (sdk/javascript/engine.c) filled in. Raises ScriptError."""
+    sections = [(kind, name, content) for kind, name, _, content in wasm.sections(empty)]
+    content = {kind: bytes(body) for kind, _, body in sections if kind}
+    pages = wasm.read(empty).memory_pages
+    start = pages * PAGE
+    data, places, count = _laid_out(script, start)
+    added = -(-len(data) // PAGE)
+    if pages + added + LEAST_PAGES > limits.memory_pages:
+        raise ScriptError(
+            f"{script.name} needs memory_pages = {pages + added + LEAST_PAGES} or more in [limits], not {limits.memory_pages}"
+        )
+    limit = (limits.memory_pages - pages - added - RESERVED_PAGES) * PAGE
+    name, stack = start + len(script.source) + 1, min(limits.stack_bytes // STACK_RATIO, STACK_LIMIT_BYTES)
+    slot = struct.pack("<8I", start, len(script.source), name, limit, places, count, check_only, stack)
+    changed = {
+        _MEMORY: b"\x01\x00" + _leb(pages + added),
+        _DATA: _with_segments(content[_DATA], [(start, data), (_slot_address(content), slot)]),
+    }
+    if _DATA_COUNT in content:
+        changed[_DATA_COUNT] = _leb(_number(content[_DATA_COUNT], 0)[0] + 2)
+    out = [empty[:8]]
+    for kind, _, body in sections:
+        if kind:  # custom sections say nothing here
+            made = changed.get(kind, body)
+            out += [bytes([kind]), _leb(len(made)), made]
+    return b"".join(out)
+
+
+def _laid_out(script: Script, start: int) -> tuple[bytes, int, int]:
+    """The bytes behind the memory; where in them the table of places is, and how many it has."""
+    data = bytearray(script.source + b"\0" + script.name.encode() + b"\0")
+    names: dict[str, int] = {}
+    for name, _ in script.places:
+        if name not in names:
+            names[name] = start + len(data)
+            data += name.encode() + b"\0"
+    data += bytes(-len(data) % 4)
+    table = start + len(data)
+    for name, line in script.places:
+        data += struct.pack("<2I", names[name], line)
+    return bytes(data), table, len(script.places)
+
+
+def _with_segments(section: bytes, segments: list[tuple[int, bytes]]) -> bytes:
+    count, at = _number(section, 0)
+    made = b"".join(b"\x00\x41" + _signed_leb(where) + b"\x0b" + _leb(len(data)) + data for where, data in segments)
+    return _leb(count + len(segments)) + section[at:] + made
+
+
+def _slot_address(content: dict[int, bytes]) -> int:
+    """The value of the exported global dm_slot. All globals of the engine are of type i32 and begin with a constant."""
+    exports = content[_EXPORT]
+    name = b"\x07dm_slot\x03"
+    index, _ = _number(exports, exports.index(name) + len(name))
+    body = content[_GLOBAL]
+    _, at = _number(body, 0)
+    value = 0
+    for _ in range(index + 1):
+        value, at = _number(body, at + 3)  # type, mutability, i32.const; not negative
+        at += 1
+    return value
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 0x80:
+            return value, at
+
+
+def _leb(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _signed_leb(value: int) -> bytes:
+    """Of a number that is not negative."""
+    out = bytearray()
+    while value >= 0x40:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

@@ -1,0 +1,130 @@
+"""`--wait` of every command that publishes: waits for the boards, and says what became of them."""
+
+import argparse
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ota.cli import output
+from ota.cli.fleet import open_roster
+from ota.formats.deployment import Deployment
+from ota.formats.text import printable
+from ota.operator.broker import Broker
+from ota.operator.roster import Roster
+from ota.operator.waiting import Kind, Outcome, Standing, Waiting
+from ota.operator.workspace import Workspace
+
+__all__ = ["STAGED", "add_options", "wait"]
+
+STAGED = 3  # exit code: nothing failed, and what has not ended waits for its window
+NAMED = 8  # names in a message
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The options of waiting."""
+    command.add_argument(
+        "--wait",
+        type=output.seconds,
+        metavar="SECONDS",
+        help="wait until each board that is online has ended the update, so long at most; exit code 3 when boards have it and wait"
+        " for its window",
+    )
+    command.add_argument(
+        "--wait-for",
+        choices=("all", "online"),
+        default="all",
+        help="which boards must have confirmed it for exit code 0: all (default), or those that are online",
+    )
+
+
+def wait(
+    workspace: Workspace,
+    published: Sequence[Deployment],
+    instances: Collection[str],
+    since_s: float,
+    arguments: argparse.Namespace,
+) -> int:
+    """Waits for the entries of these instances in what was published at `since_s`; returns the exit code.
+
+    `published` is the document of one group, or documents of single devices. `arguments` has those of `add_options` and of
+    `fleet.add_devices_option`, and `json`.
+    """
+    roster = open_roster(workspace, arguments)
+    several = len(instances) > 1
+
+    def changed(name: str, instance: str, standing: Standing) -> None:
+        why = f"  {standing.reason}: {standing.detail}" if standing.reason else f"  {standing.detail}" if standing.detail else ""
+        share = f"  {standing.done_chunks}/{standing.chunks} chunks" if standing.state == "fetching" and standing.chunks else ""
+        who = f"{name} {instance}" if several and instance else name
+        if not arguments.json:
+            output.note(printable(f"  {who}: {standing.state}{share}{why}"))
+
+    if not arguments.json:
+        _warn(roster, published)
+    with Broker(workspace.settings) as broker:
+        only_online = arguments.wait_for == "online"
+        waiting = Waiting(broker, roster, workspace.root(), published, instances, only_online=only_online)
+        outcome = waiting.run(arguments.wait, since_s, changed)
+    if arguments.json:
+        output.result_json(_as_json(published, instances, outcome))
+    else:
+        _tell(_scope(published), outcome, arguments.wait)
+    sys.stdout.flush()
+    return 0 if outcome.confirmed else STAGED if outcome.staged else 1
+
+
+def _warn(roster: Roster, published: Sequence[Deployment]) -> None:
+    group = published[0].group
+    if group and roster.groups and group not in roster.groups:
+        groups = ", ".join(sorted(roster.groups)[:NAMED])
+        output.note(f"no board has reported group {group} (groups that boards have: {groups}): waiting for one")
+
+
+def _scope(published: Sequence[Deployment]) -> str:
+    names = [each.device for each in published]
+    if len(names) == 1:
+        return published[0].scope
+    return f"devices {', '.join(names[:NAMED])}" + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _tell(scope: str, outcome: Outcome, waited_s: float) -> None:
+    if outcome.superseded:
+        output.result(f"{scope} has another deployment now: {outcome.superseded}")
+    if not outcome.standings:
+        output.result(f"no board of {scope} reported in {waited_s:.0f} s; `ota status` shows the boards there are")
+        return
+    output.result(outcome.summary())
+    if outcome.staged:
+        output.result("nothing failed: what has not ended is on the boards and waits for its window")
+    for gap in outcome.gaps:
+        output.note(f"incomplete: {gap}")
+
+
+def _as_json(published: Sequence[Deployment], instances: Collection[str], outcome: Outcome) -> dict[str, Any]:
+    return {
+        "published": [_entry_json(each, name) for each in published for name in sorted(instances)],
+        "confirmed": outcome.confirmed,
+        "staged": outcome.staged,
+        "superseded": outcome.superseded,
+        "complete": not outcome.gaps,
+        "gaps": outcome.gaps,
+        "counts": {kind.name.lower(): outcome.counts[kind] for kind in Kind},
+        "boards": {name: _board_json(outcome, name) for name in outcome.standings},
+    }
+
+
+def _entry_json(deployment: Deployment, instance: str) -> dict[str, Any]:
+    whose = {"device": deployment.device} if deployment.device else {"group": deployment.group}
+    entry = deployment.entries[instance]
+    return {**whose, "instance": instance, "deployment": entry.deployment_id, "manifest": entry.manifest_digest or None}
+
+
+def _board_json(outcome: Outcome, name: str) -> dict[str, Any]:
+    found = outcome.standings[name].items()
+    return {
+        "standing": outcome.boards[name].name.lower(),
+        "instances": {
+            each: {"standing": it.kind.name.lower(), "state": it.state, "reason": it.reason, "detail": it.detail}
+            for each, it in found
+        },
+    }

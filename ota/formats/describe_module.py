@@ -1,0 +1,89 @@
+"""What `ota inspect` says of WebAssembly: who made it, what it needs and offers, the size of its parts, a description for it."""
+
+from typing import Any
+
+from ota.formats import wasm
+from ota.formats.capabilities import FILTER_VERSIONS, FUNCTIONS, check_exports, import_module, interfaces_of
+from ota.formats.cbor import sha256
+from ota.formats.features import HINTS, beyond_core
+from ota.formats.module import Limits
+from ota.formats.reasons import Refused
+
+__all__ = ["describe_component", "describe_module"]
+
+_NAMES = (
+    *("custom", "type", "import", "function", "table", "memory", "global", "export", "start", "element", "code", "data"),
+    *("data count", "tag"),
+)
+_CORE_MODULE = 1  # a section of components
+Rows = list[tuple[str, str]]
+
+
+def describe_module(data: bytes) -> tuple[dict[str, Any], Rows]:
+    """A core module as plain values, and as labels and texts. Raises Refused MALFORMED where sections can't be told apart."""
+    sizes = _sections(data)
+    makers = [" ".join(each for each in (name, version) if each) for _, name, version in wasm.producers(data)]
+    beyond = list(beyond_core(data))
+    values: dict[str, Any] = {"bytes": len(data), "sha256": sha256(data)}
+    rows: Rows = [("size", f"{len(data)} bytes"), ("sha256", sha256(data).hex())]
+    values |= {"made_by": makers, "beyond_core": beyond, "sections": dict(sizes)}
+    rows += [("made by", each) for each in makers]
+    rows += [("needs", f"{each}, which boards do not have: use {HINTS[each]}") for each in beyond]
+    try:
+        values, rows = _of_shape(wasm.read(data), values, rows)
+    except Refused as error:
+        values["refused"] = error.detail
+        rows.append(("refused", error.detail))
+    return values, rows + [("section", f"{name}: {size} bytes") for name, size in sizes]
+
+
+def _of_shape(shape: wasm.ModuleShape, values: dict[str, Any], rows: Rows) -> tuple[dict[str, Any], Rows]:
+    imports = [f"{module}.{name}" for module, name in shape.imports]
+    capabilities = interfaces_of(shape.imports)
+    known = {(import_module(name), function) for name in capabilities for function in FUNCTIONS[name]}
+    unknown = [f"{module}.{name}" for module, name in shape.imports if (module, name) not in known]
+    is_filter = not set(shape.exports).isdisjoint(FILTER_VERSIONS)
+    try:
+        abilities, lacks = sorted(check_exports(shape.exports, is_filter=is_filter)), ""
+    except Refused as error:
+        abilities, lacks = [], error.detail
+    toml = _description(shape, capabilities)
+    values |= {"memory_pages": shape.memory_pages, "imports": imports, "exports": list(shape.exports)}
+    values |= {"capabilities": capabilities, "unknown_imports": unknown, "abilities": abilities, "description": toml}
+    rows.append(("memory", f"{shape.memory_pages} pages of 64 KiB"))
+    rows += [("import", each) for each in imports] + [("export", each) for each in shape.exports]
+    rows += [("capability", each) for each in capabilities] + [("no board has", each) for each in unknown]
+    rows += [("ability", each) for each in abilities] + [("lacks", lacks)] * bool(lacks)
+    if not unknown and not lacks:
+        rows += [("its .toml", line) for line in toml.splitlines()]
+    return values, rows
+
+
+def _description(shape: wasm.ModuleShape, capabilities: list[str]) -> str:
+    """The least that `ota build` takes for this module; its author fills in names and topics."""
+    lines = ["[module]", 'name = "NAME"', 'version = "1.0.0"']
+    if shape.memory_pages > Limits().memory_pages:
+        lines += ["[limits]", f"memory_pages = {shape.memory_pages}"]
+    for name in (each for each in capabilities if each != "messaging"):
+        lines.append(f"[capabilities.{name}]")
+        lines += {"gpio": ["inputs = []", "outputs = []"], "serial": ["ports = []"]}.get(name, [])
+    lines += ["[capabilities.messaging]", 'subscribe = ["in/#"]']
+    if {"messaging", "filter"} & set(capabilities):
+        lines.append('publish = ["out/#"]')
+    return "\n".join(lines) + "\n"
+
+
+def _sections(data: bytes) -> list[tuple[str, int]]:
+    sizes: dict[str, int] = {}
+    for kind, name, _, content in wasm.sections(data):
+        label = f"custom {name[:100]}" if kind == 0 else _NAMES[kind] if kind < len(_NAMES) else f"number {kind}"
+        sizes[label] = sizes.get(label, 0) + len(content)
+    return sorted(sizes.items(), key=lambda each: -each[1])
+
+
+def describe_component(data: bytes) -> tuple[dict[str, Any], Rows]:
+    """A component, which no board loads. Raises Refused MALFORMED."""
+    cores = [len(content) for kind, _, _, content in wasm.sections(data) if kind == _CORE_MODULE]
+    rows: Rows = [("size", f"{len(data)} bytes"), ("sha256", sha256(data).hex())]
+    rows += [("core module", f"{size} bytes") for size in cores] + [("refused", wasm.COMPONENT)]
+    return {"bytes": len(data), "sha256": sha256(data), "core_modules": cores, "refused": wasm.COMPONENT}, rows

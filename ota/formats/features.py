@@ -1,0 +1,356 @@
+"""What of WebAssembly beyond core 2.0 a module uses, by the names of the proposals: why a board can't load it, and what helps.
+
+Structure only. A function or section that holds what is not known here is left at that place, so the list may be incomplete; what
+is in it is there.
+"""
+
+from collections.abc import Iterator
+
+from ota.formats.fields import malformed
+from ota.formats.reasons import Reason, Refused
+from ota.formats.wasm import sections
+
+__all__ = ["HINTS", "beyond_core", "check_core", "explained"]
+
+HINTS = {
+    "tail-calls": "clang -mno-tail-call, rustc -C target-feature=-tail-call, wasm-opt --disable-tail-call",
+    "exceptions": "clang -fno-exceptions, rustc -C panic=abort",
+    "legacy-exceptions": "clang -fno-exceptions, rustc -C panic=abort",
+    "gc": "a compiler that manages its memory itself: MoonBit's --target wasm; Kotlin and Dart have none",
+    "function-references": "a toolchain's output for core 2.0",
+    "memory64": "the target wasm32 instead of wasm64",
+    "table64": "the target wasm32 instead of wasm64",
+    "threads": "clang without -pthread and -matomics, rustc -C target-feature=-atomics",
+    "extended-const": "clang -mno-extended-const, rustc -C target-feature=-extended-const, wasm-opt --disable-extended-const",
+    "relaxed-simd": "clang -mno-relaxed-simd, rustc -C target-feature=-relaxed-simd",
+    "multi-memory": "wasm-opt --multi-memory-lowering",
+    "compact-imports": "wasm-opt without -all",
+    "wide-arithmetic": "clang -mno-wide-arithmetic, rustc -C target-feature=-wide-arithmetic",
+    "custom-page-sizes": "pages of 64 KiB",
+}
+"""By the name of the proposal: what to do."""
+_TYPE, _IMPORT, _FUNCTIONS, _TABLE, _MEMORY, _GLOBAL, _ELEMENT, _CODE, _DATA, _TAG = 1, 2, 3, 4, 5, 6, 9, 10, 11, 13
+_END, _GLOBAL_GET, _REF_NULL, _REF_FUNC = 0x0B, 0x23, 0xD0, 0xD2
+_EXTENDED = frozenset((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E))
+_BY_OPCODE = {
+    0x06: "legacy-exceptions", 0x07: "legacy-exceptions", 0x09: "legacy-exceptions", 0x18: "legacy-exceptions",
+    0x19: "legacy-exceptions", 0x08: "exceptions", 0x0A: "exceptions", 0x1F: "exceptions", 0x12: "tail-calls", 0x13: "tail-calls",
+    0x14: "function-references", 0x15: "function-references", 0xD3: "gc", 0xD4: "function-references",
+    0xD5: "function-references", 0xD6: "function-references", 0xFB: "gc", 0xFE: "threads",
+}  # fmt: skip
+_NUMBERS = {
+    **dict.fromkeys((0x07, 0x08, 0x09, 0x0C, 0x0D, 0x10, 0x12, 0x14, 0x15, 0x18, 0xD2, 0xD5, 0xD6), 1),
+    **dict.fromkeys((*range(0x20, 0x27), 0x3F, 0x40, 0x41, 0x42), 1),
+    **dict.fromkeys((0x11, 0x13), 2),
+}
+"""How many numbers in LEB128 follow an instruction. Signs do not matter: only their bytes are skipped."""
+_UNASSIGNED = frozenset((0x16, 0x17, 0x1D, 0x1E, *range(0xC5, 0xD0), *range(0xD7, 0xFB)))
+_FC_NUMBERS = {8: 2, 9: 1, 10: 2, 11: 1, 12: 2, 13: 1, 14: 2, 15: 1, 16: 1, 17: 1}
+_ABSTRACT = {0x69: "exceptions", 0x74: "exceptions", **dict.fromkeys((0x6A, 0x6B, 0x6C, 0x6D, 0x6E, 0x71, 0x72, 0x73), "gc")}
+
+
+class _UnknownError(Exception):
+    """Something that is not known here."""
+
+
+def beyond_core(data: bytes) -> tuple[str, ...]:
+    """The proposals that a module uses, of HINTS, sorted. Raises Refused MALFORMED."""
+    found = _Found()
+    for kind, _, _, content in sections(data):
+        found.look_at(kind, content)
+    return tuple(sorted(found.names))
+
+
+def explained(data: bytes) -> str:
+    """For people: what a board lacks for this module, and what to do. Empty where nothing is known, also of what is no module."""
+    try:
+        names = beyond_core(data)
+    except Refused:
+        return ""
+    return "; ".join(f"it uses {name}, which boards do not have: use {HINTS[name]}" for name in names)
+
+
+def check_core(data: bytes) -> None:
+    """Raises Refused MODULE_INVALID for a module that no board can load, with what to do. Bytes that are no module pass."""
+    if why := explained(data):
+        raise Refused(Reason.MODULE_INVALID, why)
+
+
+class _Found:
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._memories = self._imported_globals = 0
+
+    def look_at(self, kind: int, content: bytes) -> None:
+        looks = {
+            _TYPE: self._types,
+            _IMPORT: self._imports,
+            _TABLE: self._tables,
+            _MEMORY: self._memory_types,
+            _GLOBAL: self._globals,
+            _ELEMENT: self._elements,
+            _CODE: self._code,
+            _DATA: self._segments,
+        }
+        if kind == _TAG:
+            self.names.add("exceptions")
+        if kind in looks:
+            try:
+                looks[kind](_Bytes(content))
+            except _UnknownError:
+                return
+
+    def _types(self, at: "_Bytes") -> None:
+        for _ in range(at.number()):
+            form = at.byte()
+            if form in (0x4E, 0x4F, 0x50, 0x5E, 0x5F):
+                self.names.add("gc")
+            if form != 0x60:
+                raise _UnknownError
+            for _ in range(2):
+                for _ in range(at.number()):
+                    self._value_type(at)
+
+    def _value_type(self, at: "_Bytes") -> None:
+        kind = at.byte()
+        if kind in (0x63, 0x64):
+            self.names.add("function-references")
+            self._heap_type(at)
+        elif kind in _ABSTRACT:
+            self.names.add(_ABSTRACT[kind])
+
+    def _heap_type(self, at: "_Bytes") -> None:
+        first = at.peek()
+        if first in _ABSTRACT:
+            self.names.add(_ABSTRACT[first])
+        at.skip(1)
+
+    def _imports(self, at: "_Bytes") -> None:
+        for _ in range(at.number()):
+            at.take(at.number())
+            name, kind = at.take(at.number()), at.byte()
+            if kind in (0x7E, 0x7F) and not name:
+                self.names.add("compact-imports")
+                raise _UnknownError
+            if kind == 0:
+                at.skip(1)
+            elif kind == 1:
+                self._value_type(at)
+                self._limits(at, "table64")
+            elif kind == 2:
+                self._memory_type(at)
+            elif kind == 3:
+                self._imported_globals += 1
+                self._value_type(at)
+                at.byte()
+            elif kind == 4:
+                self.names.add("exceptions")
+                at.byte()
+                at.skip(1)
+            else:
+                raise _UnknownError
+
+    def _limits(self, at: "_Bytes", wide: str) -> None:
+        flags = at.byte()
+        if flags > 15:
+            raise _UnknownError
+        for bit, name in ((2, "threads"), (4, wide), (8, "custom-page-sizes")):
+            if flags & bit:
+                self.names.add(name)
+        at.skip(2 if flags & 1 else 1)
+        if flags & 8:
+            at.skip(1)
+
+    def _memory_type(self, at: "_Bytes") -> None:
+        self._memories += 1
+        if self._memories > 1:
+            self.names.add("multi-memory")
+        self._limits(at, "memory64")
+
+    def _tables(self, at: "_Bytes") -> None:
+        for _ in range(at.number()):
+            if has_value := at.peek() == 0x40:
+                self.names.add("function-references")
+                at.take(2)
+            self._value_type(at)
+            self._limits(at, "table64")
+            if has_value:
+                self._constant(at)
+
+    def _memory_types(self, at: "_Bytes") -> None:
+        for _ in range(at.number()):
+            self._memory_type(at)
+
+    def _globals(self, at: "_Bytes") -> None:
+        for _ in range(at.number()):
+            self._value_type(at)
+            at.byte()
+            self._constant(at)
+
+    def _elements(self, at: "_Bytes") -> None:
+        for _ in range(at.number()):
+            flags = at.byte()
+            if flags > 7:
+                raise _UnknownError
+            if not flags & 1:
+                at.skip(1 if flags & 2 else 0)
+                self._constant(at)
+            if flags & 3:
+                if flags & 4:
+                    self._value_type(at)
+                else:
+                    at.byte()
+            for _ in range(at.number()):
+                if flags & 4:
+                    self._constant(at)
+                else:
+                    at.skip(1)
+
+    def _segments(self, at: "_Bytes") -> None:
+        for _ in range(at.number()):
+            flags = at.number()
+            if flags > 2:
+                raise _UnknownError
+            if flags == 2 and at.number():
+                self.names.add("multi-memory")
+            if flags != 1:
+                self._constant(at)
+            at.take(at.number())
+
+    def _constant(self, at: "_Bytes") -> None:
+        while (code := at.byte()) != _END:
+            if code in _EXTENDED:
+                self.names.add("extended-const")
+            elif code == _GLOBAL_GET:
+                if at.number() >= self._imported_globals:
+                    self.names.add("gc")  # one of the module's own
+            elif code == _REF_NULL:
+                self._heap_type(at)
+            elif code in (0x41, 0x42, _REF_FUNC):
+                at.skip(1)
+            elif code in (0x43, 0x44):
+                at.take(4 if code == 0x43 else 8)
+            elif code == 0xFD and at.number() == 12:
+                at.take(16)
+            else:
+                if code in _BY_OPCODE:
+                    self.names.add(_BY_OPCODE[code])
+                raise _UnknownError
+
+    def _code(self, at: "_Bytes") -> None:
+        for _ in range(at.number()):
+            body = _Bytes(at.take(at.number()))
+            try:
+                for _ in range(body.number()):
+                    body.skip(1)
+                    self._value_type(body)
+                for code in body.instructions():
+                    if code in _BY_OPCODE:
+                        self.names.add(_BY_OPCODE[code])
+                    self._immediates(code, body)
+            except _UnknownError:
+                continue
+
+    def _immediates(self, code: int, at: "_Bytes") -> None:
+        if code in _NUMBERS:
+            at.skip(_NUMBERS[code])
+        elif 0x28 <= code <= 0x3E:
+            self._memory_argument(at)
+        elif code in (0x02, 0x03, 0x04, 0x06, 0x1F):
+            self._block(code, at)
+        elif code in (0x43, 0x44):
+            at.take(4 if code == 0x43 else 8)
+        elif code in (0x0E, 0x1C):
+            self._vector(code, at)
+        elif code == _REF_NULL:
+            self._heap_type(at)
+        elif code >= 0xFB:
+            self._long(code, at)
+        elif code in _UNASSIGNED:
+            raise _UnknownError
+
+    def _vector(self, code: int, at: "_Bytes") -> None:
+        """Labels of br_table, or the types of select."""
+        if code == 0x0E:
+            at.skip(at.number() + 1)
+            return
+        for _ in range(at.number()):
+            self._value_type(at)
+
+    def _block(self, code: int, at: "_Bytes") -> None:
+        if at.peek() in (0x63, 0x64) or at.peek() in _ABSTRACT:
+            self._value_type(at)
+        else:
+            at.skip(1)
+        if code == 0x1F:  # try_table: its handlers
+            for _ in range(at.number()):
+                at.skip(2 if at.byte() < 2 else 1)
+
+    def _long(self, prefix: int, at: "_Bytes") -> None:
+        code = at.number()
+        if prefix == 0xFC:
+            if 19 <= code <= 22:
+                self.names.add("wide-arithmetic")
+            elif code > 17:
+                raise _UnknownError
+            at.skip(_FC_NUMBERS.get(code, 0))
+        elif prefix == 0xFD:
+            if code >= 0x100:
+                self.names.add("relaxed-simd")
+            if code < 12 or 84 <= code <= 93:
+                self._memory_argument(at)
+            at.take(16 if code in (12, 13) else 1 if 21 <= code <= 34 or 84 <= code <= 91 else 0)
+        elif prefix == 0xFE and code == 3:
+            at.byte()
+        elif prefix == 0xFE:
+            self._memory_argument(at)
+        else:
+            raise _UnknownError
+
+    def _memory_argument(self, at: "_Bytes") -> None:
+        if at.number() & 0x40:
+            at.skip(1)
+        at.skip(1)
+
+
+class _Bytes:
+    """Bytes that are read from the front. What ends too early is malformed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def instructions(self) -> Iterator[int]:
+        """Each opcode; who asks reads what belongs to it."""
+        while self._at < len(self._data):
+            yield self.byte()
+
+    def peek(self) -> int:
+        return self._data[self._at] if self._at < len(self._data) else 0
+
+    def byte(self) -> int:
+        if self._at >= len(self._data):
+            raise malformed("module", "it ends too early")
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def number(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise malformed("module", "a number of more than 64 bits")
+
+    def skip(self, numbers: int) -> None:
+        if numbers > len(self._data) - self._at:
+            raise malformed("module", "it ends too early")
+        for _ in range(numbers):
+            self.number()
+
+    def take(self, size: int) -> bytes:
+        taken = self._data[self._at : self._at + size]
+        if len(taken) < size:
+            raise malformed("module", "it ends too early")
+        self._at += size
+        return taken

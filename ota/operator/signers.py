@@ -1,0 +1,274 @@
+"""Which key speaks for which board: verifies what boards say, and remembers how far each has got.
+
+signers.json in the workspace has, for each board, the key, the highest counter and the heads of its journal that it signed. A board
+with a certificate of this workspace signs with the key of that certificate. One without is believed with the first key that it came
+with: another key is not, until the operator trusts the board anew.
+"""
+
+import functools
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from ota.formats import cbor, signed_report
+from ota.formats.cose import KCCS, VerifyKey
+from ota.formats.fields import is_name
+from ota.formats.reasons import Reason, Refused
+from ota.formats.report import Batch, InstanceReport, JournalHead, LogRecord, Message, Report, decode_logs, decode_messages
+from ota.formats.signed_report import Statement
+from ota.operator.issued import retired
+from ota.operator.issuers import Issuers
+from ota.operator.workspace import Workspace, WorkspaceError
+
+__all__ = ["FILE", "Signer", "Signers", "believed", "signing_key"]
+
+FILE = "signers.json"
+HEADS = 16  # of a board's journal that are remembered
+MAX_BOARDS = 100_000
+_KEY_LIMIT_BYTES = 256
+T = TypeVar("T", Report, InstanceReport, Batch[LogRecord], Batch[Message])
+
+
+@dataclass(frozen=True)
+class Signer:
+    """What is remembered of a board's signatures. Times in seconds since 1970."""
+
+    key: str  # COSE_Key, in hex
+    certified_s: int = 0  # when the certificate of the key begins; 0 for a key that is trusted since its first use
+    expires_s: int = 0  # when it ends
+    leaf: str = ""  # digest of the certificate and of the authorities that it was checked with
+    counter: int = 0  # the highest
+    time_s: int = 0  # of the report with it, by the board's clock
+    digest: str = ""  # of that report
+    heads: tuple[tuple[int, str], ...] = ()  # row and digest of its journal's heads, the newest last
+    read_s: int = 0  # when it was read last, by our clock
+
+    @functools.cached_property
+    def verify_key(self) -> VerifyKey:
+        """The key itself."""
+        return VerifyKey.from_cose_key(cbor.decode(bytes.fromhex(self.key), "key", _KEY_LIMIT_BYTES))
+
+
+def believed(statement: Statement, device: str, known: Signer | None, issuers: Issuers, *, certified: bool = False) -> Signer:
+    """Whose key a statement must be signed with; signature, counter and the certificate's end are not looked at here.
+
+    `certified`: the workspace has issued a certificate for the device. Raises Refused REPORT_FORGED, KEY_CHANGED,
+    CERTIFICATE_RETIRED, SIGNER_UNKNOWN.
+    """
+    found = _by_certificate(statement.certificate, device, known, issuers) if statement.certificate else None
+    if found is not None:
+        return found
+    if certified and known is not None and not known.certified_s:
+        known = None  # a key that was believed on first use is of no account since
+    introduced = bool(statement.certificate) or KCCS in statement.sign1.unprotected
+    if known is not None and not (introduced and known.certified_s) and statement.key_id == known.verify_key.key_id:
+        return known  # that it is this key's is for the signature to prove
+    shown = issuers.key_of(statement.certificate) if statement.certificate else statement.key
+    if shown is None and known is not None:
+        raise Refused(Reason.REPORT_FORGED, f"it is not signed with the key of {device}, {known.verify_key.label}")
+    if certified if known is None else known.certified_s:
+        raise Refused(Reason.REPORT_FORGED, f"{device} has a certificate of this workspace, and it is signed without one")
+    if shown is None:
+        raise Refused(Reason.SIGNER_UNKNOWN, f"the key of {device} is not known: its own report was not read")
+    if known is not None:
+        what = f"it is signed with key {shown.label}, and that of {device} is {known.verify_key.label}"
+        raise Refused(Reason.KEY_CHANGED, f"{what}: `ota devices --trust {device}` takes the new one")
+    return Signer(_hex(shown))
+
+
+def _by_certificate(certificate: bytes, device: str, known: Signer | None, issuers: Issuers) -> Signer | None:
+    """None for a certificate of nobody's. Raises Refused REPORT_FORGED, CERTIFICATE_RETIRED."""
+    leaf = issuers.mark(certificate)
+    if known is not None and known.leaf == leaf:
+        return known
+    found = issuers.check(certificate, device)
+    if found is None:
+        return None
+    key = _hex(found.key)
+    if known is not None and known.certified_s > found.begins_s and known.key != key:
+        raise Refused(Reason.CERTIFICATE_RETIRED, f"{device} has a newer certificate than the one it is signed with")
+    if known is not None and not known.certified_s and known.key != key:
+        known = None  # whoever had the name without a certificate
+    if known is not None and known.certified_s < found.begins_s and known.key != key:
+        known = replace(known, counter=0, time_s=0, digest="")  # how far a thief of the old key counted is of no account
+    return replace(known or Signer(key), key=key, certified_s=found.begins_s, expires_s=found.expires_s, leaf=leaf)
+
+
+def signing_key(workspace: Workspace, device: str) -> str:
+    """The identifier, in digits, of the key that the last report of a board was signed with; "" when none was read."""
+    boards: dict[str, Any] = workspace.read(FILE).get("boards", {})
+    return _parsed({"boards": {device: boards[device]}})[device].verify_key.key_id.hex() if device in boards else ""
+
+
+def _hex(key: VerifyKey) -> str:
+    return cbor.encode(key.to_cose_key()).hex()
+
+
+class Signers:
+    """The boards of a workspace. Raises WorkspaceError when signers.json is damaged."""
+
+    def __init__(self, workspace: Workspace, certified: Collection[str] = ()) -> None:
+        """`certified`: boards that the workspace has issued a certificate for."""
+        self._workspace, self._certified = workspace, certified
+        self._retired = retired(workspace)
+        self._issuers = Issuers.of(workspace)
+        try:
+            self._known = _parsed(workspace.read(FILE))
+        except TypeError as error:
+            raise WorkspaceError(f"{workspace.folder / FILE} is damaged ({error}): restore it from a backup") from error
+        self._fresh: dict[str, Signer | None] = {}
+        self._anew: set[str] = set()  # what was known of them is of no account
+        self._names: dict[str, set[str]] = {}  # by key
+        for name, each in self._known.items():
+            self._names.setdefault(each.key, set()).add(name)
+
+    def report(self, device: str, data: bytes, now_s: int) -> Report:
+        """A board's own report. Raises Refused: nothing of what it says is to be believed then.
+
+        The one that was read last is not verified again: it was signed in time, whatever has become of its certificate since.
+        """
+        known, digest = self._known.get(device), cbor.sha256(data).hex()[:32]
+        read_before = known is not None and known.digest == digest and (known.certified_s or device not in self._certified)
+        if read_before and device not in self._retired:
+            return Report.from_bytes(Statement.from_bytes(data, signed_report.REPORT).claimed)
+        signer, report = self._verified(device, data, signed_report.REPORT, Report.from_bytes, now_s)
+        if signer.digest:
+            _check_counter(signer, report)
+        signer = replace(
+            signer,
+            counter=report.counter,
+            time_s=report.time_s,
+            digest=digest,
+            heads=_with_head(signer.heads, report.journal),
+            read_s=now_s,
+        )
+        self._note(device, signer)
+        return report
+
+    def instance_report(self, device: str, data: bytes, least: int, now_s: int) -> InstanceReport:
+        """A report of an instance; `least`: the counter that the board's own report names. Raises Refused."""
+        _, report = self._verified(device, data, signed_report.INSTANCE_REPORT, InstanceReport.from_bytes, now_s)
+        if report.counter < least:
+            raise Refused(Reason.REPORT_REPLAYED, f"it has counter {report.counter}, and the board has sent {least}")
+        return report
+
+    def logs(self, device: str, data: bytes, now_s: int) -> Batch[LogRecord]:
+        """Log records of a board. Raises Refused; the counter is for the caller to compare."""
+        return self._verified(device, data, signed_report.LOG, decode_logs, now_s)[1]
+
+    def messages(self, device: str, data: bytes, now_s: int) -> Batch[Message]:
+        """Messages of a board's modules, in a batch. Raises Refused; the counter is for the caller to compare."""
+        return self._verified(device, data, signed_report.TELEMETRY, decode_messages, now_s)[1]
+
+    def counter(self, device: str) -> int:
+        """The highest counter of a board's own reports."""
+        known = self._known.get(device)
+        return known.counter if known is not None else 0
+
+    def knows(self, device: str) -> bool:
+        """Whether a board's key is known."""
+        return device in self._known
+
+    def label(self, device: str) -> str:
+        """A board's key, for people; empty when it is not known."""
+        known = self._known.get(device)
+        return known.verify_key.label if known is not None else ""
+
+    def heads(self, device: str) -> tuple[JournalHead, ...]:
+        """The heads of a board's journal that it signed, as far as they are remembered."""
+        known = self._known.get(device)
+        return tuple(JournalHead(row, bytes.fromhex(digest)) for row, digest in known.heads) if known is not None else ()
+
+    def clones(self, device: str) -> list[str]:
+        """Other boards that sign with the key of this one."""
+        known = self._known.get(device)
+        return sorted(self._names[known.key] - {device}) if known is not None else []
+
+    def forget(self, device: str) -> None:
+        """Whatever comes next as this board's is believed as that of a new one."""
+        known = self._known.pop(device, None)
+        if known is not None:
+            self._names[known.key].discard(device)
+        self._fresh[device] = None
+        self._anew.add(device)
+
+    def save(self) -> None:
+        """Writes what is new. Another process may have seen more meanwhile: the newer key, or the higher counter, stays."""
+        if not self._fresh:
+            return
+        with self._workspace.record(FILE) as state:
+            boards = _parsed(state)
+            for name, each in self._fresh.items():
+                if each is None:
+                    boards.pop(name, None)
+                elif name in self._anew or name not in boards or _takes_over(each, boards[name]):
+                    boards[name] = each
+            if len(boards) > MAX_BOARDS:
+                boards = dict(sorted(boards.items(), key=lambda each: (each[1].certified_s > 0, each[1].read_s))[-MAX_BOARDS:])
+            state.clear()
+            state["boards"] = {name: _plain(each) for name, each in sorted(boards.items())}
+        self._fresh = {}
+        self._anew.clear()
+
+    def _verified(self, device: str, data: bytes, kind: str, decode: Callable[[bytes], T], now_s: int) -> tuple[Signer, T]:
+        statement = Statement.from_bytes(data, kind)
+        if device in self._retired:
+            raise Refused(Reason.DEVICE_RETIRED, f"{device} was retired")
+        known = self._known.get(device)
+        signer = believed(statement, device, known, self._issuers, certified=device in self._certified)
+        found = decode(statement.verify(signer.verify_key))
+        if found.device != device:
+            raise Refused(Reason.REPORT_FORGED, f"it is that of {found.device!r}")
+        if signer.certified_s and now_s > signer.expires_s and found.counter > signer.counter:
+            ended_s = now_s - signer.expires_s  # what is older than what was believed in time was signed in time
+            raise Refused(Reason.CERTIFICATE_EXPIRED, f"it is signed with the key of a certificate that ended {ended_s} s ago")
+        return signer, found
+
+    def _note(self, device: str, signer: Signer) -> None:
+        before = self._known.get(device)
+        if before is not None and before.key != signer.key:
+            self._names[before.key].discard(device)
+        self._names.setdefault(signer.key, set()).add(device)
+        self._known[device] = self._fresh[device] = signer
+
+
+def _takes_over(new: Signer, kept: Signer) -> bool:
+    if new.key != kept.key and new.certified_s != kept.certified_s:
+        return new.certified_s > kept.certified_s
+    return new.counter >= kept.counter
+
+
+def _check_counter(known: Signer, report: Report) -> None:
+    if report.counter > known.counter:
+        return
+    if report.counter == known.counter or report.time_s > known.time_s:
+        raise Refused(
+            Reason.DEVICE_CLONED,
+            f"two boards sign as {report.device}, with the same key, or its storage was put back from a copy: counter"
+            f" {report.counter} at {report.time_s} s, after {known.counter} at {known.time_s} s",
+        )
+    raise Refused(Reason.REPORT_REPLAYED, f"it is an old one: it has counter {report.counter}, and {known.counter} was seen")
+
+
+def _with_head(heads: tuple[tuple[int, str], ...], head: JournalHead) -> tuple[tuple[int, str], ...]:
+    """With a newer head. Should there be too many, the one goes whose neighbours are closest."""
+    new = (head.row, head.digest.hex())
+    if not head.row or new in heads:
+        return heads
+    kept = [each for each in heads if each[0] != head.row] + [new]
+    if len(kept) > HEADS:
+        del kept[min(range(1, len(kept) - 1), key=lambda at: abs(kept[at + 1][0] - kept[at - 1][0]))]
+    return tuple(kept)
+
+
+def _plain(signer: Signer) -> dict[str, Any]:
+    return {name: value for name, value in vars(signer).items() if name in Signer.__dataclass_fields__}
+
+
+def _parsed(state: dict[str, Any]) -> dict[str, Signer]:
+    boards: Iterable[tuple[str, dict[str, Any]]] = state.get("boards", {}).items()
+    return {
+        name: Signer(**each | {"heads": tuple((row, digest) for row, digest in each.get("heads", ()))})
+        for name, each in boards
+        if is_name(name)
+    }

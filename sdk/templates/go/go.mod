@@ -1,0 +1,3 @@
+module boards/NAME
+
+go 1.26

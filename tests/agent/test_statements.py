@@ -1,0 +1,32 @@
+"""The counter of what a board says rises over restarts, whatever the clock said."""
+
+import pytest
+
+from device_agent.broker.statements import Statements
+from device_agent.storage.store import Store
+from ota.formats.report import Report
+from ota.formats.signed_report import REPORT, Statement
+
+YEAR_S = 365 * 86_400
+
+
+def said(folder, now_s: int) -> int:
+    """The counter of the first statement of a start of the agent, as the operator reads it."""
+    store = Store(folder)
+    try:
+        statements = Statements(None, folder, store.next_start(now_s))
+    finally:
+        store.close()
+    data = statements.sign(REPORT, lambda counter: Report("a", "lab", "any", "1", 0, 0, counter=counter).to_bytes())
+    return Report.from_bytes(Statement.from_bytes(data, REPORT).claimed).counter
+
+
+@pytest.mark.parametrize("wrong_s", [0, 1 << 31, 130 * YEAR_S, 1000 * YEAR_S])
+def test_a_counter_rises_with_each_start_after_the_clock_was_wrong(tmp_path, wrong_s):
+    now_s = 56 * YEAR_S
+    counters = [said(tmp_path, each) for each in (now_s, wrong_s, now_s + 60, now_s + 120)]
+    assert counters == sorted(set(counters))
+
+
+def test_a_counter_rises_after_2038_on_a_board_whose_storage_was_lost(tmp_path):
+    assert said(tmp_path / "old", 70 * YEAR_S) < said(tmp_path / "new", 70 * YEAR_S + 1)

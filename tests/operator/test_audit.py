@@ -1,0 +1,178 @@
+"""The audit log: each act has a line, and a line that is removed, changed or moved is found."""
+
+import json
+import re
+import shutil
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from ota.formats.audit import LINE_LIMIT_BYTES, START, Row, encode, hash_of
+from ota.keyring import SigningKey
+from ota.operator.audit import Audit, AuditError
+from ota.operator.ca import CertificateAuthority
+from tests.support.operator import ota
+
+
+@pytest.fixture
+def acted(quick):
+    """A workspace in which an update was signed and deployed, twice, and a certificate signed."""
+    for number in (1, 2):
+        assert ota(quick.folder, "publish", quick.module(number), "--group", "lab") == 0
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "roof-1")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(ec.generate_private_key(ec.SECP256R1()), SHA256())
+    CertificateAuthority(quick.workspace).sign(request.public_bytes(Encoding.PEM), "roof-1")
+    return quick.workspace
+
+
+def problems(workspace):
+    return list(Audit(workspace).problems())
+
+
+def lines(workspace):
+    return Audit(workspace).path.read_bytes().splitlines(keepends=True)
+
+
+def put(workspace, changed):
+    Audit(workspace).path.write_bytes(b"".join(changed))
+
+
+def test_each_act_has_a_line_that_tells_who_did_what_to_what(acted):
+    rows = list(Audit(acted).rows())
+    assert [row.action for row in rows] == [
+        "sign-manifest",
+        "sign-deployment",
+        "sign-manifest",
+        "sign-deployment",
+        "sign-certificate",
+    ]
+    assert [row.number for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[0].before == START
+    assert rows[0].about["what"].startswith("manifest of echo 1")
+    assert re.fullmatch(r"deployment of group lab, epoch \d+", rows[1].about["what"])
+    assert rows[4].about["device"] == "roof-1"
+    assert all("@" in row.by for row in rows)
+    assert problems(acted) == []
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_line_that_was_removed_is_found_wherever_it_was(acted, number):
+    put(acted, [line for at, line in enumerate(lines(acted)) if at != number])
+    assert problems(acted)
+
+
+def test_lines_that_were_cut_off_the_end_are_found_by_what_they_told_of(acted):
+    put(acted, lines(acted)[:2])
+    found = "\n".join(problems(acted))
+    assert "deployment of group lab" in found
+    assert "manifest of echo" in found
+    assert "the certificate of roof-1" in found
+
+
+def test_the_line_of_a_retired_board_can_t_be_cut_off(acted):
+    CertificateAuthority(acted).retire("roof-1")
+    assert problems(acted) == []
+    put(acted, lines(acted)[:-1])
+    assert problems(acted) == ["the end of device roof-1 has no line: the line was removed, or it was retired elsewhere"]
+
+
+def test_the_line_of_a_later_authority_can_t_be_cut_off(acted):
+    authority = CertificateAuthority(acted)
+    name = authority.rotate().subject.rfc4514_string()
+    assert problems(acted) == []
+    put(acted, lines(acted)[:-1])
+    assert problems(acted) == [f"the authority {name} has no line: the line was removed, or it was made elsewhere"]
+
+
+def test_a_key_that_only_the_draft_of_the_next_root_names_may_sign_that_root_and_nothing_else(acted, capsys):
+    assert ota(acted.folder, "keys", "add", "root") == 0
+    assert ota(acted.folder, "root", "sign") == 0
+    assert problems(acted) == []
+    (new,) = (acted.folder / "keys").glob("root-*.pem")
+    key = SigningKey.load(new)
+    assert ota(acted.folder, "sign", acted.folder / "trust" / "draft.cbor", "--key", new) == 0
+    assert list(Audit(acted).rows())[-1].action == "sign-root"
+    assert problems(acted) == []
+    Audit(acted).record("sign-deployment", key, 0, {})
+    assert [each for each in problems(acted) if "sign-deployment is not signed with a deploy key" in each]
+
+
+def test_a_log_that_was_removed_whole_is_found(acted):
+    Audit(acted).path.unlink()
+    assert len(problems(acted)) >= 4
+
+
+def test_lines_that_changed_places_are_found(acted):
+    first, second, *rest = lines(acted)
+    put(acted, [second, first, *rest])
+    assert any(each.startswith("line 1:") for each in problems(acted))
+
+
+def test_a_changed_line_is_found(acted):
+    put(acted, [line.replace(b"echo", b"ohce") for line in lines(acted)])
+    assert any("signature" in each for each in problems(acted))
+
+
+def test_a_line_signed_with_another_key_than_the_act_needs_is_found(acted):
+    last = lines(acted)[-1]
+
+    row = Row(6, "2026-01-01T00:00:00Z", "eve@desk", "sign-deployment", {"digest": "00"}, hash_of(last))
+    forged = [encode(row, key) for key in (SigningKey.generate(), acted.role_keys("release")[0])]
+    for line in forged:
+        put(acted, [*lines(acted)[:5], line])
+        assert any("sign-deployment is not signed with a deploy key" in each for each in problems(acted))
+
+
+def test_a_thief_of_one_key_can_t_put_another_line_in_the_place_of_one_that_was_cut_off(acted):
+    *kept, last = lines(acted)
+    about = json.loads(last.partition(b"\t")[0])["about"]
+    row = Row(len(kept) + 1, "2026-01-01T00:00:00Z", "eve@desk", "sign-deployment", about, hash_of(kept[-1]))
+    put(acted, [*kept, encode(row, acted.role_keys("deploy")[0])])
+    (found,) = problems(acted)
+    assert found.startswith("the certificate of roof-1")
+
+
+def test_a_line_too_long_is_refused_before_it_is_read(acted):
+    with Audit(acted).path.open("ab") as file:
+        file.write(b"x" * (LINE_LIMIT_BYTES + 1) + b"\n")
+    assert any("too-large" in each for each in problems(acted))
+
+
+def test_a_line_that_lost_power_cut_off_is_no_line_and_the_next_one_takes_its_place(acted):
+    with Audit(acted).path.open("ab") as file:
+        file.write(b'{"number": 6, "ti')
+    assert problems(acted) == []
+    Audit(acted).record("sign-deployment", acted.role_keys("deploy")[0], 1_800_000_000, {"digest": "ab"})
+    assert [row.number for row in Audit(acted).rows()] == [1, 2, 3, 4, 5, 6]
+    assert problems(acted) == []
+
+
+def test_where_the_log_can_t_be_written_nothing_is_published(quick, capsys):
+    Audit(quick.workspace).path.mkdir()
+    assert ota(quick.folder, "publish", quick.module(1), "--group", "lab") == 1
+    assert "nothing is done that the log does not tell" in capsys.readouterr().err
+    shutil.rmtree(Audit(quick.workspace).path)
+    with pytest.raises(AuditError):
+        list(_unreadable(quick.workspace).lines())
+
+
+def _unreadable(workspace):
+    audit = Audit(workspace)
+    audit.path.mkdir()
+    return audit
+
+
+def test_the_command_shows_the_acts_and_says_whether_the_log_is_whole(acted, capsys):
+    assert ota(acted.folder, "audit", "log") == 0
+    assert capsys.readouterr().out.count("sign-manifest") == 2
+    assert ota(acted.folder, "audit", "verify") == 0
+    assert "5 acts, whole" in capsys.readouterr().out
+    put(acted, lines(acted)[1:])
+    assert ota(acted.folder, "audit", "verify", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"] == 4
+    assert "line 1" in told["problems"][0]

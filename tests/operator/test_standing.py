@@ -1,0 +1,145 @@
+"""How a board stands to what is wanted of it, and what that makes of a deployment."""
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from device_agent.instance.gate import Now, why_wait
+from ota.formats.deployment import config_digest
+from ota.formats.report import Attempt, InstanceReport, Refusal, Running, Summary
+from ota.operator.reports import Device, Seen
+from ota.operator.waiting import Kind, Outcome, Standing, judge
+from tests.support import fleet
+from tests.support.standings import ENTRY, NIGHT, OURS, changed, removing
+
+RUNS = Running("m", "1", ENTRY.manifest_digest, b"", 1, "confirmed")
+
+
+CONFIGURED = {"colour": "red"}
+
+
+def device(state: str, deployment: bytes = ENTRY.deployment_id, **changes) -> Device:
+    words = {name: changes.pop(name) for name in ("reason", "detail") if name in changes}
+    attempt = Attempt(state, deployment, done_chunks=changes.pop("done", 0), chunks=5, **words)
+    said = InstanceReport("b", "m", 5, changes.pop("running", Running()), attempt)
+    report = fleet.report("b", refusals=tuple(changes.pop("refusals", ())), instances=(Summary("m"),))
+    return Device("b", report, came_s=100, instances={"m": Seen(said)}, **changes)
+
+
+def refused(document: str = "group", epoch: int = OURS.epoch, reason: str = "signer-unknown") -> Refusal:
+    return Refusal(document, epoch, reason, "why")
+
+
+def without_instance(**changes) -> Device:
+    return Device("b", fleet.report("b", instances=(Summary("other"),)), came_s=100, instances={"m": Seen()}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("board", "kind"),
+    [
+        (device("confirmed"), Kind.CONFIRMED),
+        (device("failed", reason="trapped"), Kind.FAILED),
+        (device("rolled-back", reason="unhealthy", online=True), Kind.FAILED),
+        (device("rejected", reason="deployment-replayed"), Kind.FAILED),
+        (device("idle", b"", refusals=[refused()]), Kind.FAILED),
+        (device("idle", b"", refusals=[refused(reason="clock-not-set")]), Kind.PENDING),
+        (device("idle", b"", refusals=[refused(epoch=2)]), Kind.OFFLINE),  # that was the document before
+        (device("idle", b"", refusals=[refused(epoch=0)], live=True), Kind.FAILED),  # it could not be read
+        (device("idle", b"", refusals=[refused(epoch=0)]), Kind.OFFLINE),  # that was before this deployment
+        (device("idle", b"", refusals=[refused("root", 2)], live=True), Kind.FAILED),
+        (device("idle", b"", refusals=[refused("device")], online=True), Kind.PENDING),  # not the group's document
+        (device("confirmed", refusals=[refused("root", 2)], live=True), Kind.CONFIRMED),
+        (device("rejected", b"x" * 16, reason="disk-full", online=True), Kind.PENDING),  # of another deployment
+        (device("rejected", reason="clock-not-set", online=True), Kind.PENDING),
+        (device("fetching"), Kind.PENDING),  # the link broke: it goes on when it is back
+        (device("starting"), Kind.PENDING),
+        (device("passed"), Kind.PENDING),
+        (device("staged", detail="waits for n, of the same set"), Kind.PENDING),
+        (device("confirmed", b"x" * 16, online=True), Kind.PENDING),
+        (device("confirmed", b"x" * 16, live=True), Kind.PENDING),  # it speaks, whatever the broker says
+        (device("confirmed", b"x" * 16), Kind.OFFLINE),
+        (device("idle", b"", running=RUNS), Kind.CONFIRMED),
+        (device("idle", b"", running=replace(RUNS, slot="trial"), online=True), Kind.PENDING),
+        (device("idle", b"", running=replace(RUNS, config=config_digest(CONFIGURED)), online=True), Kind.PENDING),
+        (device("failed", running=RUNS, reason="trapped"), Kind.FAILED),
+        (without_instance(online=True), Kind.PENDING),
+        (Device("b"), Kind.SILENT),
+        (Device("b", unknown="no answer in 10 s"), Kind.UNKNOWN),
+        (replace(device("idle"), instances={"m": Seen(unknown="no answer in 10 s")}), Kind.UNKNOWN),
+    ],
+)
+def test_a_board_stands_as_what_is_known_says(board, kind):
+    assert judge(board, "m", OURS, 200).kind is kind
+
+
+def test_an_instance_that_waits_for_its_window_is_neither_done_nor_failed():
+    windowed = changed(window=NIGHT)
+    now = Now(datetime(2026, 1, 1, 12), datetime(2026, 1, 1, 12), trusted=True)
+    for each in (now, replace(now, trusted=False)):
+        reason = why_wait(ENTRY.deployment_id, windowed.entries["m"], each).reason.value
+        assert judge(device("staged", reason=reason, detail="in any words"), "m", windowed, 200).kind is Kind.WAITING
+    for reason in ("", "set-awaited", why_wait(b"", None, now).reason.value):
+        assert judge(device("staged", reason=reason, detail=str(NIGHT)), "m", windowed, 200).kind is Kind.PENDING
+
+
+def test_a_configuration_is_part_of_what_runs():
+    wanted = changed(config=CONFIGURED)
+    assert judge(device("idle", b"", running=RUNS, online=True), "m", wanted, 200).kind is Kind.PENDING
+    configured = replace(RUNS, config=config_digest(CONFIGURED))
+    assert judge(device("idle", b"", running=configured), "m", wanted, 200).kind is Kind.CONFIRMED
+
+
+def test_a_removal_is_confirmed_by_a_report_that_runs_nothing():
+    assert judge(device("confirmed"), "m", removing(), 200).kind is Kind.CONFIRMED
+    assert judge(device("idle", b""), "m", removing(), 200).kind is Kind.CONFIRMED
+    assert judge(device("idle", b"", running=RUNS, online=True), "m", removing(), 200).kind is Kind.PENDING
+    assert judge(without_instance(), "m", removing(), 200).kind is Kind.CONFIRMED
+    assert judge(replace(device("idle"), instances={"m": Seen()}), "m", removing(), 200).kind is Kind.OFFLINE
+
+
+def test_progress_is_never_beyond_the_whole():
+    assert judge(device("fetching", done=7), "m", OURS, 0).done_chunks == 5
+
+
+def outcome(*kinds: Kind, **changes) -> Outcome:
+    return Outcome({str(number): {"m": Standing(kind, kind.value)} for number, kind in enumerate(kinds)}, **changes)
+
+
+def test_boards_that_are_offline_or_were_never_heard_of_are_not_success():
+    found = outcome(*[Kind.CONFIRMED] * 2, *[Kind.OFFLINE] * 3, *[Kind.SILENT] * 3)
+    assert found.summary() == "2 of 8 boards confirmed it; 3 offline, 3 never heard of"
+    assert found.ended
+    assert not found.confirmed
+    assert replace(found, only_online=True).confirmed
+    for other in (Kind.FAILED, Kind.UNKNOWN, Kind.PENDING):
+        assert not outcome(Kind.CONFIRMED, other, only_online=True).confirmed
+    assert outcome(Kind.CONFIRMED).confirmed
+    assert not outcome(Kind.CONFIRMED, gaps=["one"]).confirmed
+    assert not outcome(Kind.CONFIRMED, superseded="another").confirmed
+    assert not outcome(Kind.OFFLINE, only_online=True).confirmed
+
+
+def test_what_waits_for_its_window_ends_the_wait_without_success_or_failure():
+    found = outcome(Kind.CONFIRMED, Kind.WAITING)
+    assert found.ended
+    assert found.staged
+    assert not found.confirmed
+    assert found.summary() == "1 of 2 boards confirmed it; 1 waiting for the window or the owner"
+    assert not outcome(Kind.WAITING, Kind.PENDING).ended
+    for other in (Kind.FAILED, Kind.OFFLINE, Kind.UNKNOWN, Kind.PENDING):
+        assert not outcome(Kind.WAITING, other).staged
+    assert outcome(Kind.WAITING, Kind.OFFLINE, only_online=True).staged
+
+
+def test_a_board_has_confirmed_when_all_its_instances_have():
+    def board(*kinds: Kind) -> Outcome:
+        return Outcome({"a": {str(number): Standing(kind, kind.value) for number, kind in enumerate(kinds)}})
+
+    assert board(Kind.CONFIRMED, Kind.CONFIRMED).confirmed
+    assert board(Kind.CONFIRMED, Kind.FAILED).summary() == "0 of 1 boards confirmed it; 1 failed"
+    assert not board(Kind.CONFIRMED, Kind.PENDING).ended
+    assert not board(Kind.FAILED, Kind.PENDING).ended  # the other members of its set go back as well
+    assert board(Kind.CONFIRMED, Kind.OVERRIDDEN).confirmed
+    assert board(Kind.OVERRIDDEN).ended
+    assert not board(Kind.OVERRIDDEN).confirmed
