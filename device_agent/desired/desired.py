@@ -141,6 +141,7 @@ class Desired:
         )
         self.refusals: dict[str, Refusal] = {}  # of documents, by kind
         self.refused: dict[str, EntryRefusal] = {}  # by instance
+        self._looked_too_early: set[str] = set()  # instances whose updates may have asked for room before there was some
         self._wishes: dict[str, _Wish] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -318,14 +319,22 @@ class Desired:
         update = self.update(name)
         if update.ended and update.retryable and update.reason in RETRYABLE:
             self._consider_later()
-        else:
-            self._decide(name, retry=False)
+            return
+        retry = update.ended and name in self._looked_too_early
+        if update.ended:
+            self._looked_too_early.discard(name)
+        self._decide(name, retry=retry)
 
     def room_was_made(self) -> None:
-        """An instance has ended or changed: what was refused for its sake may be possible now."""
+        """An instance has ended or changed: what was refused for its sake may be possible now.
+
+        So may what is refused already, though its refusal is not yet written down: that is tried again once it is.
+        """
         for name in list(self._wishes):
             update = self.update(name)
-            if update.phase is states.Phase.REJECTED and update.reason in CLAIMED:
+            if not update.ended:
+                self._looked_too_early.add(name)
+            elif update.phase is states.Phase.REJECTED and update.reason in CLAIMED:
                 self._decide(name, retry=True)
 
     def _merge(self) -> None:

@@ -293,6 +293,27 @@ def test_what_was_refused_for_want_of_room_is_offered_again_once_there_may_be_so
     run(main)
 
 
+@pytest.mark.parametrize("reason", [Reason.DEVICE_CLAIMED, Reason.MEMORY_EXCEEDED, Reason.INSTANCES_EXCEEDED])
+def test_room_that_is_made_while_a_refusal_for_want_of_it_is_written_down_is_not_missed(signer, reason, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        deployment, document = signer.deployment(bytes(32))
+        await desk.takes(document)
+        desk.runner.update = under_way(deployment, Phase.OFFERED)  # it has asked for room, and there was none
+        desk.posted.clear()
+        desk.desired.room_was_made()
+        desk.desired.consider_instance(INSTANCE)  # as when an update begins
+        assert desk.posted == []
+        desk.runner.update = replace(under_way(deployment, Phase.REJECTED), reason=reason)
+        desk.desired.consider_instance(INSTANCE)
+        assert [each.manifest for each in desk.posted] == [bytes(32)]
+        desk.posted.clear()
+        desk.desired.consider_instance(INSTANCE)  # refused again, with no room made meanwhile
+        assert desk.posted == []
+
+    run(main)
+
+
 def test_both_documents_are_taken_up_again_after_a_restart(signer, tmp_path):
     async def main():
         desk = Desk(signer, tmp_path)
