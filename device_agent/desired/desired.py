@@ -141,7 +141,8 @@ class Desired:
         )
         self.refusals: dict[str, Refusal] = {}  # of documents, by kind
         self.refused: dict[str, EntryRefusal] = {}  # by instance
-        self._looked_too_early: set[str] = set()  # instances whose updates may have asked for room before there was some
+        self._other_root = True  # nothing was tried again under it yet: the power may have gone just after it was adopted
+        self._looked_too_early: set[str] = set()  # instances whose updates may have been judged by what has changed since
         self._wishes: dict[str, _Wish] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -193,6 +194,7 @@ class Desired:
 
     def _adopted(self) -> None:
         """Another root is in force."""
+        self._other_root = True
         self._clear("root")
         for scope in self._scopes:
             scope.accepted = None  # until it verifies under the new root
@@ -337,6 +339,14 @@ class Desired:
             elif update.phase is states.Phase.REJECTED and update.reason in CLAIMED:
                 self._decide(name, retry=True)
 
+    def _is_other_root(self) -> bool:
+        """Whether what an earlier root did not allow is to be tried again: once for each root, with a document that it allows."""
+        if not self._other_root or not any(each.accepted for each in self._scopes):
+            return False
+        self._other_root = False
+        self._looked_too_early |= {name for name in self._wishes if not self.update(name).ended}
+        return True
+
     def _merge(self) -> None:
         """What is wanted of each instance, from both documents."""
         self._wishes = {}
@@ -352,8 +362,9 @@ class Desired:
 
     def _decide_all(self) -> None:
         self._merge()
+        retry = self._is_other_root()
         for name in sorted({*self._wishes, *self._instances.names(), *self.refused}):
-            self._decide(name, retry=False)
+            self._decide(name, retry=retry)
         self._instances.prune(self._wishes)
         self._changed()
 
@@ -380,8 +391,8 @@ class Desired:
         if entry is None:
             return
         offered = states.Offered.of_entry(entry)
-        if update.phase is states.Phase.REJECTED and update.reason in CLAIMED and not retry and _same(update, offered):
-            return  # until there is room
+        if not retry and _same(update, offered) and _waits(update):
+            return
         if not update.is_news(offered):
             return
         why_not = self.why_not(name)
@@ -434,6 +445,12 @@ class Desired:
             self._count("refusals")
             self.refused[name] = refusal
             self._changed()
+
+
+def _waits(update: Update) -> bool:
+    """Whether it is tried again once there is room, or another root."""
+    refused_for_room = update.phase is states.Phase.REJECTED and update.reason in CLAIMED
+    return refused_for_room or (update.ended and update.reason in trust.ROOT_REASONS)
 
 
 def _same(update: Update, offered: states.Offered) -> bool:

@@ -33,6 +33,7 @@ from device_agent.instance.states import (
 from ota.formats.deployment import release_id
 from ota.formats.manifest import AnyVerified
 from ota.formats.reasons import Reason
+from ota.formats.trust import ROOT_REASONS
 
 MAX_RESUMPTIONS = 3
 RETRYABLE = frozenset(
@@ -100,6 +101,8 @@ class Update:
         back_with_set = self.phase is Phase.ROLLED_BACK and bool(self.together)
         if self.reason in CLAIMED:
             return self.phase is Phase.REJECTED or back_with_set
+        if self.reason in ROOT_REASONS:
+            return self.phase in (Phase.REJECTED, Phase.FAILED) or back_with_set
         return (self.phase is Phase.FAILED or back_with_set) and (self.reason in RETRYABLE or self.reason in HELD_BACK)
 
     def is_news(self, offered: Offered) -> bool:

@@ -19,6 +19,10 @@ ROOT_LIMIT_BYTES = 120 * 1024  # MAX_KEYS keys and 16 signatures of ML-DSA-65, i
 ROOT_TYPE = "application/vnd.wamr-ota.root+cbor"
 ROLES = ("root", "release", "deploy")
 MAX_KEYS = 32
+ROOT_REASONS = frozenset(
+    (Reason.SIGNER_UNKNOWN, Reason.SIGNER_THRESHOLD, Reason.VENDOR_MISMATCH, Reason.SEQUENCE_TOO_OLD, Reason.EPOCH_TOO_OLD)
+)
+"""Refusals that may not hold under a later root: a board that was away learns what is wanted sooner than it follows all roots."""
 _VERSION, _NUMBER, _ISSUED, _EXPIRES, _VENDOR, _KEYS, _ROLES = 1, 2, 3, 4, 5, 6, 7
 
 

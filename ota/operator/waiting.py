@@ -13,7 +13,7 @@ from ota.formats.deployment import CLOCK_REASONS, Deployment, Entry, config_dige
 from ota.formats.fields import is_name
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Attempt, Refusal, Running
-from ota.formats.trust import Root
+from ota.formats.trust import ROOT_REASONS, Root
 from ota.operator.broker import Broker
 from ota.operator.reports import Device, View
 from ota.operator.roster import Roster
@@ -23,6 +23,7 @@ __all__ = ["Kind", "Outcome", "Standing", "Waiting", "judge"]
 ENDED_BADLY = ("rejected", "failed", "rolled-back")
 WORKING = ("offered", "fetching", "staged", "starting", "trial", "passed")
 _CLOCK = frozenset(each.value for each in CLOCK_REASONS)
+_ROOT = frozenset(each.value for each in ROOT_REASONS)
 _WINDOW = (Reason.WINDOW_CLOSED.value, Reason.WINDOW_UNKNOWN.value, Reason.UPDATE_POSTPONED.value)
 
 
@@ -51,8 +52,11 @@ class Standing:
     chunks: int = 0
 
 
-def judge(device: Device, instance: str, deployment: Deployment, since_s: float) -> Standing:
-    """`since_s` is when it was published: a refusal of a document that could not be read is of this one if it came later."""
+def judge(device: Device, instance: str, deployment: Deployment, since_s: float, root: int = 0) -> Standing:
+    """`since_s` is when it was published: a refusal of a document that could not be read is of this one if it came later.
+
+    `root`: number of the root in force. A board that says that it has an older one follows it, and looks again.
+    """
     if device.unknown:
         return Standing(Kind.UNKNOWN, "unreadable" if device.unreadable else "unknown", detail=device.unknown)
     if device.report is None:
@@ -61,14 +65,15 @@ def judge(device: Device, instance: str, deployment: Deployment, since_s: float)
     if seen is not None and seen.unknown:
         return Standing(Kind.UNKNOWN, "unreadable" if seen.unreadable else "unknown", detail=seen.unknown)
     entry = deployment.entries[instance]
+    passing = _CLOCK | _ROOT if 0 < device.report.root < root else _CLOCK
     report = seen.report if seen is not None else None
     if report is not None and report.attempt.deployment == entry.deployment_id:
-        standing = _attempted(report.attempt)
+        standing = _attempted(report.attempt, passing)
         if standing is not None:
             return standing
     refusal = _refusal(device, deployment, since_s)
     if refusal is not None:
-        waits = refusal.reason in _CLOCK
+        waits = refusal.reason in passing
         return Standing(Kind.PENDING if waits else Kind.FAILED, "waiting" if waits else "rejected", refusal.reason, refusal.detail)
     if report is not None and _runs(report.running, entry):
         return Standing(Kind.CONFIRMED, "confirmed")  # it ran this already
@@ -79,13 +84,13 @@ def judge(device: Device, instance: str, deployment: Deployment, since_s: float)
     return Standing(Kind.OFFLINE, "offline")
 
 
-def _attempted(attempt: Attempt) -> Standing | None:
-    """By an attempt of this deployment; None when it says nothing."""
+def _attempted(attempt: Attempt, passing: frozenset[str]) -> Standing | None:
+    """By an attempt of this deployment; None when it says nothing. `passing`: reasons for which the board looks again by itself."""
     why = (attempt.reason, attempt.detail)
     if attempt.state == "confirmed":
         return Standing(Kind.CONFIRMED, "confirmed")
-    if attempt.reason in _CLOCK:
-        return Standing(Kind.PENDING, "waiting", *why)  # it looks again once its clock is set
+    if attempt.reason in passing:
+        return Standing(Kind.PENDING, "waiting", *why)  # until its clock is set, or it has the root
     if attempt.state in ENDED_BADLY:
         return Standing(Kind.FAILED, attempt.state, *why)
     if attempt.state == "staged" and attempt.reason in _WINDOW:
@@ -240,7 +245,7 @@ class Waiting:
                 continue
             own = self._own.get(device.name, {}).get(instance)
             overridden = own is not None and own.includes(device.name)
-            standing = _OVERRIDDEN if overridden else judge(device, instance, deployment, since_s)
+            standing = _OVERRIDDEN if overridden else judge(device, instance, deployment, since_s, self._root.number)
             if found.get(instance) != standing:
                 found[instance] = standing
                 changed(device.name, instance, standing)

@@ -26,6 +26,7 @@ from device_agent.instance.updates import (
 from ota.formats.manifest import VerifiedManifest
 from ota.formats.reasons import Reason
 from ota.formats.report import STATES
+from ota.formats.trust import ROOT_REASONS
 from tests.conftest import ROOT
 from tests.support.signing import Signer
 
@@ -142,7 +143,7 @@ def test_an_ended_deployment_is_not_tried_again():
 def test_only_what_may_go_better_another_time_is_tried_again(reason):
     before = Update(Phase.FAILED, OFFER.deployment, OFFER.manifest, reason=reason)
     moved, _ = step(before, OFFER)
-    assert (moved.phase is Phase.OFFERED) == (reason in RETRYABLE | HELD_BACK)
+    assert (moved.phase is Phase.OFFERED) == (reason in RETRYABLE | HELD_BACK | ROOT_REASONS)
 
 
 @pytest.mark.parametrize("phase", [*ENDED, *states.BEGUN])

@@ -12,7 +12,7 @@ from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update, step
 from ota.formats import topics
 from ota.formats.reasons import Reason
-from ota.formats.trust import ROOT_TYPE
+from ota.formats.trust import ROOT_REASONS, ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
 from tests.support.desk import Desk, id_of
 from tests.support.signing import INSTANCE, NOW_S, Signer
@@ -310,6 +310,56 @@ def test_room_that_is_made_while_a_refusal_for_want_of_it_is_written_down_is_not
         desk.posted.clear()
         desk.desired.consider_instance(INSTANCE)  # refused again, with no room made meanwhile
         assert desk.posted == []
+
+    run(main)
+
+
+async def follow_next_root(desk: Desk, signer: Signer, number: int) -> None:
+    root = sign_document(signer.root(number).to_payload(), ROOT_TYPE, [signer.keys["root"]])
+    await desk.takes(root, topics.root(number))
+
+
+@pytest.mark.parametrize("reason", sorted(ROOT_REASONS, key=str))
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_what_one_root_does_not_allow_is_offered_again_once_under_each_other_root(signer, reason, meanwhile, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        deployment, document = signer.deployment(bytes(32))
+        await desk.takes(document)
+        refused = replace(under_way(deployment, Phase.REJECTED), reason=reason)
+        if meanwhile:
+            desk.runner.update = under_way(deployment, Phase.OFFERED)  # it has been judged, and that is not written down yet
+            await follow_next_root(desk, signer, 2)
+            assert desk.posted == []
+            desk.runner.update = refused
+            desk.desired.consider_instance(INSTANCE)
+        else:
+            desk.runner.update = refused
+            desk.desired.consider_instance(INSTANCE)
+            assert await desk.takes(document) == []
+            await follow_next_root(desk, signer, 2)
+        assert [each.manifest for each in desk.posted] == [bytes(32)]
+        desk.posted.clear()
+        desk.desired.consider_instance(INSTANCE)
+        assert await desk.takes(document) == []
+
+    run(main)
+
+
+def test_what_a_root_of_before_did_not_allow_is_offered_again_after_a_restart(signer, tmp_path):
+    """The power may have gone between the adoption of the next root and the second try."""
+
+    async def main():
+        desk = Desk(signer, tmp_path)
+        deployment, document = signer.deployment(bytes(32))
+        await desk.takes(document)
+        desk.store.close()
+        desk = Desk(signer, tmp_path)
+        desk.runner.update = replace(under_way(deployment, Phase.REJECTED), reason=Reason.SIGNER_UNKNOWN)
+        desk.go.set()
+        await desk.desired.restore()
+        desk.desired.start()
+        assert [each.manifest for each in desk.posted] == [bytes(32)]
 
     run(main)
 

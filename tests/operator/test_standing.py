@@ -73,6 +73,15 @@ def test_a_board_stands_as_what_is_known_says(board, kind):
     assert judge(board, "m", OURS, 200).kind is kind
 
 
+@pytest.mark.parametrize(
+    "board",
+    [device("rejected", reason="signer-unknown"), device("idle", b"", refusals=[refused(reason="signer-unknown")], live=True)],
+)
+def test_a_board_that_does_not_have_the_root_in_force_yet_has_not_ended(board):
+    for has, kind in ((6, Kind.PENDING), (7, Kind.FAILED), (0, Kind.FAILED)):  # 0: it does not say
+        assert judge(replace(board, report=replace(board.report, root=has)), "m", OURS, 200, root=7).kind is kind
+
+
 def test_an_instance_that_waits_for_its_window_is_neither_done_nor_failed():
     windowed = changed(window=NIGHT)
     now = Now(datetime(2026, 1, 1, 12), datetime(2026, 1, 1, 12), trusted=True)

@@ -150,6 +150,21 @@ def test_a_board_recovers_from_the_highest_epoch_by_a_stolen_deploy_key(board):
     assert board.running("4.0.0").running.slot == "confirmed"
 
 
+def test_a_board_that_was_away_while_the_release_key_changed_again_and_again_takes_what_the_last_one_signed(board):
+    """It learns what is wanted sooner than it follows all roots, so it meets a key that it does not know yet."""
+    board.kill()
+    for number in range(2, 8):
+        board.signer.keys["release"] = SigningKey.generate()
+        board.put([(topics.root(number), root_document(board, number))])
+    update = board.signer.update(echo(2), name="echo", version="2.0.0")
+    deployment = board.deploy(update)
+    board.start()
+    board.wait_state("confirmed", deployment=deployment)
+    board.kill()
+    board.start()
+    board.still_answers(2)
+
+
 def test_a_key_that_is_revoked_while_its_update_is_fetched_starts_nothing(tmp_path):
     lab = open_lab(tmp_path, fetch_timeout=60)
     try:
