@@ -43,13 +43,13 @@ def compiled_now(wasm: bytes, target: str = "", cpu: str = "") -> bytes:
         return image.read_bytes()
 
 
-def compile_to(image: Path, wasm: bytes, target: str = "", cpu: str = "") -> None:
-    """Runs the compiler. Raises CalledProcessError, with what it said in `stderr`."""
+def compile_to(image: Path, wasm: bytes, target: str = "", cpu: str = "", timeout_s: float | None = None) -> None:
+    """Runs the compiler. Raises CalledProcessError, with what it said in `stderr`, and TimeoutExpired."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "module.wasm"
         source.write_bytes(wasm)
         name, *more = cpu.split("+")
         features = ",".join(f"+{each}" for each in more)
         command = [str(aotc()), target or host_target(), name, features, str(source), str(image)]
-        done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, timeout=timeout_s)
         assert "is not a recognized" not in done.stderr, done.stderr

@@ -41,9 +41,9 @@ class Architecture:
             str(root / "usr/bin/python3"),
         ]
 
-    def run(self, *arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
-        """Runs its Python in the project's folder, with the wheel and the tests to import."""
-        environment = os.environ | {
+    def environment(self) -> dict[str, str]:
+        """With the wheel and the tests to import."""
+        return os.environ | {
             "QEMU_CPU": self.cpu,
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": f"{_root(self) / 'opt'}:{ROOT}",
@@ -51,7 +51,10 @@ class Architecture:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HYPOTHESIS_MAX_EXAMPLES": "20",
         }
-        command = [*self.python(), *arguments]
+
+    def run(self, *arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+        """Runs its Python in the project's folder."""
+        command, environment = [*self.python(), *arguments], self.environment()
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=timeout_s)
 
 
