@@ -5,6 +5,7 @@
 # make coverage    branch coverage of the tests; writes build/coverage/
 # make mutants     mutation testing of the parsers and of the update logic; writes build/mutants.json
 # make fuzz-parsers  every parser of bytes from outside, FUZZ_S seconds for each big one; writes build/fuzz-parsers.json
+# make fuzz        random modules in every mode against Wasmtime, for FUZZ_S seconds, on FUZZ_TARGETS; writes build/fuzz.json
 # make bench       measure; writes build/bench.json
 # make bench-boards  the same in emulated boards; writes build/bench-boards.json
 # make spec        the WebAssembly spec tests in both modes; writes build/spec.json
@@ -43,7 +44,7 @@ export CCACHE_DIR := $(CURDIR)/build/ccache
 export CCACHE_BASEDIR := $(CURDIR)
 
 .PHONY: test test-full test-rest prepared demo bench bench-boards check modules aotc spec wheels tarball emulators coverage mutants \
-	fuzz-parsers clean
+	fuzz fuzz-parsers clean
 
 test: prepared
 	@echo "emulated architecture: $(ARCHITECTURE)"
@@ -151,11 +152,18 @@ coverage: $(VENV)/.test modules
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.mutants --out build/mutants.json
 
-# For each of the big parsers; the others get a tenth.
+# Of fuzz-parsers for each of the big parsers; the others get a tenth.
 FUZZ_S ?= 600
 
 fuzz-parsers: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz_parsers --seconds $(FUZZ_S) --out build/fuzz-parsers.json
+
+# Processors, with commas between them; others than this machine's are emulated. FUZZ is for more options, as --resume or --seed 1.
+FUZZ_TARGETS ?=
+FUZZ ?=
+
+fuzz: $(VENV)/.test modules
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) $(if $(FUZZ_TARGETS),--targets $(FUZZ_TARGETS)) $(FUZZ)
 
 clean:
 	rm -rf build

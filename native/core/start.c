@@ -12,13 +12,18 @@ pw_start(pw_instance *instance)
         return !start || wasm_runtime_call_wasm(instance->env, start, 0, cells);
     }
     const AOTModule *module = (const AOTModule *)wamr->module;
-    if (!module->start_function)
+    uint32_t index = module->start_func_index;
+    if (index == UINT32_MAX)
         return true;
-    uint32_t type = module->func_type_indexes[module->start_func_index - module->import_func_count];
-    AOTFunctionInstance start = {
-        .func_name = "",
-        .func_index = module->start_func_index,
-        .u.func = { .func_type = (AOTFuncType *)module->types[type], .func_ptr = module->start_function },
-    };
+    AOTFunctionInstance start = { .func_name = "", .func_index = index };
+    if (index < module->import_func_count) {
+        start.is_import_func = true;
+        start.u.func_import = &module->import_funcs[index];
+    }
+    else {
+        uint32_t type = module->func_type_indexes[index - module->import_func_count];
+        start.u.func.func_type = (AOTFuncType *)module->types[type];
+        start.u.func.func_ptr = module->start_function;
+    }
     return wasm_runtime_call_wasm(instance->env, &start, 0, cells);
 }

@@ -20,27 +20,27 @@ _SLOW = (signal.SIGXCPU, signal.SIGALRM)
 
 @dataclass(frozen=True)
 class Done:
-    """How a job ended: "ok", "hang", "memory", or "crash" with the signal; and what it found."""
+    """How a job ended: "ok", "hang", "memory", "error" of the job's own program, or "crash"; and what it found."""
 
     ended: str
     found: Any = None
     note: str = ""
 
 
-def serve(job: Callable[[Any], Any]) -> None:
+def serve(job: Callable[[Any], Any], cpu_s: int = CPU_S) -> None:
     """Reads a request a line, as JSON, and answers with a line; each job runs in a process of its own."""
     for line in sys.stdin:
         request = json.loads(line)
-        answer = _forked(job, request)
+        answer = _forked(job, request, cpu_s)
         print(json.dumps(answer), flush=True)
 
 
-def _forked(job: Callable[[Any], Any], request: Any) -> dict[str, Any]:
+def _forked(job: Callable[[Any], Any], request: Any, cpu_s: int) -> dict[str, Any]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _run(job, request, writing)
+        _run(job, request, writing, cpu_s)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         said = pipe.read()
@@ -53,9 +53,9 @@ def _forked(job: Callable[[Any], Any], request: Any) -> dict[str, Any]:
     return {"ended": "hang" if number in _SLOW else "crash", "note": signal.Signals(number).name}
 
 
-def _run(job: Callable[[Any], Any], request: Any, writing: int) -> None:
+def _run(job: Callable[[Any], Any], request: Any, writing: int, cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 5))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     signal.alarm(PATIENCE_S)
     try:

@@ -44,8 +44,10 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
             return {"left_out": str(error)}
         exports = {each.name: each.type for each in module.exports}
         seen = [["start", "ok", _state(instance, exports, host)]]
-        for name in request["calls"]:
-            seen.append([name, _called(instance, name, exports[name], request["seed"]), _state(instance, exports, host)])
+        seen.extend(
+            [name, _called(instance, name, exports[name], request["seed"]), _state(instance, exports, host)]
+            for name in request["calls"]
+        )
         return {"seen": seen}
 
 

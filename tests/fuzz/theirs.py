@@ -33,18 +33,9 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     "shape" is what ours said of the module. "canonical": NaNs are made canonical, so that who compares both ways learns whether a
     module shows their bits.
     """
-    config = wasmtime.Config()
-    config.consume_fuel = True
-    config.parallel_compilation = False
-    config.cranelift_nan_canonicalization = request.get("canonical", False)
-    for name in ("relaxed_simd", "tail_call", "memory64", "threads", "multi_memory"):
-        setattr(config, f"wasm_{name}", False)
-    engine = wasmtime.Engine(config)
-    store = wasmtime.Store(engine)
-    store.set_limits(memory_size=values.MAX_PAGES << 16, table_elements=values.TABLE_ELEMENTS)
-    store.set_fuel(FUEL)
+    store = _store(request.get("canonical", False))
     try:
-        module = wasmtime.Module(engine, Path(request["path"]).read_bytes())
+        module = wasmtime.Module(store.engine, Path(request["path"]).read_bytes())
     except wasmtime.WasmtimeError as error:
         return {"refused": str(error)}
     shape = request["shape"]
@@ -71,6 +62,19 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
             break
         seen.append([name, outcome, _state(store, found, shape, host)])
     return {"seen": seen}
+
+
+def _store(canonical: bool) -> wasmtime.Store:
+    config = wasmtime.Config()
+    config.consume_fuel = True
+    config.parallel_compilation = False
+    config.cranelift_nan_canonicalization = canonical
+    for name in ("relaxed_simd", "tail_call", "memory64", "threads", "multi_memory"):
+        setattr(config, f"wasm_{name}", False)
+    store = wasmtime.Store(wasmtime.Engine(config))
+    store.set_limits(memory_size=values.MAX_PAGES << 16, table_elements=values.TABLE_ELEMENTS)
+    store.set_fuel(FUEL)
+    return store
 
 
 def _called(store: wasmtime.Store, function: Any, name: str, params: list[str], results: list[str], seed: int) -> Any:

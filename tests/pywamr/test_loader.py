@@ -121,14 +121,13 @@ def test_an_element_segment_that_counts_more_than_it_holds_takes_no_memory():
             runtime.load(wasm)
 
 
-def test_a_start_function_that_is_an_import_is_called():
+def test_a_start_function_that_is_an_import_is_called(runtime):
     wasm = wat('(module (import "host" "go" (func $go)) (start $go))')
     called = []
-    with Runtime() as runtime:
-        runtime.load(wasm).instantiate({"host": {"go": lambda: called.append(1)}})
-        assert called == [1]
-        with pytest.raises(ZeroDivisionError):
-            runtime.load(wasm).instantiate({"host": {"go": lambda: 1 / 0}})
+    runtime.load(wasm).instantiate({"host": {"go": lambda: called.append(1)}})
+    assert called == [1]
+    with pytest.raises(ZeroDivisionError):
+        runtime.load(wasm).instantiate({"host": {"go": lambda: 1 / 0}})
 
 
 SIMPLE = wat('(module (memory 1) (func (export "load") (param i32) (result i32) (i32.load (local.get 0))))')
