@@ -107,10 +107,8 @@ class ModuleHost:
             )
             exports = {each.name for each in module.exports}
             self._allocate = self._allocator(exports)
-            for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
-                if name in exports and initialise:
-                    self._run(self._instance.function(name))  # before anything else, and once
-                    break
+            if initialise:
+                self._initialise(exports)
         except BaseException:
             self._runtime.close()
             raise
@@ -184,6 +182,13 @@ class ModuleHost:
         """Gives room for so many bytes in the module's memory."""
         function = self._live().function("cabi_realloc")
         return lambda size: function(0, 0, 1, size)
+
+    def _initialise(self, exports: Collection[str]) -> None:
+        """Before anything else, and once."""
+        for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
+            if name in exports:
+                self._run(self._live().function(name))
+                break
 
     def _run(self, function: Function, *values: int) -> Any:
         try:

@@ -18,6 +18,8 @@ _CONTRACT = {
 _CONTRACT |= {f"cabi_post_{name}": FunctionType((_I32,), ()) for name in _CONTRACT if "#" in name}
 _FILTER = {
     "_initialize": FunctionType((), ()),
+    "main": FunctionType((_I32,) * 2, (_I32,)),
+    "_start": FunctionType((), ()),
     "malloc": FunctionType((_I32,), (_I32,)),
     "proxy_on_memory_allocate": FunctionType((_I32,), (_I32,)),
     "proxy_on_context_create": FunctionType((_I32,) * 2, ()),

@@ -32,6 +32,10 @@ class Routes:
         """Where an answer to a message on a topic goes; empty where nothing says so."""
         return _mapped(self.answers, topic)
 
+    def lead_to(self, topic: str) -> bool:
+        """Whether messages that pass may go there."""
+        return any(topics.covers(target, topic) for _, target in self.passes)
+
 
 def _pairs(text: str, what: str) -> tuple[tuple[str, str], ...]:
     parts = [each.strip() for each in text.split(",") if each.strip()]
@@ -46,7 +50,7 @@ def _pair(text: str, what: str) -> tuple[str, str]:
     wide = [each.endswith("/#") and topics.is_topic(each.removesuffix("/#")) for each in (source, target)]
     if not equals or not (plain or all(wide)):
         raise RoutesError(f"{what}: {text[:100]!r} is no route such as in/door=out/door or raw/#=clean/#")
-    if source == target:
+    if topics.meet(source, target):
         raise RoutesError(f"{what}: {text[:100]!r} would come back to the filter for ever")
     return source, target
 
