@@ -132,3 +132,75 @@ def test_whoever_is_dropped_is_told_of():
     queue.append(Pending("t", bytes(300), bus_number=5))  # only the one in hand is there beside it
     assert gone == [1, 2, 3, 5]
     assert queue.popleft().bus_number == 4
+
+
+class Counted(str):
+    """The name of a sender; counts how often any is looked at."""
+
+    looks = 0
+
+    def __eq__(self, other):
+        Counted.looks += 1
+        return str(self) == str(other)
+
+    def __lt__(self, other):
+        Counted.looks += 1
+        return str(self) < str(other)
+
+    def __hash__(self):
+        Counted.looks += 1
+        return hash(str(self))
+
+
+@pytest.mark.parametrize("limit_bytes", [1 << 30, 4000 * (EVENT_BYTES + 20)])
+@pytest.mark.parametrize("each", [1, 4])
+def test_thousands_of_senders_do_not_make_a_flood_dear(counters, limit_bytes, each):
+    """By counting: a drop that looked at each event, or at each sender, would look thousands of times."""
+    limit, drops = 4000 if limit_bytes == 1 << 30 else 10_000, 500
+    queue = EventQueue(limit, limit_bytes, counters)
+    senders = [Counted(number) for number in range(4000 // each)]
+    for sender in senders * each:
+        queue.append(Pending("t", bytes(19), sender=sender))
+    assert (len(queue), counters["events_dropped"]) == (4000, 0)
+    queue.hand_out(16, 1 << 20)
+    queue.append(Pending("t", bytes(19), sender=senders[-1]))  # whatever is made once
+    Counted.looks = 0
+    for number in range(drops):
+        queue.append(Pending("t", bytes(19), sender=senders[-1 - number % 7]))
+    assert counters["events_dropped"] == drops + 1
+    assert Counted.looks < 100 * drops
+    assert len(queue) == 4000
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 400), st.sampled_from(["add"] * 4 + ["take", "hand", "back"]))),
+    st.integers(1, 8),
+    st.integers(600, 3000),
+)
+def test_who_has_the_most_loses_the_oldest_that_is_in_nobodys_hand(steps, limit, limit_bytes):
+    """Beside a plain list of all events."""
+    queue, plain, held = EventQueue(limit, limit_bytes, Counter()), [], 0
+    for sender, size, step in steps:
+        if step == "add":
+            event = Pending("t", bytes(size), sender=sender)
+            queue.append(event)
+            plain.append(event)
+            while len(plain) > 1 and (len(plain) > limit or sum(each.size_bytes for each in plain) > limit_bytes):
+                measure = (lambda _: 1) if len(plain) > limit else (lambda each: each.size_bytes)
+                has = {each.sender: sum(measure(other) for other in plain if other.sender == each.sender) for each in plain}
+                free = max(held, min(1, plain[0].tries))
+                gone = {id(each) for each in plain} - {id(each) for each in queue}
+                most = max(has[each.sender] for each in plain[free:])
+                oldest = {each.sender: each for each in reversed(plain[free:])}
+                dropped = next(each for each in oldest.values() if id(each) in gone and has[each.sender] == most)
+                plain = [each for each in plain if each is not dropped]
+        elif step == "take" and plain:
+            assert queue.popleft() is plain.pop(0)
+            held = max(0, held - 1)
+        elif step == "hand":
+            held = len(queue.hand_out(3, 1000))
+        elif step == "back":
+            queue.put_back()
+            held = 0
+        assert list(map(id, queue)) == list(map(id, plain))
+        assert queue.size_bytes == sum(each.size_bytes for each in plain)
