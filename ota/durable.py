@@ -1,5 +1,7 @@
 """Atomic and durable replacement of files."""
 
+import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -14,17 +16,23 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
+        with contextlib.suppress(OSError):  # not on every file system
+            fcntl.flock(folder, fcntl.LOCK_EX)  # another writer of the file has the same temporary one
         temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        try:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def sync_folder(path: Path) -> None:
