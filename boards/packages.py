@@ -141,12 +141,16 @@ def fetch(packages: Sequence[Package], cache: Path, progress: Callable[[str, int
     sources: tuple[str, ...] = ()
     for count, package in enumerate(packages, 1):
         file = cache / f"{package.sha256[:16]}-{package.path.rpartition('/')[2]}"
-        if not file.exists():
+        if not file.exists() or not _is(package, file.read_bytes()):  # also one that a power cut or the disk damaged
             progress(package.name, count, len(packages))
             sources = sources or archives()
             _download(package, file, sources)
         files[package.name] = file
     return files
+
+
+def _is(package: Package, content: bytes) -> bool:
+    return len(content) == package.size_bytes and hashlib.sha256(content).hexdigest() == package.sha256
 
 
 def _download(package: Package, file: Path, sources: Sequence[str]) -> None:
@@ -157,11 +161,13 @@ def _download(package: Package, file: Path, sources: Sequence[str]) -> None:
         except (OSError, urllib.error.URLError) as error:
             problems.append(f"{source}: {error}")
             continue
-        if len(content) != package.size_bytes or hashlib.sha256(content).hexdigest() != package.sha256:
+        if not _is(package, content):
             problems.append(f"{source}: another file than the lock names")
             continue
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
             temporary.write(content)
+            temporary.flush()
+            os.fsync(temporary.fileno())
         Path(temporary.name).replace(file)
         return
     hint = "what Debian's archives drop its snapshots keep: name those of the lock's date in WAMR_OTA_DEBIAN"

@@ -58,6 +58,7 @@ def unpacked(packages: Sequence[Package], cache: Path, folder: Path) -> Path:
         if not mark.exists() or mark.read_text() != wanted:
             shutil.rmtree(folder, ignore_errors=True)
             unpack(fetch(packages, cache).values(), folder)
+            os.sync()  # after a power cut the mark is not there without the files
             mark.write_text(wanted)
     return folder
 

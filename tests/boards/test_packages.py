@@ -54,3 +54,15 @@ def test_another_file_under_a_packages_name_is_refused(tmp_path, monkeypatch):
         assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("boards.packages._get", lambda url, size: b"good")
     assert Path(fetch([package], tmp_path)["x"]).read_bytes() == b"good"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"goo", b"evil"])
+def test_a_damaged_file_of_the_cache_is_downloaded_again(tmp_path, monkeypatch, damaged):
+    package = Package("agent", "x", "1", 4, hashlib.sha256(b"good").hexdigest(), "pool/x.deb")
+    monkeypatch.setenv("WAMR_OTA_DEBIAN", "http://archive")
+    monkeypatch.setattr("boards.packages._get", lambda url, size: b"good")
+    file = Path(fetch([package], tmp_path)["x"])
+    file.write_bytes(damaged)
+    assert Path(fetch([package], tmp_path)["x"]).read_bytes() == b"good"
+    monkeypatch.setattr("boards.packages._get", lambda url, size: pytest.fail("it is there"))
+    assert fetch([package], tmp_path) == {"x": file}
