@@ -4,21 +4,18 @@ The sources come with the source distribution of a Python package, pinned by ver
 compiled with the compiler of the package `ziglang`. Once an engine is in the cache, neither a network nor a compiler is needed.
 """
 
-import fcntl
 import hashlib
 import importlib.util
-import os
+import io
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
+from ota.author.kept import kept
 from ota.author.templates import sdk
-from ota.durable import write_durably
 from ota.errors import OtaError
 
 PACKAGE, DIGEST = "quickjs-ng==0.17.0.2", "43d2e48272208721a7aaea8e3f02d4b9318f12ef20cc4f5421b59d9a470706ef"
@@ -39,25 +36,12 @@ class EngineError(OtaError):
     """The engine can't be built here."""
 
 
-def cache_folder() -> Path:
-    """Where engines are kept: WAMR_OTA_CACHE, else the user's cache."""
-    own = os.environ.get("WAMR_OTA_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wamr-ota"
-
-
 def engine(capabilities: Iterable[str]) -> bytes:
     """The engine that imports these capabilities and no others. Raises EngineError."""
     asked = frozenset(capabilities)
     wanted = [name for name in CAPABILITIES if name in asked]
-    folder = cache_folder()
-    path = folder / f"javascript-{_digest(wanted)}.wasm"
     try:
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / ".javascript.lock"):
-                if not path.exists():
-                    write_durably(path, _link(_objects(folder), wanted))
-        return path.read_bytes()
+        return kept(f"javascript-{_digest(wanted)}", lambda folder: _link(folder, wanted))
     except OSError as error:
         raise EngineError(f"{error.filename}: {error.strerror}") from error
 
@@ -71,28 +55,18 @@ def _glue() -> tuple[Path, Path]:
     return sdk() / "javascript" / "engine.c", sdk() / "c" / "device_module.h"
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _objects(folder: Path) -> Path:
-    """The folder with the compiled engine, and its headers."""
-    made = folder / f"quickjs-{hashlib.sha256(chr(0).join([DIGEST, ZIG, *_COMPILE]).encode()).hexdigest()[:24]}"
-    if made.exists():
-        return made
+def _compiled(folder: Path) -> bytes:
+    """The headers and the compiled engine, as a tar archive."""
     _zig()  # before anything is downloaded
     sys.stderr.write("building the JavaScript engine: this is done once, and takes a minute\n")
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        work = Path(temporary) / "quickjs"
-        work.mkdir()
-        _unpack(_download(Path(temporary)), work)
-        for name in SOURCES:
-            _run([*_zig(), *_COMPILE, "-std=gnu11", "-w", "-c", f"{name}.c", "-o", f"{name}.o"], work)
-        work.replace(made)
-    return made
+    _unpack(_download(folder), folder)
+    for name in SOURCES:
+        _run([*_zig(), *_COMPILE, "-std=gnu11", "-w", "-c", f"{name}.c", "-o", f"{name}.o"], folder)
+    out = folder / "compiled.tar"
+    with tarfile.open(out, "w") as archive:
+        for each in (*sorted(folder.glob("*.h")), *(folder / f"{name}.o" for name in SOURCES)):
+            archive.add(each, each.name)
+    return out.read_bytes()
 
 
 def _download(folder: Path) -> Path:
@@ -126,16 +100,19 @@ def _unpack(archive: Path, folder: Path) -> None:
                 shutil.copyfileobj(source, file)
 
 
-def _link(objects: Path, capabilities: Iterable[str]) -> bytes:
-    glue, header = _glue()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "engine.wasm"
-        shutil.copy(glue, folder)  # under a name that is the same everywhere
-        shutil.copy(header, folder)
-        defines = [f"-DDM_WITH_{name.upper()}" for name in capabilities]
-        inputs = ["engine.c", *(str(objects / f"{name}.o") for name in SOURCES)]
-        _run([*_zig(), *_COMPILE, *_LINK, *defines, "-I.", f"-isystem{objects}", *inputs, "-o", str(out)], Path(folder))
-        return out.read_bytes()
+def _link(folder: Path, capabilities: Iterable[str]) -> bytes:
+    inputs = hashlib.sha256("\0".join([DIGEST, ZIG, *_COMPILE]).encode()).hexdigest()[:24]
+    (folder / "objects").mkdir()
+    with tarfile.open(fileobj=io.BytesIO(kept(f"quickjs-{inputs}", _compiled))) as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            (folder / "objects" / member.name).write_bytes(file.read() if file else b"")
+    for each in _glue():
+        shutil.copy(each, folder)  # under a name that is the same everywhere
+    defines = [f"-DDM_WITH_{name.upper()}" for name in capabilities]
+    files = ["engine.c", *(f"objects/{name}.o" for name in SOURCES)]
+    _run([*_zig(), *_COMPILE, *_LINK, *defines, "-I.", "-isystemobjects", *files, "-o", "engine.wasm"], folder)
+    return (folder / "engine.wasm").read_bytes()
 
 
 def _zig() -> list[str]:

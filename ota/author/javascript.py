@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ota.author.engine import CAPABILITIES, STACK_BYTES, engine
+from ota.author.source_map import Place, places
+from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import wasm
 from ota.formats.capabilities import Capabilities
@@ -32,8 +34,14 @@ STACK_LIMIT_BYTES = STACK_BYTES - 32768  # of the engine: the rest is for what i
 STACK_RATIO = 5  # a call of a script takes four times as much of the interpreter's stack (stack_bytes) as of the engine's own
 LEAST_PAGES = 8  # beside those of the script
 _BUNDLE_LIMIT_S, _CHECK_LIMIT_S = 120, 60
+_ESBUILD = (
+    "--format=esm", "--target=es2023", "--charset=utf8", "--legal-comments=none", "--sourcemap=inline", "--sources-content=false",
+    "--log-level=warning", "--color=false",
+)  # fmt: skip
 _DATA, _MEMORY, _GLOBAL, _EXPORT, _DATA_COUNT = 11, 5, 6, 7, 12
 _SPECIFIER = re.compile(r"""(?:^|[;}\n])\s*(?:import|(?:import|export)\b[\w\s{},*$]*\bfrom)\s*['"]([^'"\n]+)['"]""")
+_LATER = re.compile(r"""\bimport\s*\(\s*['"]([^'"\n]+)['"]\s*[,)]""")  # import("…")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)  # where types are imported for editors
 _CONTRACT = re.compile(r"device:module/([a-z]+)(?:@0\.1\.0)?")
 
 
@@ -47,7 +55,7 @@ class Script:
 
     name: str  # of the file, as stacks show it
     source: bytes
-    places: tuple[tuple[str, int], ...] = ()  # for each line, the file and line that it was made from; empty: its own
+    places: tuple[Place, ...] = ()  # what it was made from; empty: it is its own source
 
 
 def is_script(path: Path) -> bool:
@@ -78,7 +86,7 @@ def compile_script(path: Path, *, check: bool = True) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_bytes(content)
+        write_durably(path, content)  # another build of the same script may be reading it
     except OSError as error:
         raise ScriptError(f"{path}: {error.strerror}") from error
 
@@ -105,33 +113,38 @@ def _read(path: Path) -> Script:
 
 
 def _specifiers(source: bytes) -> list[str]:
-    return _SPECIFIER.findall(source.decode())
+    """What it seems to import: text that only looks so costs a bundle that would not be needed."""
+    text = source.decode()
+    return _SPECIFIER.findall(text) + _LATER.findall(_COMMENT.sub("", text))
 
 
 def _bundled(path: Path, name: str) -> Script:
     """The script and what it imports as one, in JavaScript."""
     path = path.absolute()
+    esbuild = [_esbuild(path.parent), *_ESBUILD]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "bundle.js"
-        command = [
-            _esbuild(path.parent), path.name, "--bundle", "--format=esm", "--platform=neutral", "--main-fields=module,main",
-            "--target=es2023", "--charset=utf8", "--legal-comments=none", "--external:device:*", "--sourcemap=inline",
-            "--sources-content=false", "--log-level=warning", "--color=false", f"--outfile={out}",
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=_BUNDLE_LIMIT_S, check=False)
-        except subprocess.TimeoutExpired:
-            raise ScriptError(f"{path.name}: esbuild did not end within {_BUNDLE_LIMIT_S} s") from None
-        if done.returncode:
-            raise ScriptError(f"{path.name}: {' '.join(done.stderr.split())[:2000]}")
-        code, _, mapped = out.read_text(encoding="utf-8").rpartition("//# sourceMappingURL=data:application/json;base64,")
-    lines = code.splitlines()
-    # Comments that name files would make the result depend on folders; empty, so that lines keep their numbers.
-    kept = ["" if re.fullmatch(r"// \S+", line) else line for line in lines]
-    source = "\n".join(kept).encode() + b"\n"
+        whole, out = Path(folder) / "whole.js", Path(folder) / "bundle.js"
+        bundle = ["--bundle", "--platform=neutral", "--main-fields=module,main", "--external:device:*"]
+        _run([*esbuild, *bundle, f"./{path.name}", f"--outfile={whole}"], path)
+        # Once more: that drops the comments with the names of files, by which the result would depend on folders.
+        _run([*esbuild, "--log-level=error", str(whole), f"--outfile={out}"], path)
+        made = out.read_bytes().decode()  # as it is: reading it as text would change its line ends
+    code, _, mapped = made.rpartition("//# sourceMappingURL=data:application/json;base64,")
+    source = code.encode()
     if len(source) > SCRIPT_LIMIT_BYTES:
         raise ScriptError(f"{path.name} with what it imports is larger than {SCRIPT_LIMIT_BYTES} bytes")
-    return Script(name, source, _places(json.loads(base64.b64decode(mapped)), len(lines)))
+    return Script(name, source, places(json.loads(base64.b64decode(mapped)), code))
+
+
+def _run(command: list[str], path: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=path.parent, capture_output=True, timeout=_BUNDLE_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ScriptError(f"{path.name}: esbuild did not end within {_BUNDLE_LIMIT_S} s") from None
+    told = done.stderr.decode(errors="replace")
+    if done.returncode:
+        raise ScriptError(f"{path.name}: {' '.join(told.split())[:2000]}")
+    sys.stderr.write(told)  # its warnings
 
 
 def _esbuild(folder: Path) -> str:
@@ -144,38 +157,6 @@ def _esbuild(folder: Path) -> str:
     if on_path is None:
         raise ScriptError(f"TypeScript, and scripts that import other files, need esbuild: npm install --save-dev {ESBUILD}")
     return on_path
-
-
-def _places(source_map: dict[str, object], lines: int) -> tuple[tuple[str, int], ...]:
-    """For each line of the result, the file and line of its first mapping (ECMA-426, `mappings`)."""
-    names = [Path(str(each)).name for each in source_map["sources"]]  # type: ignore[attr-defined]
-    found: list[tuple[str, int]] = []
-    source = line = 0
-    last = (names[0] if names else "", 0)
-    for text in str(source_map["mappings"]).split(";"):
-        first = None
-        for segment in filter(None, text.split(",")):
-            values = _vlq(segment)
-            if len(values) >= 4:
-                source, line = source + values[1], line + values[2]
-                first = first or (names[source], line + 1)
-        last = first or last
-        found.append(last)
-    return tuple((found + [last] * lines)[:lines])
-
-
-_DIGITS = {digit: value for value, digit in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
-
-
-def _vlq(text: str) -> list[int]:
-    values, value, shift = [], 0, 0
-    for digit in map(_DIGITS.__getitem__, text):
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            values.append(-(value >> 1) if value & 1 else value >> 1)
-            value = shift = 0
-    return values
 
 
 def _check(empty: bytes, script: Script, limits: Limits) -> None:
@@ -207,7 +188,7 @@ def with_script(empty: bytes, script: Script, limits: Limits, *, check_only: boo
     content = {kind: bytes(body) for kind, _, body in sections if kind}
     pages = wasm.read(empty).memory_pages
     start = pages * PAGE
-    data, places, count = _laid_out(script, start)
+    data, table = _laid_out(script, start)
     added = -(-len(data) // PAGE)
     if pages + added + LEAST_PAGES > limits.memory_pages:
         raise ScriptError(
@@ -215,7 +196,7 @@ def with_script(empty: bytes, script: Script, limits: Limits, *, check_only: boo
         )
     limit = (limits.memory_pages - pages - added - RESERVED_PAGES) * PAGE
     name, stack = start + len(script.source) + 1, min(limits.stack_bytes // STACK_RATIO, STACK_LIMIT_BYTES)
-    slot = struct.pack("<8I", start, len(script.source), name, limit, places, count, check_only, stack)
+    slot = struct.pack("<8I", start, len(script.source), name, limit, table, len(script.places), check_only, stack)
     changed = {
         _MEMORY: b"\x01\x00" + _leb(pages + added),
         _DATA: _with_segments(content[_DATA], [(start, data), (_slot_address(content), slot)]),
@@ -230,19 +211,18 @@ def with_script(empty: bytes, script: Script, limits: Limits, *, check_only: boo
     return b"".join(out)
 
 
-def _laid_out(script: Script, start: int) -> tuple[bytes, int, int]:
-    """The bytes behind the memory; where in them the table of places is, and how many it has."""
+def _laid_out(script: Script, start: int) -> tuple[bytes, int]:
+    """The bytes behind the memory, and where in them the table of places is."""
     data = bytearray(script.source + b"\0" + script.name.encode() + b"\0")
     names: dict[str, int] = {}
-    for name, _ in script.places:
-        if name not in names:
-            names[name] = start + len(data)
-            data += name.encode() + b"\0"
+    for name in dict.fromkeys(each.file for each in script.places):
+        names[name] = start + len(data)
+        data += name.encode() + b"\0"
     data += bytes(-len(data) % 4)
     table = start + len(data)
-    for name, line in script.places:
-        data += struct.pack("<2I", names[name], line)
-    return bytes(data), table, len(script.places)
+    for each in script.places:
+        data += struct.pack("<4I", each.line, each.column, names[each.file], each.file_line)
+    return bytes(data), table
 
 
 def _with_segments(section: bytes, segments: list[tuple[int, bytes]]) -> bytes:

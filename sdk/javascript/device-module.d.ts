@@ -1,15 +1,18 @@
-// Made by types.py from sdk/wit/module.wit. What a module and a board say to each other.
+// Made by declarations.py from sdk/wit/module.wit. What a module and a board say to each other.
 
 /** Lines of the log; `log` is `info`. */
 declare var console: Record<"log" | "trace" | "debug" | "info" | "warn" | "error", (...values: unknown[]) => void>;
 declare class TextEncoder {
     readonly encoding: string;
     encode(text?: string): Uint8Array;
+    encodeInto(text: string, bytes: Uint8Array): { read: number; written: number };
 }
 declare class TextDecoder {
-    constructor(label?: "utf-8");
+    constructor(label?: string, options?: { fatal?: boolean; ignoreBOM?: boolean });
     readonly encoding: string;
-    decode(bytes?: Uint8Array | ArrayBuffer): string;
+    readonly fatal: boolean;
+    readonly ignoreBOM: boolean;
+    decode(bytes?: ArrayBufferView | ArrayBuffer, options?: { stream?: boolean }): string;
 }
 
 /** Log records; they carry the module's name and version and reach `ota logs`. */

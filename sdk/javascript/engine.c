@@ -23,9 +23,10 @@ typedef struct slot {
     const char *name;
     uint32_t memory_limit; /* of the engine, in bytes */
     const struct place {
+        uint32_t line, column; /* where it begins in the script, as the engine counts */
         const char *file;
-        uint32_t line;
-    } *places; /* for each line, what it was made from */
+        uint32_t file_line;
+    } *places; /* in order; what the script was made from */
     uint32_t place_count;
     uint32_t check_only; /* parse, and run nothing */
     uint32_t stack_limit; /* of the engine, in bytes; below that of the linker */
@@ -111,22 +112,33 @@ static size_t whole(const char *text, size_t size)
     return size - (at - 1) >= needed ? size : at - 1;
 }
 
+/* What the script was made from at a position; NULL where that is not known. */
+static const struct place *place_of(unsigned long line, unsigned long column)
+{
+    const struct place *found = NULL, *end = DM_SLOT->places + DM_SLOT->place_count;
+    for (const struct place *at = DM_SLOT->places; at < end; at++) {
+        if (at->line > line || (at->line == line && at->column > column))
+            break;
+        found = at;
+    }
+    return found;
+}
+
 /* One line of a stack, "at handle (blink.js:12:5)": with the file and line that the script was made from, where that is known. */
 static void append_line(size_t *used, const char *line, size_t length)
 {
     const char *name = DM_SLOT->name;
     size_t size = strlen(name);
-    for (size_t i = 0; i + size + 1 < length; i++)
-        if (memcmp(line + i, name, size) == 0 && line[i + size] == ':') {
-            char *end;
+    for (size_t i = length; i-- > 0;) /* from the end: a function's name may hold anything */
+        if (i + size + 1 < length && memcmp(line + i, name, size) == 0 && line[i + size] == ':') {
+            char *end, digits[16];
             unsigned long number = strtoul(line + i + size + 1, &end, 10);
-            if (number == 0 || number > DM_SLOT->place_count)
+            const struct place *place = place_of(number, *end == ':' ? strtoul(end + 1, NULL, 10) : 1);
+            if (!place)
                 break;
-            const struct place *place = &DM_SLOT->places[number - 1];
-            char digits[16];
             append(failure, used, line, i);
             append(failure, used, place->file, strlen(place->file));
-            append(failure, used, digits, (size_t)snprintf(digits, sizeof digits, ":%u", (unsigned)place->line));
+            append(failure, used, digits, (size_t)snprintf(digits, sizeof digits, ":%u", (unsigned)place->file_line));
             append(failure, used, ")", line[length - 1] == ')');
             return;
         }
@@ -570,25 +582,99 @@ static JSValue text_encode(ARGUMENTS)
     return made;
 }
 
+/* How many of the bytes at `at` are one character of UTF-8 (Unicode, table 3-7). 0 where they are none: then `wrong` of them are one
+   U+FFFD, and `cut` says whether only the rest of it is missing. */
+static size_t character(const uint8_t *at, size_t size, size_t *wrong, bool *cut)
+{
+    uint8_t lead = *at, low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80, high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+    size_t length = lead < 0x80 ? 1 : lead < 0xC2 || lead > 0xF4 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    size_t good = 1;
+    while (good < length && good < size && at[good] >= low && at[good] <= high) {
+        good++;
+        low = 0x80;
+        high = 0xBF;
+    }
+    *wrong = good;
+    *cut = good < length && good == size;
+    return good == length ? length : 0;
+}
+
+/* bytes, fatal: the text, with U+FFFD for what is no UTF-8, or a TypeError. */
 static JSValue text_decode(ARGUMENTS)
 {
     UNUSED;
     content bytes;
+    size_t more = 0, wrong;
+    bool cut;
     if (!take(js, values[0], true, &bytes))
         return JS_EXCEPTION;
-    JSValue made = JS_NewStringLen(js, (const char *)bytes.bytes.at, bytes.bytes.size);
-    done(js, &bytes);
+    const uint8_t *from = bytes.bytes.at;
+    size_t size = bytes.bytes.size;
+    for (size_t i = 0, good; i < size; i += good ? good : wrong)
+        if (!(good = character(from + i, size - i, &wrong, &cut)))
+            more += 3;
+    if (!more)
+        return JS_NewStringLen(js, (const char *)from, size);
+    if (JS_ToBool(js, values[1]))
+        return JS_ThrowTypeError(js, "the bytes are not UTF-8");
+    uint8_t *text = js_malloc(js, size + more);
+    if (!text)
+        return JS_EXCEPTION;
+    size_t used = 0;
+    for (size_t i = 0, good; i < size; i += good ? good : wrong) {
+        good = character(from + i, size - i, &wrong, &cut);
+        memcpy(text + used, good ? from + i : (const uint8_t *)"\xEF\xBF\xBD", good ? good : 3);
+        used += good ? good : 3;
+    }
+    JSValue made = JS_NewStringLen(js, (const char *)text, used);
+    js_free(js, text);
     return made;
 }
 
+/* How many bytes at the end are a character of which the rest is missing. */
+static JSValue text_tail(ARGUMENTS)
+{
+    UNUSED;
+    content bytes;
+    size_t wrong;
+    bool cut;
+    if (!take(js, values[0], true, &bytes))
+        return JS_EXCEPTION;
+    for (uint32_t n = 1; n < 4 && n <= bytes.bytes.size; n++)
+        if (character(bytes.bytes.at + bytes.bytes.size - n, n, &wrong, &cut) == 0 && cut)
+            return JS_NewUint32(js, n);
+    return JS_NewUint32(js, 0);
+}
+
 static const char PRELUDE[] =
-    "(encode, decode, log) => {"
-    "globalThis.TextEncoder = class TextEncoder { get encoding() { return 'utf-8' } encode(text = '') { return encode(text) } };"
-    "globalThis.TextDecoder = class TextDecoder { get encoding() { return 'utf-8' }"
-    " constructor(label = 'utf-8') { if (!/^utf-?8$/i.test(label)) throw new RangeError('only utf-8') }"
-    " decode(bytes) { return bytes === undefined ? '' : decode(bytes) } };"
+    "(encode, decode, tail, log) => {"
+    "globalThis.TextEncoder = class TextEncoder { get encoding() { return 'utf-8' } encode(text = '') { return encode(text) }"
+    " encodeInto(text, bytes) { let read = 0, written = 0;"
+    "  for (const each of String(text)) { const some = encode(each); if (written + some.length > bytes.length) break;"
+    "   bytes.set(some, written); written += some.length; read += each.length }"
+    "  return { read, written } } };"
+    "const view = bytes => { if (bytes instanceof ArrayBuffer) return new Uint8Array(bytes);"
+    " if (ArrayBuffer.isView(bytes)) return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);"
+    " throw new TypeError('an ArrayBuffer or a view of one is expected') };"
+    "globalThis.TextDecoder = class TextDecoder { #fatal; #ignoreBOM; #rest = new Uint8Array(); #first = true;"
+    " constructor(label = 'utf-8', { fatal = false, ignoreBOM = false } = {}) {"
+    "  if (!/^[\\t\\n\\f\\r ]*(utf-?8|unicode-1-1-utf-8|(x-)?unicode20utf8|unicode11utf8)[\\t\\n\\f\\r ]*$/i.test(label))"
+    "   throw new RangeError('only utf-8');"
+    "  this.#fatal = Boolean(fatal); this.#ignoreBOM = Boolean(ignoreBOM) }"
+    " get encoding() { return 'utf-8' } get fatal() { return this.#fatal } get ignoreBOM() { return this.#ignoreBOM }"
+    " decode(input = new Uint8Array(), { stream = false } = {}) {"
+    "  let bytes = view(input); const first = this.#first, rest = this.#rest;"
+    "  if (rest.length) { const both = new Uint8Array(rest.length + bytes.length); both.set(rest); both.set(bytes, rest.length);"
+    "   bytes = both }"
+    "  const kept = stream ? tail(bytes) : 0;"
+    "  this.#rest = bytes.slice(bytes.length - kept); this.#first = !stream;"
+    "  const text = decode(bytes.subarray(0, bytes.length - kept), this.#fatal);"
+    "  if (stream && !text) this.#first = first;"
+    "  return first && !this.#ignoreBOM && text[0] === '\\ufeff' ? text.slice(1) : text } };"
+    "const written = each => { try { return JSON.stringify(each) ?? String(each) }"
+    " catch { return Object.prototype.toString.call(each) } };"
     "const shown = each => typeof each === 'string' ? each : each instanceof Error ? `${each}\\n${each.stack}` :"
-    " typeof each === 'object' && each ? JSON.stringify(each) : String(each);"
+    " typeof each === 'object' && each ? written(each) : String(each);"
     "const at = level => (...all) => log(level, all.map(shown).join(' '));"
     "globalThis.console = { log: at('info'), trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'),"
     " error: at('error') } }";
@@ -596,10 +682,11 @@ static const char PRELUDE[] =
 static bool add_globals(void)
 {
     JSValue prelude = JS_Eval(context, PRELUDE, sizeof PRELUDE - 1, "<engine>", JS_EVAL_TYPE_GLOBAL);
-    JSValue given[] = { JS_NewCFunction(context, text_encode, "encode", 1), JS_NewCFunction(context, text_decode, "decode", 1),
-                        JS_NewCFunction(context, logging_log, "log", 2) };
-    JSValue outcome = JS_IsException(prelude) ? JS_EXCEPTION : JS_Call(context, prelude, JS_UNDEFINED, 3, (JSValueConst *)given);
-    for (int i = 0; i < 3; i++)
+    JSValue given[] = { JS_NewCFunction(context, text_encode, "encode", 1), JS_NewCFunction(context, text_decode, "decode", 2),
+                        JS_NewCFunction(context, text_tail, "tail", 1), JS_NewCFunction(context, logging_log, "log", 2) };
+    const int count = sizeof given / sizeof *given;
+    JSValue outcome = JS_IsException(prelude) ? JS_EXCEPTION : JS_Call(context, prelude, JS_UNDEFINED, count, (JSValueConst *)given);
+    for (int i = 0; i < count; i++)
         JS_FreeValue(context, given[i]);
     JS_FreeValue(context, prelude);
     JS_FreeValue(context, outcome);

@@ -9,8 +9,9 @@ import pytest
 from device_agent.sandbox.contract import ModuleError, ModuleHost
 from ota.author import engine as engines
 from ota.author.build import describe
-from ota.author.engine import CAPABILITIES, EngineError, cache_folder, engine
+from ota.author.engine import CAPABILITIES, EngineError, engine
 from ota.author.javascript import ScriptError, compile_script
+from ota.author.kept import cache_folder
 from ota.cli.main import main
 from ota.formats import wasm
 from ota.formats.capabilities import FUNCTIONS
@@ -135,7 +136,7 @@ def test_the_engine_knows_each_function_of_the_contract():
 
 
 def test_the_types_are_made_from_the_wit():
-    spec = importlib.util.spec_from_file_location("javascript_types", ROOT / "sdk" / "javascript" / "types.py")
+    spec = importlib.util.spec_from_file_location("javascript_types", ROOT / "sdk" / "javascript" / "declarations.py")
     types = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(types)
     assert types.generate(types.WIT.read_text()) == (ROOT / "sdk" / "javascript" / "device-module.d.ts").read_text()
@@ -185,7 +186,7 @@ def test_an_exception_reaches_the_one_who_runs_it(tmp_path, capfd):
         ("throw null", "null"),
         ("throw { toString() { throw 1 } }", "an error without a text"),
         ("throw new Error('ä'.repeat(5000))", "Error: ää"),
-        ("await import('./other.js')", "there is no module './other.js'"),
+        ("await import('./other' + '.js')", "there is no module './other.js'"),
     ],
 )
 def test_what_goes_wrong_in_a_handler_is_an_error_and_no_trap(tmp_path, body, text):

@@ -1,6 +1,6 @@
 """Makes device-module.d.ts out of the WIT (sdk/wit/module.wit): what the contract is in TypeScript.
 
-    python sdk/javascript/types.py > sdk/javascript/device-module.d.ts
+    python sdk/javascript/declarations.py > sdk/javascript/device-module.d.ts
 
 It knows the part of WIT that the contract uses: interfaces of enums and functions. The mapping is that of the component tools for
 JavaScript: a result's error is thrown, an option may be undefined, list<u8> is a Uint8Array, u64 a bigint.
@@ -12,18 +12,21 @@ from pathlib import Path
 
 WIT = Path(__file__).parents[1] / "wit" / "module.wit"
 TYPES = {"string": "string", "bool": "boolean", "u32": "number", "u64": "bigint", "list<u8>": "Uint8Array"}
-HEAD = "// Made by types.py from sdk/wit/module.wit. What a module and a board say to each other.\n"
+HEAD = "// Made by declarations.py from sdk/wit/module.wit. What a module and a board say to each other.\n"
 GLOBALS = """
 /** Lines of the log; `log` is `info`. */
 declare var console: Record<"log" | "trace" | "debug" | "info" | "warn" | "error", (...values: unknown[]) => void>;
 declare class TextEncoder {
     readonly encoding: string;
     encode(text?: string): Uint8Array;
+    encodeInto(text: string, bytes: Uint8Array): { read: number; written: number };
 }
 declare class TextDecoder {
-    constructor(label?: "utf-8");
+    constructor(label?: string, options?: { fatal?: boolean; ignoreBOM?: boolean });
     readonly encoding: string;
-    decode(bytes?: Uint8Array | ArrayBuffer): string;
+    readonly fatal: boolean;
+    readonly ignoreBOM: boolean;
+    decode(bytes?: ArrayBufferView | ArrayBuffer, options?: { stream?: boolean }): string;
 }
 """
 
