@@ -148,6 +148,7 @@ class Desired:
         self._loop = asyncio.get_running_loop()
         self._walk = RootWalk(services, held, link, setting.retry_s, self._adopted, partial(self._refuse, "root"))
         self._busy = False  # with documents that are due
+        self._owed = False  # a decision, once no document is due
 
     # -- documents
 
@@ -194,11 +195,12 @@ class Desired:
 
     def _adopted(self) -> None:
         """Another root is in force."""
-        self._other_root = True
+        self._other_root = self._owed = True
         self._clear("root")
         for scope in self._scopes:
             scope.accepted = None  # until it verifies under the new root
         self.consider()
+        self._decide_if_owed()
 
     def _take_up(self, scope: _Scope) -> None:
         """The broker's document, and that of a bundle: the newer one is accepted. What was due of those before them is not."""
@@ -224,14 +226,19 @@ class Desired:
         Decides once both scopes have been looked at, for the group's document without the device's would be another wish; and
         now and then where documents come without end.
         """
-        owed, looks = False, 0
+        looks = 0
         while (scope := next((each for each in self._scopes if each.due), None)) is not None:
-            owed |= await self._accept(scope, scope.due.pop(0))
+            self._owed |= await self._accept(scope, scope.due.pop(0))
             looks += 1
-            if owed and (looks % LOOKS_LIMIT == 0 or not any(each.due for each in self._scopes)):
-                owed = False
-                self._decide_all()
+            if looks % LOOKS_LIMIT == 0:
+                self._decide_if_owed(busy=True)
         self._busy = False
+        self._decide_if_owed()
+
+    def _decide_if_owed(self, *, busy: bool = False) -> None:
+        """Decides, unless documents are still looked at. What no root in force vouches for any more is not wanted any more."""
+        if self._owed and (busy or not self._busy):
+            self._decide_all()
 
     async def _accept(self, scope: _Scope, look: _Look) -> bool:
         """Another document, or root, may arrive while this waits for the disk: that is then looked at by itself."""
@@ -361,6 +368,7 @@ class Desired:
             wish.whole = all(each is not None and each.deployment_id == ours for each in found)
 
     def _decide_all(self) -> None:
+        self._owed = False
         self._merge()
         retry = self._is_other_root()
         for name in sorted({*self._wishes, *self._instances.names(), *self.refused}):

@@ -346,6 +346,27 @@ def test_what_one_root_does_not_allow_is_offered_again_once_under_each_other_roo
     run(main)
 
 
+@pytest.mark.parametrize("phase", BEGUN)
+def test_a_deploy_key_that_is_revoked_ends_what_it_has_begun_and_the_new_one_begins_it_anew(signer, phase, tmp_path):
+    """As a stolen key's, which waits for the night."""
+
+    async def main():
+        desk = Desk(signer, tmp_path)
+        deployment, document = signer.deployment(bytes(32))
+        await desk.takes(document)
+        desk.runner.update = under_way(deployment, phase)
+        signer.keys["deploy"] = SigningKey.generate()
+        await follow_next_root(desk, signer, 2)
+        assert [type(each) for each in desk.posted] == [states.Stopped]
+        assert desk.desired.entry(INSTANCE) is None
+        assert desk.refusal is Reason.SIGNER_UNKNOWN
+        desk.runner.update, _ = step(desk.runner.update, desk.posted[0])
+        again, document = signer.deployment(bytes(32))
+        assert await desk.takes(document) == [states.Offered(id_of(again), bytes(32))]
+
+    run(main)
+
+
 def test_what_a_root_of_before_did_not_allow_is_offered_again_after_a_restart(signer, tmp_path):
     """The power may have gone between the adoption of the next root and the second try."""
 
