@@ -15,6 +15,7 @@ from tests.support.board_lab import BoardLab
 from tests.support.signing import VENDOR
 from tests.support.wheels import built_wheel
 
+PARTS, CUTS = 4, 5  # each part is some minutes on an idle machine, and a run of its own
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.emulated, pytest.mark.full]
 BROKEN = (ROOT / "device_agent/node/config.py").read_text() + "def load(path): raise ConfigError('no such settings')\n"
 
@@ -81,15 +82,16 @@ def test_an_image_gets_a_new_agent_and_one_that_does_not_work_gives_way_to_it(la
     lab.still_answers(1)
 
 
-def test_power_cuts_at_random_moments_of_an_agents_update_leave_an_agent_that_runs(lab):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_power_cuts_at_random_moments_of_an_agents_update_leave_an_agent_that_runs(lab, part):
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))
     lab.chance = chance = random.Random(seed)
     try:
         began = time.monotonic()
-        confirmed(lab, *lab.updates.publish("0.4.0"))
+        confirmed(lab, *lab.updates.publish(f"0.4.{part}"))
         takes_s = time.monotonic() - began
-        for number in range(20):
-            name, deployment = lab.updates.publish(f"0.5.{number}")
+        for number in range(CUTS):
+            name, deployment = lab.updates.publish(f"0.5.{CUTS * part + number}")
             time.sleep(chance.uniform(0, takes_s))
             lab.kill()
             lab.start()
