@@ -97,6 +97,7 @@ class Installation:
         self._board, self._bundle = board, bundle
         self._deployments: list[Deployment] = []
         self._before: dict[str, int] = {}  # numbers of updates that had failed, and are tried again with this bundle
+        self._brought_root = False
 
     async def begin(self) -> Answer:
         """Takes roots and deployments; updates are fetched from the bundle from then on."""
@@ -136,7 +137,9 @@ class Installation:
                 return Outcome(name, "rejected", runs, Reason.DEPLOYMENT_STOPPED.value, "another deployment has replaced it")
             return Outcome(name, "offered", runs)
         update = self._board.desired.update(name)
-        if attempt.state == "failed" and update.retryable and self._before.get(name) == update.number:
+        waited_for_root = self._brought_root and update.reason in trust.ROOT_REASONS
+        again = attempt.state == "failed" or (attempt.state == "rejected" and waited_for_root)
+        if again and update.retryable and self._before.get(name) == update.number:
             return Outcome(name, "offered", runs)  # it failed before this bundle came
         waits = attempt.state == "staged" and bool(attempt.reason)
         return Outcome(name, "waiting" if waits else attempt.state, runs, attempt.reason, attempt.detail)
@@ -169,6 +172,7 @@ class Installation:
         for number in numbers:
             if number == held.root.number + 1:
                 await self._board.desired.take(topics.root(number), await self._read(topics.root(number)))
+                self._brought_root = True
 
     def _check_chain(self, theirs: trust.Root) -> None:
         """Raises Refused VENDOR_MISMATCH for roots that are not this board's."""

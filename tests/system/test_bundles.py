@@ -12,7 +12,7 @@ from device_agent.node import install as install_command
 from ota.formats import topics
 from ota.formats.reasons import Reason, Refused
 from ota.formats.trust import ROOT_TYPE
-from ota.keyring import sign_document
+from ota.keyring import SigningKey, sign_document
 from tests.support.island import Island
 from tests.support.lab import DEVICE, GROUP
 from tests.support.signing import INSTANCE, Signer
@@ -38,6 +38,22 @@ def test_a_stick_updates_a_board_without_a_broker_and_takes_its_report_back(isla
     island.wait_answer("confirmed")
     assert island.reports()[1][INSTANCE].running.version == "2.0.0"
     assert "confirmed" in (island.folder / "console").read_text()
+
+
+def test_a_bundle_with_the_next_root_has_what_was_refused_without_it_tried_again(island):
+    island.start()
+    island.pack(island.messages(island.update(1)))
+    island.wait_answer("confirmed")
+    island.signer.keys["release"] = SigningKey.generate()
+    messages = island.messages(island.update(2))
+    island.pull()
+    island.pack([each for each in messages if each[0] != topics.root(1)])
+    assert island.wait_answer("refused")["instances"][0]["reason"] == "signer-unknown"
+    island.pull()
+    root = sign_document(island.signer.root(2).to_payload(), ROOT_TYPE, [island.signer.keys["root"]])
+    island.pack([(topics.root(2), root), *(each for each in messages if each[0] != topics.root(1))])
+    island.wait_answer("confirmed")
+    assert island.reports()[1][INSTANCE].running.version == "2.0.0"
 
 
 @pytest.mark.full
