@@ -7,18 +7,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ota.formats.fields import malformed
-from ota.formats.reasons import Refused
 
-_IMPORT, _MEMORIES, _EXPORT = 2, 5, 7
-_FUNCTION, _TABLE, _MEMORY, _GLOBAL = range(4)
+IMPORT, _MEMORIES, EXPORT, CODE = 2, 5, 7, 10
+FUNCTION, TABLE, MEMORY, _GLOBAL, _TAG = range(5)
+_ITEMS, _ITEMS_OF_A_TYPE = 0x7F, 0x7E  # compact imports: where a kind stands otherwise, behind an empty name
 MAX_ITEMS = 100_000
 MAX_PRODUCERS = 256
 MODULE_MAGIC = b"\0asm\x01\0\0\0"
 COMPONENT_MAGIC = b"\0asm\x0d\0\x01\0"
-COMPONENT = (
-    "a component, and no core module: build for wasm32-unknown-unknown or wasm32-wasip1, or take the core module out of it, "
-    "where it has one (wasm-tools component unbundle)"
-)
+COMPONENT = "a component, and no core module, which `ota build` takes out of it"
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of a module."""
+
+    module: str
+    name: str
+    kind: int  # of a core external type: 0 function, 1 table, 2 memory, 3 global, 4 tag
+    type: bytes  # the rest of the external type, as it stands in the file
 
 
 @dataclass(frozen=True)
@@ -40,14 +47,14 @@ def read(data: bytes) -> ModuleShape:
     exports: tuple[str, ...] = ()
     pages = 0
     for kind, _, start, _ in sections(data):
-        reader = _Reader(data, start)
-        if kind == _IMPORT:
-            imports = tuple(reader.function_import() for _ in range(reader.count()))
+        reader = Reader(data, start)
+        if kind == IMPORT:
+            imports = tuple(_function(each) for each in reader.imports())
         elif kind == _MEMORIES and reader.count() > 0:
             reader.byte()  # flags
             pages = reader.number()
-        elif kind == _EXPORT:
-            exports = tuple(reader.export() for _ in range(reader.count()))
+        elif kind == EXPORT:
+            exports = tuple(name for name, _ in reader.exports())
     return ModuleShape(imports, exports, pages)
 
 
@@ -60,7 +67,7 @@ def producers(data: bytes) -> tuple[tuple[str, str, str], ...]:
     for _, name, start, content in sections(data):
         if name != "producers":
             continue
-        reader = _Reader(data[: start + len(content)], start)
+        reader = Reader(data, start, start + len(content))
         for _ in range(reader.count()):
             field = reader.name()
             for _ in range(reader.count()):
@@ -80,29 +87,47 @@ def reconstructs(data: bytes) -> bool:
 
 def sections(data: bytes) -> Iterator[tuple[int, str, int, bytes]]:
     """Each section: number, name (of custom ones), where its content starts in the file, the content. Raises Refused MALFORMED."""
-    reader = _Reader(data, 8)
-    while reader.at < len(data):
+    for kind, name, start, end in spans(data, len(MODULE_MAGIC), len(data)):
+        yield kind, name, start, data[start:end]
+
+
+def spans(data: bytes, at: int, end: int) -> Iterator[tuple[int, str, int, int]]:
+    """As `sections`, from `at` to `end`, with where the content ends instead of the content."""
+    reader = Reader(data, at, end)
+    while reader.at < end:
         kind, size = reader.byte(), reader.number()
-        end = reader.at + size
-        if end > len(data):
+        stop = reader.at + size
+        if stop > end:
             raise malformed("module", "a section ends behind the file")
-        name = reader.name() if kind == 0 else ""
-        yield kind, name, reader.at, data[reader.at : end]
-        reader.at = end
+        name = Reader(data, reader.at, stop) if kind == 0 else None
+        yield kind, name.name() if name else "", name.at if name else reader.at, stop
+        reader.at = stop
 
 
-class _Reader:
-    def __init__(self, data: bytes, at: int) -> None:
+def _function(found: Import) -> tuple[str, str]:
+    if found.kind != FUNCTION:
+        raise malformed("module", f"import {found.module}.{found.name} is not a function")
+    return found.module, found.name
+
+
+class Reader:
+    """Reads what modules and components are made of, from `at` to `end`. Everything raises Refused MALFORMED."""
+
+    def __init__(self, data: bytes, at: int, end: int | None = None) -> None:
         self._data = data
+        self._end = len(data) if end is None else end
         self.at = at
+        self.compact = False  # imports were read that share their module's name
 
     def byte(self) -> int:
-        if self.at >= len(self._data):
+        """One byte."""
+        if self.at >= self._end:
             raise malformed("module", "it ends too early")
         self.at += 1
         return self._data[self.at - 1]
 
     def number(self) -> int:
+        """An unsigned number of 32 bits, in LEB128."""
         value = 0
         for shift in range(0, 35, 7):
             byte = self.byte()
@@ -112,34 +137,83 @@ class _Reader:
         raise malformed("module", "a number of more than 32 bits")
 
     def count(self) -> int:
+        """How many items follow."""
         count = self.number()
         if count > MAX_ITEMS:
             raise malformed("module", f"{count} items in a section, the limit is {MAX_ITEMS}")
         return count
 
     def name(self) -> str:
+        """Text with its length before it."""
         size = self.number()
-        raw = self._data[self.at : self.at + size]
-        self.at += size
-        if len(raw) < size:
+        if size > self._end - self.at:
             raise malformed("module", "it ends too early")
+        self.at += size
         try:
-            return raw.decode()
+            return self._data[self.at - size : self.at].decode()
         except UnicodeDecodeError:
             raise malformed("module", "a name that is not UTF-8") from None
 
-    def function_import(self) -> tuple[str, str]:
-        module, name, kind = self.name(), self.name(), self.byte()
-        if kind != _FUNCTION:
-            raise self._not_a_function(module, name)
-        self.number()
-        return module, name
+    def imports(self) -> Iterator[Import]:
+        """An import section, where imports may share their module's name, or that and a type (the proposal compact imports)."""
+        left = MAX_ITEMS
+        for _ in range(self.count()):
+            module, name, kind = self.name(), self.name(), self.byte()
+            if name or kind not in (_ITEMS, _ITEMS_OF_A_TYPE):
+                group = iter((Import(module, name, kind, self._type(kind)),))
+            else:
+                self.compact, group = True, self._group(module, kind)
+            for each in group:
+                left -= 1
+                if left < 0:
+                    raise malformed("module", f"more than {MAX_ITEMS} imports")
+                yield each
 
-    def _not_a_function(self, module: str, name: str) -> Refused:
-        return malformed("module", f"import {module}.{name} is not a function")
+    def exports(self) -> Iterator[tuple[str, int]]:
+        """An export section: names and kinds."""
+        for _ in range(self.count()):
+            yield self.name(), self.byte()
+            self.number()
 
-    def export(self) -> str:
-        name = self.name()
-        self.byte()
-        self.number()
-        return name
+    def _group(self, module: str, form: int) -> Iterator[Import]:
+        if form == _ITEMS:
+            for _ in range(self.count()):
+                name, kind = self.name(), self.byte()
+                yield Import(module, name, kind, self._type(kind))
+            return
+        kind = self.byte()
+        described = self._type(kind)
+        for _ in range(self.count()):
+            yield Import(module, self.name(), kind, described)
+
+    def _type(self, kind: int) -> bytes:
+        """The external type behind its kind."""
+        start = self.at
+        if kind == FUNCTION:
+            self.number()
+        elif kind in (TABLE, MEMORY):
+            if kind == TABLE:
+                self._value_type()
+            flags = self.byte()
+            for _ in range((2 if flags & 1 else 1) + bool(flags & 8)):
+                self._skip()
+        elif kind == _GLOBAL:
+            self._value_type()
+            self.byte()
+        elif kind == _TAG:
+            self.byte()
+            self.number()
+        else:
+            raise malformed("module", f"an import of kind {kind}")
+        return self._data[start : self.at]
+
+    def _value_type(self) -> None:
+        if self.byte() in (0x63, 0x64):
+            self._skip()
+
+    def _skip(self) -> None:
+        """A number of at most 64 bits, of whatever sign."""
+        for _ in range(10):
+            if self.byte() < 0x80:
+                return
+        raise malformed("module", "a number of more than 64 bits")
