@@ -25,6 +25,7 @@ from ota.formats import topics
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, interfaces_of
 from ota.formats.deployment import checked_config
 from ota.formats.features import check_core
+from ota.formats.loadable import core_module
 from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
 from ota.formats.reasons import Reason, naming
 from ota.formats.text import printable
@@ -79,13 +80,16 @@ def run_module(module: Path, options: Options) -> int:
 
     A WASI command is run to its end instead, and the exit code is its own.
 
-    Raises RunError, Refused: MODULE_INVALID, CAPABILITY_DENIED for what `options` denies, and as ModuleHost and open_devices do.
+    Of a component, the core module in it runs.
+
+    Raises RunError, Refused: MODULE_INVALID, TOO_LARGE, CAPABILITY_DENIED for what `options` denies, as ModuleHost, and as
+    open_devices.
     """
-    wasm = _read(module)
-    code = _read(options.image) if options.image is not None else wasm
     with naming(module):
+        wasm = core_module(_read(module))
         check_core(wasm)
         shape = read(wasm)
+    code = _read(options.image) if options.image is not None else wasm
     if is_command(shape):
         return _command(module, wasm, code, shape, options)
     if options.given != Given():

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ota.author import cosign
 from ota.author.build import BuildError
 from ota.author.registry import Repository
-from ota.formats import oci, wasm
+from ota.formats import component, oci, wasm
+from ota.formats.loadable import core_module
 from ota.formats.oci import Artifact, Descriptor, Reference
 from ota.formats.reasons import Reason, Refused, naming
 
@@ -71,7 +73,7 @@ def push(repository: Repository, module: Path, environment: Mapping[str, str] = 
     except OSError as error:
         raise BuildError(f"{error.filename}: {error.strerror}") from error
     with naming(module):
-        wasm.read(blob)
+        wasm.read(core_module(blob))
     if len(description) > oci.DESCRIPTION_LIMIT_BYTES:
         raise BuildError(f"{beside} has {len(description)} bytes, the limit is {oci.DESCRIPTION_LIMIT_BYTES}")
     parts = [(blob, _descriptor(blob, oci.WASM, module.name))]
@@ -80,7 +82,7 @@ def push(repository: Repository, module: Path, environment: Mapping[str, str] = 
         {
             "created": datetime.fromtimestamp(created_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "architecture": "wasm",
-            "os": "wasip1",
+            **_platform(blob),
             "layerDigests": [each.digest for _, each in parts],
         }
     )
@@ -91,6 +93,14 @@ def push(repository: Repository, module: Path, environment: Mapping[str, str] = 
         repository.put_blob(data)
     repository.put_manifest(manifest, repository.reference.tag)
     return repository.reference.pinned(oci.digest_of(manifest))
+
+
+def _platform(blob: bytes) -> dict[str, Any]:
+    """What an artifact's config says of a module, or of a component and its interfaces."""
+    if not component.is_component(blob):
+        return {"os": "wasip1"}
+    found = component.read(blob)
+    return {"os": "wasip2", "component": {"imports": list(found.imports), "exports": list(found.exports)}}
 
 
 def _descriptor(data: bytes, media_type: str, title: str = "") -> Descriptor:

@@ -8,7 +8,8 @@
 """
 
 import contextlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ota.formats.cbor import sha256
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
 from ota.formats.features import check_core
 from ota.formats.fields import is_name
+from ota.formats.loadable import core_module
 from ota.formats.manifest import (
     ANY_BOARD,
     MANIFEST_LIMIT_BYTES,
@@ -265,13 +267,16 @@ def prepare(
     `aot` names the targets to compile images for, each as TARGET or TARGET:CPU, which features may follow
     (`aarch64:cortex-a53+crc`). `sbom` is the file of a bill of materials, or sboms.AUTO to make one.
 
-    Raises BuildError, AotError, and Refused MODULE_INVALID, MALFORMED, IMPORT_UNDECLARED, EXPORT_MISSING.
+    Of a component, the core module in it is the update.
+
+    Raises BuildError, AotError, and Refused MODULE_INVALID, MALFORMED, TOO_LARGE, IMPORT_UNDECLARED, EXPORT_MISSING.
     """
     try:
-        blob = module.read_bytes()
+        given = module.read_bytes()
     except OSError as error:
         raise BuildError(f"{module}: {error.strerror}") from error
     with naming(module):
+        blob = core_module(given)
         check_core(blob)
         shape = wasm.read(blob)
     description = describe(module, shape)
@@ -295,7 +300,8 @@ def prepare(
     vendor_bytes, text = vendor_id(vendor), replace(provenance, sbom=sha256(bill) if bill else b"").to_bytes()
     if len(aot) > MAX_IMAGES:
         raise BuildError(f"{len(aot)} ahead-of-time images, a manifest has {MAX_IMAGES} at most")
-    images = [_compile(module, each, vendor_bytes, board, chunk_bytes) for each in aot]
+    with _as_file(module, blob if blob != given else b"") as path:
+        images = [_compile(path, each, vendor_bytes, board, chunk_bytes) for each in aot]
     if len({image.class_identifier for image, _, _ in images}) < len(images):
         raise BuildError(f"two ahead-of-time images for the same boards: {', '.join(aot)}")
     manifest = Manifest(
@@ -319,6 +325,18 @@ def _bill(wanted: str, module: Path, blob: bytes, description: ModuleDescription
     if wanted == sboms.AUTO:
         return sboms.make(module, blob, description.name, description.version)
     return sboms.load(Path(wanted)) if wanted else b""
+
+
+@contextlib.contextmanager
+def _as_file(module: Path, core: bytes) -> Iterator[Path]:
+    """What the compiler reads: the file itself, or what was taken out of it."""
+    if not core:
+        yield module
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / module.name
+        path.write_bytes(core)
+        yield path
 
 
 def _compile(module: Path, wanted: str, vendor: bytes, board: str, chunk_bytes: int) -> tuple[AotImage, bytes, ChunkIndex]:

@@ -18,6 +18,7 @@ from ota.errors import OtaError
 from ota.formats import diagnostic, manifest, suit, trust, wasm
 from ota.formats.chunks import BLOB_LIMIT_BYTES
 from ota.formats.describe import describe, said_of
+from ota.formats.loadable import core_module
 from ota.formats.provenance import Kind
 from ota.formats.reasons import Refused, naming
 from ota.operator.workspace import Workspace
@@ -206,10 +207,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.aot:
         return subprocess.run(command, check=False).returncode
     with naming(arguments.module):
-        wasm.read(_read(arguments.module))  # the compiler's own message would not say what is wrong
+        core = core_module(_read(arguments.module))
+        wasm.read(core)  # the compiler's own message would not say what is wrong
     with tempfile.TemporaryDirectory() as folder:
-        image = Path(folder) / "image.aot"
-        write_durably(image, Compiler().compile(arguments.module, host_target()).image)
+        image, taken = Path(folder) / "image.aot", Path(folder) / "module.wasm"
+        taken.write_bytes(core)
+        write_durably(image, Compiler().compile(taken, host_target()).image)
         return subprocess.run([*command, "--image", str(image)], check=False).returncode
 
 

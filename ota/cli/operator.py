@@ -14,9 +14,10 @@ from ota.author.javascript import compile_script, is_script
 from ota.cli import origin, output, registry
 from ota.cli.board import class_of, targets_of
 from ota.errors import OtaError
-from ota.formats import wasm
+from ota.formats import component, wasm
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES
+from ota.formats.loadable import core_module
 from ota.formats.manifest import ANY_BOARD
 from ota.formats.oci import Reference
 from ota.formats.reasons import Refused
@@ -156,9 +157,13 @@ def prepared(module: Path | Reference, arguments: argparse.Namespace, workspace:
     return _drafted(module, arguments, workspace)
 
 
-def _warn_of_constructors(module: Path) -> None:
+def _tell_about(module: Path) -> None:
     with contextlib.suppress(OSError, Refused):  # what is wrong with the module is told when it is prepared
-        if wasm.reconstructs(module.read_bytes()):
+        given = module.read_bytes()
+        core = core_module(given)
+        if component.is_component(given):
+            output.note(f"{module} is a component: the core module in it, {len(core)} bytes, is what boards get")
+        if wasm.reconstructs(core):
             output.note(
                 f"{module} runs its constructors at each event: link it with -Wl,--export=__wasm_call_ctors, or as a reactor"
             )
@@ -169,7 +174,7 @@ def _drafted(module: Path, arguments: argparse.Namespace, workspace: Workspace, 
         module = compile_script(module)
     if module.exists() and not module.with_suffix(".toml").exists():
         output.note(f"{pinned or module} has no .toml beside it: the module subscribes to nothing, so no event will reach it")
-    _warn_of_constructors(module)
+    _tell_about(module)
     return prepare(
         module,
         workspace.settings.vendor,

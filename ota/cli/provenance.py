@@ -13,6 +13,7 @@ from ota.cli.board import targets_of
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import wasm
+from ota.formats.loadable import core_module
 from ota.formats.manifest import Manifest, board_of, verify_any
 from ota.formats.provenance import Kind
 from ota.formats.reasons import naming
@@ -55,8 +56,8 @@ def _sbom(arguments: argparse.Namespace) -> int:
         if not bill:
             raise OtaError(f"{path} names no bill of materials: `ota build --sbom auto` adds one")
     else:
-        blob = _module(path)
         with naming(path):
+            blob = core_module(_module(path))
             about = describe(path, wasm.read(blob))
         bill = sboms.make(path, blob, about.name, about.version)
     if arguments.out is None:

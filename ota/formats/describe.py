@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ota.formats import bundle, suit, topics, wasm
+from ota.formats import bundle, component, suit, topics, wasm
 from ota.formats.cbor import sha256
 from ota.formats.cose import TYPE, Sign1
 from ota.formats.deployment import DEPLOYMENT_LIMIT_BYTES, DEPLOYMENT_TYPE, FRACTION_ALL, Deployment, Entry
@@ -82,7 +82,7 @@ def _date(seconds: int) -> str:
 
 
 def _module(data: bytes) -> Description:
-    if data.startswith(wasm.COMPONENT_MAGIC):
+    if component.is_component(data):
         return _made("component", *describe_component(data))
     if not data.startswith(wasm.MODULE_MAGIC):
         wasm.read(data)  # says what is wrong

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from ota.formats import wasm
+from ota.formats import component, wasm
 from ota.formats.capabilities import FILTER_VERSIONS, FUNCTIONS, check_exports, import_module, interfaces_of
 from ota.formats.cbor import sha256
 from ota.formats.features import HINTS, beyond_core
+from ota.formats.loadable import written_out
 from ota.formats.module import Limits
 from ota.formats.reasons import Refused
 
@@ -15,26 +16,31 @@ _NAMES = (
     *("custom", "type", "import", "function", "table", "memory", "global", "export", "start", "element", "code", "data"),
     *("data count", "tag"),
 )
-_CORE_MODULE = 1  # a section of components
 Rows = list[tuple[str, str]]
 
 
 def describe_module(data: bytes) -> tuple[dict[str, Any], Rows]:
     """A core module as plain values, and as labels and texts. Raises Refused MALFORMED where sections can't be told apart."""
     sizes = _sections(data)
-    makers = [" ".join(each for each in (name, version) if each) for _, name, version in wasm.producers(data)]
-    beyond = list(beyond_core(data))
+    makers = _makers(data)
+    core = written_out(data)
+    beyond = list(beyond_core(core))
     values: dict[str, Any] = {"bytes": len(data), "sha256": sha256(data)}
     rows: Rows = [("size", f"{len(data)} bytes"), ("sha256", sha256(data).hex())]
     values |= {"made_by": makers, "beyond_core": beyond, "sections": dict(sizes)}
     rows += [("made by", each) for each in makers]
     rows += [("needs", f"{each}, which boards do not have: use {HINTS[each]}") for each in beyond]
+    rows += [("compact imports", "`ota build` writes them out")] * (core != data)
     try:
-        values, rows = _of_shape(wasm.read(data), values, rows)
+        values, rows = _of_shape(wasm.read(core), values, rows)
     except Refused as error:
         values["refused"] = error.detail
         rows.append(("refused", error.detail))
     return values, rows + [("section", f"{name}: {size} bytes") for name, size in sizes]
+
+
+def _makers(data: bytes) -> list[str]:
+    return [" ".join(each for each in (name, version) if each) for _, name, version in wasm.producers(data)]
 
 
 def _of_shape(shape: wasm.ModuleShape, values: dict[str, Any], rows: Rows) -> tuple[dict[str, Any], Rows]:
@@ -82,8 +88,22 @@ def _sections(data: bytes) -> list[tuple[str, int]]:
 
 
 def describe_component(data: bytes) -> tuple[dict[str, Any], Rows]:
-    """A component, which no board loads. Raises Refused MALFORMED."""
-    cores = [len(content) for kind, _, _, content in wasm.sections(data) if kind == _CORE_MODULE]
+    """A component: its interfaces, its core modules, and the one that boards can run. Raises Refused MALFORMED, TOO_LARGE."""
+    found = component.read(data)
+    makers = _makers(data)
+    cores = sorted(found.cores, key=lambda each: -each.size)
+    values: dict[str, Any] = {"bytes": len(data), "sha256": sha256(data), "made_by": makers}
+    values |= {"imports": list(found.imports), "exports": list(found.exports)}
+    values["core_modules"] = [{"bytes": each.size, "role": each.role.value} for each in cores]
     rows: Rows = [("size", f"{len(data)} bytes"), ("sha256", sha256(data).hex())]
-    rows += [("core module", f"{size} bytes") for size in cores] + [("refused", wasm.COMPONENT)]
-    return {"bytes": len(data), "sha256": sha256(data), "core_modules": cores, "refused": wasm.COMPONENT}, rows
+    rows += [("made by", each) for each in makers]
+    rows += [("import", each) for each in found.imports] + [("export", each) for each in found.exports]
+    rows += [("core module", f"{each.size} bytes, {each.role.value}") for each in cores]
+    try:
+        main = found.main()
+        module, of_module = describe_module(data[main.start : main.end])
+    except Refused as error:
+        return values | {"refused": error.detail}, [*rows, ("refused", error.detail)]
+    shared = {"size", "sha256", "made by", "import", "export"}  # labels that the component has, too
+    rows += [(f"main {label}" if label in shared else label, text) for label, text in of_module]
+    return values | {"module": module}, rows
