@@ -21,6 +21,13 @@ FOLDER = ROOT / "build" / "fuzz-parsers"
 MAX_BYTES, INPUT_TIMEOUT_S, MEMORY_MB, START_S = 16 * 1024, 10, 1024, 60
 
 
+COMPONENT = """(component (import "a:b/c@0.2.1" (instance)) (import "f" (func $f (param "x" string)))
+  (core module $m (import "a:b/c@0.2.1" "d" (func)) (memory (export "m") 1) (func (export "g")))
+  (core module (table (export "$imports") 1 1 funcref) (func (export "0") (call_indirect (i32.const 0))))
+  (core module $n (memory (export "m") 1)) (core instance $i (instantiate $n)) (component (core module (memory 1)))
+  (core func (canon lower (func $f) (memory (core memory $i "m")))) (export "g" (func $f)))"""
+
+
 @dataclass(frozen=True)
 class Target:
     """A parser, what it may raise, and inputs to begin with."""
@@ -45,6 +52,7 @@ def targets() -> dict[str, Target]:
     from ota.formats.cose import Sign1
     from ota.formats.deployment import Deployment
     from ota.formats.enrolment import Answer, Request
+    from ota.formats.loadable import core_module
     from ota.formats.module import ModuleDescription
     from ota.formats.provenance import Provenance
     from ota.formats.reasons import Refused
@@ -55,6 +63,7 @@ def targets() -> dict[str, Target]:
     from ota.operator import signing
     from tests.support import documents
     from tests.support.documents import WRITTEN, content
+    from tests.support.tools import wasm_tools
 
     def envelope(data: bytes) -> object:
         return manifest.read_manifest(suit.Envelope.from_bytes(data, manifest.MANIFEST_LIMIT_BYTES))
@@ -87,6 +96,10 @@ def targets() -> dict[str, Target]:
     whole = packed((topics.root(1), WRITTEN["root-document"]), (topics.manifest(documents.UPDATE.digest), WRITTEN["envelope"]))
     done = frames.encode_answer(frames.Done((("t", b"x"),), (frames.KeyWrite("k", b"v"),)))
     artifact = json.dumps({"config": {"mediaType": oci.CONFIG, "digest": oci.digest_of(b""), "size": 1}, "layers": []}).encode()
+    wrapped = wasm_tools("parse", "-", text=COMPONENT)
+    compact = wasm_tools(
+        "parse", "-", text='(module (import "a" (item "b" (func)) (item "c" (memory 1))) (import "d" (item "e") (func)))'
+    )
     return {
         "manifest": Target(unsigned, refused, [manifest_bytes]),
         "envelope": Target(envelope, refused, [WRITTEN["envelope"]]),
@@ -94,6 +107,7 @@ def targets() -> dict[str, Target]:
         "deployment": Target(Deployment.from_payload, refused, [content(WRITTEN["deployment-document"])]),
         "bundle": Target(lambda data: bundle.read_contents(lambda at, n: data[at : at + n], len(data)), refused, [whole]),
         "wasm": Target(lambda data: (wasm.read(data), wasm.producers(data)), refused, [b"\0asm\1\0\0\0\1\5\1\x60\0\1\x7f"]),
+        "component": Target(lambda data: (core_module(data), describe.describe(data)), refused, [wrapped, compact]),
         "report": Target(Report.from_bytes, refused, [WRITTEN["report"]]),
         "statement": Target(lambda data: Statement.from_bytes(data, REPORT).key, refused, [WRITTEN["signed-report"]]),
         "frames": Target(frames.decode_answer, refused, [done]),
@@ -136,7 +150,7 @@ def targets() -> dict[str, Target]:
 
 
 BIG = (
-    "manifest", "envelope", "root", "deployment", "bundle", "wasm",
+    "manifest", "envelope", "root", "deployment", "bundle", "wasm", "component",
     "report", "statement", "frames", "packets", "cbor", "describe",
 )  # fmt: skip
 """Those that get the whole time; the others get a tenth."""

@@ -33,6 +33,8 @@ def create(name: str, language: str, parent: Path) -> Path:
     """Makes the folder `name` below `parent` with source, description and README; returns it. Raises TemplateError."""
     if not is_name(name):
         raise TemplateError(f"{name!r} is no name for a module: 1 to 64 letters, digits, - _ or .")
+    if name.startswith("-"):
+        raise TemplateError(f"{name!r} begins with a dash: programs would take {name}.wasm for an option")
     folder, source = parent / name, sdk()
     files = {path.name: path.read_text(encoding="utf-8") for path in sorted((source / "templates" / language).iterdir())}
     description = files.pop("module.toml", "") or (source / "templates" / "module.toml").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ Structure only. A function or section that holds what is not known here is left 
 is in it is there.
 """
 
+import re
 from collections.abc import Iterator
 
 from ota.formats.fields import malformed
@@ -46,6 +47,21 @@ _NUMBERS = {
 """How many numbers in LEB128 follow an instruction. Signs do not matter: only their bytes are skipped."""
 _UNASSIGNED = frozenset((0x16, 0x17, 0x1D, 0x1E, *range(0xC5, 0xD0), *range(0xD7, 0xFB)))
 _FC_NUMBERS = {8: 2, 9: 1, 10: 2, 11: 1, 12: 2, 13: 1, 14: 2, 15: 1, 16: 1, 17: 1}
+_LEB = rb"[\x80-\xff]{0,9}+[\x00-\x7f]"
+_PLAIN = re.compile(
+    rb"(?:[\x00\x01\x05\x0b\x0f\x1a\x1b\x45-\xc4\xd1]"  # nothing follows
+    rb"|[\x0c\x0d\x10\x20-\x26\x3f-\x42\xd2]"
+    + _LEB
+    + rb"|\x11"
+    + _LEB
+    + _LEB  # numbers follow
+    + rb"|[\x28-\x3e][\x00-\x3f]"
+    + _LEB  # of loads and stores: alignment, and offset in the one memory
+    + rb"|[\x02-\x04](?:[\x00-\x40\x6f\x70\x7b-\x7f]|[\x80-\xff]{1,9}+[\x00-\x7f])"  # the type of a block
+    rb"|\x43.{4}|\x44.{8}|\xfc[\x00-\x07])*+",
+    re.DOTALL,
+)
+"""A row of instructions of core 2.0 that needs no look at each."""
 _ABSTRACT = {0x69: "exceptions", 0x74: "exceptions", **dict.fromkeys((0x6A, 0x6B, 0x6C, 0x6D, 0x6E, 0x71, 0x72, 0x73), "gc")}
 
 
@@ -320,8 +336,12 @@ class _Bytes:
         self._data, self._at = data, 0
 
     def instructions(self) -> Iterator[int]:
-        """Each opcode; who asks reads what belongs to it."""
-        while self._at < len(self._data):
+        """Opcodes but for those of plain rows; who asks reads what belongs to one."""
+        while True:
+            if row := _PLAIN.match(self._data, self._at):
+                self._at = row.end()
+            if self._at >= len(self._data):
+                return
             yield self.byte()
 
     def peek(self) -> int:

@@ -1,5 +1,7 @@
 """What a module uses beyond core 2.0 is named, by the proposal and what to do about it."""
 
+import re
+
 import pytest
 import wasmtime
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from ota.author.build import prepare
 from ota.cli.main import main as run
+from ota.formats import features
 from ota.formats.features import HINTS, beyond_core, explained
 from ota.formats.reasons import Reason, Refused
 
@@ -100,6 +103,24 @@ def test_a_damaged_module_is_refused_or_looked_at(data):
         assert explained(cut) == ""
         return
     assert set(found) <= HINTS.keys()
+
+
+@given(st.data())
+def test_the_quick_look_at_code_finds_what_the_slow_one_does(data):
+    wasm = bytearray(made(data.draw(st.sampled_from([CORE.removeprefix("(module").removesuffix(")"), *sum(USES.values(), ())]))))
+    for _ in range(data.draw(st.integers(0, 6))):
+        wasm[data.draw(st.integers(8, len(wasm) - 1))] = data.draw(st.integers(0, 255))
+
+    def outcome():
+        try:
+            return beyond_core(bytes(wasm))
+        except Refused as error:
+            return error.detail
+
+    quick = outcome()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(features, "_PLAIN", re.compile(b""))
+        assert outcome() == quick
 
 
 def test_what_no_board_can_load_is_neither_run_nor_signed(tmp_path, capfd):

@@ -109,3 +109,11 @@ def test_a_name_that_is_none_is_refused(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     assert main(["new", name]) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_name_that_programs_would_take_for_an_option_is_refused(tmp_path, monkeypatch, capsys, language):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "--lang", language, "--", "-x"]) == 1
+    assert "'-x' begins with a dash" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
