@@ -49,6 +49,8 @@ if for_part full; then
     if [ -d /usr/lib/rustlib/wasm32-unknown-unknown ] && ! dpkg -s cargo-web >/dev/null 2>&1; then
         [ -x /usr/bin/cargo ] || wanted="$wanted cargo"
     fi
+    # Crates for components need a newer Rust than Debian 12 has for WebAssembly; a test without it says so.
+    if command -v rustup >/dev/null 2>&1; then rustup --quiet target add wasm32-unknown-unknown wasm32-wasip2 || true; fi
     # A TPM that swtpm emulates, behind its resource manager, which is reached over D-Bus.
     need swtpm swtpm
     PATH="$PATH:/usr/sbin:/sbin" need tpm2-abrmd "tpm2-abrmd libtss2-tcti-tabrmd0 dbus"
