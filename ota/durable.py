@@ -1,9 +1,13 @@
 """Atomic and durable replacement of files."""
 
-import contextlib
+import errno
 import fcntl
 import os
+import time
 from pathlib import Path
+
+LOCK_S = 30.0
+"""How long a writer waits for another one in the same folder."""
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -18,8 +22,7 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with contextlib.suppress(OSError):  # not on every file system
-            fcntl.flock(folder, fcntl.LOCK_EX)  # another writer of the file has the same temporary one
+        _lock(folder)  # another writer of the file has the same temporary one
         temporary.unlink(missing_ok=True)
         try:
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -33,6 +36,21 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, f"another program has kept its folder locked for {LOCK_S:.0f} s") from None
+            time.sleep(0.01)
+            continue
+        except OSError:
+            pass  # not on every file system
+        return
 
 
 def sync_folder(path: Path) -> None:

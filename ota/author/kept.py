@@ -40,7 +40,9 @@ def kept(name: str, make: Callable[[Path], bytes]) -> bytes:
     with _alone(folder / f".{name}.work") as work:
         found = _read(path)  # another process may have made it meanwhile
         if found is None:
-            if path.exists():
+            if path.is_dir():
+                shutil.rmtree(path)  # it is not ours, or an earlier version's
+            elif path.exists():
                 sys.stderr.write(f"{path} is damaged: it is made anew\n")
             found = make(work)
             write_durably(path, found + hashlib.sha256(found).digest())
@@ -52,7 +54,7 @@ def _read(path: Path) -> bytes | None:
     """The content, which its SHA-256 follows."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
     made, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(made).digest() != digest:

@@ -90,6 +90,13 @@ def test_a_damaged_file_is_made_anew(folder, capfd, how):
     assert kept("engine-1", lambda work: pytest.fail("it is there")) == b"\x02good"
 
 
+def test_a_folder_that_an_earlier_version_has_left_in_its_place_is_replaced(folder):
+    (folder / "engine-1").mkdir(parents=True)
+    (folder / "engine-1" / "part.o").write_bytes(b"part")
+    assert kept("engine-1", lambda work: b"engine") == b"engine"
+    assert kept("engine-1", lambda work: b"another") == b"engine"
+
+
 def test_what_could_not_be_made_is_tried_again(folder):
     with pytest.raises(FileNotFoundError):
         kept("engine-1", lambda work: (work / "none").read_bytes())
