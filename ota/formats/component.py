@@ -72,14 +72,15 @@ class Component:
 
     def main(self) -> Core:
         """The core module that boards can run. Raises Refused MODULE_INVALID that says why there is none, and what helps."""
-        if self.is_async:
-            raise _invalid(f"it is asynchronous ({self.is_async}), as WASI 0.3 is: build it for WASI 0.2, with functions that wait")
         linked = [each for each in self.cores if each.role is Role.LINKED]
         if linked:
+            largest = max(linked, key=lambda each: each.size)
             raise _invalid(
-                f"its core modules are linked to each other: one of {linked[0].size} bytes imports {linked[0].shared}, as "
+                f"its core modules are linked to each other: one of {largest.size} bytes imports {largest.shared}, as "
                 "componentize-py and componentize-qjs make them. Boards run one: for scripts, `ota new --lang javascript`"
             )
+        if self.is_async:
+            raise _invalid(f"it is asynchronous ({self.is_async}), as WASI 0.3 is: build it for WASI 0.2, with functions that wait")
         mains = [each for each in self.cores if each.role is Role.MAIN]
         if not mains:
             raise _invalid("none of its core modules has code of its own")

@@ -20,7 +20,7 @@ GRANTS = {
     "messaging": {"publish": ["out/#", "readings/#", "alerts/#", "tally/#"], "subscribe": ["#"]},
     "keyvalue": {"quota_bytes": 100_000},
 }
-LIMITS = Limits(memory_pages=16, messages_per_s=1_000_000, log_lines_per_s=1_000_000)
+LIMITS = Limits(memory_pages=32, messages_per_s=1_000_000, log_lines_per_s=1_000_000)
 IMPORTS = """
   (import "device:module/logging@0.1.0" "log" (func $log (param i32 i32 i32)))
   (import "device:module/messaging@0.1.0" "publish" (func $publish (param i32 i32 i32 i32 i32)))
