@@ -20,7 +20,7 @@ from ota.formats.wasm import COMPONENT_MAGIC, MODULE_MAGIC, Import, Reader
 __all__ = ["Component", "Core", "Role", "is_component", "read"]
 
 MAX_DEPTH, MAX_SECTIONS, MAX_CORES = 16, 20_000, 64
-_CUSTOM, _CORE, _COMPONENT, _CANON, _IMPORT, _EXPORT, _LAST = 0, 1, 4, 8, 10, 11, 12
+_CORE, _COMPONENT, _CANON, _START, _IMPORT, _EXPORT, _LAST = 1, 4, 8, 9, 10, 11, 12
 _LIFT, _LOWER, _RESOURCES = 0, 1, (2, 3, 4)
 _ENCODINGS = {1: "UTF-16", 2: "Latin-1 or UTF-16"}
 _ASYNC, _CALLBACK = 6, 7
@@ -51,7 +51,7 @@ class Core:
     end: int
     role: Role
     imports: tuple[tuple[str, str], ...]  # functions: (module, name)
-    shared: str  # the first import that is not a function, "" for none
+    shared: str  # the first import that is not a function, shortened, "" for none
     exports: tuple[str, ...]
 
     @property
@@ -69,6 +69,7 @@ class Component:
     cores: tuple[Core, ...]
     is_async: str  # what shows that it needs the Component Model's async, "" for nothing
     encoding: str  # of its strings where that is not UTF-8
+    has_start: bool  # a function that runs when the component is made, outside its core modules
 
     def main(self) -> Core:
         """The core module that boards can run. Raises Refused MODULE_INVALID that says why there is none, and what helps."""
@@ -89,20 +90,21 @@ class Component:
             raise _invalid(f"{len(mains)} of its core modules have code ({sizes} bytes): publish the parts that it is composed of")
         if self.encoding:
             raise _invalid(f"its strings are {self.encoding}, boards pass UTF-8: set the toolchain's string encoding to UTF-8")
+        if self.has_start:
+            raise _invalid("it has a start function of its own: let the core module's, or _initialize, do that")
         self._check_supply(mains[0])
         return mains[0]
 
     def _check_supply(self, main: Core) -> None:
         """The shims are not needed where all that the main module imports comes from outside, or from WASI preview 1."""
-        inside = [f"{module}.{name}" for module, name in main.imports if not self._is_from_outside(module)]
+        outside = {WASI_MODULE, "$root", "cm32p2", *self.imports}
+        named = ((module.removeprefix("cm32p2|"), name) for module, name in main.imports)
+        inside = [f"{module}.{name}" for module, name in named if ":" not in module and module not in outside]
         if inside:
             raise _invalid(
-                f"its main core module imports what another one in it supplies ({', '.join(inside)[:200]}): "
+                f"its main core module imports what another one in it supplies ({', '.join(inside[:8])[:200]}): "
                 "link it without that adapter, for wasm32-wasip2, wasm32-wasip1 or wasm32-unknown-unknown"
             )
-
-    def _is_from_outside(self, module: str) -> bool:
-        return ":" in module or module in (WASI_MODULE, "$root", "cm32p2") or module.removeprefix("cm32p2|") in self.imports
 
 
 def is_component(data: bytes) -> bool:
@@ -134,6 +136,7 @@ class _Walk:
         self._exports: list[str] = []
         self._cores: list[Core] = []
         self._is_async = self._encoding = ""
+        self._has_start = False
         self._sections = self._items = 0
 
     def component(self) -> Component:
@@ -156,7 +159,7 @@ class _Walk:
                 else:
                     self._section(kind, at, stop, outermost=depth == 1)
         imports, exports = tuple(self._imports), tuple(self._exports)
-        return Component(imports, exports, tuple(self._cores), self._is_async, self._encoding)
+        return Component(imports, exports, tuple(self._cores), self._is_async, self._encoding, self._has_start)
 
     def _section(self, kind: int, at: int, stop: int, *, outermost: bool) -> None:
         if kind > _LAST:
@@ -165,6 +168,8 @@ class _Walk:
             if len(self._cores) == MAX_CORES:
                 raise _too_many("core modules", MAX_CORES)
             self._cores.append(self._core(at, stop))
+        elif kind == _START:
+            self._has_start = True
         elif kind == _CANON:
             self._canonical(Reader(self._data, at, stop))
         elif kind in (_IMPORT, _EXPORT) and outermost:
@@ -198,7 +203,7 @@ class _Walk:
         role = _role(imports, exports, has_code=has_code)
         if role is Role.MAIN:
             self._look_for_async([*names, *(name for _, name in functions)])
-        return Core(at, stop, role, functions, next(iter(shared), ""), names)
+        return Core(at, stop, role, functions, shared[0][:200] if shared else "", names)
 
     def _bounded(self, found: Iterator[_T]) -> Iterator[_T]:
         for each in found:

@@ -106,7 +106,7 @@ def spans(data: bytes, at: int, end: int) -> Iterator[tuple[int, str, int, int]]
 
 def _function(found: Import) -> tuple[str, str]:
     if found.kind != FUNCTION:
-        raise malformed("module", f"import {found.module}.{found.name} is not a function")
+        raise malformed("module", f"import {found.module[:200]}.{found.name[:200]} is not a function")
     return found.module, found.name
 
 

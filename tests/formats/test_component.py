@@ -12,6 +12,7 @@ from ota.formats.describe import describe
 from ota.formats.loadable import core_module
 from ota.formats.reasons import Reason, Refused
 from ota.formats.wasm import MAX_ITEMS, MODULE_MAGIC
+from tests.support.operator import ota
 from tests.support.tools import wasm_tools
 
 EMPTY = MODULE_MAGIC
@@ -95,6 +96,7 @@ REFUSALS = {
     "WASI 0.3": (f'(import "wasi:cli/stdout@0.3.0" (instance)) (core module {BODY})', "asynchronous (wasi:cli/stdout@0.3.0)"),
     "a draft of WASI 0.3": (f'(import "wasi:http/types@0.3.0-rc-2026" (instance)) (core module {BODY})', "as WASI 0.3 is"),
     "async functions": ("(core func (canon task.cancel))", "asynchronous (canonical function 0x05)"),
+    "start": ('(import "f" (func $f)) (start $f)' + f"(core module {BODY})", "a start function of its own"),
     "UTF-16": (
         """(import "f" (func $f (param "x" string))) (core module $m (memory (export "m") 1) (func))
       (core instance $i (instantiate $m))
@@ -174,6 +176,29 @@ def test_more_items_than_the_limit_are_refused_before_they_are_read(kind):
     assert refused(holding(section(kind, leb(MAX_ITEMS + 1)))).reason is Reason.TOO_LARGE
     assert refused(holding(section(kind, leb((1 << 32) - 1)))).reason is Reason.TOO_LARGE
     assert refused(holding(section(kind, leb(MAX_ITEMS)))).detail == "module: it ends too early"
+
+
+def test_many_plain_names_are_looked_up_not_searched():
+    """Each of 49,000 imports is one of 49,000 of the component; the last is none of them."""
+    count = 49_000
+    names = [f"{number:06}".encode() for number in range(count)]
+    outer = section(10, leb(count) + b"".join(b"\0\x06" + name + b"\x01\0" for name in names))
+    inner = leb(count + 1) + b"".join(b"\x06" + name + b"\0\0\0" for name in [*names, b"absent"])
+    assert "supplies (absent.)" in refused(holding(outer, section(1, CODE[:14] + section(2, inner) + CODE[14:]))).detail
+
+
+def test_names_in_a_refusal_are_short_and_do_nothing_to_a_terminal(tmp_path, capfd):
+    name = b"\x1b[2J" + b"x" * 100_000
+    shared = section(2, b"\x01" + leb(len(name)) + name + b"\0\x02\0\1")
+    path = tmp_path / "c.wasm"
+    for inner in (shared, section(2, b"\x01" + leb(len(name)) + name + b"\0\0\0")):
+        path.write_bytes(holding(section(1, CODE[:14] + inner + CODE[14:])))
+        for command in ("run", "inspect"):
+            ota(tmp_path, command, path)
+            said = "".join(capfd.readouterr())
+            assert "can't run" in said
+            assert "\x1b" not in said
+            assert len(said) < 1500
 
 
 def test_the_names_of_many_core_modules_count_together():
