@@ -244,7 +244,7 @@ def test_a_subscription_that_is_refused_alone_is_not_asked_for_without_end():
         answers = list(connection.retained([f"t/{number}" for number in range(40)]))
         assert len(answers) == 40
         assert all("quota exceeded" in each.unknown for each in answers)
-        assert len(broker.of(SUBSCRIBE)) < 100
+        assert len(broker.of(SUBSCRIBE)) < 5 * 40  # again for each on a slow machine, and not for ever
 
 
 def test_a_stalled_connection_is_made_anew(monkeypatch):
