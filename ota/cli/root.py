@@ -257,7 +257,7 @@ def _tell(
         output.result(f"draft of root {newest.number + 1}; lacks: {'; '.join(draft.lacks(newest)) or 'nothing'}")
     for number in sorted({each.root for each in boards}):
         count = sum(each.root == number for each in boards)
-        where = f"have root {number}" if number else "do not say which root they have"
+        where = f"at root {number}" if number else "without a word on its root"
         output.result(f"{count} board{'s' * (count != 1)} {where}")
     told = [each for each in boards if each.verdict != "follows"]
     output.result(f"{len(boards) - len(told)} of {len(boards)} boards will follow")
