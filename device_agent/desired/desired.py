@@ -26,6 +26,8 @@ from ota.formats.report import Refusal
 
 LOOKS_LIMIT = 16
 """After so many documents a decision waits for no further one."""
+RETRY_GROWTH = 60
+"""An update that fails without end is tried again ever later, at last after so many times `retry_s`: each try wears the disk."""
 logger = logging.getLogger(__name__)
 
 
@@ -144,7 +146,8 @@ class Desired:
         self._other_root = True  # nothing was tried again under it yet: the power may have gone just after it was adopted
         self._looked_too_early: set[str] = set()  # instances whose updates may have been judged by what has changed since
         self._wishes: dict[str, _Wish] = {}
-        self._retry: asyncio.TimerHandle | None = None
+        self._looks: dict[str, asyncio.TimerHandle] = {}  # that are to come, by what for
+        self._growth = 1  # of the time until failed updates are tried again
         self._loop = asyncio.get_running_loop()
         self._walk = RootWalk(services, held, link, setting.retry_s, self._adopted, partial(self._refuse, "root"))
         self._busy = False  # with documents that are due
@@ -168,6 +171,7 @@ class Desired:
                 return True  # it was taken away: what was accepted stays
             if topic == scope.topic:
                 scope.received = payload
+                self._growth = 1
                 self._take_up(scope)
                 return True
         return self._walk.received(topic, payload)
@@ -189,13 +193,13 @@ class Desired:
             await self._services.on_writer(self._keep, scope.mark, found, document, root)
         if scope.accepted is not None and scope.accepted.epoch > found.deployment.epoch:
             raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {scope.accepted.epoch} came meanwhile")
-        scope.bundled, scope.accepted = document, found.deployment
+        scope.bundled, scope.accepted, self._growth = document, found.deployment, 1
         self._clear(scope.kind)
         self._decide_all()
 
     def _adopted(self) -> None:
         """Another root is in force."""
-        self._other_root = self._owed = True
+        self._other_root, self._owed, self._growth = True, True, 1
         self._clear("root")
         for scope in self._scopes:
             scope.accepted = None  # until it verifies under the new root
@@ -327,7 +331,7 @@ class Desired:
         """Its update has begun or ended: is it what is wanted?"""
         update = self.update(name)
         if update.ended and update.retryable and update.reason in RETRYABLE:
-            self._consider_later()
+            self._call_later("failed", self._setting.retry_s * self._growth, self._try_again)
             return
         retry = update.ended and name in self._looked_too_early
         if update.ended:
@@ -429,9 +433,17 @@ class Desired:
 
     def _consider_later(self) -> None:
         """Looks again after the time for a retry."""
-        if self._retry is not None:
-            self._retry.cancel()
-        self._retry = self._loop.call_later(self._setting.retry_s, self.consider)
+        self._call_later("refused", self._setting.retry_s, self.consider)
+
+    def _try_again(self) -> None:
+        """Updates that failed; ever later, until something new is heard."""
+        self._growth = min(2 * self._growth, RETRY_GROWTH)
+        self.consider()
+
+    def _call_later(self, what: str, delay_s: float, look: Callable[[], None]) -> None:
+        if what in self._looks:
+            self._looks[what].cancel()
+        self._looks[what] = self._loop.call_later(delay_s, look)
 
     def _refuse(self, kind: str, epoch: int, error: Refused) -> None:
         """A document as a whole: reported, not stored."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -312,6 +313,36 @@ def test_room_that_is_made_while_a_refusal_for_want_of_it_is_written_down_is_not
         assert desk.posted == []
 
     run(main)
+
+
+def test_an_update_that_fails_without_end_is_tried_again_ever_later_until_something_new_comes(signer, tmp_path):
+    """Each try is written to flash."""
+
+    async def main():
+        desk = Desk(signer, tmp_path)
+        looks = []
+        desk.desired._loop = SimpleNamespace(call_later=lambda delay_s, look: looks.append((delay_s, look)) or Timer())
+        deployment, document = signer.deployment(bytes(32))
+        await desk.takes(document)
+        failed = replace(under_way(deployment, Phase.FAILED), reason=Reason.CHUNK_MISSING)
+        for _ in range(9):
+            desk.runner.update = failed
+            desk.posted.clear()
+            desk.desired.consider_instance(INSTANCE)
+            looks[-1][1]()
+            await desk.rest()
+            assert [each.manifest for each in desk.posted] == [bytes(32)]
+        assert [delay_s for delay_s, _ in looks] == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+        await desk.takes(document)  # the broker is back, say
+        desk.desired.consider_instance(INSTANCE)
+        assert looks[-1][0] == 60
+
+    run(main)
+
+
+class Timer:
+    def cancel(self) -> None:
+        pass
 
 
 async def follow_next_root(desk: Desk, signer: Signer, number: int) -> None:
