@@ -21,10 +21,10 @@ from device_agent.channel.frames import (
     KeyWrite,
 )
 from device_agent.sandbox.devices import Devices
+from device_agent.sandbox.errors import ContractError, Exited, ModuleError, StateRefusedError
 from device_agent.sandbox.export_types import wrong_type
 from device_agent.sandbox.rates import Rate
-from device_agent.sandbox.wasi import Exited, Wasi
-from ota.errors import OtaError
+from device_agent.sandbox.wasi import Wasi
 from ota.formats.capabilities import TopicGrants, check_exports, check_imports, export_name, import_module
 from ota.formats.module import ModuleDescription
 from ota.formats.report import LEVELS
@@ -32,18 +32,6 @@ from pywamr import Function, Instance, MemoryRangeError, NotExportedError, Runti
 
 _DEVICE_DENIED, _DEVICE_FAILED = 0, 1
 PUBLISH_DENIED, PUBLISH_TOO_LARGE, PUBLISH_QUEUE_FULL = 0, 1, 2
-
-
-class ContractError(OtaError):
-    """The module broke the contract: a pointer outside its memory, text that is not UTF-8, a wrong type. As bad as a trap."""
-
-
-class ModuleError(OtaError):
-    """The module answered with an error; its text is the module's own."""
-
-
-class StateRefusedError(ModuleError):
-    """It does not take the state of its predecessor."""
 
 
 @dataclass(frozen=True)

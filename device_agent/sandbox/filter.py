@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from device_agent.channel.frames import KEY_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, TEXT_LIMIT
-from device_agent.sandbox.contract import PUBLISH_DENIED, PUBLISH_TOO_LARGE, ContractError, ModuleError, ModuleHost, Outcome
+from device_agent.sandbox.contract import PUBLISH_DENIED, PUBLISH_TOO_LARGE, ModuleHost, Outcome
+from device_agent.sandbox.errors import ContractError, ModuleError
 from device_agent.sandbox.http_text import (
     HEADERS_BYTES,
     Headers,

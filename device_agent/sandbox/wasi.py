@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from device_agent.sandbox import wasi_paths
+from device_agent.sandbox.errors import Exited
 from device_agent.sandbox.folder_room import FolderRoom, exists
 from device_agent.sandbox.wasi_descriptors import Descriptor, Lines, Streams
 from device_agent.sandbox.wasi_numbers import (  # fmt: skip
@@ -49,21 +50,12 @@ from device_agent.sandbox.wasi_numbers import (  # fmt: skip
     file_type,
     times,
 )
-from ota.errors import OtaError
 
 MODULE = "wasi_snapshot_preview1"
 MAX_DESCRIPTORS = 32
 IO_LIMIT_BYTES = 1 << 20
 VECTORS_LIMIT = 1024
 SLEEP_LIMIT_NS = 1 << 62  # as much as Python can sleep
-
-
-class Exited(OtaError):
-    """The module called proc_exit with `code`: of the contract, it has given up; a command has ended."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the module called proc_exit({code})")
-        self.code = code
 
 
 class Wasi:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from device_agent.channel import frames
 from device_agent.sandbox import confinement
-from device_agent.sandbox.contract import ModuleError, ModuleHost, StateRefusedError
+from device_agent.sandbox.contract import ModuleHost
 from device_agent.sandbox.devices import Devices, import_drivers, open_devices
+from device_agent.sandbox.errors import ModuleError, StateRefusedError
 from device_agent.sandbox.filter import open_host
 from ota.errors import OtaError
 from ota.formats.capabilities import Capabilities

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_agent.sandbox.wasi import MODULE, Exited, Wasi
+from device_agent.sandbox.errors import Exited
+from device_agent.sandbox.wasi import MODULE, Wasi
 from device_agent.sandbox.wasi_descriptors import Streams
 from device_agent.tools.errors import RunError
 from ota.formats.wasm import ModuleShape

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from device_agent.channel import frames
-from device_agent.sandbox.contract import ContractError, ModuleError, ModuleHost
+from device_agent.sandbox.contract import ModuleHost
 from device_agent.sandbox.devices import Devices, open_devices
+from device_agent.sandbox.errors import ContractError, ModuleError
 from device_agent.sandbox.filter import open_host
 from device_agent.tools.command import Given, is_command, run_command
 from device_agent.tools.errors import RunError

@@ -5,11 +5,11 @@ rule compares them: imports of the module ⊆ manifest ⊆ policy.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ota.formats import topics
+from ota.formats import topics, worlds
 from ota.formats.fields import Fields, malformed
 from ota.formats.reasons import Reason, Refused
 
@@ -279,10 +279,46 @@ def check_imports(imports: Iterable[tuple[str, str]], declared: Capabilities) ->
 
     Raises Refused IMPORT_UNDECLARED that names each one that is not.
     """
-    allowed = {(import_module(name), function) for name in declared.items for function in FUNCTIONS[name]}
-    missing = [f"{module}.{name}" for module, name in imports if (module, name) not in allowed]
+    missing = [each for each in imports if (needed := capability_of(*each)) is None or (needed and needed not in declared.items)]
     if missing:
-        raise Refused(Reason.IMPORT_UNDECLARED, f"the module imports what its manifest does not declare: {', '.join(missing)}")
+        names = ", ".join(f"{module}.{name}" for module, name in missing)
+        told = "; ".join(("", *_what_to_do(missing)))
+        raise Refused(Reason.IMPORT_UNDECLARED, f"the module imports what its manifest does not declare: {names}{told}")
+
+
+def _what_to_do(missing: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """About imports by the Component Model's names: the capabilities that cover them; why boards have no such thing."""
+    named = [each for each in missing if worlds.parse(each[0]) is not None]
+    if wanted := sorted({needed for each in named if (needed := capability_of(*each))}):
+        yield f"ask for {', '.join(wanted)} in [capabilities]"
+    unknown = [each for each in named if capability_of(*each) is None and not _own_interface(each[0])]
+    why = {(module, worlds.refusal(module, name)) for module, name in unknown}
+    yield from (f"{module}: {text}" for module, text in sorted(why) if text)
+
+
+def capability_of(module: str, function: str) -> str | None:
+    """The capability that covers an import, "" for one that needs none, None for what no board has."""
+    if module in (WASI_MODULE, FILTER_MODULE):
+        name = "wasi" if module == WASI_MODULE else "filter"
+        return name if function in FUNCTIONS[name] else None
+    if ours := _own_interface(module):
+        return ours if function in FUNCTIONS[ours] else None
+    found = worlds.interface_of(module)
+    return found.capability if found is not None and worlds.is_known(module, function) else None
+
+
+def unknown_imports(imports: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What no board has."""
+    return [each for each in imports if capability_of(*each) is None]
+
+
+def _own_interface(module: str) -> str:
+    """An interface of the contract, by either of its names; "" for another module."""
+    name = worlds.parse(module)
+    if name is None or name.package != PACKAGE or not name.has(VERSION):
+        return ""
+    interface = name.name.removeprefix(f"{PACKAGE}/")
+    return interface if interface in FUNCTIONS and interface not in ("wasi", "filter") else ""
 
 
 def check_granted(declared: Capabilities, granted: Capabilities) -> None:
@@ -315,21 +351,29 @@ def check_exports(exports: Iterable[str], *, is_filter: bool = False) -> frozens
     names = set(exports)
     if is_filter:
         return _check_filter(names)
+    plain = plain_exports(names)
     found = set()
     for interface, functions in EXPORTS.items():
-        present = [function for function in functions if export_name(interface, function) in names]
+        present = [function for function in functions if f"{interface}.{function}" in plain.functions]
         if present and len(present) < len(functions):
             raise Refused(Reason.EXPORT_MISSING, f"the module exports {interface} in part: only {', '.join(present)}")
         if present:
             found.add(interface)
-    needed = [export_name("events", "handle"), "cabi_realloc", "memory"]
-    missing = [name for name in needed if name not in names]
+    needed = {export_name("events", "handle"): "events" in found, "cabi_realloc": plain.allocator, "memory": plain.memory}
+    missing = [name for name, there in needed.items() if not there]
     if missing:
         told = f"the module does not export {', '.join(missing)}"
         if not names.isdisjoint(FILTER_VERSIONS):
             told = "the module is a filter of proxy-wasm: its manifest must ask for the capability filter"
+        elif others := worlds.other_exports(names, PACKAGE):
+            told += f"; it exports {', '.join(others[:3])}, which no board calls"
         raise Refused(Reason.EXPORT_MISSING, told)
     return frozenset(found)
+
+
+def plain_exports(exports: Iterable[str]) -> worlds.Plain:
+    """What a module exports of the contract, by whatever names."""
+    return worlds.plain_exports(exports, PACKAGE, VERSION)
 
 
 def _check_filter(names: set[str]) -> frozenset[str]:
@@ -346,5 +390,13 @@ def _check_filter(names: set[str]) -> frozenset[str]:
 
 def interfaces_of(imports: Iterable[tuple[str, str]]) -> list[str]:
     """The capabilities that functions are imported from. `env` is a name for many things; a filter's functions are known."""
-    names = {module for module, function in imports if module != FILTER_MODULE or function in FUNCTIONS["filter"]}
-    return [name for name in FUNCTIONS if import_module(name) in names]
+    found = set()
+    for module, function in imports:
+        interface = worlds.interface_of(module)
+        if module == WASI_MODULE:
+            found.add("wasi")
+        elif module == FILTER_MODULE:
+            found.add("filter" if function in FUNCTIONS["filter"] else "")
+        else:
+            found.add(interface.capability if interface is not None else _own_interface(module))
+    return [name for name in FUNCTIONS if name in found]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ota.formats import component, wasm
-from ota.formats.capabilities import FILTER_VERSIONS, FUNCTIONS, check_exports, import_module, interfaces_of
+from ota.formats.capabilities import FILTER_VERSIONS, check_exports, interfaces_of, unknown_imports
 from ota.formats.cbor import sha256
 from ota.formats.features import HINTS, beyond_core
 from ota.formats.loadable import written_out
@@ -46,8 +46,7 @@ def _makers(data: bytes) -> list[str]:
 def _of_shape(shape: wasm.ModuleShape, values: dict[str, Any], rows: Rows) -> tuple[dict[str, Any], Rows]:
     imports = [f"{module}.{name}" for module, name in shape.imports]
     capabilities = interfaces_of(shape.imports)
-    known = {(import_module(name), function) for name in capabilities for function in FUNCTIONS[name]}
-    unknown = [f"{module}.{name}" for module, name in shape.imports if (module, name) not in known]
+    unknown = [f"{module}.{name}" for module, name in unknown_imports(shape.imports)]
     is_filter = not set(shape.exports).isdisjoint(FILTER_VERSIONS)
     try:
         abilities, lacks = sorted(check_exports(shape.exports, is_filter=is_filter)), ""

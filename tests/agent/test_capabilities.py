@@ -5,8 +5,9 @@ import tty
 
 import pytest
 
-from device_agent.sandbox.contract import ContractError, ModuleHost
+from device_agent.sandbox.contract import ModuleHost
 from device_agent.sandbox.devices import Devices, open_devices
+from device_agent.sandbox.errors import ContractError
 from device_agent.sandbox.wasi import FUNCTIONS as WASI_FUNCTIONS
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted
 from ota.formats.module import Limits, ModuleDescription

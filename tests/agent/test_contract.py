@@ -5,7 +5,8 @@ import json
 import pytest
 
 from device_agent.channel.frames import KeyWrite
-from device_agent.sandbox.contract import ContractError, ModuleError, ModuleHost
+from device_agent.sandbox.contract import ModuleHost
+from device_agent.sandbox.errors import ContractError, ModuleError
 from ota.formats.capabilities import Capabilities
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason, Refused

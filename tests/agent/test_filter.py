@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from device_agent.sandbox import filter as filters
 from device_agent.sandbox import http_text
-from device_agent.sandbox.contract import ContractError, ModuleError
+from device_agent.sandbox.errors import ContractError, ModuleError
 from device_agent.sandbox.proxy_abi import METRICS
 from device_agent.sandbox.routes import Routes, RoutesError
 from ota.formats.capabilities import FUNCTIONS

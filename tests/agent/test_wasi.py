@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.sandbox import wasi_numbers as errors
+from device_agent.sandbox.errors import Exited
 from device_agent.sandbox.folder_room import ENTRY_BYTES
-from device_agent.sandbox.wasi import MAX_DESCRIPTORS, Exited
+from device_agent.sandbox.wasi import MAX_DESCRIPTORS
 from tests.support.wasi_guest import READING, Guest
 
 

@@ -5,7 +5,8 @@ import functools
 import pytest
 from hypothesis import strategies as st
 
-from device_agent.sandbox.contract import ModuleError, ModuleHost
+from device_agent.sandbox.contract import ModuleHost
+from device_agent.sandbox.errors import ModuleError
 from ota.formats.capabilities import Capabilities
 from ota.formats.module import Limits, ModuleDescription
 from pywamr import Trap

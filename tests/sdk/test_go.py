@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.sandbox.contract import ModuleError, ModuleHost, StateRefusedError
+from device_agent.sandbox.contract import ModuleHost
+from device_agent.sandbox.errors import ModuleError, StateRefusedError
 from ota.author.templates import create
 from ota.formats.capabilities import Capabilities
 from ota.formats.module import Limits, ModuleDescription

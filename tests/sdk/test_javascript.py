@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.sandbox.contract import ModuleError, ModuleHost
+from device_agent.sandbox.contract import ModuleHost
+from device_agent.sandbox.errors import ModuleError
 from ota.author import engine as engines
 from ota.author.build import describe
 from ota.author.engine import CAPABILITIES, EngineError, engine
