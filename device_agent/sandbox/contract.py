@@ -20,17 +20,20 @@ from device_agent.channel.frames import (
     WRITES_PER_EVENT,
     KeyWrite,
 )
+from device_agent.sandbox import wasi2_cli, wasi2_io
+from device_agent.sandbox.device_calls import DeviceCalls
 from device_agent.sandbox.devices import Devices
 from device_agent.sandbox.errors import ContractError, Exited, ModuleError, StateRefusedError
 from device_agent.sandbox.export_types import wrong_type
+from device_agent.sandbox.guest import ModuleGuest
+from device_agent.sandbox.interfaces import bound
 from device_agent.sandbox.rates import Rate
 from device_agent.sandbox.wasi import Wasi
-from ota.formats.capabilities import TopicGrants, check_exports, check_imports, export_name, import_module
+from ota.formats.capabilities import TopicGrants, check_exports, check_imports, own_interface, plain_exports
 from ota.formats.module import ModuleDescription
 from ota.formats.report import LEVELS
-from pywamr import Function, Instance, MemoryRangeError, NotExportedError, Runtime, Trap
+from pywamr import Function, Import, Instance, MemoryRangeError, Runtime, Trap
 
-_DEVICE_DENIED, _DEVICE_FAILED = 0, 1
 PUBLISH_DENIED, PUBLISH_TOO_LARGE, PUBLISH_QUEUE_FULL = 0, 1, 2
 
 
@@ -78,6 +81,8 @@ class ModuleHost:
         self._observe = observe
         self._devices = devices or Devices()
         self._wasi = self._new_wasi(description) if "wasi" in self._capabilities.items else None
+        self._guest = ModuleGuest(self._read, self._write, self._reallocate)
+        self._interfaces = self._new_interfaces(description)
         self._instance: Instance | None = None
         self._known: dict[tuple[str, str], tuple[Function, Function | None]] = {}
         self._fuel = limits.fuel
@@ -88,10 +93,11 @@ class ModuleHost:
             check_imports([(each.module, each.name) for each in module.imports], self._capabilities)
             is_filter = "filter" in self._capabilities.items
             self.interfaces = check_exports((each.name for each in module.exports), is_filter=is_filter)
-            if wrong := wrong_type(module.exports, is_filter=is_filter):
+            self._plain = plain_exports(each.name for each in module.exports)
+            if wrong := wrong_type(module.exports, self._plain, is_filter=is_filter):
                 raise ContractError(wrong)
             self._instance = module.instantiate(
-                self._hosts(), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages, fuel=limits.fuel or None
+                self._hosts(module.imports), stack_bytes=limits.stack_bytes, max_pages=limits.memory_pages, fuel=limits.fuel or None
             )
             exports = {each.name for each in module.exports}
             self._allocate = self._allocator(exports)
@@ -131,7 +137,8 @@ class ModuleHost:
 
     def handle(self, topic: str, payload: bytes) -> Outcome:
         """Hands over an event. Raises ModuleError when the module answers with an error, Trap, ContractError."""
-        return self._call("events", "handle", topic.encode(), payload)
+        without_reply = (0, 0, 0) if self._plain.is_handler else ()  # of wasmCloud's broker-message
+        return self._call("events", "handle", topic.encode(), payload, *without_reply)
 
     def tick(self, now_ns: int) -> Outcome:
         """Calls `timer.tick`, where the module has it."""
@@ -164,19 +171,30 @@ class ModuleHost:
             quota_bytes=self._capabilities.number("wasi", "quota_bytes"),
         )
 
+    def _new_interfaces(self, description: ModuleDescription) -> dict[str, Any]:
+        """What answers for each interface of others."""
+        if self._wasi is None:
+            return {}
+        given = (description.name, *description.arguments), description.environment
+        return {**wasi2_io.hosts(), **wasi2_cli.hosts(*self._wasi.lines, *given)}
+
     # -- into the module
 
     def _allocator(self, exports: Collection[str]) -> Callable[[int], int]:
         """Gives room for so many bytes in the module's memory."""
-        function = self._live().function("cabi_realloc")
-        return lambda size: function(0, 0, 1, size)
+        return lambda size: self._reallocate(1, size)
+
+    def _reallocate(self, alignment: int, size: int) -> int:
+        known = self._known.get(("", ""))
+        if known is None:
+            known = self._known["", ""] = self._live().function(self._plain.allocator), None
+        pointer: int = known[0](0, 0, alignment, size)
+        return pointer
 
     def _initialise(self, exports: Collection[str]) -> None:
         """Before anything else, and once."""
-        for name in ("_initialize", "__wasm_call_ctors"):  # of a WASI reactor, which calls the other; of a bare C program
-            if name in exports:
-                self._run(self._live().function(name))
-                break
+        if self._plain.initialiser:
+            self._run(self._live().function(self._plain.initialiser))
 
     def _run(self, function: Function, *values: int) -> Any:
         try:
@@ -239,12 +257,9 @@ class ModuleHost:
         """An export, and what is to be called once its result was read, where the module has that."""
         known = self._known.get((interface, function))
         if known is None:
-            name = export_name(interface, function)
-            try:
-                post: Function | None = self._live().function(f"cabi_post_{name}")
-            except NotExportedError:
-                post = None
-            known = self._known[interface, function] = self._live().function(name), post
+            name, post = (table.get(f"{interface}.{function}", "") for table in (self._plain.functions, self._plain.posts))
+            known = self._live().function(name), self._live().function(post) if post else None
+            self._known[interface, function] = known
         return known
 
     def _lower(self, content: bytes) -> tuple[int, int]:
@@ -287,7 +302,7 @@ class ModuleHost:
 
     # -- out of the module: each takes and returns flat core values
 
-    def _hosts(self) -> dict[str, dict[str, Callable[..., Any]]]:
+    def _hosts(self, imports: tuple[Import, ...]) -> dict[str, dict[str, Callable[..., Any]]]:
         hosts: dict[str, dict[str, Callable[..., Any]]] = {
             "logging": {"log": self._log_call},
             "messaging": {"publish": self._publish},
@@ -295,16 +310,17 @@ class ModuleHost:
             "clock": {"now": self._clock_ns, "monotonic": time.monotonic_ns},
             "config": {"get": self._config_get},
             "random": {"get": self._random_get},
-            "gpio": {"read": self._gpio_read, "write": self._gpio_write},
-            "serial": {"read": self._serial_read, "write": self._serial_write},
+            **DeviceCalls(self._devices, self._log).functions(self._guest),
             "wasi": self._wasi.functions() if self._wasi is not None else {},
             "filter": self._filter_functions(),
         }
-        return {
-            import_module(name): {field: self._watched(f"{name}.{field}", call) for field, call in functions.items()}
-            for name, functions in hosts.items()
-            if name in self._capabilities.items
-        }
+        found: dict[str, dict[str, Callable[..., Any]]] = {}
+        for module in {each.module for each in imports}:
+            if (name := own_interface(module)) in self._capabilities.items:
+                found[module] = {field: self._watched(f"{name}.{field}", call) for field, call in hosts[name].items()}
+        for (module, field), call in bound(imports, self._interfaces, self._guest).items():
+            found.setdefault(module, {})[field] = self._watched(f"{module}.{field}", call)
+        return found
 
     def _filter_functions(self) -> dict[str, Callable[..., Any]]:
         return {}
@@ -412,62 +428,6 @@ class ModuleHost:
     def _random_get(self, size: int, out: int) -> None:
         size &= 0xFFFFFFFF
         self._return_list(out, os.urandom(size) if size <= PAYLOAD_LIMIT_BYTES else b"")
-
-    def _gpio_read(self, line_at: int, line_size: int, out: int) -> None:
-        name = self._text(line_at, line_size)
-        line = self._devices.inputs.get(name) or self._devices.outputs.get(name)
-        if line is None:
-            self._write(out, bytes((1, _DEVICE_DENIED)))
-            return
-        try:
-            self._write(out, bytes((0, line.read())))
-        except OSError as error:
-            self._device_failed(name, error, out, 1)
-
-    def _gpio_write(self, line_at: int, line_size: int, value: int, out: int) -> None:
-        name = self._text(line_at, line_size)
-        line = self._devices.outputs.get(name)
-        if line is None:
-            self._write(out, bytes((1, _DEVICE_DENIED)))
-            return
-        try:
-            line.write(bool(value))
-            self._write(out, b"\0\0")
-        except OSError as error:
-            self._device_failed(name, error, out, 1)
-
-    def _serial_read(self, port_at: int, port_size: int, limit: int, out: int) -> None:
-        name = self._text(port_at, port_size)
-        port = self._devices.ports.get(name)
-        if port is None:
-            self._write(out, bytes((1, 0, 0, 0, _DEVICE_DENIED)))
-            return
-        try:
-            content = port.read(min(limit & 0xFFFFFFFF, PAYLOAD_LIMIT_BYTES))
-        except OSError as error:
-            self._device_failed(name, error, out, 4)
-            return
-        pointer, size = self._lower(content)
-        self._write(out, b"\0\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
-
-    def _serial_write(self, port_at: int, port_size: int, data_at: int, data_size: int, out: int) -> None:
-        name, size = self._text(port_at, port_size), data_size & 0xFFFFFFFF
-        port = self._devices.ports.get(name)
-        if port is None:
-            self._write(out, bytes((1, _DEVICE_DENIED)))
-            return
-        if size > PAYLOAD_LIMIT_BYTES:
-            raise ContractError(f"{size} bytes for {name} at once, the limit is {PAYLOAD_LIMIT_BYTES}")
-        try:
-            port.write(self._read(data_at, size))
-            self._write(out, b"\0\0")
-        except OSError as error:
-            self._device_failed(name, error, out, 1)
-
-    def _device_failed(self, name: str, error: OSError, out: int, offset: int) -> None:
-        """An error result whose payload lies at `offset`; the log has more detail than the module gets."""
-        self._log("warn", f"{name}: {error}")
-        self._write(out, b"\1" + bytes(offset - 1) + bytes((_DEVICE_FAILED,)))
 
     def _return_list(self, out: int, content: bytes) -> None:
         """list<u8>: pointer and length."""

@@ -18,8 +18,8 @@ class StateRefusedError(ModuleError):
 
 
 class Exited(OtaError):
-    """The module called proc_exit with `code`: of the contract, it has given up; a command has ended."""
+    """The module called proc_exit, or `exit`, with `code`: of the contract, it has given up; a command has ended."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the module called proc_exit({code})")
+    def __init__(self, code: int, function: str = "proc_exit") -> None:
+        super().__init__(f"the module called {function}({code})")
         self.code = code

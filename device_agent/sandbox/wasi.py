@@ -76,12 +76,12 @@ class Wasi:
         `arguments` begin with the program's name. `streams`: what the standard ones are, where they are not the log.
         """
         self._read, self._write = read, write
-        self._lines = streams.outputs if streams else (Lines(log, "info"), Lines(log, "warn"))
+        self.lines = streams.outputs if streams else (Lines(log, "info"), Lines(log, "warn"))
         self._arguments = [each.encode() + b"\0" for each in arguments or ("module",)]
         self._environment = [f"{key}={value}".encode() + b"\0" for key, value in environment.items()]
         self._input = streams.read if streams else lambda size: b""
         self._open = {0: Descriptor(-1, STREAM, readable=True, writable=False)}
-        for lines in self._lines:
+        for lines in self.lines:
             self._open[len(self._open)] = Descriptor(-1, STREAM, readable=False, writable=True, lines=lines)
         self._room = FolderRoom(quota_bytes, [real for _, real, writable in folders if writable])
         for path, real, writable in folders:
@@ -95,7 +95,7 @@ class Wasi:
 
     def end_lines(self) -> None:
         """A call into the module has ended: what it has printed of a line is a line."""
-        for lines in self._lines:
+        for lines in self.lines:
             lines.end()
 
     @staticmethod

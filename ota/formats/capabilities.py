@@ -291,17 +291,14 @@ def _what_to_do(missing: Iterable[tuple[str, str]]) -> Iterator[str]:
     named = [each for each in missing if worlds.parse(each[0]) is not None]
     if wanted := sorted({needed for each in named if (needed := capability_of(*each))}):
         yield f"ask for {', '.join(wanted)} in [capabilities]"
-    unknown = [each for each in named if capability_of(*each) is None and not _own_interface(each[0])]
+    unknown = [each for each in named if capability_of(*each) is None and not own_interface(each[0])]
     why = {(module, worlds.refusal(module, name)) for module, name in unknown}
     yield from (f"{module}: {text}" for module, text in sorted(why) if text)
 
 
 def capability_of(module: str, function: str) -> str | None:
     """The capability that covers an import, "" for one that needs none, None for what no board has."""
-    if module in (WASI_MODULE, FILTER_MODULE):
-        name = "wasi" if module == WASI_MODULE else "filter"
-        return name if function in FUNCTIONS[name] else None
-    if ours := _own_interface(module):
+    if ours := own_interface(module):
         return ours if function in FUNCTIONS[ours] else None
     found = worlds.interface_of(module)
     return found.capability if found is not None and worlds.is_known(module, function) else None
@@ -312,8 +309,10 @@ def unknown_imports(imports: Iterable[tuple[str, str]]) -> list[tuple[str, str]]
     return [each for each in imports if capability_of(*each) is None]
 
 
-def _own_interface(module: str) -> str:
-    """An interface of the contract, by either of its names; "" for another module."""
+def own_interface(module: str) -> str:
+    """The capability whose own functions are imported from a module, in either way of writing; "" for another's."""
+    if module in (WASI_MODULE, FILTER_MODULE):
+        return "wasi" if module == WASI_MODULE else "filter"
     name = worlds.parse(module)
     if name is None or name.package != PACKAGE or not name.has(VERSION):
         return ""
@@ -393,10 +392,8 @@ def interfaces_of(imports: Iterable[tuple[str, str]]) -> list[str]:
     found = set()
     for module, function in imports:
         interface = worlds.interface_of(module)
-        if module == WASI_MODULE:
-            found.add("wasi")
-        elif module == FILTER_MODULE:
-            found.add("filter" if function in FUNCTIONS["filter"] else "")
-        else:
-            found.add(interface.capability if interface is not None else _own_interface(module))
+        if interface is not None:
+            found.add(interface.capability)
+        elif module != FILTER_MODULE or function in FUNCTIONS["filter"]:
+            found.add(own_interface(module))
     return [name for name in FUNCTIONS if name in found]
