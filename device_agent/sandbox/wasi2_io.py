@@ -8,18 +8,6 @@ from device_agent.sandbox.errors import ContractError
 from device_agent.sandbox.signatures import Failure
 
 __all__ = ["Closed", "Error", "InputStream", "LogStream", "OutputStream", "Pollable", "Resource", "failed", "hosts"]
-    "Closed",
-    "Error",
-    "InputStream",
-    "LogStream",
-    "OutputStream",
-    "Poll",
-    "Pollable",
-    "Resource",
-    "Streams",
-    "failed",
-    "hosts",
-]
 
 PERMIT_BYTES = 64 * 1024  # for one write
 BLOCKING_BYTES = 4096  # for one that waits (wasi:io/streams)
