@@ -1,0 +1,114 @@
+"""Names of interfaces as core modules have them, which of them boards have, and what is said of the others."""
+
+import pytest
+
+from ota.formats import capabilities, worlds
+from ota.formats.capabilities import Capabilities, capability_of, check_exports, check_imports, interfaces_of
+from ota.formats.interfaces import INTERFACES
+from ota.formats.reasons import Reason, Refused
+
+
+def refusal(function, *values) -> Refused:
+    with pytest.raises(Refused) as refused:
+        function(*values)
+    return refused.value
+
+
+OURS = ["memory", "cabi_realloc", "device:module/events@0.1.0#handle"]
+CANONICAL = ["cm32p2_memory", "cm32p2_realloc", "cm32p2|device:module/events@0.1|handle"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "version"),
+    [
+        ("wasi:io/poll@0.2.3", "wasi:io/poll", "0.2.3"),
+        ("cm32p2|wasi:io/poll@0.2", "wasi:io/poll", "0.2"),
+        ("wasi:logging/logging", "wasi:logging/logging", ""),
+        ("wasi:config/store@0.2.0-rc.1", "wasi:config/store", "0.2.0-rc.1"),
+    ],
+)
+def test_a_name_is_read(text, name, version):
+    found = worlds.parse(text)
+    assert (found.name, found.version, found.canonical) == (name, version, text.startswith("cm32p2|"))
+
+
+@pytest.mark.parametrize("text", ["env", "wasi_snapshot_preview1", "", "wasi:io", "wasi:io/poll@", "[export]wasi:io/poll@0.2.0"])
+def test_another_name_is_none(text):
+    assert worlds.parse(text) is None
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.2.1", "0.2.9", "0.2.12", "0.2", "0.2.3+build"])
+def test_released_versions_are_compatible(version):
+    assert capability_of(f"wasi:io/poll@{version}", "poll") == "wasi"
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.3.0", "1.0.0", "0.2.0-rc-2023-11-10", "0.20.0", "0", "0.0.2"])
+def test_drafts_candidates_and_other_versions_are_not(version):
+    assert capability_of(f"wasi:io/poll@{version}", "poll") is None
+
+
+def test_our_own_interfaces_have_both_names():
+    for module in ("device:module/keyvalue@0.1.0", "cm32p2|device:module/keyvalue@0.1"):
+        assert capability_of(module, "get") == "keyvalue"
+        assert capability_of(module, "list") is None
+        assert interfaces_of([(module, "get")]) == ["keyvalue"]
+    assert capability_of("device:module/keyvalue@0.2.0", "get") is None
+    assert capability_of("device:module/wasi@0.1.0", "fd_write") is None
+
+
+def test_dropping_a_resource_has_both_names():
+    assert worlds.is_known("wasi:io/poll@0.2.0", "[resource-drop]pollable")
+    assert worlds.is_known("cm32p2|wasi:io/poll@0.2", "pollable_drop")
+    assert not worlds.is_known("wasi:io/poll@0.2.0", "pollable_drop")
+
+
+def test_exports_have_both_names():
+    assert check_exports(OURS) == check_exports(CANONICAL) == {"events"}
+    state = [f"cm32p2|device:module/state@0.1|{each}" for each in ("save", "save_post", "restore")]
+    plain = capabilities.plain_exports([*CANONICAL, *state, "cm32p2_initialize"])
+    assert plain.functions["state.save"] == state[0]
+    assert plain.posts == {"state.save": state[1]}
+    assert (plain.allocator, plain.memory, plain.initialiser) == ("cm32p2_realloc", "cm32p2_memory", "cm32p2_initialize")
+    assert check_exports([*CANONICAL, *state]) == {"events", "state"}
+    assert refusal(check_exports, [*CANONICAL, state[0]]).reason is Reason.EXPORT_MISSING
+
+
+def test_a_command_or_a_server_is_refused_by_its_name():
+    error = refusal(check_exports, ["memory", "cabi_realloc", "wasi:http/incoming-handler@0.2.0#handle", "wasi:cli/run@0.2.3#run"])
+    assert error.reason is Reason.EXPORT_MISSING
+    assert error.detail.endswith("it exports wasi:cli/run@0.2.3, wasi:http/incoming-handler@0.2.0, which no board calls")
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "told"),
+    [
+        ("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.start-bind", "modules have no sockets: they exchange messages"),
+        ("wasi:http/outgoing-handler@0.2.3", "handle", "modules have no HTTP: they exchange messages"),
+        ("wasi:cli/environment@0.3.0", "get-arguments", "no WASI 0.3 (asynchronous): build for wasm32-wasip2"),
+        ("wasi:clocks/monotonic-clock@0.3.0-rc-2025-09-16", "now", "no WASI 0.3"),
+        ("wasi:io/poll@0.2.0-rc-2023-11-10", "poll", "boards have it in version 0.2.0"),
+        ("wasi:io/streams@0.2.0", "[method]output-stream.shout", "boards do not have this function of it"),
+        ("acme:things/shop@1.0.0", "buy", "no board has this interface"),
+    ],
+)
+def test_what_no_board_has_is_refused_with_what_to_do(module, function, told):
+    error = refusal(check_imports, [(module, function)], Capabilities.parse({"wasi": {}, "messaging": {}}, "test"))
+    assert error.reason is Reason.IMPORT_UNDECLARED
+    assert f"{module}.{function}; {module}: " in error.detail
+    assert told in error.detail
+
+
+def test_the_capability_that_is_missing_is_named_once():
+    imports = [("wasi:io/poll@0.2.0", "poll"), ("wasi:cli/exit@0.2.0", "exit"), ("device:module/clock@0.1.0", "now")]
+    error = refusal(check_imports, imports, Capabilities.parse({}, "test"))
+    assert error.detail.endswith("device:module/clock@0.1.0.now; ask for clock, wasi in [capabilities]")
+    check_imports(imports, Capabilities.parse({"wasi": {}, "clock": {}}, "test"))
+
+
+def test_every_interface_has_a_capability_and_a_version_that_it_knows():
+    for interface in INTERFACES:
+        assert interface.capability in capabilities.FUNCTIONS or not interface.functions
+        for version in interface.versions:
+            module = f"{interface.name}@{version}" if version else interface.name
+            assert worlds.interface_of(module) is interface
+            assert all(worlds.is_known(module, name) for name in interface.names)
