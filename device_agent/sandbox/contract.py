@@ -20,7 +20,7 @@ from device_agent.channel.frames import (
     WRITES_PER_EVENT,
     KeyWrite,
 )
-from device_agent.sandbox import wasi2_cli, wasi2_io
+from device_agent.sandbox import wasi2_cli, wasi2_files, wasi2_io
 from device_agent.sandbox.device_calls import DeviceCalls
 from device_agent.sandbox.devices import Devices
 from device_agent.sandbox.errors import ContractError, Exited, ModuleError, StateRefusedError
@@ -176,7 +176,8 @@ class ModuleHost:
         if self._wasi is None:
             return {}
         given = (description.name, *description.arguments), description.environment
-        return {**wasi2_io.hosts(), **wasi2_cli.hosts(*self._wasi.lines, *given)}
+        files = wasi2_files.hosts(self._wasi.folders, self._devices.folders)
+        return {**wasi2_io.hosts(), **wasi2_cli.hosts(*self._wasi.lines, *given), **files}
 
     # -- into the module
 

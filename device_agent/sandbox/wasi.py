@@ -13,24 +13,19 @@ from typing import Any
 
 from device_agent.sandbox import wasi_paths
 from device_agent.sandbox.errors import Exited
-from device_agent.sandbox.folder_room import FolderRoom, exists
+from device_agent.sandbox.folder_room import FolderRoom
 from device_agent.sandbox.wasi_descriptors import Descriptor, Lines, Streams
+from device_agent.sandbox.wasi_folders import Folders
 from device_agent.sandbox.wasi_numbers import (  # fmt: skip
     APPEND,
     BADF,
-    CREATE,
-    DIRECTORY,
-    ERRORS,
-    EXCLUSIVE,
     FILE,
     FOLDER,
     FOLLOW,
     INVAL,
-    IO,
     ISDIR,
     MFILE,
     NAMETOOLONG,
-    NOENT,
     NONBLOCK,
     NOSYS,
     NOTCAPABLE,
@@ -41,13 +36,13 @@ from device_agent.sandbox.wasi_numbers import (  # fmt: skip
     READ_RIGHT,
     SPIPE,
     STREAM,
-    TRUNCATE,
     WHENCE,
     WRITE_RIGHT,
     Errno,
     checked_offset,
     clock_id,
     file_type,
+    number_of,
     times,
 )
 
@@ -83,7 +78,8 @@ class Wasi:
         self._open = {0: Descriptor(-1, STREAM, readable=True, writable=False)}
         for lines in self.lines:
             self._open[len(self._open)] = Descriptor(-1, STREAM, readable=False, writable=True, lines=lines)
-        self._room = FolderRoom(quota_bytes, [real for _, real, writable in folders if writable])
+        self.folders = Folders(FolderRoom(quota_bytes, [real for _, real, writable in folders if writable]))
+        self._room = self.folders.room
         for path, real, writable in folders:
             self._open[len(self._open)] = Descriptor(real, FOLDER, readable=True, writable=writable, preopen=path)
 
@@ -103,10 +99,8 @@ class Wasi:
         def call(*values: int) -> int:
             try:
                 function(*values)
-            except Errno as error:
-                return error.number
-            except OSError as error:
-                return ERRORS.get(error.errno or 0, IO)
+            except (Errno, OSError) as error:
+                return number_of(error)
             return OK
 
         return call
@@ -356,19 +350,8 @@ class Wasi:
             raise Errno(NAMETOOLONG)
         return wasi_paths.decode(self._read(at, size))
 
-    def _enter(self, number: int, path: str, *, write: bool, follow: bool = False) -> tuple[int, str]:
-        """As `wasi_paths.enter`, below an open folder that may be written, if it is to be."""
-        folder = self._find(number, real=True, folder=True)
-        if write and not folder.writable:
-            raise Errno(NOTCAPABLE)
-        return wasi_paths.enter(folder.real, path, follow=follow)
-
-    def _at(self, number: int, at: int, size: int, action: Callable[[int, str], Any], *, write: bool, follow: bool = False) -> Any:
-        folder, name = self._enter(number, self._path(at, size), write=write, follow=follow)
-        try:
-            return action(folder, name)
-        finally:
-            os.close(folder)
+    def _folder(self, number: int) -> Descriptor:
+        return self._find(number, real=True, folder=True)
 
     def path_open(
         self, number: int, lookup: int, at: int, size: int, how: int, base: int, inheriting: int, flags: int, out: int
@@ -377,84 +360,48 @@ class Wasi:
             raise Errno(MFILE)
         if flags & ~(APPEND | NONBLOCK):
             raise Errno(NOTSUP)
-        if how & CREATE and how & DIRECTORY:  # some kernels make a file of it and fail
-            raise Errno(INVAL)
-        if how & CREATE and wasi_paths.names_a_folder(self._path(at, size)):
-            raise Errno(ISDIR)
-        write = bool(how & (CREATE | TRUNCATE) or base & WRITE_RIGHT)
-        mode = os.O_RDWR if write else os.O_RDONLY
-        mode |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        mode |= (os.O_CREAT if how & CREATE else 0) | (os.O_EXCL if how & EXCLUSIVE else 0)
-        mode |= (os.O_TRUNC if how & TRUNCATE else 0) | (os.O_DIRECTORY if how & DIRECTORY else 0)
-        follow = bool(lookup & FOLLOW) and not how & EXCLUSIVE
-        real = self._at(number, at, size, lambda parent, name: self._room.open(name, mode, parent), write=write, follow=follow)
-        kind = file_type(os.fstat(real))
-        if kind not in (FOLDER, FILE):
-            self._room.close(real)
-            raise Errno(NOTCAPABLE)  # no devices, pipes or sockets
+        read, write = bool(base & READ_RIGHT), bool(base & WRITE_RIGHT)
+        path = self._path(at, size)
+        opened = self.folders.open(
+            self._folder(number), path, how, follow=bool(lookup & FOLLOW), read=read, write=write, flags=flags
+        )
         free = next(each for each in range(3, MAX_DESCRIPTORS + 3) if each not in self._open)
-        readable = kind == FOLDER or not base & WRITE_RIGHT or bool(base & READ_RIGHT)
-        writable = self._find(number).writable if kind == FOLDER else write
-        self._open[free] = Descriptor(real, kind, readable=readable, writable=writable, flags=flags)
+        self._open[free] = opened
         self._u32(out, free)
 
     def path_create_directory(self, number: int, at: int, size: int) -> None:
-        self._at(number, at, size, lambda parent, name: self._room.mkdir(name, parent), write=True)
+        self.folders.make(self._folder(number), self._path(at, size))
 
     def path_remove_directory(self, number: int, at: int, size: int) -> None:
-        self._at(number, at, size, lambda parent, name: os.rmdir(name, dir_fd=parent), write=True)
+        self.folders.remove(self._folder(number), self._path(at, size))
 
     def path_unlink_file(self, number: int, at: int, size: int) -> None:
-        self._at(number, at, size, lambda parent, name: os.unlink(name, dir_fd=parent), write=True)
+        self.folders.unlink(self._folder(number), self._path(at, size))
 
     def path_rename(self, number: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
-        other, new = self._enter(target, self._path(to, to_size), write=True)
-        try:
-            self._at(number, at, size, lambda parent, name: os.rename(name, new, src_dir_fd=parent, dst_dir_fd=other), write=True)
-        finally:
-            os.close(other)
+        self.folders.rename(self._folder(number), self._path(at, size), self._folder(target), self._path(to, to_size))
 
     def path_filestat_get(self, number: int, lookup: int, at: int, size: int, out: int) -> None:
-        def about(parent: int, name: str) -> os.stat_result:
-            return os.stat(name, dir_fd=parent, follow_symlinks=False)
-
-        self._stat(out, self._at(number, at, size, about, write=False, follow=bool(lookup & FOLLOW)))
+        self._stat(out, self.folders.about(self._folder(number), self._path(at, size), follow=bool(lookup & FOLLOW)))
 
     def path_filestat_set_times(
         self, number: int, lookup: int, at: int, size: int, accessed: int, modified: int, flags: int
     ) -> None:
-        def change(parent: int, name: str) -> None:
-            about = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            os.utime(name, ns=times(about, accessed, modified, flags), dir_fd=parent, follow_symlinks=False)
-
-        self._at(number, at, size, change, write=True, follow=bool(lookup & FOLLOW))
+        folder, path = self._folder(number), self._path(at, size)
+        self.folders.set_times(folder, path, accessed, modified, flags, follow=bool(lookup & FOLLOW))
 
     def path_readlink(self, number: int, at: int, size: int, to: int, room: int, out: int) -> None:
-        target = os.fsencode(self._at(number, at, size, lambda parent, name: os.readlink(name, dir_fd=parent), write=False))
-        target = target[: room & 0xFFFFFFFF]
+        target = self.folders.read_link(self._folder(number), self._path(at, size))[: room & 0xFFFFFFFF]
         self._write(to, target)
         self._u32(out, len(target))
 
     def path_link(self, number: int, lookup: int, at: int, size: int, target: int, to: int, to_size: int) -> None:
-        """Another name of a file, where both folders may be written: else it would give away a file that is to be read only."""
         if lookup & FOLLOW:
             raise Errno(INVAL)
-        path = self._path(to, to_size)
-        other, new = self._enter(target, path, write=True)
-        try:
-            _refuse_new_folder(path, new, other)
-            self._at(number, at, size, lambda parent, name: self._room.link(name, parent, new, other), write=True)
-        finally:
-            os.close(other)
+        self.folders.link(self._folder(number), self._path(at, size), self._folder(target), self._path(to, to_size))
 
     def path_symlink(self, at: int, size: int, number: int, to: int, to_size: int) -> None:
-        target, path = wasi_paths.checked_target(self._path(at, size)), self._path(to, to_size)
-
-        def make(parent: int, name: str) -> None:
-            _refuse_new_folder(path, name, parent)
-            self._room.symlink(target, name, parent)
-
-        self._at(number, to, to_size, make, write=True)
+        self.folders.symlink(self._path(at, size), self._folder(number), self._path(to, to_size))
 
     def _no_socket(self, number: int, *_: int) -> None:
         self._find(number)
@@ -471,12 +418,6 @@ class Wasi:
                 *(max(0, each) for each in (about.st_atime_ns, about.st_mtime_ns, about.st_ctime_ns)),  # files older than 1970
             ),
         )  # fmt: skip
-
-
-def _refuse_new_folder(path: str, name: str, parent: int) -> None:
-    """A path of a folder that is not there can't become a link."""
-    if wasi_paths.names_a_folder(path) and not exists(name, parent):
-        raise Errno(NOENT)
 
 
 _NAMES = tuple(name for name in vars(Wasi) if name.startswith(("args_", "environ_", "clock_", "random_", "poll_", "fd_", "path_")))

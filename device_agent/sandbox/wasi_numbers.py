@@ -5,9 +5,12 @@ import os
 import stat
 import time
 
+from ota.formats.interfaces import ERROR_CODES
+
 OK, BADF, EXIST, FAULT, INVAL, IO, ISDIR, LOOP, MFILE, NAMETOOLONG, NOENT = 0, 8, 20, 21, 28, 29, 31, 32, 33, 37, 44
 NOSPC, NOSYS, NOTDIR, NOTEMPTY, NOTSUP, PERM, SPIPE, NOTCAPABLE, FBIG, ACCES, OVERFLOW = 51, 52, 54, 55, 58, 63, 70, 76, 22, 2, 61
-BUSY, MLINK, NOMEM, NOTSOCK, NXIO, ROFS, XDEV = 10, 34, 48, 57, 60, 69, 75
+BUSY, MLINK, NOMEM, NOTSOCK, NXIO, ROFS, XDEV, ILSEQ = 10, 34, 48, 57, 60, 69, 75, 25
+SECOND_NS = 1_000_000_000
 ERRORS = {
     errno.EACCES: ACCES, errno.EBADF: BADF, errno.EEXIST: EXIST, errno.EINVAL: INVAL, errno.EISDIR: ISDIR, errno.ELOOP: LOOP,
     errno.EMFILE: MFILE, errno.ENAMETOOLONG: NAMETOOLONG, errno.ENOENT: NOENT, errno.ENOSPC: NOSPC, errno.ENOTDIR: NOTDIR,
@@ -34,12 +37,31 @@ STREAM_RIGHTS = _rights(1, 6, 21, 27)  # not to seek: by that C libraries know a
 WHENCE = {0: os.SEEK_SET, 1: os.SEEK_CUR, 2: os.SEEK_END}
 
 
+_CODES = {
+    ACCES: "access", BADF: "bad-descriptor", BUSY: "busy", EXIST: "exist", FBIG: "file-too-large", ILSEQ: "illegal-byte-sequence",
+    INVAL: "invalid", IO: "io", ISDIR: "is-directory", LOOP: "loop", MLINK: "too-many-links", NAMETOOLONG: "name-too-long",
+    NOENT: "no-entry", NOMEM: "insufficient-memory", MFILE: "insufficient-memory", NOSPC: "insufficient-space",
+    NOTDIR: "not-directory", NOTEMPTY: "not-empty", NOTSUP: "unsupported", NXIO: "no-such-device", OVERFLOW: "overflow",
+    PERM: "not-permitted", NOTCAPABLE: "not-permitted", ROFS: "read-only", SPIPE: "invalid-seek", XDEV: "cross-device",
+}  # fmt: skip
+
+
+def error_code(number: int) -> int:
+    """The number of wasi:filesystem's error code for one of preview 1's."""
+    return ERROR_CODES.index(_CODES.get(number, "io"))
+
+
 class Errno(Exception):
     """A call failed; the number is what the module gets."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def number_of(error: Errno | OSError) -> int:
+    """Preview 1's number for an error."""
+    return error.number if isinstance(error, Errno) else ERRORS.get(error.errno or 0, IO)
 
 
 def clock_id(number: int) -> int:

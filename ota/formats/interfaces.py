@@ -7,7 +7,7 @@ with their types. A function is written as its parameters, an arrow and its resu
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["HANDLER", "HANDLER_FUNCTION", "HANDLER_TYPE", "INTERFACES", "Interface"]
+__all__ = ["ERROR_CODES", "HANDLER", "HANDLER_FUNCTION", "HANDLER_TYPE", "INTERFACES", "Interface"]
 
 
 @dataclass(frozen=True)
@@ -210,4 +210,4 @@ HANDLER, HANDLER_FUNCTION = "wasmcloud:messaging/handler", "handle-message"
 """What wasmCloud's components export where ours export `events`."""
 HANDLER_TYPE = Interface(HANDLER, ("0.2.0",), "", {HANDLER_FUNCTION: "broker-message -> result<_, string>"}, _MESSAGE)
 
-INTERFACES = _COMMON
+INTERFACES = (*_COMMON, *_FILES)
