@@ -20,7 +20,7 @@ from device_agent.channel.frames import (
     WRITES_PER_EVENT,
     KeyWrite,
 )
-from device_agent.sandbox import wasi2_cli, wasi2_files, wasi2_io
+from device_agent.sandbox import wasi2_cli, wasi2_files, wasi2_io, wasmcloud
 from device_agent.sandbox.device_calls import DeviceCalls
 from device_agent.sandbox.devices import Devices
 from device_agent.sandbox.errors import ContractError, Exited, ModuleError, StateRefusedError
@@ -28,6 +28,7 @@ from device_agent.sandbox.export_types import wrong_type
 from device_agent.sandbox.guest import ModuleGuest
 from device_agent.sandbox.interfaces import bound
 from device_agent.sandbox.rates import Rate
+from device_agent.sandbox.signatures import Failure
 from device_agent.sandbox.wasi import Wasi
 from ota.formats.capabilities import TopicGrants, check_exports, check_imports, own_interface, plain_exports
 from ota.formats.module import ModuleDescription
@@ -172,12 +173,13 @@ class ModuleHost:
         )
 
     def _new_interfaces(self, description: ModuleDescription) -> dict[str, Any]:
-        """What answers for each interface of others."""
+        """What answers for each interface of others; which of them are imported was checked before."""
+        cloud = wasmcloud.hosts(self, self._send_text, self._log, self._config)
         if self._wasi is None:
-            return {}
+            return cloud
         given = (description.name, *description.arguments), description.environment
         files = wasi2_files.hosts(self._wasi.folders, self._devices.folders)
-        return {**wasi2_io.hosts(), **wasi2_cli.hosts(*self._wasi.lines, *given), **files}
+        return {**cloud, **wasi2_io.hosts(), **wasi2_cli.hosts(*self._wasi.lines, *given), **files}
 
     # -- into the module
 
@@ -319,8 +321,8 @@ class ModuleHost:
         for module in {each.module for each in imports}:
             if (name := own_interface(module)) in self._capabilities.items:
                 found[module] = {field: self._watched(f"{name}.{field}", call) for field, call in hosts[name].items()}
-        for (module, field), call in bound(imports, self._interfaces, self._guest).items():
-            found.setdefault(module, {})[field] = self._watched(f"{module}.{field}", call)
+        for (module, field), call in bound(imports, self._interfaces, self._guest, self._watched).items():
+            found.setdefault(module, {})[field] = call
         return found
 
     def _filter_functions(self) -> dict[str, Callable[..., Any]]:
@@ -339,9 +341,15 @@ class ModuleHost:
 
         def call(*values: Any) -> Any:
             started = time.perf_counter_ns()
-            result = counted(*values)
+            result = failure = None
+            try:
+                result = counted(*values)
+            except Failure as error:
+                failure = error
             took_ns = time.perf_counter_ns() - started
-            observe(name, *described(name, values, result, self._read), took_ns)
+            observe(name, *described(name, values, failure or result, self._read), took_ns)
+            if failure is not None:
+                raise failure
             return result
 
         return call
@@ -385,12 +393,32 @@ class ModuleHost:
         self._message_bytes += whole
         return None
 
+    def _send_text(self, topic: str, payload: bytes) -> str:
+        """As `_send`, with words."""
+        words = {None: "", PUBLISH_DENIED: "the topic is not granted", PUBLISH_TOO_LARGE: "the message is too large"}
+        return words.get(self._send(topic, len(payload), lambda: payload), "the queue is full")
+
     def _has_room(self, size: int) -> bool:
         return len(self._messages) < MESSAGES_PER_EVENT and self._message_bytes + size <= MESSAGE_BYTES_PER_EVENT
 
+    def kept(self, key: str) -> bytes | None:
+        """A value of the module's store, with what the event in hand has written."""
+        return self._writes[key] if key in self._writes else self._keys.get(key)
+
+    def put(self, key: str, value: bytes | None) -> str:
+        """Writes it once the event in hand has been handled, None deletes it; why not, "" where it will."""
+        wrong = self._wrong_write(key) or (self._over_quota(key, len(value)) if value is not None else "")
+        if not wrong:
+            self._writes[key] = value
+        return wrong
+
+    def names(self) -> list[str]:
+        """Of all keys of the store."""
+        return [key for key, value in (self._keys | self._writes).items() if value is not None]
+
     def _key_get(self, key_at: int, key_size: int, out: int) -> None:
         key = self._text(key_at, key_size)
-        self._return_option(out, self._kept(key))
+        self._return_option(out, self.kept(key))
 
     def _key_set(self, key_at: int, key_size: int, value_at: int, value_size: int, out: int) -> None:
         key, size = self._text(key_at, key_size), value_size & 0xFFFFFFFF
@@ -400,11 +428,7 @@ class ModuleHost:
         self._return_result(out, wrong)
 
     def _key_delete(self, key_at: int, key_size: int, out: int) -> None:
-        key = self._text(key_at, key_size)
-        wrong = self._wrong_write(key)
-        if not wrong:
-            self._writes[key] = None
-        self._return_result(out, wrong)
+        self._return_result(out, self.put(self._text(key_at, key_size), None))
 
     def _wrong_write(self, key: str) -> str:
         if not 0 < len(key.encode()) <= KEY_LIMIT_BYTES:
@@ -418,9 +442,6 @@ class ModuleHost:
         used = sum(len(k.encode()) + len(v) for k, v in others.items())
         quota = self._capabilities.quota_bytes
         return f"the quota of {quota} bytes is used up" if used + len(key.encode()) + size > quota else ""
-
-    def _kept(self, key: str) -> bytes | None:
-        return self._writes[key] if key in self._writes else self._keys.get(key)
 
     def _config_get(self, key_at: int, key_size: int, out: int) -> None:
         value = self._config.get(self._text(key_at, key_size))

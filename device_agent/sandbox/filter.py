@@ -435,7 +435,7 @@ class FilterHost(ModuleHost):
         if "keyvalue" not in self._capabilities.items:
             return UNIMPLEMENTED
         key = self._key(key_at, key_size)
-        value = None if key is None else self._kept(key)
+        value = None if key is None else self.kept(key)
         if key is None or value is None:
             return NOT_FOUND
         self._write(version_at, self._version_of(key).to_bytes(4, "little"))
@@ -465,7 +465,7 @@ class FilterHost(ModuleHost):
 
     def _version_of(self, key: str) -> int:
         """Of what is there now: an event that is refused, whose writes are dropped, leaves no version behind. 0 for no key."""
-        return 0 if self._kept(key) is None else self._new_versions.get(key) or self._versions.get(key, 1)
+        return 0 if self.kept(key) is None else self._new_versions.get(key) or self._versions.get(key, 1)
 
     # -- metrics, which the filter alone can read
 

@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
+from device_agent.sandbox.signatures import Failure
 from ota.errors import OtaError
 from ota.formats.report import LEVELS
 
-SHOWN_BYTES = 200
+SHOWN_BYTES, SHOWN_ITEMS = 200, 16
 _PUBLISH, _DEVICE = ("denied", "too-large", "queue-full"), ("denied", "failed")
 Read = Callable[[int, int], bytes]
 
 
 def described(name: str, values: tuple[Any, ...], result: Any, read: Read) -> tuple[list[Any], Any]:
-    """Arguments and answer of a call that has returned, as sdk/wit/module.wit has them; those of WASI and filters stay numbers."""
+    """Arguments and answer of a call that has returned, as its WIT has them; those of preview 1 and of filters stay numbers."""
     shape = _SHAPES.get(name)
     if shape is None:
-        return list(values), result
+        return [_shown(each) for each in values], _shown(result)
     kinds, answer = shape
     shown: list[Any] = []
     rest = [value & 0xFFFFFFFF for value in values]
@@ -26,6 +27,17 @@ def described(name: str, values: tuple[Any, ...], result: Any, read: Read) -> tu
         return shown, answer(read, rest[0]) if answer is not None else None
     except OtaError as error:  # it pointed outside its memory
         return shown, str(error)
+
+
+def _shown(value: Any) -> Any:
+    """Without bytes and objects."""
+    if isinstance(value, bytes):
+        return value[:SHOWN_BYTES].decode("utf-8", "backslashreplace") + ("…" if len(value) > SHOWN_BYTES else "")
+    if isinstance(value, list | tuple):
+        return [_shown(each) for each in value[:SHOWN_ITEMS]]
+    if isinstance(value, Failure):
+        return f"error {_shown(value.payload)}"
+    return value if value is None or isinstance(value, int | str) else getattr(value, "resource", "")
 
 
 def _text(read: Read, at: int, size: int) -> str:

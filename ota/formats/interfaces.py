@@ -210,4 +210,4 @@ HANDLER, HANDLER_FUNCTION = "wasmcloud:messaging/handler", "handle-message"
 """What wasmCloud's components export where ours export `events`."""
 HANDLER_TYPE = Interface(HANDLER, ("0.2.0",), "", {HANDLER_FUNCTION: "broker-message -> result<_, string>"}, _MESSAGE)
 
-INTERFACES = (*_COMMON, *_FILES)
+INTERFACES = (*_COMMON, *_FILES, *_CLOUD)
