@@ -4,8 +4,9 @@ import pytest
 
 from ota.formats import capabilities, worlds
 from ota.formats.capabilities import Capabilities, capability_of, check_exports, check_imports, interfaces_of
-from ota.formats.interfaces import INTERFACES
+from ota.formats.interfaces import HANDLER_TYPE, INTERFACES
 from ota.formats.reasons import Reason, Refused
+from tests.conftest import ROOT
 
 
 def refusal(function, *values) -> Refused:
@@ -112,3 +113,13 @@ def test_every_interface_has_a_capability_and_a_version_that_it_knows():
             module = f"{interface.name}@{version}" if version else interface.name
             assert worlds.interface_of(module) is interface
             assert all(worlds.is_known(module, name) for name in interface.names)
+
+
+def test_the_documents_have_every_interface_with_its_versions():
+    text = "".join((ROOT / "docs" / name).read_text() for name in ("reference/wasi.md", "wasmcloud.md"))
+    for interface in (*INTERFACES, HANDLER_TYPE):
+        assert f"`{interface.name}`" in text
+        drafts = [each for each in interface.versions if each not in ("", "0.2.0")]
+        assert all(each in text.split(f"| `{interface.name}`")[1].splitlines()[0] for each in drafts)
+    for package in worlds._ELSEWHERE:
+        assert package in text

@@ -1,16 +1,24 @@
 """The table of interfaces, judged by others: wasm-tools flattens its functions, Wasmtime has WASI 0.2 of just these types."""
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 from wasmtime import Engine, Store, WasiConfig
 from wasmtime.component import Component, Linker
 
+from device_agent.sandbox.contract import ModuleHost
+from device_agent.sandbox.devices import Devices
+from device_agent.sandbox.errors import ModuleError
 from device_agent.sandbox.signatures import Signature
 from ota.formats import worlds
-from ota.formats.interfaces import INTERFACES, Interface
+from ota.formats.capabilities import Capabilities
+from ota.formats.interfaces import ERROR_CODES, INTERFACES, Interface
+from ota.formats.module import ModuleDescription
 from pywamr import Runtime
 from tests.support.tools import wasm_tools
+from tests.support.wasi2_wat import reader
 
 GENERATED = [each for each in INTERFACES if each.functions or each.resources]
 IDENTIFIER = re.compile(r"\b(own|borrow)<([a-z-]+)>")
@@ -133,3 +141,83 @@ def test_wasmtime_has_wasi_of_these_types(tmp_path):
     store.set_wasi(WasiConfig())
     linker.add_wasip2()
     assert linker.instantiate(store, Component(engine, component)) is not None
+
+
+EVENTS = """package device:module@0.1.0 {
+  interface events { handle: func(topic: string, payload: list<u8>) -> result<_, string>; }
+}
+"""
+PATHS = ("file", "sub/inner", "empty", "missing", "sub", "sub/../file", "../secret", "/etc/passwd", "out", "way/secret", "inside",
+         "file/x", "file/", "", ".", "x" * 300)  # fmt: skip
+
+
+class OurBoard:
+    """The module as a board runs it."""
+
+    def __init__(self, wasm, folder):
+        self._printed = []
+        description = ModuleDescription("m", "1", Capabilities.parse({"wasi": {"read": ["/data"]}}, "test"))
+        devices = Devices(folders=(("/data", os.open(folder, os.O_RDONLY | os.O_DIRECTORY), False),))
+        self._host = ModuleHost(wasm, description, {}, lambda _, line: self._printed.append(line), devices=devices)
+        self._host.begin(b"", {})
+
+    def handle(self, path):
+        try:
+            self._host.handle(path, b"about " + path.encode())
+        except ModuleError as error:
+            return str(error)
+        raise AssertionError("the module answers with errors")
+
+    def printed(self):
+        return self._printed
+
+
+class Wasmtimes:
+    """The same module as a component in Wasmtime."""
+
+    def __init__(self, wasm, folder, scratch):
+        wanted = [each for each in GENERATED if each.capability == "wasi" and "exit" not in each.name]
+        world = document(wanted, "0.2.0").replace("package judged:all;\n", f"package judged:all;\n{EVENTS}")
+        (scratch / "all.wit").write_text(world.rstrip().removesuffix("}") + "  export device:module/events@0.1.0;\n}\n")
+        (scratch / "core.wasm").write_bytes(wasm)
+        (scratch / "embedded.wasm").write_bytes(
+            wasm_tools("component", "embed", scratch / "all.wit", "--world", "all", scratch / "core.wasm")
+        )
+        wasi = WasiConfig()
+        self._output = wasi.stdout_file = str(scratch / "printed")
+        wasi.preopen_dir(str(folder), "/data", fs_mutable=False)
+        self._store, linker = Store(engine := Engine()), Linker(engine)
+        self._store.set_wasi(wasi)
+        linker.add_wasip2()
+        component = Component(engine, wasm_tools("component", "new", scratch / "embedded.wasm"))
+        instance = linker.instantiate(self._store, component)
+        outer = instance.get_export_index(self._store, "device:module/events@0.1.0")
+        self._handle = instance.get_func(self._store, instance.get_export_index(self._store, "handle", outer))
+
+    def handle(self, path):
+        result = self._handle(self._store, path, b"about " + path.encode() + b"\n")
+        self._handle.post_return(self._store)
+        return result
+
+    def printed(self):
+        self._store.close()
+        return Path(self._output).read_text().splitlines()
+
+
+def test_a_module_in_wasi_does_the_same_here_and_in_wasmtime(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "file").write_text("in a file")
+    (folder / "empty").write_text("")
+    (folder / "sub" / "inner").write_text("deeper")
+    (tmp_path / "secret").write_text("not for modules")
+    for name, target in (("out", "../secret"), ("way", ".."), ("inside", "sub/inner")):
+        (folder / name).symlink_to(target)
+    ours, theirs = OurBoard(reader(), folder), Wasmtimes(reader(), folder, tmp_path)
+    here, there = ({path: each.handle(path) for path in PATHS} for each in (ours, theirs))
+    assert here == there
+    assert (here["file"], here["inside"], here["empty"]) == ("n a file", "eeper", "")
+    assert {here[path] for path in ("../secret", "/etc/passwd", "out", "way/secret")} == {
+        chr(65 + ERROR_CODES.index("not-permitted"))
+    }
+    assert ours.printed() == theirs.printed() == [f"about {path}" for path in PATHS]

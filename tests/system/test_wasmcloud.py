@@ -1,4 +1,4 @@
-"""A component for wasmCloud on a board: subjects are topics, its bucket outlives its worker, its configuration is the deployment's."""
+"""A component for wasmCloud on a board: subjects are topics, its configuration is the deployment's, its store is granted."""
 
 import pytest
 
