@@ -7,7 +7,7 @@ import pytest
 
 from device_agent.channel.frames import PAYLOAD_LIMIT_BYTES
 from device_agent.sandbox import http_text
-from device_agent.sandbox.contract import ContractError, ModuleError
+from device_agent.sandbox.errors import ContractError, ModuleError
 from device_agent.sandbox.http_text import HEADERS, HEADERS_BYTES, HeadersError
 from device_agent.sandbox.proxy_abi import METRIC_NAME_BYTES, PROPERTY_PATH_BYTES
 from device_agent.sandbox.routes import Routes, RoutesError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.sandbox.contract import ModuleError
+from device_agent.sandbox.errors import ModuleError
 from ota.author import javascript
 from ota.author.source_map import Place, places
 from tests.sdk.test_javascript import NPM, _cache, described, host_of  # noqa: F401  (a fixture)
