@@ -99,10 +99,10 @@ class Component:
         """The shims are not needed where all that the main module imports comes from outside, or from WASI preview 1."""
         outside = {WASI_MODULE, "$root", "cm32p2", *self.imports}
         named = ((module.removeprefix("cm32p2|"), name) for module, name in main.imports)
-        inside = [f"{module}.{name}" for module, name in named if ":" not in module and module not in outside]
+        inside = next((f"{module[:100]}.{name[:100]}" for module, name in named if ":" not in module and module not in outside), "")
         if inside:
             raise _invalid(
-                f"its main core module imports what another one in it supplies ({', '.join(inside[:8])[:200]}): "
+                f"its main core module imports what another one in it supplies ({inside}): "
                 "link it without that adapter, for wasm32-wasip2, wasm32-wasip1 or wasm32-unknown-unknown"
             )
 
@@ -198,12 +198,12 @@ class _Walk:
             elif kind == wasm.CODE:
                 has_code = has_code or reader.number() > 0
         functions = tuple((each.module, each.name) for each in imports if each.kind == wasm.FUNCTION)
-        shared = [f"{each.module}.{each.name}" for each in imports if each.kind != wasm.FUNCTION]
+        shared = next((f"{each.module[:100]}.{each.name[:100]}" for each in imports if each.kind != wasm.FUNCTION), "")
         names = tuple(name for name, _ in exports)
         role = _role(imports, exports, has_code=has_code)
         if role is Role.MAIN:
             self._look_for_async([*names, *(name for _, name in functions)])
-        return Core(at, stop, role, functions, shared[0][:200] if shared else "", names)
+        return Core(at, stop, role, functions, shared, names)
 
     def _bounded(self, found: Iterator[_T]) -> Iterator[_T]:
         for each in found:

@@ -1,5 +1,7 @@
 """Components: which core module of one is for boards, why there is none, and what a hostile one can do, which is to be refused."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,6 +187,21 @@ def test_many_plain_names_are_looked_up_not_searched():
     outer = section(10, leb(count) + b"".join(b"\0\x06" + name + b"\x01\0" for name in names))
     inner = leb(count + 1) + b"".join(b"\x06" + name + b"\0\0\0" for name in [*names, b"absent"])
     assert "supplies (absent.)" in refused(holding(outer, section(1, CODE[:14] + section(2, inner) + CODE[14:]))).detail
+
+
+@pytest.mark.parametrize("kind", [b"\0\0", b"\x02\0\1"], ids=["functions", "memories"])
+def test_a_long_name_that_many_compact_imports_share_is_not_written_out_for_each(kind):
+    """Each of 100 kB of imports would take 100 kB: 9 GB."""
+    long = leb(100_000) + b"x" * 100_000
+    imports = leb(1) + long + b"\0\x7f" + leb(90_000) + (b"\0" + kind) * 90_000
+    data = holding(section(1, CODE[:14] + section(2, imports) + CODE[14:]))
+    tracemalloc.start()
+    try:
+        assert len(refused(data).detail) < 500
+        assert describe(data).kind == "component"
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_names_in_a_refusal_are_short_and_do_nothing_to_a_terminal(tmp_path, capfd):
