@@ -20,6 +20,7 @@ GRANTS = {
     "logging": {},
     "messaging": {"publish": ["out/#", "readings/#", "alerts/#", "tally/#"], "subscribe": ["#"]},
     "keyvalue": {"quota_bytes": 100_000},
+    "wasi": {},
 }
 LIMITS = Limits(memory_pages=32, messages_per_s=1_000_000, log_lines_per_s=1_000_000)
 IMPORTS = """

@@ -3,10 +3,14 @@
 import pytest
 
 from ota.formats import wasm
+from ota.formats.capabilities import check_exports
 from ota.formats.loadable import core_module
 from tests.oracle.test_component import EVENTS_OF_BOARDS, built, ours, theirs
+from tests.support import wat as wat_support
+from tests.support.component import component
 from tests.support.sampling import check, few_and_many
 from tests.support.tools import wasm_tools
+from tests.support.wat import contract_module
 
 NAMES = ("monitor-v1", "monitor-v2", "monitor-v3", "tally")
 
@@ -39,3 +43,31 @@ def test_an_unbundled_module_answers_events_as_its_component_does_in_wasmtime(na
         assert ours(taken, events, startup=startup) == theirs(binary, events, startup=startup)
 
     check(examples, holds, EVENTS_OF_BOARDS)
+
+
+NEWER = (
+    ("cabi_post_device:module/events@0.1.0#handle", "cm32p2|device:module/events@0.1|handle_post"),
+    ("device:module/events@0.1.0#handle", "cm32p2|device:module/events@0.1|handle"),
+    ("device:module/messaging@0.1.0", "cm32p2|device:module/messaging@0.1"),
+    ("cabi_realloc", "cm32p2_realloc"),
+    ('"memory"', '"cm32p2_memory"'),
+)
+"""Names as wit-component takes them at first, and by the scheme that BuildTargets.md describes."""
+
+
+def test_a_component_whose_core_module_has_the_newer_names_answers_as_the_others_do(monkeypatch):
+    body = "(call $publish (i32.const 100) (i32.const 5) (local.get $payload) (local.get $size) (i32.const 80)) (i32.const 0)"
+    data = '(data (i32.const 100) "out/a")'
+    publish = '(import "device:module/messaging@0.1.0" "publish" (func $publish (param i32 i32 i32 i32 i32)))'
+    older = contract_module(body, publish, data)
+    renamed = wat_support.CONTRACT
+    for before, after in NEWER:
+        renamed, publish = renamed.replace(before, after), publish.replace(before, after)
+    monkeypatch.setattr(wat_support, "CONTRACT", renamed)
+    newer = contract_module(body, publish, data)
+    assert check_exports(wasm.read(newer).exports) == {"events"}
+    events = [("in/x", b"1"), ("in/y", b""), ("in/z", bytes(range(256)))]
+    for module in (older, newer):
+        binary = component(module)
+        assert code(core_module(binary)) == code(module)
+        assert ours(core_module(binary), events, startup=False) == theirs(binary, events, startup=False)

@@ -1,6 +1,7 @@
 """A guest in Rust by wit-bindgen gives the same answers as it is, unbundled from its component, and as a component in Wasmtime."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.conftest import ROOT
 from tests.oracle.test_component import ours, theirs
 from tests.oracle.test_unbundled import code
 from tests.support.operator import ota
-from tests.support.rust import build
+from tests.support.rust import TARGET, build
 from tests.support.tools import wasm_tools
 
 EVENTS = [
@@ -22,16 +23,27 @@ EVENTS = [
 ]
 
 
+@pytest.fixture
+def source(tmp_path):
+    """The crate, where its WIT is found."""
+    folder = tmp_path / "components" / "counter"
+    shutil.copytree(ROOT / "sdk" / "components" / "counter", folder, ignore=shutil.ignore_patterns("target"))
+    shutil.copytree(ROOT / "sdk" / "wit", tmp_path / "wit")
+    return folder
+
+
+def built(source: Path, target: str) -> Path:
+    """The crate's module or component."""
+    out = build(source, (1, 85), target)
+    if out is None:
+        pytest.skip(f"no Rust from 1.85 on with the target {target}: rustup target add {target}")
+    return out / "counter.wasm"
+
+
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_a_guest_by_wit_bindgen_answers_alike_bare_unbundled_and_as_a_component(tmp_path, capfd):
-    source = tmp_path / "components" / "counter"
-    shutil.copytree(ROOT / "sdk" / "components" / "counter", source, ignore=shutil.ignore_patterns("target"))
-    shutil.copytree(ROOT / "sdk" / "wit", tmp_path / "wit")
-    out = build(source, least=(1, 85))
-    if out is None:
-        pytest.skip("no Rust from 1.85 on with the target wasm32-unknown-unknown: rustup target add wasm32-unknown-unknown")
-    bare, wrapped = out / "counter.wasm", tmp_path / "counter.wasm"
+def test_a_guest_by_wit_bindgen_answers_alike_bare_unbundled_and_as_a_component(source, tmp_path, capfd):
+    bare, wrapped = built(source, TARGET), tmp_path / "counter.wasm"
     wasm_tools("component", "new", bare, "-o", wrapped)
     taken = core_module(wrapped.read_bytes())
     assert code(taken) == code(bare.read_bytes())
@@ -42,3 +54,28 @@ def test_a_guest_by_wit_bindgen_answers_alike_bare_unbundled_and_as_a_component(
     shutil.copy(source / "counter.toml", tmp_path)
     assert ota(tmp_path, "run", wrapped, "--event", "in/a=hello") == 0
     assert "payload=in/a 1 hello" in capfd.readouterr().out
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_component_of_wasip2_that_prints_and_tells_the_time_builds_and_runs(source, tmp_path, capfd):
+    """Rust's library imports WASI 0.2 for that: streams, clocks, the environment, standard output."""
+    library = source / "src" / "lib.rs"
+    said = 'println!("seen {topic}"); let past = std::time::SystemTime::now() > std::time::UNIX_EPOCH; assert!(past); let said ='
+    library.write_text(library.read_text().replace("let said =", said))
+    path = built(source, "wasm32-wasip2")
+    taken = core_module(path.read_bytes())
+    assert b"wasi:cli/stdout@0.2." in taken
+    expected = theirs(path.read_bytes(), EVENTS, startup=False)
+    assert [each[0] for each in expected] == ["ok", "ok", "ok", "error", "ok", "ok"]
+    assert ours(taken, EVENTS, startup=False) == expected
+    workspace, module = tmp_path / "operator", tmp_path / "counter.wasm"
+    shutil.copy(path, module)
+    module.with_suffix(".toml").write_text((source / "counter.toml").read_text() + "[capabilities.wasi]\n")
+    assert ota(tmp_path, "run", module, "--event", "in/a=hello") == 0
+    shown = capfd.readouterr().out
+    assert "message=seen in/a" in shown
+    assert "payload=in/a 1 hello" in shown
+    assert ota(workspace, "init", "--vendor", "test.example") == 0
+    assert ota(workspace, "build", module, "-o", tmp_path / "dist") == 0
+    assert (tmp_path / "dist/counter-1.0.0/module.wasm").read_bytes() == taken

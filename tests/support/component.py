@@ -4,7 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from wasmtime import Engine, Store, WasmtimeError
+from wasmtime import Engine, Store, WasiConfig, WasmtimeError
 from wasmtime.component import Component, Linker
 
 from ota.formats.capabilities import check_exports
@@ -50,7 +50,11 @@ class Judge:
                 with root.add_instance(INTERFACE.format(interface)) as instance:
                     for field, function in functions.items():
                         instance.add_func(field, function)
-        linker.define_unknown_imports_as_traps(linked)
+        if b"wasi:" in binary:  # traps would be in place of those of a compatible version
+            self._store.set_wasi(WasiConfig())
+            linker.add_wasip2()
+        else:
+            linker.define_unknown_imports_as_traps(linked)
         self._instance = linker.instantiate(self._store, linked)
 
     def call(self, interface: str, function: str, *values):
