@@ -2,6 +2,9 @@
 #
 # -DWAMR_ROOT_DIR=<checkout> takes that tree instead of the pinned crate; it is copied too, because WAMR's own build
 # scripts write core/version.h into the tree and because mends are applied to the copy.
+#
+# -DWAMR_WITHOUT="<mend>;<mend>" leaves mends out, ALL leaves out all: to see what they are for (docs/upstream.md).
+# `cmake -DWAMR_TRY=ON -DWAMR_ROOT_DIR=<checkout> -P wamr_source.cmake` builds nothing, and says which mends another WAMR takes.
 
 set(WAMR_SOURCE_DIR "${CMAKE_BINARY_DIR}/wamr")
 set(WAMR_PIN_DIR "${CMAKE_CURRENT_LIST_DIR}/../wamr")
@@ -54,7 +57,7 @@ function(wamr_vendor)
     endif()
 endfunction()
 
-# Replaces a passage of one file of the copy; stops the build when neither the passage nor its replacement is there.
+# Replaces a passage of one file of the copy; stops the build when neither the passage nor its replacement is there, or notes it (WAMR_TRY).
 function(wamr_mend file wrong right)
     set(file "${WAMR_SOURCE_DIR}/${file}")
     file(READ "${file}" text)
@@ -65,9 +68,14 @@ function(wamr_mend file wrong right)
         if(NOT left EQUAL -1 AND kept EQUAL -1)
             message(FATAL_ERROR "${file} has both \"${wrong}\" and what is to take its place: name more of its lines")
         endif()
+        set_property(GLOBAL PROPERTY WAMR_THERE TRUE)
         return()
     endif()
     string(FIND "${text}" "${wrong}" at)
+    if(at EQUAL -1 AND WAMR_TRY)
+        set_property(GLOBAL PROPERTY WAMR_GONE "${file}")
+        return()
+    endif()
     if(at EQUAL -1)
         message(FATAL_ERROR "${file} no longer has the lines that ${CMAKE_CURRENT_LIST_FILE} mends: read both again")
     endif()
@@ -515,6 +523,17 @@ function(wamr_pass_externrefs)
     wamr_mend(${file} "${object}" "    (void)node;\n    *p_extern_obj = (void *)(uintptr_t)externref_idx;\n")
 endfunction()
 
+# WAMR 978ce3f, loading: knows no arithmetic in constant expressions but behind a flag, with trees that are walked by recursion, in the image too.
+# A module here imports no globals, so that operands are constants: what they come to is reckoned at once.
+function(wamr_fold_constants)
+    set(file core/iwasm/interpreter/wasm_loader.c)
+    set(unknown "            default:\n            {\n                set_error_buf(error_buf, error_buf_size,\n                              \"illegal opcode \"\n                              \"or constant expression required \"\n")
+    set(cases "            case INIT_EXPR_TYPE_I32_ADD:\n            case INIT_EXPR_TYPE_I32_SUB:\n            case INIT_EXPR_TYPE_I32_MUL:\n            case INIT_EXPR_TYPE_I64_ADD:\n            case INIT_EXPR_TYPE_I64_SUB:\n            case INIT_EXPR_TYPE_I64_MUL:\n")
+    set(operands "                bool narrow = flag <= INIT_EXPR_TYPE_I32_MUL;\n                uint8 type1 = narrow ? VALUE_TYPE_I32 : VALUE_TYPE_I64, left_flag, right_flag;\n                uint8 constant = narrow ? INIT_EXPR_TYPE_I32_CONST : INIT_EXPR_TYPE_I64_CONST;\n                WASMValue left, right;\n                if (!pop_const_expr_stack(&const_expr_ctx, &right_flag, type1, &right, error_buf, error_buf_size)\n                    || !pop_const_expr_stack(&const_expr_ctx, &left_flag, type1, &left, error_buf, error_buf_size))\n                    goto fail;\n                if (left_flag != constant || right_flag != constant) {\n                    set_error_buf(error_buf, error_buf_size, \"arithmetic with an imported global\");\n                    goto fail;\n                }\n")
+    set(result "                uint64 a = narrow ? (uint32)left.i32 : (uint64)left.i64, b = narrow ? (uint32)right.i32 : (uint64)right.i64;\n                uint8 which = flag - (narrow ? INIT_EXPR_TYPE_I32_ADD : INIT_EXPR_TYPE_I64_ADD);\n                uint64 result = which == 0 ? a + b : which == 1 ? a - b : a * b;\n                if (narrow)\n                    cur_value.i32 = (int32)result;\n                else\n                    cur_value.i64 = (int64)result;\n                if (!push_const_expr_stack(&const_expr_ctx, constant, type1, &cur_value, error_buf, error_buf_size))\n                    goto fail;\n                break;\n            }\n")
+    wamr_mend(${file} "${unknown}" "${cases}            {\n${operands}${result}${unknown}")
+endfunction()
+
 if(WAMR_ROOT_DIR)
     set(origin "${WAMR_ROOT_DIR}")
 else()
@@ -526,43 +545,66 @@ else()
     set(origin "${crate_dir}/wasm-micro-runtime")
 endif()
 file(COPY "${origin}/core" "${origin}/build-scripts" "${origin}/LICENSE" DESTINATION "${WAMR_SOURCE_DIR}")
-wamr_fix_raw_externref()
-wamr_pass_externrefs()
-wamr_hold_accesses()
-wamr_keep_base()
-wamr_fix_previous_handler()
-wamr_fix_frame_values()
-wamr_fix_exported_import()
-wamr_count_branches_only()
-wamr_fix_low_addresses()
-wamr_fix_empty_memory()
-wamr_vectors_on_riscv()
-wamr_fix_vector_nan()
-wamr_fix_narrowing()
-wamr_fix_riscv_rounding()
-wamr_fix_riscv_floats()
-wamr_fix_arm_arguments()
-wamr_optimise_fully()
-wamr_fix_vector_moves()
-wamr_fix_vector_blocks()
-wamr_fix_block_ends()
-wamr_fix_simde()
-wamr_fix_beginning()
-wamr_fix_stack_pointer()
-wamr_fix_room_for_parameters()
-wamr_fix_vector_results()
-wamr_fix_full_memory()
-wamr_fix_vector_on_stack()
-wamr_tell_of_new_code()
-wamr_fix_riscv_addresses()
-wamr_align_frames()
-wamr_take_zeros_in_names()
-wamr_ignore_bad_names()
-wamr_tell_places()
-wamr_leave_start()
-wamr_keep_fuel()
-wamr_check_flags()
-wamr_fix_null_in_segments()
-wamr_keep_pages()
-wamr_make_vectors()
+set(WAMR_MENDS
+    wamr_fix_raw_externref
+    wamr_pass_externrefs
+    wamr_hold_accesses
+    wamr_keep_base
+    wamr_fix_previous_handler
+    wamr_fix_frame_values
+    wamr_fix_exported_import
+    wamr_count_branches_only
+    wamr_fix_low_addresses
+    wamr_fix_empty_memory
+    wamr_vectors_on_riscv
+    wamr_fix_vector_nan
+    wamr_fix_narrowing
+    wamr_fix_riscv_rounding
+    wamr_fix_riscv_floats
+    wamr_fix_arm_arguments
+    wamr_optimise_fully
+    wamr_fix_vector_moves
+    wamr_fix_vector_blocks
+    wamr_fix_block_ends
+    wamr_fix_simde
+    wamr_fix_beginning
+    wamr_fix_stack_pointer
+    wamr_fix_room_for_parameters
+    wamr_fix_vector_results
+    wamr_fix_full_memory
+    wamr_fix_vector_on_stack
+    wamr_tell_of_new_code
+    wamr_fix_riscv_addresses
+    wamr_align_frames
+    wamr_take_zeros_in_names
+    wamr_ignore_bad_names
+    wamr_tell_places
+    wamr_leave_start
+    wamr_keep_fuel
+    wamr_check_flags
+    wamr_fix_null_in_segments
+    wamr_keep_pages
+    wamr_fold_constants
+    wamr_make_vectors)
+foreach(mend IN LISTS WAMR_WITHOUT)
+    if(NOT mend IN_LIST WAMR_MENDS AND NOT mend STREQUAL ALL)
+        message(FATAL_ERROR "WAMR_WITHOUT names ${mend}, which is no mend")
+    endif()
+endforeach()
+foreach(mend IN LISTS WAMR_MENDS)
+    if(NOT mend IN_LIST WAMR_WITHOUT AND NOT WAMR_WITHOUT STREQUAL ALL)
+        set_property(GLOBAL PROPERTY WAMR_THERE)
+        set_property(GLOBAL PROPERTY WAMR_GONE)
+        cmake_language(CALL ${mend})
+        get_property(there GLOBAL PROPERTY WAMR_THERE)
+        get_property(gone GLOBAL PROPERTY WAMR_GONE)
+        if(gone)
+            message(NOTICE "${mend}: lines are gone of ${gone}")
+        elseif(WAMR_TRY AND there)
+            message(NOTICE "${mend}: is there already, at least in part")
+        elseif(WAMR_TRY)
+            message(NOTICE "${mend}: applies")
+        endif()
+    endif()
+endforeach()
 set(WAMR_ROOT_DIR "${WAMR_SOURCE_DIR}")

@@ -1,4 +1,6 @@
-"""What of WebAssembly beyond core 2.0 a module uses, by the names of the proposals: why a board can't load it, and what helps.
+"""What a module uses that boards do not have, by the names of WebAssembly's proposals: why a board can't load it, and what helps.
+
+Boards have core 2.0 and extended constant expressions.
 
 Structure only. A function or section that holds what is not known here is left at that place, so the list may be incomplete; what
 is in it is there.
@@ -22,7 +24,6 @@ HINTS = {
     "memory64": "the target wasm32 instead of wasm64",
     "table64": "the target wasm32 instead of wasm64",
     "threads": "clang without -pthread and -matomics, rustc -C target-feature=-atomics",
-    "extended-const": "clang -mno-extended-const, rustc -C target-feature=-extended-const, wasm-opt --disable-extended-const",
     "relaxed-simd": "clang -mno-relaxed-simd, rustc -C target-feature=-relaxed-simd",
     "multi-memory": "wasm-opt --multi-memory-lowering",
     "compact-imports": "wasm-opt without -all",
@@ -32,7 +33,7 @@ HINTS = {
 """By the name of the proposal: what to do."""
 _TYPE, _IMPORT, _FUNCTIONS, _TABLE, _MEMORY, _GLOBAL, _ELEMENT, _CODE, _DATA, _TAG = 1, 2, 3, 4, 5, 6, 9, 10, 11, 13
 _END, _GLOBAL_GET, _REF_NULL, _REF_FUNC = 0x0B, 0x23, 0xD0, 0xD2
-_EXTENDED = frozenset((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E))
+_ARITHMETIC = frozenset((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E))  # of extended constant expressions, which boards have
 _BY_OPCODE = {
     0x06: "legacy-exceptions", 0x07: "legacy-exceptions", 0x09: "legacy-exceptions", 0x18: "legacy-exceptions",
     0x19: "legacy-exceptions", 0x08: "exceptions", 0x0A: "exceptions", 0x1F: "exceptions", 0x12: "tail-calls", 0x13: "tail-calls",
@@ -235,9 +236,7 @@ class _Found:
 
     def _constant(self, at: "_Bytes") -> None:
         while (code := at.byte()) != _END:
-            if code in _EXTENDED:
-                self.names.add("extended-const")
-            elif code == _GLOBAL_GET:
+            if code == _GLOBAL_GET:
                 if at.number() >= self._imported_globals:
                     self.names.add("gc")  # one of the module's own
             elif code == _REF_NULL:
@@ -248,7 +247,7 @@ class _Found:
                 at.take(4 if code == 0x43 else 8)
             elif code == 0xFD and at.number() == 12:
                 at.take(16)
-            else:
+            elif code not in _ARITHMETIC:
                 if code in _BY_OPCODE:
                     self.names.add(_BY_OPCODE[code])
                 raise _UnknownError

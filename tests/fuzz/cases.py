@@ -19,12 +19,13 @@ MAX_BYTES, TOOL_TIMEOUT_S, FUEL = 300_000, 60, 3000
 CORPUS = ("build/modules/*.wasm", "build/spec/json/wasm-v2-*/*.wasm", "build/spec/json/simd-*/*.wasm", "build/programs/**/*.wasm")
 PROPOSALS = {
     f"{name}-enabled": "false"
-    for name in ("relaxed-simd", "tail-call", "gc", "exceptions", "threads", "memory64", "wide-arithmetic", "extended-const",
+    for name in ("relaxed-simd", "tail-call", "gc", "exceptions", "threads", "memory64", "wide-arithmetic",
                  "custom-page-sizes", "shared-everything-threads", "custom-descriptors", "compact-imports")
 }  # fmt: skip
 SHAPE = {
     "export-everything": "true", "canonicalize-nans": "true", "max-memories": 1, "max-memory32-bytes": 1 << 20,
     "max-table-elements": 512, "min-funcs": 3, "max-funcs": 20, "allow-start-export": "true", "multi-value-enabled": "true",
+    "extended-const-enabled": "true",
 }  # fmt: skip
 IMPORTS = """(module (import "host" "a" (func)) (import "host" "b" (func (param i32 i64) (result i32)))
   (import "host" "c" (func (param f32 i32 f64) (result f64))) (import "host" "d" (func (param externref) (result i64)))
@@ -139,8 +140,8 @@ def exposed(wasm: bytes) -> bytes:
 
 
 def is_core(path: Path) -> bool:
-    """Whether a file is a valid module of core 2.0, vectors included."""
-    words = [tool("wasm-tools"), "validate", "--features", "wasm2", str(path)]
+    """Whether a file is a valid module of what boards have: core 2.0, vectors included, and extended constant expressions."""
+    words = [tool("wasm-tools"), "validate", "--features", "wasm2,extended-const", str(path)]
     return subprocess.run(words, capture_output=True, check=False, timeout=TOOL_TIMEOUT_S).returncode == 0
 
 

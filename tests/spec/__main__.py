@@ -18,7 +18,7 @@ from tests.spec.source import HERE, commands, files
 from tests.support.aot import aotc
 
 MODES = ("interpreter", "aot")
-PROPOSALS = ("core", "simd")
+PROPOSALS = ("core", "simd", "extended-const")
 
 
 def run_file(mode: str, script: Path) -> dict[str, Any]:
@@ -59,8 +59,9 @@ def run_all(modes: tuple[str, ...], proposals: tuple[str, ...] = PROPOSALS) -> d
         outcome = apart.run(mode, script)
         total["passed"] += outcome["passed"]
         _count(total["skipped"], outcome["skipped"])
-        here = known.get(f"{mode}-{host_target()}", {}).get(script.stem, {})
-        _sort_failures(total, known.get(script.stem, {}) | here, script.stem, outcome["failed"])
+        name = script.stem if proposal in ("core", "simd") else f"{proposal}-{script.stem}"
+        here = known.get(f"{mode}-{host_target()}", {}).get(name, {})
+        _sort_failures(total, known.get(name, {}) | here, name, outcome["failed"])
     apart.close()
     return result
 
@@ -94,7 +95,7 @@ def main() -> int:
             known, skipped = sum(total["known"].values()), sum(total["skipped"].values())
             failed = sum(map(len, total["failed"].values()))
             bad += failed
-            print(f"{mode:12} {proposal:5} {total['passed']:6} passed {failed:4} failed {known:4} known {skipped:6} skipped")
+            print(f"{mode:12} {proposal:14} {total['passed']:6} passed {failed:4} failed {known:4} known {skipped:6} skipped")
             for name, failures in total["failed"].items():
                 print(*(f"  {name} {each}" for each in failures[:8]), sep="\n")
     return 1 if bad else 0

@@ -17,8 +17,8 @@ _IMPORT = re.compile(rf"^  \(import {_TEXT} {_TEXT} \((table|memory|global) (?:(
 _READ = re.compile(r"global\.get (\$[^\s()]+|\d+)")
 
 
-def own(wasm: Path, provide: Provide) -> bytes:
-    """The module with definitions in place of its imports of tables, memories and globals."""
+def own(wasm: Path, provide: Provide) -> bytes | None:
+    """The module with definitions in place of its imports of tables, memories and globals; None where it has none."""
     lines = wasm_tools("print", wasm).decode().splitlines()
     imports = [line for line in lines if line.startswith("  (import ")]
     definitions, values = [], {}
@@ -29,6 +29,8 @@ def own(wasm: Path, provide: Provide) -> bytes:
             definitions.append(f"  ({kind} {label or ''} {given})")
             if kind == "global":
                 values[label or index] = given.removeprefix(kept).strip()
+    if not definitions:
+        return None
     last = lines.index(imports[-1]) + 1
     rest = [_with_values(line, values) for line in lines[last:]]
     functions = [line for line in lines[:last] if not _IMPORT.match(line)]

@@ -98,8 +98,9 @@ class Script:
         wasm = read(path)
         try:
             module = self._runtime.load(wasm)
-        except UnsupportedError:
-            wasm = own(path, self._provide)
+        except (UnsupportedError, LoadError):
+            if (wasm := own(path, self._provide)) is None:
+                raise
             module = self._runtime.load(wasm)
         if self._compiles:
             module = self._runtime.load(_image(wasm))

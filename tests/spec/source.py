@@ -35,8 +35,8 @@ def _vendor(vendor: Path) -> None:
 def files() -> list[tuple[str, Path]]:
     """Proposal ("core" for what is in 2.0) and path of each script."""
     data = fetch()
-    found = [("core", path) for path in sorted((data / SUITE).glob("*.wast"))]
-    return found + [("simd", path) for path in sorted((data / "proposals" / "simd").glob("*.wast"))]
+    folders = {"core": data / SUITE} | {name: data / "proposals" / name for name in ("simd", "extended-const")}
+    return [(proposal, path) for proposal, folder in folders.items() for path in sorted(folder.glob("*.wast"))]
 
 
 def commands(script: Path) -> tuple[list[dict[str, Any]], Path]:

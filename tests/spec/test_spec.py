@@ -14,6 +14,8 @@ from tests.support.aot import aotc
     [
         ("interpreter", "core", 27_000),
         ("interpreter", "simd", 25_000),
+        ("interpreter", "extended-const", 260),
+        pytest.param("aot", "extended-const", 260, marks=pytest.mark.full),
         pytest.param("aot", "core", 27_000, marks=pytest.mark.full),
         pytest.param("aot", "simd", 25_000, marks=pytest.mark.full),
     ],
