@@ -14,7 +14,8 @@ MODULES = re.findall(r"```wat\n;; (traps|gives \d+)\n(.*?)```", PAGE, flags=re.D
 
 def test_the_page_names_the_mends_that_are_made():
     mends = (ROOT / "native" / "cmake" / "wamr_source.cmake").read_text(encoding="utf-8")
-    made = re.findall(r"^(wamr_\w+)\(\)$", mends, flags=re.MULTILINE)
+    (listed,) = re.findall(r"^set\(WAMR_MENDS\n(.*?)\)", mends, flags=re.MULTILINE | re.DOTALL)
+    made = listed.split()
     named = [
         name for line in PAGE.splitlines() if line.startswith("`wamr_") for name in re.findall(r"`(wamr_\w+)`", line.split(":")[0])
     ]
