@@ -29,7 +29,6 @@ EXPECTED = {
     "wamr_fix_stack_pointer": 70000,
     "wamr_fix_full_memory": 0x64636261,
     "wamr_fix_raw_externref": 1,
-    "wamr_pass_externrefs": 1,
     "wamr_fix_vector_blocks": [7, 4],
     "wamr_fix_vector_results": [7, 4],
     "wamr_fix_vector_moves": [7, 4],
@@ -41,6 +40,7 @@ EXPECTED = {
     "wamr_leave_start": 1,
     "wamr_tell_places": [[0, 37], [1, 41]],
     "wamr_hold_accesses": "Trap",
+    "wamr_settle_calls": [0, 14],
     "wamr_fix_vector_nan": 0x7FE00000,
     "wamr_fix_vector_on_stack": 0x0F0E0D0C0B0A0908,
 }

@@ -34,6 +34,7 @@ NOT_SHOWN = {
     "wamr_fix_riscv_rounding": "on RISC-V only",
     "wamr_vectors_on_riscv": "on RISC-V only",
     "wamr_fix_narrowing": "where the processor is no x86",
+    "wamr_pass_externrefs": "speed and memory only",
     "wamr_keep_base": "speed only",
     "wamr_optimise_fully": "speed only",
     "wamr_make_vectors": "speed only",
@@ -139,10 +140,10 @@ def full_memory() -> object:
     )
 
 
-@shows("wamr_fix_raw_externref", "wamr_pass_externrefs")
+@shows("wamr_fix_raw_externref")
 def externref() -> object:
     wasm = wat("""(module (import "h" "f" (func $f (param externref i32) (result i32)))
-      (func (export "run") (param externref) (result i32) (call $f (local.get 0) (i32.const 1))))""")
+      (func (export "run") (param externref) (result i32) (call $f (local.get 0) (i32.const 77))))""")
     try:
         return result(wasm, "run", "an object", hosts={"h": {"f": lambda thing, _: int(thing == "an object")}})
     except Exception as error:
@@ -229,6 +230,18 @@ def held_load() -> object:
     return result(
         image(wat("""(module (memory 1) (func (export "run") (result i32) (drop (i32.load (i32.const -4))) (i32.const 1)))"""))
     )
+
+
+@shows("wamr_settle_calls")
+def calls() -> object:
+    """How often an image names a function that is called, and what such calls come to."""
+    code = image(
+        wat("""(module (memory 1) (func $f (param i32) (result i32)
+            (if (result i32) (local.get 0)
+              (then (i32.add (i32.load (local.get 0)) (call $f (i32.sub (local.get 0) (i32.const 1))))) (else (i32.const 7))))
+          (func (export "run") (result i32) (i32.add (call $f (i32.const 9)) (call $f (i32.const 8)))))""")
+    )
+    return [code.count(b"aot_func#"), result(code)]
 
 
 @shows("wamr_fix_vector_nan")
