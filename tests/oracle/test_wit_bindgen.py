@@ -25,11 +25,10 @@ EVENTS = [
 
 @pytest.fixture
 def source(tmp_path):
-    """The crate, where its WIT is found."""
-    folder = tmp_path / "components" / "counter"
-    shutil.copytree(ROOT / "sdk" / "components" / "counter", folder, ignore=shutil.ignore_patterns("target"))
+    """The crate counter, where its WIT is found, with the others beside it."""
+    shutil.copytree(ROOT / "sdk" / "components", tmp_path / "components", ignore=shutil.ignore_patterns("target"))
     shutil.copytree(ROOT / "sdk" / "wit", tmp_path / "wit")
-    return folder
+    return tmp_path / "components" / "counter"
 
 
 def built(source: Path, target: str) -> Path:
@@ -37,7 +36,7 @@ def built(source: Path, target: str) -> Path:
     out = build(source, (1, 85), target)
     if out is None:
         pytest.skip(f"no Rust from 1.85 on with the target {target}: rustup target add {target}")
-    return out / "counter.wasm"
+    return out / f"{source.name}.wasm"
 
 
 @pytest.mark.full
@@ -79,3 +78,23 @@ def test_a_component_of_wasip2_that_prints_and_tells_the_time_builds_and_runs(so
     assert ota(workspace, "init", "--vendor", "test.example") == 0
     assert ota(workspace, "build", module, "-o", tmp_path / "dist") == 0
     assert (tmp_path / "dist/counter-1.0.0/module.wasm").read_bytes() == taken
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_component_for_wasmcloud_as_its_toolchain_makes_it_builds_and_runs(source, tmp_path, capfd):
+    crate = source.with_name("relay")
+    module = crate / "relay.wasm"
+    shutil.copy(built(crate, "wasm32-wasip2"), module)
+    events = ("--event", "in/a=x", "--event", "in/a=y")
+    assert ota(tmp_path, "run", module, *events, "--config", "target=out/b") == 0
+    shown = capfd.readouterr().out
+    assert "message=relay: in/a" in shown
+    assert "topic=out/b  payload=1 x" in shown
+    assert "topic=out/b  payload=2 y" in shown
+    assert "key=seen/in/a  value=2" in shown
+    assert ota(tmp_path, "run", module, "--event", "in/a=x") == 1
+    assert "error=no target is configured" in capfd.readouterr().out
+    assert ota(tmp_path / "operator", "init", "--vendor", "test.example") == 0
+    assert ota(tmp_path / "operator", "build", module, "-o", tmp_path / "dist") == 0
+    assert (tmp_path / "dist/relay-1.0.0/module.wasm").read_bytes() == core_module(module.read_bytes())
