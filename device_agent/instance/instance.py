@@ -349,8 +349,11 @@ class Instance:
     async def climb(self) -> None:
         """Forgets the failures of the modules above the one that runs, and runs the first of them that can be used."""
         async with self._starting:
-            if self._on_trial or self._closed:
-                return  # the trial decides
+            if self._closed:
+                return
+            if self._on_trial:  # the trial decides, and if it fails the way up is open again
+                self._timers.later("climb", RESTART_MAX_S, self.climb)
+                return
             name = self.running.slot
             above = slots.ORDER[: slots.ORDER.index(name)] if name in slots.ORDER else slots.ORDER
             for each in above:
