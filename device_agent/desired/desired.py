@@ -158,7 +158,7 @@ class Desired:
     def start(self) -> None:
         """Decides by what was restored, and asks for the documents from now on."""
         self._decide_all()
-        self.room_was_made()  # the policy may be another one
+        self._judge_again()
         if self._link is not None:
             for scope in self._scopes:
                 self._link.subscribe(scope.topic)
@@ -350,6 +350,17 @@ class Desired:
             elif update.phase is states.Phase.REJECTED and update.reason in CLAIMED:
                 self._decide(name, retry=True)
 
+    def _judge_again(self) -> None:
+        """What the board did not take before the agent started: its settings, its devices or its agent may be others now."""
+        for name, wish in list(self._wishes.items()):
+            entry = wish.entry
+            if entry is None or self.why_not(name) is not None:
+                continue
+            update, offered = self.update(name), states.Offered.of_entry(entry, again=True)
+            tried = any(_was_tried(self.update(each)) for each in entry.together)  # then its set would fail again
+            if update.never_ran and not update.retryable and not tried and _same(update, offered):
+                self._instances.open(name).post(offered)
+
     def _is_other_root(self) -> bool:
         """Whether what an earlier root did not allow is to be tried again: once for each root, with a document that it allows."""
         if not self._other_root or not any(each.accepted for each in self._scopes):
@@ -465,6 +476,12 @@ class Desired:
             self._count("refusals")
             self.refused[name] = refusal
             self._changed()
+
+
+def _was_tried(update: Update) -> bool:
+    """Whether it ran, and failed."""
+    ended_well = update.phase in (states.Phase.CONFIRMED, states.Phase.IDLE)
+    return update.ended and not ended_well and not update.never_ran and not update.retryable
 
 
 def _waits(update: Update) -> bool:

@@ -60,7 +60,8 @@ def next_step(deployment: bytes, members: Mapping[str, Update | None], takes: Ma
     """What is to be done for a set: `members` are all of it, None where an instance has no update.
 
     `takes`: for a member, the others whose devices it is to have; they hold them until it is their turn.
-    An update that the journal had when the agent started counts once it was resumed, unless it has ended.
+    An update that the journal had when the agent started counts once it was resumed, unless it has ended; one that the board did
+    not take, once it was judged again.
     """
     here = {name: each for name, each in sorted(members.items()) if each is not None and _counts(deployment, each)}
     open_ones = [name for name, each in here.items() if not each.ended]
@@ -95,7 +96,7 @@ def _incomplete(name: str, update: Update | None, begun: list[str]) -> Step:
 
 
 def _counts(deployment: bytes, update: Update) -> bool:
-    return update.deployment == deployment and (update.ended or update.number > 0)
+    return update.deployment == deployment and (update.number > 0 or (update.ended and not update.never_ran))
 
 
 def _is_before(update: Update) -> bool:

@@ -45,11 +45,12 @@ class Offered:
     manifest: bytes  # empty: the instance is to be removed
     config: Mapping[str, str] = field(default_factory=dict)
     together: tuple[str, ...] = ()  # the set that the instance changes with
+    again: bool = False  # also if this board, as it was before the agent started, did not take it
 
     @classmethod
-    def of_entry(cls, entry: Entry) -> "Offered":
+    def of_entry(cls, entry: Entry, *, again: bool = False) -> "Offered":
         """What an entry of a deployment offers."""
-        return cls(entry.deployment_id, entry.manifest_digest, entry.config, entry.together)
+        return cls(entry.deployment_id, entry.manifest_digest, entry.config, entry.together, again)
 
     @property
     def release(self) -> bytes:

@@ -56,6 +56,8 @@ HELD_BACK = frozenset((Reason.DEPLOYMENT_STOPPED, Reason.DEPLOYMENT_EXPIRED, Rea
 """The operator, or the clock, stopped it, or took a member out of its set: the same deployment is tried again once it may start."""
 CLAIMED = frozenset((Reason.INSTANCES_EXCEEDED, Reason.MEMORY_EXCEEDED, Reason.DEVICE_CLAIMED, Reason.OWNER_REFUSED))
 """Another instance, or the owner, leaves no room for it: the same deployment is tried again once that has changed or gone."""
+OF_THE_BOARD = frozenset((Reason.DEVICE_UNAVAILABLE, Reason.MODULE_INVALID))
+"""Failures before a trial that may be the board's or the agent's: the same deployment is tried again when the agent starts."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,19 @@ class Update:
             return self.phase in (Phase.REJECTED, Phase.FAILED) or back_with_set
         return (self.phase is Phase.FAILED or back_with_set) and (self.reason in RETRYABLE or self.reason in HELD_BACK)
 
+    @property
+    def never_ran(self) -> bool:
+        """Whether the board did not take it as it was then, with the settings and the agent of then; or its set for that reason."""
+        refused = self.phase is Phase.REJECTED or (self.phase is Phase.FAILED and self.reason in OF_THE_BOARD)
+        return refused or (self.ended and self.reason is Reason.SET_FAILED)
+
     def is_news(self, offered: Offered) -> bool:
         """Whether an offer is another than the one that is under way or has ended, or one that may be tried again."""
         if (self.deployment, self.manifest, self.config) != (offered.deployment, offered.manifest, offered.config):
             return True
         if self.together != offered.together and (not self.ended or self.reason is Reason.SET_FAILED):
             return True
-        return self.retryable
+        return self.retryable or (offered.again and self.never_ran)
 
 
 @dataclass(frozen=True)

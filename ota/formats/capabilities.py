@@ -190,7 +190,8 @@ def _is_line(text: str) -> bool:
 
 
 def _is_port(text: str) -> bool:
-    return re.fullmatch(r"/dev/[A-Za-z0-9_/-]{1,200}:[1-9]\d{1,7}", text) is not None
+    """Also by names that stay, such as /dev/serial/by-id/usb-1a86_USB2.0-Serial-if00-port0:9600."""
+    return len(text) <= 220 and re.fullmatch(r"/dev(?:/[A-Za-z0-9_-][A-Za-z0-9_.:+@-]*)+:[1-9]\d{1,7}", text) is not None
 
 
 def _is_folder(text: str) -> bool:

@@ -111,6 +111,14 @@ def test_what_the_journal_had_counts_once_it_was_resumed():
     assert isinstance(next_step(found), Wait)
 
 
+@pytest.mark.parametrize("reason", [Reason.CAPABILITY_DENIED, Reason.SET_FAILED])
+def test_what_the_board_did_not_take_before_it_started_counts_once_it_was_judged_again(reason):
+    phase = Phase.FAILED if reason is Reason.SET_FAILED else Phase.REJECTED
+    found = of(Phase.STAGED, member(phase, reason, number=0), Phase.STAGED)
+    assert isinstance(next_step(found), Wait)
+    assert isinstance(next_step(of(Phase.STAGED, member(phase, reason, number=1), Phase.STAGED)), Fail)
+
+
 def test_sets_are_told_apart_by_deployment_and_members():
     updates = [member(Phase.STAGED), member(Phase.TRIAL), member(Phase.STAGED, deployment=b"e"), TRAPPED, Update(Phase.STAGED)]
     assert sets.sets_of(updates) == {(ID, NAMES), (b"e", NAMES)}

@@ -146,6 +146,15 @@ def test_only_what_may_go_better_another_time_is_tried_again(reason):
     assert (moved.phase is Phase.OFFERED) == (reason in RETRYABLE | HELD_BACK | ROOT_REASONS)
 
 
+@pytest.mark.parametrize("phase", ENDED)
+@pytest.mark.parametrize("reason", list(Reason))
+def test_what_the_board_did_not_take_is_judged_again_when_the_agent_starts_and_what_ran_is_not(phase, reason):
+    before = Update(phase, OFFER.deployment, OFFER.manifest, reason=reason)
+    refused = phase is Phase.REJECTED or (phase is Phase.FAILED and reason in updates.OF_THE_BOARD)
+    moved, _ = step(before, replace(OFFER, again=True))
+    assert (moved.phase is Phase.OFFERED) == (refused or reason is Reason.SET_FAILED or before.retryable)
+
+
 @pytest.mark.parametrize("phase", [*ENDED, *states.BEGUN])
 def test_an_offer_of_the_confirmed_module_is_confirmed_at_once(phase):
     before = Update(phase, b"another", b"another", number=4, confirmed=OFFER.manifest)

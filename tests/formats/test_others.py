@@ -120,6 +120,30 @@ GRANTED = Capabilities.parse(
 
 
 @pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        ("/dev/ttyUSB0", True),
+        ("/dev/serial/by-id/usb-1a86_USB2.0-Serial-if00-port0", True),
+        ("/dev/serial/by-path/platform-fd500000.pcie-pci-0000:01:00.0-usb-0:1.3:1.0-port0", True),
+        ("/dev/../etc/passwd", False),
+        ("/dev/a/./b", False),
+        ("/dev//a", False),
+        ("/dev/", False),
+        ("/dev", False),
+        ("/etc/dev/a", False),
+        ("/dev/a b", False),
+        ("/dev/" + "a" * 220, False),
+    ],
+)
+def test_serial_ports_are_paths_below_dev_that_lead_nowhere_else(path, is_one):
+    given = {"serial": {"ports": [f"{path}:115200"]}}
+    if is_one:
+        assert capabilities.split_port(Capabilities.parse(given, "policy").items["serial"]["ports"][0]) == (path, 115200)
+    else:
+        assert refusal(Capabilities.parse, given, "policy").reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize(
     ("declared", "missing"),
     [
         ({"logging": {}}, []),
