@@ -105,8 +105,8 @@ class _Module:
     def filters(self) -> tuple[str, ...]:
         return self.supervisor.filters
 
-    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0) -> None:
-        self.supervisor.offer(topic, payload, hops, bus_number)
+    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "", reply_to: str = "") -> None:
+        self.supervisor.offer(topic, payload, hops, bus_number, sender, reply_to)
 
     async def start(self) -> None:
         worker = Worker(self._spec, lambda *_: None)

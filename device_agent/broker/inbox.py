@@ -14,5 +14,7 @@ class Inbox(Protocol):
     def filters(self) -> tuple[str, ...]:
         """What its module subscribes to now, or will again when it is started once more."""
 
-    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "") -> None:
-        """Queues an event, if the module wants it. `bus_number`: its row in the durable bus, 0 for none. `sender`: whose it is."""
+    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "", reply_to: str = "") -> None:
+        """Queues an event, if the module wants it. `bus_number`: its row in the durable bus, 0 for none. `sender`: whose it is.
+        `reply_to`: the topic on which an answer is waited for, "" for none.
+        """

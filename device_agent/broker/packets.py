@@ -15,7 +15,7 @@ _USER_PROPERTY = 0x26
 # identifiers have a variable length; content type, response topic, correlation data and user properties say theirs.
 _FIXED = {0x01: 1, 0x02: 4, 0x23: 2}
 _TEXTS = {0x03: 1, 0x08: 1, 0x09: 1, _USER_PROPERTY: 2}
-_IDENTIFIER = 0x0B
+_IDENTIFIER, _RESPONSE_TOPIC = 0x0B, 0x08
 
 
 class Malformed(ValueError):
@@ -30,6 +30,7 @@ class Arrived(NamedTuple):
     retained: bool = False  # the broker kept it and sends it because of a subscription
     board: str = ""  # the user property "board": the name of the board that says that it has sent it
     subscriptions: tuple[int, ...] = ()  # identifiers of those that it came by
+    response_topic: str = ""  # where its sender waits for an answer
 
 
 class UserProperties:
@@ -81,16 +82,16 @@ def read_publish(first: int, body: bytes) -> tuple[Arrived | None, int, int]:
     end = at + size
     if end > len(body) or (qos and not mid):
         raise Malformed("the broker sent a message that ends too early, or has no packet identifier")
-    board, came_by = _read_properties(body[at:end]) if size else ("", ())
+    properties = _read_properties(body[at:end]) if size else ("", (), "")
     try:
-        return Arrived(str(body[2:topic_end], "utf-8"), body[end:], bool(first & 1), board, came_by), mid, size
+        return Arrived(str(body[2:topic_end], "utf-8"), body[end:], bool(first & 1), *properties), mid, size
     except UnicodeDecodeError:
         return None, mid, size
 
 
-def _read_properties(properties: bytes) -> tuple[str, tuple[int, ...]]:
-    """The first user property "board", "" where there is none, and the subscription identifiers."""
-    at, board, came_by = 0, "", tuple[int, ...]()
+def _read_properties(properties: bytes) -> tuple[str, tuple[int, ...], str]:
+    """The first user property "board", "" where there is none; the subscription identifiers; the response topic."""
+    at, board, came_by, response = 0, "", tuple[int, ...](), ""
     while at < len(properties):
         kind = properties[at]
         at += 1
@@ -107,9 +108,11 @@ def _read_properties(properties: bytes) -> tuple[str, tuple[int, ...]]:
                 at = end
             if kind == _USER_PROPERTY and texts[0] == BOARD.encode():
                 board = board or texts[1].decode(errors="replace")
+            elif kind == _RESPONSE_TOPIC:
+                response = texts[0].decode(errors="replace")
         else:
             raise Malformed(f"the broker sent a message with a property {kind:#x}, which PUBLISH has not")
-    return board, came_by
+    return board, came_by, response
 
 
 def read_puback(body: bytes) -> tuple[int, int]:

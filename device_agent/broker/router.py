@@ -83,6 +83,12 @@ class _Place:
         """The topic under which it hears what lies on a broker's topic, by the first template that fits; None if it does not."""
         return self._known(self._heard, whole, self._find)
 
+    def answered_on(self, response_topic: str) -> str:
+        """The topic on which the instance would publish an answer; "" where it can't reach the one that was named."""
+        if not 0 < len(response_topic) <= TOPIC_CHARACTERS or not topics.is_topic(response_topic):
+            return ""
+        return topics.inward(self.outward, response_topic) or ""
+
     def _known(self, found: dict[str, T], topic: str, find: Callable[[str], T]) -> T:
         """`find(topic)`, remembered while the module's filters stay what they are."""
         if (filters := self.inbox.filters) is not self._filters:
@@ -170,7 +176,7 @@ class Router:
             if place.handled.repeats(arrived, digest):
                 self._counters["retained_repeats"] += 1
                 continue
-            place.inbox.offer(topic, arrived.payload)
+            place.inbox.offer(topic, arrived.payload, reply_to=place.answered_on(arrived.response_topic))
 
     def offer(self, topic: str, payload: bytes) -> None:
         """From the board itself: a source of events."""

@@ -3,7 +3,7 @@
 A worker is trusted less than the agent: what comes from it is decoded strictly, size first, and a packet that does not fit ends
 the worker. A packet is a CBOR list, but for the two that go with every event: those are records behind a letter that begins none.
 
-  event  "E", length of the topic (u16), topic, payload
+  event  "E", lengths of the topic and of the topic for an answer (u16 each), topic, topic for an answer, payload
   done   "D", counts of messages and writes (u16 each); calls, microseconds and bytes of memory (u64 each); then
          each message: lengths of topic and payload (u16, u32), topic, payload
          each write: length of the key (u16), 1 and the length of the value or 0 and 0 (u8, u32), key, value
@@ -40,7 +40,7 @@ TERMINATE = signal.SIGUSR2
 TERMINATE_S = 0.25
 SOCKET_BUFFER_BYTES = 2 * FRAME_LIMIT_BYTES
 _EVENT, _DONE = ord("E"), ord("D")
-_EVENT_HEAD, _DONE_HEAD = struct.Struct("<BH"), struct.Struct("<BHHQQQ")
+_EVENT_HEAD, _DONE_HEAD = struct.Struct("<BHH"), struct.Struct("<BHHQQQ")
 _MESSAGE_HEAD, _WRITE_HEAD = struct.Struct("<HI"), struct.Struct("<HBI")
 
 
@@ -81,6 +81,7 @@ class Event:
 
     topic: str
     payload: bytes
+    reply_to: str = ""  # the topic on which its sender waits for an answer
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,9 @@ def encode_request(request: Request) -> bytes:
             value: list[Any] = ["start", path, digest, description, config, image, image_digest, user, required, devices]
         case Begin(state, keys):
             value = ["begin", state, keys]
-        case Event(topic, payload):
-            name = topic.encode()
-            return _EVENT_HEAD.pack(_EVENT, len(name)) + name + payload
+        case Event(topic, payload, reply_to):
+            name, answer = topic.encode(), reply_to.encode()
+            return _EVENT_HEAD.pack(_EVENT, len(name), len(answer)) + name + answer + payload
         case Tick(now_ns):
             value = ["tick", now_ns]
         case Check():
@@ -284,17 +285,18 @@ def _usage(numbers: list[Any]) -> Usage:
 
 def size_of(event: Event) -> int:
     """How long its packet is."""
-    return _EVENT_HEAD.size + len(event.topic.encode()) + len(event.payload)
+    return _EVENT_HEAD.size + len(event.topic.encode()) + len(event.reply_to.encode()) + len(event.payload)
 
 
 def _unpack_event(data: bytes) -> Event:
     if len(data) > FRAME_LIMIT_BYTES:
         raise malformed("event", f"it is longer than {FRAME_LIMIT_BYTES} bytes")
     try:
-        _, size = _EVENT_HEAD.unpack_from(data)
-        start = _EVENT_HEAD.size + size
+        _, size, answer_size = _EVENT_HEAD.unpack_from(data)
+        answer = _EVENT_HEAD.size + size
+        start = answer + answer_size
         if start <= len(data):
-            return Event(str(data[_EVENT_HEAD.size : start], "utf-8"), data[start:])
+            return Event(str(data[_EVENT_HEAD.size : answer], "utf-8"), data[start:], str(data[answer:start], "utf-8"))
     except (struct.error, UnicodeDecodeError) as error:
         raise malformed("event", str(error)) from None
     raise malformed("event", "it ends too early")

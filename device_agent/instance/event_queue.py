@@ -22,11 +22,12 @@ class Pending:
     bus_number: int = 0  # of its row in the durable bus, 0 for none
     tries: int = 0
     sender: str = ""  # an instance, or the topic of a source; "" for the broker
+    reply_to: str = ""  # the topic on which its sender waits for an answer
 
     @property
     def size_bytes(self) -> int:
         """What it takes of memory, about."""
-        return len(self.topic) + len(self.payload) + EVENT_BYTES
+        return len(self.topic) + len(self.payload) + len(self.reply_to) + EVENT_BYTES
 
 
 @dataclass

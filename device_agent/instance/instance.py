@@ -139,9 +139,9 @@ class Instance:
         """What its module subscribes to now, or will again when it is started once more."""
         return self.supervisor.filters
 
-    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "") -> None:
+    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "", reply_to: str = "") -> None:
         """Queues an event, if the module wants it."""
-        self.supervisor.offer(topic, payload, hops, bus_number, sender)
+        self.supervisor.offer(topic, payload, hops, bus_number, sender, reply_to)
 
     @property
     def modules(self) -> tuple[ModuleDescription, ...]:

@@ -83,7 +83,7 @@ class Supervisor:
         if self._current is None:
             self._filters = filters
 
-    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "") -> None:
+    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "", reply_to: str = "") -> None:
         """Queues an event that the module wants which runs or is started again. Others go when the queue is full.
 
         One of the durable bus may come before a module has started: whether that wants it shows then.
@@ -91,7 +91,7 @@ class Supervisor:
         if not bus_number and not self._wants(topic):
             return
         self.counters["events"] += 1
-        self._queue.append(Pending(topic, payload, hops, bus_number, sender=sender))
+        self._queue.append(Pending(topic, payload, hops, bus_number, sender=sender, reply_to=reply_to))
         self._wake.set()
 
     def _consumed(self, event: Pending) -> None:
@@ -286,7 +286,7 @@ class Supervisor:
             self._row = min(2 * self._row, limit)
 
     async def _first(self, worker: Worker, row: list[Pending]) -> frames.Done:
-        worker.post([frames.Event(each.topic, each.payload) for each in row])
+        worker.post([frames.Event(each.topic, each.payload, each.reply_to) for each in row])
         return await worker.answered()
 
     def _took(self, handled: bool) -> None:

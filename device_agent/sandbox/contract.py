@@ -136,10 +136,15 @@ class ModuleHost:
         config = "\n".join(f"{key}={value}" for key, value in sorted(self._config.items())).encode()
         return self._call("startup", "init", config) if "startup" in self.interfaces else self._take()
 
-    def handle(self, topic: str, payload: bytes) -> Outcome:
-        """Hands over an event. Raises ModuleError when the module answers with an error, Trap, ContractError."""
-        without_reply = (0, 0, 0) if self._plain.is_handler else ()  # of wasmCloud's broker-message
-        return self._call("events", "handle", topic.encode(), payload, *without_reply)
+    def handle(self, topic: str, payload: bytes, reply_to: str = "") -> Outcome:
+        """Hands over an event. `reply_to`: the topic on which its sender waits for an answer; a handler of wasmCloud's is told.
+
+        Raises ModuleError when the module answers with an error, Trap, ContractError.
+        """
+        event: tuple[bytes | int, ...] = topic.encode(), payload
+        if self._plain.is_handler:  # a broker-message, flattened
+            event += (1, reply_to.encode()) if reply_to else (0, 0, 0)
+        return self._call("events", "handle", *event)
 
     def tick(self, now_ns: int) -> Outcome:
         """Calls `timer.tick`, where the module has it."""

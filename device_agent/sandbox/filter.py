@@ -106,7 +106,7 @@ class FilterHost(ModuleHost):
             raise ModuleError("the filter does not take its configuration: proxy_on_configure answered false")
         return self._take()
 
-    def handle(self, topic: str, payload: bytes) -> Outcome:
+    def handle(self, topic: str, payload: bytes, reply_to: str = "") -> Outcome:
         """Presents a message. Raises ModuleError for one that passes and has nowhere to go, Trap, ContractError."""
         self._begin_call()
         try:

@@ -179,8 +179,8 @@ class _Worker:
 
     def _serve(self, host: ModuleHost, request: frames.Request, calls: int, started: int) -> frames.Answer:
         match request:
-            case frames.Event(topic, payload):
-                outcome = host.handle(topic, payload)
+            case frames.Event(topic, payload, reply_to):
+                outcome = host.handle(topic, payload, reply_to)
             case frames.Tick(now_ns):
                 outcome = host.tick(now_ns)
             case frames.Check():

@@ -20,10 +20,12 @@ dones = st.builds(
 )
 
 
-@given(topics, st.binary(max_size=1000))
-def test_an_event_arrives_as_it_was(topic, payload):
-    event = Event(topic, payload)
-    assert frames.decode_request(frames.encode_request(event)) == event
+@given(topics, st.binary(max_size=1000), topics | st.just(""))
+def test_an_event_arrives_as_it_was(topic, payload, reply_to):
+    event = Event(topic, payload, reply_to)
+    packet = frames.encode_request(event)
+    assert frames.decode_request(packet) == event
+    assert len(packet) == frames.size_of(event)
 
 
 @given(dones)

@@ -31,13 +31,15 @@ def body(topic: bytes, mid: int, packed: bytes, payload: bytes) -> bytes:
 @given(TEXTS, PAIRS, st.binary(max_size=300), st.integers(0, 0xFFFF), st.booleans())
 def test_a_message_is_read_as_it_was_sent(topic, pairs, payload, mid, retained):
     first = 0x30 | (0x02 if mid else 0) | retained
-    packed = properties(pairs, MessageExpiryInterval=7, ContentType="t", SubscriptionIdentifier=300, CorrelationData=b"c")
+    packed = properties(
+        pairs, MessageExpiryInterval=7, ContentType="t", SubscriptionIdentifier=300, CorrelationData=b"c", ResponseTopic="r/é"
+    )
     board = next((value for name, value in pairs if name == "board"), "")
     whole = bytearray(b"??" + packet(first >> 4, first & 15, body(topic.encode(), mid, packed, payload)) + b"next")
     start, end = packets.bounds(whole, 2)
     assert whole[end:] == b"next"
     arrived, number, _ = packets.read_publish(whole[2], bytes(whole[start:end]))
-    assert (arrived, number) == (Arrived(topic, payload, retained, board, (300,)), mid)
+    assert (arrived, number) == (Arrived(topic, payload, retained, board, (300,), "r/é"), mid)
 
 
 @given(TEXTS, PAIRS, st.binary(max_size=300), st.integers(1, 0xFFFF), st.booleans())

@@ -38,12 +38,14 @@ class Box:
     got: list[tuple[str, bytes]] = field(default_factory=list)
     causes: list[tuple[int, int]] = field(default_factory=list)
     senders: list[str] = field(default_factory=list)
+    replies: list[str] = field(default_factory=list)
 
-    def offer(self, topic: str, payload: bytes, hops: int = 0, bus_number: int = 0, sender: str = "") -> None:
+    def offer(self, topic: str, payload: bytes, hops=0, bus_number=0, sender="", reply_to="") -> None:
         if bus_number or any(topics.covers(each, topic) for each in self.filters):
             self.got.append((topic, payload))
             self.causes.append((hops, bus_number))
             self.senders.append(sender)
+            self.replies.append(reply_to)
 
 
 class Asked:
@@ -123,6 +125,21 @@ def test_a_message_goes_to_the_instances_that_want_it_under_the_topic_that_they_
     assert boxes[0].got == [("cmd/1/x", b"one"), ("cmd/2", b"all")]
     assert boxes[1].got == [("cmd/1/x", b"one"), ("cmd/2", b"all")]
     assert boxes[2].got == []
+
+
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        ("devices/roof-1/replies/7", "replies/7"), ("", ""), ("replies/7", ""), ("devices/roof-2/replies/7", ""),
+        ("devices/roof-1/local/7", ""), ("devices/roof-1/sys/7", ""), ("devices/roof-1/", ""), ("devices/roof-1/#", ""),
+        ("ota/v1/group/lab/desired", ""), ("devices/roof-1/" + "x" * 300, ""),
+    ],
+)  # fmt: skip
+def test_a_response_topic_is_told_where_the_instance_may_publish_there(tmp_path, response, told):
+    box = Box("a", ("cmd/#",))
+    rig = Rig(tmp_path, box)
+    rig.router.received(Arrived("devices/roof-1/cmd/1", b"question", response_topic=response))
+    assert (box.got, box.replies) == ([("cmd/1", b"question")], [told])
 
 
 def test_an_inbox_is_told_who_sent_an_event(tmp_path):

@@ -58,6 +58,15 @@ def test_a_message_that_may_not_be_published_is_the_handlers_error():
         host.handle("in/door", b"open")
 
 
+@pytest.mark.parametrize("canonical", [False, True])
+def test_a_message_is_answered_where_its_sender_waits(canonical):
+    host, _ = opened(handler(canonical=canonical))
+    assert host.handle("in/door", b"open?", "out/answers/7").messages == (("out/answers/7", b"open?"),)
+    assert host.handle("in/door", b"open?").messages == (("out/default", b"open?"),)
+    with pytest.raises(ModuleError, match="the topic is not granted"):
+        host.handle("in/door", b"open?", "elsewhere")
+
+
 def test_ota_run_takes_a_handler(tmp_path, capsys):
     (tmp_path / "counter.wasm").write_bytes(handler())
     (tmp_path / "counter.toml").write_text(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from device_agent.broker.statements import STATEMENT_BITS
@@ -90,9 +92,13 @@ class Observer:
         self._newest = max(self._newest, report.counter)
         return not late
 
-    def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes, *, response_topic: str = "") -> None:
         """Sends an event to the board, QoS 1."""
-        self._client.publish(topic, payload, qos=1)
+        properties = None
+        if response_topic:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.ResponseTopic = response_topic
+        self._client.publish(topic, payload, qos=1, properties=properties)
 
     def close(self) -> None:
         """Ends the connection."""

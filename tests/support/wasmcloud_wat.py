@@ -1,4 +1,4 @@
-"""A component's core module as wasmCloud's toolchain would make it, by hand: it counts messages in a bucket and passes them on."""
+"""A component's core module as wasmCloud's toolchain would make it, by hand: it counts messages, and answers or passes them on."""
 
 from tests.support.wat import wat
 
@@ -24,6 +24,7 @@ def _given(text: str) -> str:
     return f"(i32.const {_PLACE[text]}) (i32.const {len(text)})"
 
 
+_REST = "(local.get $body) (local.get $body_size) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 360)"
 _BODY = f"""
   (call $log (i32.const 2) {_given(CONTEXT)} (local.get $subject) (local.get $subject_size))
   (call $open {_given(BUCKET)} (i32.const 300))
@@ -36,13 +37,14 @@ _BODY = f"""
     (i32.store (i32.const 404) (i32.const {_PLACE[NO]}))
     (i32.store (i32.const 408) (i32.const {len(NO)}))
     (return (i32.const 400))))
+  (if (local.get $has_reply) (then
+    (call $publish (local.get $reply) (local.get $reply_size) {_REST})
+    (return (i32.const 360))))
   (call $get {_given(TARGET)} (i32.const 340))
   (if (i32.load8_u (i32.const 344)) (then
-    (call $publish (i32.load (i32.const 348)) (i32.load (i32.const 352)) (local.get $body) (local.get $body_size)
-      (local.get $has_reply) (local.get $reply) (local.get $reply_size) (i32.const 360)))
+    (call $publish (i32.load (i32.const 348)) (i32.load (i32.const 352)) {_REST}))
   (else
-    (call $publish {_given(FALLBACK)} (local.get $body) (local.get $body_size)
-      (local.get $has_reply) (local.get $reply) (local.get $reply_size) (i32.const 360))))
+    (call $publish {_given(FALLBACK)} {_REST})))
   (i32.const 360)"""
 _PARAMS = "$subject $subject_size $body $body_size $has_reply $reply $reply_size"
 

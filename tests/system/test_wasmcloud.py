@@ -17,6 +17,7 @@ def test_a_component_for_wasmcloud_handles_messages(lab, canonical):
     heard(lab, "out/first")
     lab.wait_state("confirmed", deployment=lab.deploy(update, config={"target": "out/second"}))
     heard(lab, "out/second")
+    heard(lab, "out/answers/7", response_topic="out/answers/7")
 
 
 @pytest.mark.full
@@ -29,8 +30,8 @@ def test_a_board_that_grants_no_store_refuses_it_by_name(lab):
     assert "keyvalue" in report.attempt.detail
 
 
-def heard(lab, topic: str) -> None:
-    lab.observer.publish("in/door", b"open")
+def heard(lab, topic: str, **how: str) -> None:
+    lab.observer.publish("in/door", b"open", **how)
 
     def there() -> bool:
         return any((each.topic, each.payload) == (topic, b"open") for each in lab.observer.messages.values())
