@@ -5,6 +5,8 @@
                  index.cbor     its chunk index
                  sbom.json      its bill of materials, where it has one (ota.author.sbom)
                  <digest>.aot   an ahead-of-time image, and <digest>.cbor its chunk index
+
+Of an encrypted update (ota.author.encryption) there are the ciphertexts alone: module.encrypted, <digest>.encrypted.
 """
 
 import contextlib
@@ -18,10 +20,11 @@ from ota.author import sbom as sboms
 from ota.author.aot import Compiler
 from ota.durable import write_durably
 from ota.errors import OtaError
-from ota.formats import suit, wasm
+from ota.formats import cbor, suit, wasm
 from ota.formats.capabilities import ABI, Capabilities, check_exports, check_imports, interfaces_of
 from ota.formats.cbor import sha256
 from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
+from ota.formats.encryption import EncryptionInfo
 from ota.formats.features import check_core
 from ota.formats.fields import is_name
 from ota.formats.loadable import core_module
@@ -29,6 +32,7 @@ from ota.formats.manifest import (
     ANY_BOARD,
     MANIFEST_LIMIT_BYTES,
     MAX_IMAGES,
+    AgentManifest,
     AnyManifest,
     AotImage,
     Manifest,
@@ -46,6 +50,7 @@ from ota.toml_file import read_toml
 
 NOTHING_SAID = Provenance()
 SBOM = "sbom.json"
+ENCRYPTED = ".encrypted"
 
 
 class BuildError(OtaError):
@@ -57,7 +62,7 @@ class Draft:
     """An update that is checked and complete, but for its sequence number and its signature."""
 
     manifest: AnyManifest  # its sequence is 0
-    blob: bytes
+    blob: bytes  # as it travels
     index: ChunkIndex
     images: tuple[tuple[bytes, ChunkIndex], ...] = ()  # as in the manifest
     text: bytes = b""  # that the manifest has the digest of
@@ -70,8 +75,16 @@ class Draft:
 
     @property
     def content(self) -> bytes:
-        """Identifies everything that a manifest says except the sequence number."""
-        return sha256(self.manifest.to_bytes())
+        """Identifies everything that a manifest says except the sequence number.
+
+        Of an encrypted one the plaintext and for whom it is: encrypting it anew gives another ciphertext each time.
+        """
+        if not isinstance(self.manifest, Manifest) or self.manifest.ciphertext is None:
+            return sha256(self.manifest.to_bytes())
+        images = tuple(replace(each, ciphertext=None, index_digest=b"") for each in self.manifest.images)
+        plain = replace(self.manifest, ciphertext=None, index_digest=b"", images=images)
+        recipients = EncryptionInfo.from_bytes(self.manifest.ciphertext.info).recipients
+        return sha256(cbor.encode([plain.to_bytes(), self.index.chunk_bytes, sorted(each.key_id for each in recipients)]))
 
     @property
     def label(self) -> str:
@@ -137,7 +150,7 @@ class Update:
         write_durably(folder / _blob_name(self.manifest), self.blob)
         write_durably(folder / "index.cbor", self.index.to_bytes())
         for image, index in self.images:
-            write_durably(folder / image_name(index.digest), image)
+            write_durably(folder / image_name(index.digest, _suffix(self.manifest)), image)
             write_durably(folder / image_name(index.digest, ".cbor"), index.to_bytes())
         if self.sbom:
             write_durably(folder / SBOM, self.sbom)
@@ -160,10 +173,10 @@ class Update:
             raise BuildError(f"{lacks}: name a .wasm, or a folder that `ota build` made") from error
         except OSError as error:
             raise BuildError(f"{error.filename}: {error.strerror}") from error
-        if sha256(blob) != manifest.digest:
+        if sha256(blob) != manifest.sent_digest:
             raise BuildError(f"{folder / _blob_name(manifest)} is not what the manifest names")
         with naming(folder / "index.cbor"):
-            index = ChunkIndex.from_bytes(index_bytes, manifest.index_digest, manifest.digest, manifest.size)
+            index = ChunkIndex.from_bytes(index_bytes, manifest.index_digest, manifest.sent_digest, manifest.size)
         images = manifest.images if isinstance(manifest, Manifest) else ()
         update = cls(envelope, blob, index, manifest, tuple(_load_image(folder, image) for image in images))
         if not bill and not (folder / SBOM).exists():
@@ -179,7 +192,14 @@ class Update:
 
 
 def _blob_name(manifest: AnyManifest) -> str:
-    return "module.wasm" if isinstance(manifest, Manifest) else "agent.tar.gz"
+    if not isinstance(manifest, Manifest):
+        return "agent.tar.gz"
+    return "module.wasm" if manifest.ciphertext is None else f"module{ENCRYPTED}"
+
+
+def _suffix(manifest: AnyManifest | AotImage) -> str:
+    """Of the files of images."""
+    return ".aot" if isinstance(manifest, AgentManifest) or manifest.ciphertext is None else ENCRYPTED
 
 
 def _load_sbom(folder: Path, wanted: bytes) -> bytes:
@@ -193,14 +213,14 @@ def _load_sbom(folder: Path, wanted: bytes) -> bytes:
 
 
 def _load_image(folder: Path, image: AotImage) -> tuple[bytes, ChunkIndex]:
-    path = folder / image_name(image.digest)
+    path = folder / image_name(image.sent_digest, _suffix(image))
     try:
         content, index_bytes = path.read_bytes(), path.with_suffix(".cbor").read_bytes()
     except OSError as error:
         raise BuildError(f"{error.filename}: {error.strerror}") from error
-    if sha256(content) != image.digest:
+    if sha256(content) != image.sent_digest:
         raise BuildError(f"{path} is not the image that the manifest names")
-    return content, ChunkIndex.from_bytes(index_bytes, image.index_digest, image.digest, image.size)
+    return content, ChunkIndex.from_bytes(index_bytes, image.index_digest, image.sent_digest, image.size)
 
 
 def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
@@ -316,9 +336,14 @@ def prepare(
         text_digest=text_digest(text),
     )
     draft = Draft(manifest, blob, index, tuple((content, index) for _, content, index in images), text, bill)
-    trial = draft.signed((1 << 63) - 1, SigningKey.generate())  # what boards would refuse is refused before it is signed
-    Manifest.from_envelope(suit.Envelope.from_bytes(trial.envelope, MANIFEST_LIMIT_BYTES))
+    check_readable(draft)
     return draft
+
+
+def check_readable(draft: Draft) -> None:
+    """What boards would refuse is refused before it is signed. Raises Refused."""
+    trial = draft.signed((1 << 63) - 1, SigningKey.generate())
+    Manifest.from_envelope(suit.Envelope.from_bytes(trial.envelope, MANIFEST_LIMIT_BYTES))
 
 
 def _bill(wanted: str, module: Path, blob: bytes, description: ModuleDescription) -> bytes:

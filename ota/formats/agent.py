@@ -172,6 +172,11 @@ class AgentManifest:
     COMPONENT: ClassVar = [b"a"]
 
     @property
+    def sent_digest(self) -> bytes:
+        """SHA-256 of what travels: an agent is never encrypted."""
+        return self.digest
+
+    @property
     def name(self) -> str:
         """For people."""
         return NAME

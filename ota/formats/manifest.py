@@ -1,7 +1,8 @@
 """What an update is and needs: manifests of our profile of SUIT (ota.formats.profile), and what a device accepts.
 
 The component "m" is the .wasm, its invoke arguments describe the module, and where there are ahead-of-time images of it, the
-component "i" has them. The component "a" is ota.formats.agent's.
+component "i" has them. The component "a" is ota.formats.agent's. Where a module is encrypted (ota.formats.encryption), digests and
+sizes are still those of the plaintext, and so are the names of blobs on a board; `sent_digest` is what travels.
 Verification yields a `Verified` manifest, and installing code takes nothing else.
 """
 
@@ -15,15 +16,22 @@ from ota.formats.agent import AgentManifest
 from ota.formats.capabilities import ABI
 from ota.formats.chunks import BLOB_LIMIT_BYTES
 from ota.formats.classes import ANY_BOARD, class_id, vendor_id
+from ota.formats.encryption import Ciphertext
 from ota.formats.module import ModuleDescription
 from ota.formats.profile import (
+    CIPHERTEXT,
+    DECRYPTED,
     MANIFEST_LIMIT_BYTES,
     MAX_IMAGES,
     REPORT,
     REPORT_FAILURE,
     Profile,
     components_of,
+    decrypted,
+    decrypting,
+    read_decrypted,
     read_sequence,
+    read_sequences,
     read_source,
     sha256_of,
     source,
@@ -60,6 +68,10 @@ __all__ = [
 ]
 
 COMPONENT, IMAGE_COMPONENT = [b"m"], [b"i"]
+_COMPONENTS = (
+    *([COMPONENT], [COMPONENT, IMAGE_COMPONENT]),
+    *([COMPONENT, CIPHERTEXT], [COMPONENT, IMAGE_COMPONENT, CIPHERTEXT]),
+)
 
 
 def image_class_id(vendor: bytes, board: str, flags: str, cpu: str, abi: str) -> bytes:
@@ -91,16 +103,22 @@ class AotImage:
     class_identifier: bytes
     digest: bytes  # SHA-256 of the image
     size: int
-    index_digest: bytes  # SHA-256 of the chunk index
+    index_digest: bytes  # SHA-256 of the chunk index of what travels
+    ciphertext: Ciphertext | None = None  # that travels in the place of the image
 
-    _COMMANDS: ClassVar = (
+    _CHOSEN: ClassVar = (
         (suit.SET_COMPONENT_INDEX, 1),
         (suit.OVERRIDE_PARAMETERS, None),
         (suit.CLASS_IDENTIFIER, REPORT),
-        (suit.FETCH, REPORT_FAILURE),
-        (suit.IMAGE_MATCH, REPORT),
     )
-    _PARAMETERS: ClassVar = (suit.P_CLASS, suit.P_DIGEST, suit.P_SIZE, suit.P_URI, suit.P_FETCH_ARGS)
+    _COMMANDS: ClassVar = (*_CHOSEN, (suit.FETCH, REPORT_FAILURE), (suit.IMAGE_MATCH, REPORT))
+    _ENCRYPTED: ClassVar = (*_CHOSEN, *decrypting(1, 2), (suit.IMAGE_MATCH, REPORT))
+    _PARAMETERS: ClassVar = (suit.P_CLASS, suit.P_DIGEST, suit.P_SIZE)
+
+    @property
+    def sent_digest(self) -> bytes:
+        """SHA-256 of what travels."""
+        return self.ciphertext.digest if self.ciphertext is not None else self.digest
 
     def to_bytes(self) -> bytes:
         """One choice of the try-each: an encoded sequence."""
@@ -108,24 +126,31 @@ class AotImage:
             suit.P_CLASS: self.class_identifier,
             suit.P_DIGEST: suit.sha256_digest(self.digest),
             suit.P_SIZE: self.size,
-            **source(self.digest, self.size, self.index_digest),
         }
+        if self.ciphertext is None:
+            parameters |= source(self.digest, self.size, self.index_digest)
+            fetch = [suit.FETCH, REPORT_FAILURE]
+        else:
+            fetch = decrypted(1, 2, self.ciphertext, self.size, self.index_digest)
         commands: list[Any] = []
-        for number, argument in self._COMMANDS:
+        for number, argument in self._CHOSEN:
             commands += [number, parameters if argument is None else argument]
-        return cbor.encode(commands)
+        return cbor.encode([*commands, *fetch, suit.IMAGE_MATCH, REPORT])
 
     @classmethod
-    def from_bytes(cls, encoded: bytes) -> "AotImage":
-        """Raises Refused MALFORMED, COMMAND_UNSUPPORTED."""
-        fields = read_sequence(encoded, "image", cls._COMMANDS, cls._PARAMETERS)
+    def from_bytes(cls, encoded: bytes, *, encrypted: bool = False) -> "AotImage":
+        """Raises Refused MALFORMED, COMMAND_UNSUPPORTED, and for an encrypted one TOO_LARGE, ENCRYPTION_UNSUPPORTED."""
+        ciphertext = None
+        if encrypted:
+            fields, *sets = read_sequences(encoded, "image", cls._ENCRYPTED, (cls._PARAMETERS, *DECRYPTED))
+        else:
+            fields = read_sequence(encoded, "image", cls._COMMANDS, (*cls._PARAMETERS, suit.P_URI, suit.P_FETCH_ARGS))
         digest, size = sha256_of(fields.data(suit.P_DIGEST)), fields.number(suit.P_SIZE, 1, BLOB_LIMIT_BYTES)
-        return cls(
-            class_identifier=fields.data(suit.P_CLASS, 16),
-            digest=digest,
-            size=size,
-            index_digest=read_source(fields, "image", digest, size),
-        )
+        if encrypted:
+            ciphertext, index_digest = read_decrypted(sets, "image", size, 2)
+        else:
+            index_digest = read_source(fields, "image", digest, size)
+        return cls(fields.data(suit.P_CLASS, 16), digest, size, index_digest, ciphertext)
 
 
 @dataclass(frozen=True)
@@ -137,10 +162,16 @@ class Manifest:
     class_identifier: bytes
     digest: bytes  # SHA-256 of the .wasm
     size: int
-    index_digest: bytes  # SHA-256 of the chunk index
+    index_digest: bytes  # SHA-256 of the chunk index of what travels
     module: ModuleDescription
     images: tuple[AotImage, ...] = ()
     text_digest: bytes = b""  # ota.formats.provenance
+    ciphertext: Ciphertext | None = None  # that travels in the place of the .wasm; images have theirs then, too
+
+    @property
+    def sent_digest(self) -> bytes:
+        """SHA-256 of what travels."""
+        return self.ciphertext.digest if self.ciphertext is not None else self.digest
 
     def image_for(self, classes: Sequence[bytes]) -> AotImage | None:
         """The image for the first of a board's classes that has one; None: the board interprets the .wasm."""
@@ -193,13 +224,16 @@ class Manifest:
             invoke_arguments=self.module.to_bytes(),
             choices=tuple(image.to_bytes() for image in self.images),
             text_digest=self.text_digest,
+            ciphertext=self.ciphertext,
         )
         return profile.to_bytes(COMPONENT, IMAGE_COMPONENT)
 
     @classmethod
     def from_envelope(cls, envelope: suit.Envelope) -> "Manifest":
-        """Raises Refused COMMAND_UNSUPPORTED for what the profile leaves out, MALFORMED for values of the wrong shape."""
-        found = Profile.from_envelope(envelope, [COMPONENT], [COMPONENT, IMAGE_COMPONENT])
+        """Raises Refused COMMAND_UNSUPPORTED for what the profile leaves out, MALFORMED for values of the wrong shape, and where it
+        is encrypted ENCRYPTION_UNSUPPORTED.
+        """
+        found = Profile.from_envelope(envelope, *_COMPONENTS)
         return cls(
             sequence=found.sequence,
             vendor=found.vendor,
@@ -208,8 +242,9 @@ class Manifest:
             size=found.size,
             index_digest=found.index_digest,
             module=ModuleDescription.from_bytes(found.invoke_arguments),
-            images=tuple(AotImage.from_bytes(each) for each in found.choices),
+            images=tuple(AotImage.from_bytes(each, encrypted=found.ciphertext is not None) for each in found.choices),
             text_digest=found.text_digest,
+            ciphertext=found.ciphertext,
         )
 
 

@@ -2,7 +2,9 @@
 
 The shared sequence names vendor, class, digest and size; `install` fetches by digest; `validate` matches the image; `invoke`
 starts it, its arguments describing what it is. A second component, of images that a board may take instead, is installed by a
-try-each, the last choice being none. Anything else, and anything in another order, is refused by name. Signatures are not verified.
+try-each, the last choice being none. Where blobs are encrypted, `install` fetches each ciphertext into a component of its own and
+copies it from there, which decrypts it. Anything else, and anything in another order, is refused by name. Signatures are not
+verified.
 """
 
 from collections.abc import Sequence
@@ -11,18 +13,25 @@ from typing import Any
 
 from ota.formats import cbor, suit
 from ota.formats.chunks import BLOB_LIMIT_BYTES, DEFAULT_CHUNK_BYTES, ChunkIndex
+from ota.formats.encryption import INFO_LIMIT_BYTES, Ciphertext, EncryptionInfo
 from ota.formats.fields import Fields, malformed
 from ota.formats.provenance import TEXT_LIMIT_BYTES
 from ota.formats.reasons import Reason, Refused
 
 __all__ = [
+    "CIPHERTEXT",
+    "DECRYPTED",
     "MANIFEST_LIMIT_BYTES",
     "MAX_IMAGES",
     "REPORT",
     "REPORT_FAILURE",
     "Profile",
     "components_of",
+    "decrypted",
+    "decrypting",
+    "read_decrypted",
     "read_sequence",
+    "read_sequences",
     "read_source",
     "sha256_of",
     "source",
@@ -32,7 +41,8 @@ MANIFEST_LIMIT_BYTES = 32 * 1024  # with several signatures of ML-DSA
 MAX_IMAGES = 16
 REPORT = 15  # every reporting bit of a condition, as the draft's examples have it
 REPORT_FAILURE = 2
-_CALLED = {b"m": "module", b"i": "image", b"a": "agent"}
+CIPHERTEXT = [b"c"]  # the component that ciphertexts are fetched into, one after the other
+_CALLED = {b"m": "module", b"i": "image", b"a": "agent", b"c": "ciphertext"}
 """What components are called: for people, and by manifests that boards have kept since their databases were of schema 1 to 3."""
 _MEMBERS = (suit.VERSION, suit.SEQUENCE, suit.COMMON, suit.VALIDATE, suit.INVOKE, suit.INSTALL, suit.TEXT)
 
@@ -46,10 +56,11 @@ class Profile:
     class_identifier: bytes
     digest: bytes  # SHA-256 of the blob
     size: int
-    index_digest: bytes  # SHA-256 of the blob's chunk index
+    index_digest: bytes  # SHA-256 of the chunk index of what travels
     invoke_arguments: bytes
     choices: tuple[bytes, ...] = ()  # encoded sequences of the try-each
     text_digest: bytes = b""  # of the severable text; empty: it has none
+    ciphertext: Ciphertext | None = None  # that travels in the place of the blob
 
     def to_bytes(self, component: list[bytes], images: list[bytes] | None = None) -> bytes:
         """The encoded SUIT_Manifest; `images` is the component of the choices."""
@@ -60,13 +71,19 @@ class Profile:
             suit.P_SIZE: self.size,
         }
         shared: list[Any] = [suit.OVERRIDE_PARAMETERS, parameters, suit.VENDOR_IDENTIFIER, REPORT, suit.CLASS_IDENTIFIER, REPORT]
-        fetched = source(self.digest, self.size, self.index_digest)
-        install: list[Any] = [suit.OVERRIDE_PARAMETERS, fetched, suit.FETCH, REPORT_FAILURE, suit.IMAGE_MATCH, REPORT]
         components = [component]
         if self.choices:
             assert images is not None, "choices are of a component"
             components.append(images)
-            install += [suit.TRY_EACH, [*self.choices, None]]
+        install: list[Any] = []
+        if self.ciphertext is None:
+            fetched = source(self.digest, self.size, self.index_digest)
+            install += [suit.OVERRIDE_PARAMETERS, fetched, suit.FETCH, REPORT_FAILURE]
+        else:
+            install += decrypted(0, len(components), self.ciphertext, self.size, self.index_digest)
+            components.append(CIPHERTEXT)
+        install += [suit.IMAGE_MATCH, REPORT]
+        install += [suit.TRY_EACH, [*self.choices, None]] if self.choices else []
         arguments = {suit.P_INVOKE_ARGS: self.invoke_arguments}
         text = {suit.TEXT: [suit.SHA_256, self.text_digest]} if self.text_digest else {}
         return cbor.encode(
@@ -98,18 +115,14 @@ class Profile:
         if _components(common) not in allowed:
             names = " or ".join(" and ".join(_CALLED[each] for (each,) in components) for components in allowed)
             raise Refused(Reason.COMMAND_UNSUPPORTED, f"the profile has here the components {names}")
-        install_bytes, choices = _split_choices(fields.data(suit.INSTALL), len(_components(common)) > 1)
+        components = _components(common)
+        encrypted_in = components.index(CIPHERTEXT) if CIPHERTEXT in components else 0
+        install_bytes, choices = _split_choices(fields.data(suit.INSTALL), len(components) - (encrypted_in > 0) > 1)
         shared = read_sequence(
             common.data(suit.SHARED_SEQUENCE),
             "shared sequence",
             ((suit.OVERRIDE_PARAMETERS, None), (suit.VENDOR_IDENTIFIER, REPORT), (suit.CLASS_IDENTIFIER, REPORT)),
             (suit.P_VENDOR, suit.P_CLASS, suit.P_DIGEST, suit.P_SIZE),
-        )
-        install = read_sequence(
-            install_bytes,
-            "install",
-            ((suit.OVERRIDE_PARAMETERS, None), (suit.FETCH, REPORT_FAILURE), (suit.IMAGE_MATCH, REPORT)),
-            (suit.P_URI, suit.P_FETCH_ARGS),
         )
         invoke = read_sequence(
             fields.data(suit.INVOKE),
@@ -119,16 +132,25 @@ class Profile:
         )
         read_sequence(fields.data(suit.VALIDATE), "validate", ((suit.IMAGE_MATCH, REPORT),), ())
         digest, size = sha256_of(shared.data(suit.P_DIGEST)), shared.number(suit.P_SIZE, 1, BLOB_LIMIT_BYTES)
+        ciphertext = None
+        if encrypted_in:
+            sets = read_sequences(install_bytes, "install", (*decrypting(0, encrypted_in), (suit.IMAGE_MATCH, REPORT)), DECRYPTED)
+            ciphertext, index_digest = read_decrypted(sets, what, size, encrypted_in)
+        else:
+            fetching = ((suit.OVERRIDE_PARAMETERS, None), (suit.FETCH, REPORT_FAILURE), (suit.IMAGE_MATCH, REPORT))
+            install = read_sequence(install_bytes, "install", fetching, (suit.P_URI, suit.P_FETCH_ARGS))
+            index_digest = read_source(install, what, digest, size)
         return cls(
             sequence=fields.number(suit.SEQUENCE),
             vendor=shared.data(suit.P_VENDOR, 16),
             class_identifier=shared.data(suit.P_CLASS, 16),
             digest=digest,
             size=size,
-            index_digest=read_source(install, what, digest, size),
+            index_digest=index_digest,
             invoke_arguments=invoke.data(suit.P_INVOKE_ARGS),
             choices=choices,
             text_digest=_text_digest(envelope.manifest[suit.TEXT]) if suit.TEXT in fields else b"",
+            ciphertext=ciphertext,
         )
 
 
@@ -161,6 +183,51 @@ def source(digest: bytes, size: int, index_digest: bytes) -> dict[int, Any]:
     """Where a blob is fetched from: the parameters of a fetch. The index of one chunk goes without saying."""
     whole = _index_of_one_chunk(digest, size)
     return {suit.P_URI: BY_DIGEST} | ({} if index_digest == whole else {suit.P_FETCH_ARGS: index_digest})
+
+
+def decrypting(target: int, source_component: int) -> tuple[tuple[int, int | None], ...]:
+    """The commands that fetch a ciphertext into one component and decrypt it into another; both are given by number."""
+    return (
+        (suit.SET_COMPONENT_INDEX, source_component),
+        (suit.OVERRIDE_PARAMETERS, None),
+        (suit.FETCH, REPORT_FAILURE),
+        (suit.IMAGE_MATCH, REPORT),
+        (suit.SET_COMPONENT_INDEX, target),
+        (suit.OVERRIDE_PARAMETERS, None),
+        (suit.COPY, REPORT_FAILURE),
+    )
+
+
+DECRYPTED = ((suit.P_DIGEST, suit.P_SIZE, suit.P_URI, suit.P_FETCH_ARGS), (suit.P_ENCRYPTION, suit.P_SOURCE))
+"""The parameters of the ciphertext, and of what is decrypted (draft-ietf-suit-firmware-encryption-26, section 4.2)."""
+
+
+def decrypted(target: int, source_component: int, ciphertext: Ciphertext, size: int, index_digest: bytes) -> list[Any]:
+    """The commands of `decrypting` with their parameters, as a sequence has them."""
+    fetched = {
+        suit.P_DIGEST: suit.sha256_digest(ciphertext.digest),
+        suit.P_SIZE: size,
+        **source(ciphertext.digest, size, index_digest),
+    }
+    parameters = iter((fetched, {suit.P_ENCRYPTION: ciphertext.info, suit.P_SOURCE: source_component}))
+    commands: list[Any] = []
+    for number, argument in decrypting(target, source_component):
+        commands += [number, next(parameters) if argument is None else argument]
+    return commands
+
+
+def read_decrypted(sets: Sequence[Fields], what: str, size: int, source_component: int) -> tuple[Ciphertext, bytes]:
+    """The ciphertext of a blob of this size, and the digest of its chunk index. `sets`: the parameters, as DECRYPTED has them.
+
+    Raises Refused MALFORMED, TOO_LARGE, COMMAND_UNSUPPORTED, ENCRYPTION_UNSUPPORTED.
+    """
+    fetched, copied = sets
+    digest = sha256_of(fetched.data(suit.P_DIGEST))
+    fetched.number(suit.P_SIZE, size, size)  # counter mode keeps it
+    copied.number(suit.P_SOURCE, source_component, source_component)
+    info = copied.data(suit.P_ENCRYPTION, limit=INFO_LIMIT_BYTES)
+    EncryptionInfo.from_bytes(info)
+    return Ciphertext(digest, info), read_source(fetched, what, digest, size)
 
 
 def read_source(fields: Fields, what: str, digest: bytes, size: int) -> bytes:
@@ -223,14 +290,22 @@ def read_sequence(encoded: bytes, what: str, expected: tuple[tuple[int, int | No
 
     Raises Refused MALFORMED, COMMAND_UNSUPPORTED.
     """
+    (found,) = read_sequences(encoded, what, expected, (parameters,))
+    return found
+
+
+def read_sequences(
+    encoded: bytes, what: str, expected: tuple[tuple[int, int | None], ...], parameters: tuple[tuple[int, ...], ...]
+) -> list[Fields]:
+    """As `read_sequence`, where parameters are set several times; `parameters` has those of each time."""
     commands = suit.command_sequence(encoded, what)
     if tuple(number for number, _ in commands) != tuple(number for number, _ in expected):
         names = ", ".join(suit.COMMANDS[number] for number, _ in commands)
         raise Refused(Reason.COMMAND_UNSUPPORTED, f"{what} has commands not in the profile: {names}")
-    found: Any = {}
+    found: list[Any] = []
     for (number, argument), (_, wanted) in zip(commands, expected, strict=True):
         if wanted is None:
-            found = argument
+            found.append(argument)
         elif type(argument) is not int or argument != wanted:  # True is 1 to Python
             raise Refused(Reason.COMMAND_UNSUPPORTED, f"{what}: {suit.COMMANDS[number]} has argument {argument!r}")
-    return Fields(found, what, parameters)
+    return [Fields(each, what, known) for each, known in zip(found or [{}], parameters, strict=True)]

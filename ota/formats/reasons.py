@@ -83,6 +83,10 @@ class Reason(Enum):
     KEY_CHANGED = "key-changed"
     DEVICE_CLONED = "device-cloned"
     CERTIFICATE_RETIRED = "certificate-retired"
+    # confidential payloads
+    ENCRYPTION_UNSUPPORTED = "encryption-unsupported"
+    RECIPIENT_MISSING = "recipient-missing"
+    DECRYPTION_FAILED = "decryption-failed"
     # transfer
     INDEX_MISMATCH = "index-mismatch"
     CHUNK_DIGEST_MISMATCH = "chunk-digest-mismatch"

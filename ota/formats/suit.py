@@ -40,7 +40,7 @@ COMPONENTS, SHARED_SEQUENCE = 2, 4
 
 # Commands.
 VENDOR_IDENTIFIER, CLASS_IDENTIFIER, IMAGE_MATCH = 1, 2, 3
-SET_COMPONENT_INDEX, TRY_EACH, OVERRIDE_PARAMETERS, FETCH, INVOKE_COMMAND, RUN_SEQUENCE = 12, 15, 20, 21, 23, 32
+SET_COMPONENT_INDEX, TRY_EACH, OVERRIDE_PARAMETERS, FETCH, COPY, INVOKE_COMMAND, RUN_SEQUENCE = 12, 15, 20, 21, 22, 23, 32
 COMMANDS = {
     VENDOR_IDENTIFIER: "condition-vendor-identifier",
     CLASS_IDENTIFIER: "condition-class-identifier",
@@ -53,7 +53,7 @@ COMMANDS = {
     18: "directive-write",
     OVERRIDE_PARAMETERS: "directive-override-parameters",
     FETCH: "directive-fetch",
-    22: "directive-copy",
+    COPY: "directive-copy",
     INVOKE_COMMAND: "directive-invoke",
     24: "condition-device-identifier",
     31: "directive-swap",
@@ -62,6 +62,7 @@ COMMANDS = {
 
 # Parameters.
 P_VENDOR, P_CLASS, P_DIGEST, P_SIZE, P_URI, P_INVOKE_ARGS, P_FETCH_ARGS = 1, 2, 3, 14, 21, 23, 25
+P_ENCRYPTION, P_SOURCE = 19, 22  # the first of them: draft-ietf-suit-firmware-encryption-26
 PARAMETERS = {
     P_VENDOR: "vendor-identifier",
     P_CLASS: "class-identifier",
@@ -71,8 +72,9 @@ PARAMETERS = {
     13: "soft-failure",
     P_SIZE: "image-size",
     18: "content",
+    P_ENCRYPTION: "encryption-info",
     P_URI: "uri",
-    22: "source-component",
+    P_SOURCE: "source-component",
     P_INVOKE_ARGS: "invoke-args",
     24: "device-identifier",
     P_FETCH_ARGS: "fetch-arguments",

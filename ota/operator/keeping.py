@@ -126,9 +126,9 @@ def is_whole(broker: Broker, digest: bytes) -> bool:
         manifest = read_manifest(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
         blobs = [manifest, *(manifest.images if isinstance(manifest, Manifest) else ())]
         for each in blobs:
-            index = broker.retained_one(topics.blob_index(each.digest)) or b""
-            count = len(ChunkIndex.from_bytes(index, each.index_digest, each.digest, each.size).digests)
-            chunks = [topics.blob_chunk(each.digest, number) for number in range(count)]
+            index = broker.retained_one(topics.blob_index(each.sent_digest)) or b""
+            count = len(ChunkIndex.from_bytes(index, each.index_digest, each.sent_digest, each.size).digests)
+            chunks = [topics.blob_chunk(each.sent_digest, number) for number in range(count)]
             if None in presence.read(broker, chunks, 16 * DOCUMENT_BYTES).values():
                 return False
     except Refused:

@@ -141,18 +141,18 @@ def _update(source: Holdings, digest: bytes) -> Update:
 
 
 def _blob(source: Holdings, wanted: AnyManifest | AotImage) -> tuple[bytes, ChunkIndex]:
-    data = source.read(topics.blob_index(wanted.digest))
+    data = source.read(topics.blob_index(wanted.sent_digest))
     if data is None:
-        raise Refused(Reason.CHUNK_MISSING, f"the index of blob {wanted.digest.hex()[:16]} is not there")
-    index = ChunkIndex.from_bytes(data, wanted.index_digest, wanted.digest, wanted.size)
+        raise Refused(Reason.CHUNK_MISSING, f"the index of blob {wanted.sent_digest.hex()[:16]} is not there")
+    index = ChunkIndex.from_bytes(data, wanted.index_digest, wanted.sent_digest, wanted.size)
     chunks = []
     for number in range(len(index.digests)):
-        chunk = source.read(topics.blob_chunk(wanted.digest, number))
+        chunk = source.read(topics.blob_chunk(wanted.sent_digest, number))
         if chunk is None:
-            raise Refused(Reason.CHUNK_MISSING, f"chunk {number} of blob {wanted.digest.hex()[:16]} is not there")
+            raise Refused(Reason.CHUNK_MISSING, f"chunk {number} of blob {wanted.sent_digest.hex()[:16]} is not there")
         index.check(number, chunk)
         chunks.append(chunk)
     whole = b"".join(chunks)
-    if sha256(whole) != wanted.digest:
-        raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"blob {wanted.digest.hex()[:16]} is not what its manifest names")
+    if sha256(whole) != wanted.sent_digest:
+        raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"blob {wanted.sent_digest.hex()[:16]} is not what its manifest names")
     return whole, index
