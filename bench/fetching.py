@@ -25,6 +25,7 @@ from device_agent.broker.link import Link
 from device_agent.broker.settings import BrokerConfig
 from device_agent.desired.bundles import Bundles
 from device_agent.desired.fetch import Transfers
+from device_agent.desired.reading_keys import KeyFiles
 from device_agent.storage.store import Store
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
@@ -145,8 +146,13 @@ async def _ours(host: str, folder: Path) -> dict[str, float]:
         transfers.received(topic, payload)
 
     link = Link(BrokerConfig(BrokerUrl(host, PORT, tls=False)), "board", received, lambda: None, lambda: None, marker="marker")
-    transfers = Transfers(link, Bundles(), store, on_writer, 300.0)
-    wanted: Any = SimpleNamespace(digest=index.digest, index_digest=hashlib.sha256(index.to_bytes()).digest(), size=len(content))
+    transfers = Transfers(link, Bundles(), store, on_writer, 300.0, KeyFiles(folder, folder))
+    wanted: Any = SimpleNamespace(
+        digest=index.digest,
+        sent_digest=index.digest,
+        index_digest=hashlib.sha256(index.to_bytes()).digest(),
+        size=len(content),
+    )
     started = time.monotonic()
     running = asyncio.create_task(link.run())
     await transfers.fetcher().blob(wanted)

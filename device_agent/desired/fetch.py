@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from device_agent.broker.link import Kind, Link
 from device_agent.desired.bundles import Bundles
+from device_agent.desired.reading_keys import KeyFiles
 from device_agent.desired.transfer import Pace, Part, Transfer
 from device_agent.storage.store import Store
 from ota.formats import topics
@@ -23,9 +24,15 @@ class Transfers:
     """What all fetchers of a board share: the link, how fast it is, and what is waited for. Few transfer at the same time."""
 
     def __init__(
-        self, link: Link | None, bundles: Bundles, store: Store, on_writer: Callable[..., Awaitable[Any]], timeout_s: float
+        self,
+        link: Link | None,
+        bundles: Bundles,
+        store: Store,
+        on_writer: Callable[..., Awaitable[Any]],
+        timeout_s: float,
+        keys: KeyFiles,
     ) -> None:
-        self._link, self._bundles, self.store, self.on_writer = link, bundles, store, on_writer
+        self._link, self._bundles, self.store, self.on_writer, self.keys = link, bundles, store, on_writer, keys
         self._timeout_s = timeout_s
         self._pace = Pace()
         self._waiting: dict[str, list[Transfer]] = {}
@@ -107,18 +114,25 @@ class Fetcher:
         return await self._get(Part(topics.manifest(digest), MANIFEST_LIMIT_BYTES), Reason.MANIFEST_MISSING, check)
 
     async def blob(self, wanted: AnyManifest | AotImage) -> None:
-        """Gets the chunks that are missing and makes the blob whole.
+        """Gets the chunks that are missing and makes the blob whole. One that is encrypted is decrypted once it is.
 
-        Raises Refused INDEX_MISMATCH, CHUNK_MISSING, CHUNK_DIGEST_MISMATCH, BLOB_DIGEST_MISMATCH, DISK_FULL, MALFORMED.
+        Raises Refused INDEX_MISMATCH, CHUNK_MISSING, CHUNK_DIGEST_MISMATCH, BLOB_DIGEST_MISMATCH, DISK_FULL, MALFORMED, and where
+        it is encrypted RECIPIENT_MISSING, DECRYPTION_FAILED.
         """
-        if await self._on_writer(self._has_blob, wanted.digest):
+        if await self._on_writer(self._has_blob, wanted):
             return
+        key = await self._on_writer(self._transfers.keys.content_key, wanted)
+        await self._travelling(wanted)
+        if key is not None:
+            await self._on_writer(self._store.decrypt_blob, wanted.sent_digest, wanted.digest, key.secret, key.iv)
+
+    async def _travelling(self, wanted: AnyManifest | AotImage) -> None:
         about = min(INDEX_LIMIT_BYTES, 256 + 32 * (wanted.size // DEFAULT_CHUNK_BYTES + 1))
 
         def check(data: bytes) -> ChunkIndex:
-            return ChunkIndex.from_bytes(data, wanted.index_digest, wanted.digest, wanted.size)
+            return ChunkIndex.from_bytes(data, wanted.index_digest, wanted.sent_digest, wanted.size)
 
-        index = await self._get(Part(topics.blob_index(wanted.digest), about), Reason.CHUNK_MISSING, check)
+        index = await self._get(Part(topics.blob_index(wanted.sent_digest), about), Reason.CHUNK_MISSING, check)
         missing = sorted(await self._on_writer(self._store.begin_blob, index))
         self._chunks += len(index.digests)
         self._done_chunks += len(index.digests) - len(missing)
@@ -135,11 +149,13 @@ class Fetcher:
             await self._transfers.run(parts, Reason.CHUNK_MISSING, take)
         await self._on_writer(self._store.finish_blob, index)
 
-    def _has_blob(self, digest: bytes) -> bool:
+    def _has_blob(self, wanted: AnyManifest | AotImage) -> bool:
         try:
-            self._store.blob(digest)
+            self._store.blob(wanted.digest)
         except Refused:
             return False
+        if wanted.sent_digest != wanted.digest:
+            self._store.drop_blob(wanted.sent_digest)  # the power was cut just after it was decrypted
         return True
 
     async def _get(self, part: Part, missing: Reason, check: Callable[[bytes], T]) -> T:

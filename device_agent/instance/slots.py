@@ -160,10 +160,10 @@ class _Needed:
     blobs: set[bytes] = field(default_factory=set)
 
     def add_blobs(self, manifest: AnyManifest) -> None:
-        self.blobs.add(manifest.digest)
+        self.blobs |= {manifest.digest, manifest.sent_digest}
         image = manifest.image_for(self.image_classes(manifest.vendor)) if isinstance(manifest, Manifest) else None
         if image is not None:
-            self.blobs.add(image.digest)
+            self.blobs |= {image.digest, image.sent_digest}
 
 
 def version(name: str, instance: str, store: Store, factory: Path | None) -> Version | None:

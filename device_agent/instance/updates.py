@@ -49,6 +49,7 @@ RETRYABLE = frozenset(
         Reason.CONFINEMENT_LACKING,
         Reason.PROCESS_UNAVAILABLE,
         Reason.AGENT_ON_TRIAL,
+        Reason.RECIPIENT_MISSING,
     )
 )
 """Failures of transport, storage or the board, not of the update: the same deployment is tried again after a while."""

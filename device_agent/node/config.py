@@ -78,6 +78,7 @@ class Config:
     storage: Path
     trust_root: Path
     broker: BrokerConfig | None
+    group_keys: Path = Path()  # a folder
     cpus: tuple[str, ...] = ()
     enrolment_token: Path | None = None
     enrolment_url: BrokerUrl | None = None
@@ -154,6 +155,7 @@ class _Reader:
             storage=self._file("storage.folder"),
             trust_root=self._file("trust.root"),
             broker=self._broker(),
+            group_keys=self._path.parent,
             enrolment_token=self._file("enrolment.token_file") if self._has("enrolment.token_file") else None,
             enrolment_url=self._url("enrolment.url") if self._has("enrolment.url") else None,
             renewal=RenewalConfig(

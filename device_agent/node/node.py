@@ -25,6 +25,7 @@ from device_agent.desired.bundles import Bundles
 from device_agent.desired.desired import Desired, Setting
 from device_agent.desired.fetch import Transfers
 from device_agent.desired.installation import Board
+from device_agent.desired.reading_keys import KeyFiles
 from device_agent.desired.repair import Repair
 from device_agent.desired.trust import Trust
 from device_agent.desired.watch import Watch
@@ -48,6 +49,7 @@ from ota.formats import manifest as manifests
 from ota.formats import signed_report, topics
 from ota.formats.algorithms import usable_names
 from ota.formats.capabilities import ABI
+from ota.formats.manifest import VerifiedManifest
 from ota.formats.reasons import Refused
 from ota.formats.report import BATCH_LIMIT_BYTES, LogRecord, Report, encode_logs
 from ota.formats.trust import Root
@@ -84,7 +86,10 @@ class Node:
         self._logs = LogQueue(self._send_log, self._log_room, self._log_batch)
         self._traffic = Traffic.of(config, self._store, self._tasks.on_writer, self._link, self._counters, self._statements)
         self._bundles = Bundles()
-        self._transfers = Transfers(self._link, self._bundles, self._store, self._tasks.on_writer, config.fetch_timeout_s)
+        self._keys = KeyFiles(config.group_keys, config.storage)
+        self._transfers = Transfers(
+            self._link, self._bundles, self._store, self._tasks.on_writer, config.fetch_timeout_s, self._keys
+        )
         self._services = self._make_services()
         updatable = kinds(_Board(self), launcher, config.agent_trial_s)
         self._instances = Instances(config, self._services, _Hooks(self), self._traffic.router, updatable)
@@ -103,7 +108,16 @@ class Node:
         spawn = self._tasks.spawn_supervised
         consent = Consent(config.owner, partial(self._tasks.on_writer, self._store.ready_since), spawn, self._changed)
         self._conductor = Conductor(self._instances.runners, self._instances.takes, self._desired, self._clock.now, consent, spawn)
-        about = Report(config.device, config.group, config.board, agent_version(), 0, 0, algorithms=usable_names())
+        about = Report(
+            config.device,
+            config.group,
+            config.board,
+            agent_version(),
+            0,
+            0,
+            algorithms=usable_names(),
+            encryption=self._keys.public,
+        )
         self._reporter = Reporter(about, self._publish, self._statements, self._state, time.time)
         board = Board(setting, self._trust, self._desired, self._bundles, self._reporter.snapshots)
         self._watch = Watch(config.bundles, config.storage, board, self._reporter.all, self._tasks.spawn_supervised)
@@ -218,7 +232,7 @@ class Node:
             spawn_supervised=self._tasks.spawn_supervised,
             new_worker=self._new_worker,
             new_fetcher=self._transfers.fetcher,
-            verify=self._trust.verify,
+            verify=self._verify,
             check_signers=self._trust.check_signers,
             image_classes=self._image_classes,
             kept=Kept(self._store, self._tasks.on_writer, self._traffic.outcomes.flush),
@@ -227,6 +241,13 @@ class Node:
             owner=self._config.owner,
             floor_s=lambda: self._clock.floor_s,
         )
+
+    def _verify(self, envelope: bytes) -> VerifiedManifest:
+        """A module's manifest that this board may install and can decrypt. On the writer thread. Raises Refused."""
+        verified = self._trust.verify(envelope)
+        if not self._store.blob_path(verified.manifest.digest).exists():
+            self._keys.content_key(verified.manifest)  # before the download
+        return verified
 
     def _new_worker(self, spec: ModuleSpec, died: Callable[[Worker, WorkerFailed], None]) -> Worker:
         return Worker(spec, self._module_log, died, self._confinement)

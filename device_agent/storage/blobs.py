@@ -1,6 +1,9 @@
-"""Modules and images as files that are named by their digest. One under way is NAME.part, sparse where chunks are missing."""
+"""Modules and images as files that are named by their digest. One under way is NAME.part, sparse where chunks are missing, and
+NAME.plain while it is decrypted: from the file of the ciphertext, which is deleted after that.
+"""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,10 @@ from device_agent.storage.disk import Problems, allocated_bytes, errors_as_reaso
 from ota.durable import sync_folder, write_durably
 from ota.formats import cbor
 from ota.formats.chunks import ChunkIndex
+from ota.formats.encryption import cipher
 from ota.formats.reasons import Reason, Refused
+
+BLOCK_BYTES = 256 << 10  # that are decrypted at a time
 
 
 class Blobs:
@@ -98,6 +104,34 @@ class Blobs:
         with errors_as_reasons(self.problems):
             write_durably(path, content, 0o600)
 
+    def decrypt_blob(self, ciphertext: bytes, digest: bytes, key: bytes, iv: bytes) -> None:
+        """Makes the blob of a digest out of a ciphertext that is whole, named by its own, block by block; durable, or not there.
+
+        A power cut in between leaves the ciphertext, from which it begins anew. Raises Refused DECRYPTION_FAILED when it is not
+        what the manifest names, BLOB_DIGEST_MISMATCH when the ciphertext is gone, DISK_FULL, STORAGE_UNWRITABLE.
+        """
+        source, target = self.blob_path(ciphertext), self._blobs / f"{digest.hex()}.plain"
+        if not source.exists():
+            self.blob(digest)  # another instance was faster
+            return
+        self._check_writable()
+        with errors_as_reasons(self.problems):
+            target.unlink(missing_ok=True)
+            self._make_room(source.stat().st_size)
+            found = _decrypt(source, target, key, iv)
+            if found != digest:
+                target.unlink()
+                source.unlink()
+                raise Refused(Reason.DECRYPTION_FAILED, f"decrypted it is {found.hex()}, the manifest names {digest.hex()}")
+            target.rename(self.blob_path(digest))
+            sync_folder(self._blobs)
+            source.unlink()
+
+    def drop_blob(self, digest: bytes) -> None:
+        """Deletes a blob, if it is there. Raises Refused STORAGE_UNWRITABLE."""
+        with errors_as_reasons(self.problems):
+            self.blob_path(digest).unlink(missing_ok=True)
+
     def _part(self, index: ChunkIndex) -> Path:
         return self._blobs / f"{index.digest.hex()}.part"
 
@@ -117,3 +151,17 @@ class Blobs:
             if drop is not None:
                 drop()
         raise Refused(Reason.DISK_FULL, f"{free} bytes are free, {wanted_bytes} and a reserve of {self._reserve_bytes} needed")
+
+
+def _decrypt(source: Path, target: Path, key: bytes, iv: bytes) -> bytes:
+    """Durably; returns the SHA-256 of what it wrote."""
+    digest, context = hashlib.sha256(), cipher(key, iv)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with source.open("rb") as encrypted, os.fdopen(descriptor, "wb") as plain:
+        while block := encrypted.read(BLOCK_BYTES):
+            block = context.update(block)
+            digest.update(block)
+            plain.write(block)
+        plain.flush()
+        os.fsync(plain.fileno())
+    return digest.digest()

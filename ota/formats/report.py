@@ -15,7 +15,7 @@ STATES = ("idle", "offered", "fetching", "staged", "starting", "trial", "passed"
 INSTANCES, REFUSALS = 64, 4
 _REPORT_KEYS = (
     *("v", "device", "group", "board", "agent", "time", "uptime", "instances", "refusals", "counters", "problems"),
-    *("root", "algorithms", "counter", "journal"),
+    *("root", "algorithms", "counter", "journal", "encryption"),
 )
 _SUMMARY_KEYS = ("name", "module", "version", "sequence", "slot", "state", "reason", "counter")
 LEVELS = ("trace", "debug", "info", "warn", "error")
@@ -24,6 +24,7 @@ DETAIL_CHARACTERS = 500
 COUNTERS = 64
 LACKING, WORD_CHARACTERS = 8, 64
 ALGORITHMS, DIGEST_BYTES = 16, 32
+ENCRYPTION_KEY_BYTES = 256
 _WORD_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -109,6 +110,7 @@ class Report:
     algorithms: tuple[str, ...] = ()  # of signatures that the agent can verify, by name
     counter: int = 0  # rises over all that a board signs
     journal: JournalHead = JournalHead()
+    encryption: bytes = b""  # the board's own key to encrypt for, an encoded COSE_Key; empty: the board does not say
 
     def to_bytes(self) -> bytes:
         """Encoded. What is beyond a limit is cut: a report that nobody reads tells nothing."""
@@ -138,6 +140,7 @@ class Report:
                 "counter": self.counter,
                 "journal": [self.journal.row, self.journal.digest],
             }
+            | ({"encryption": self.encryption} if self.encryption else {})
         )
 
     @classmethod
@@ -161,6 +164,7 @@ class Report:
             algorithms=tuple(_word(each) for each in _words(top.items("algorithms", ALGORITHMS))),
             counter=top.number("counter"),
             journal=_journal_head(top.items("journal", 8)),
+            encryption=top.data("encryption", limit=ENCRYPTION_KEY_BYTES) if "encryption" in top else b"",
         )
 
 

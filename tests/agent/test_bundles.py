@@ -68,7 +68,7 @@ def fetched(bundles: Bundles, after=lambda number: None) -> list[bytes]:
         after(len(found))
 
     async def main() -> None:
-        transfers = Transfers(None, bundles, None, None, 1.0)
+        transfers = Transfers(None, bundles, None, None, 1.0, None)
         with contextlib.suppress(Refused):
             await transfers.run(PARTS, Reason.CHUNK_MISSING, take)
         bundles.close()
@@ -126,10 +126,10 @@ def test_what_one_bundle_has_damaged_comes_from_another(tmp_path):
         bundles = Bundles()
         await bundles.add(opened(packed(tmp_path / "a.bundle", damaged)))
         with pytest.raises(Refused) as caught:
-            await Transfers(None, bundles, None, None, 1.0).run(PARTS[1:], Reason.CHUNK_MISSING, take)
+            await Transfers(None, bundles, None, None, 1.0, None).run(PARTS[1:], Reason.CHUNK_MISSING, take)
         assert caught.value.reason is Reason.CHUNK_DIGEST_MISMATCH
         await bundles.add(opened(packed(tmp_path / "b.bundle")))
-        await Transfers(None, bundles, None, None, 1.0).run(PARTS[1:], Reason.CHUNK_MISSING, take)
+        await Transfers(None, bundles, None, None, 1.0, None).run(PARTS[1:], Reason.CHUNK_MISSING, take)
         bundles.close()
 
     asyncio.run(main())

@@ -31,6 +31,7 @@ from tests.support.signing import VENDOR
 
 DEVICE = "board"
 CHUNK = 4096
+NO_KEYS = SimpleNamespace(content_key=lambda wanted: None)
 
 
 class Disk:
@@ -65,7 +66,8 @@ class Blob:
         content = os.urandom(chunks * chunk_bytes)
         self.index = ChunkIndex.of(content, chunk_bytes)
         encoded = self.index.to_bytes()
-        self.wanted = SimpleNamespace(digest=self.index.digest, index_digest=hashlib.sha256(encoded).digest(), size=self.index.size)
+        digest, size = self.index.digest, self.index.size
+        self.wanted = SimpleNamespace(digest=digest, sent_digest=digest, index_digest=hashlib.sha256(encoded).digest(), size=size)
         pieces = [content[at : at + chunk_bytes] for at in range(0, len(content), chunk_bytes)]
         self.chunk_topics = [topics.blob_chunk(self.index.digest, number) for number in range(chunks)]
         self.messages = dict(zip(self.chunk_topics, pieces, strict=True)) | {topics.blob_index(self.index.digest): encoded}
@@ -85,7 +87,7 @@ async def board(config, timeout_s: float = 60.0, marker: str = topics.marker(DEV
 
     link = Link(config, DEVICE, received, lambda: None, lambda: None, on_input=inputs.append, marker=marker)
     bundles = Bundles()
-    transfers = Transfers(link, bundles, disk, on_writer, timeout_s)
+    transfers = Transfers(link, bundles, disk, on_writer, timeout_s, NO_KEYS)
     fetcher = transfers.fetcher()
     running = asyncio.create_task(link.run())
     try:

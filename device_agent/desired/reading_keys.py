@@ -1,0 +1,73 @@
+"""The keys that this board decrypts with: its own, and those of groups that somebody put beside its settings.
+
+encryption.pem  below the storage folder: the board's own key on P-256, made by the agent, mode 0600
+group-*.key     beside agent.toml: keys of groups, as `ota group-keys` makes them
+
+Keys of groups are read anew each time, so that one can be added or taken away while the agent runs.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from device_agent.broker.identity import IdentityError, device_key
+from ota.formats.encryption import KEY_LIMIT_BYTES, EncryptionInfo, GroupKey, ReadingKeys, public_cose_key
+from ota.formats.manifest import AnyManifest, AotImage, Manifest
+from ota.formats.reasons import Refused
+
+__all__ = ["OWN_KEY", "PATTERN", "ContentKey", "KeyFiles"]
+
+OWN_KEY = "encryption.pem"
+PATTERN = "group-*.key"
+GROUP_KEYS = 16  # that are read
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ContentKey:
+    """What decrypts one blob."""
+
+    secret: bytes = field(repr=False)
+    iv: bytes
+
+
+class KeyFiles:
+    """The keys of one board. Makes its own where there is none yet."""
+
+    def __init__(self, settings: Path, storage: Path) -> None:
+        """`settings`: the folder with keys of groups."""
+        self._settings = settings
+        self._own: ec.EllipticCurvePrivateKey | None = None
+        try:
+            self._own = device_key(storage / OWN_KEY)
+        except (IdentityError, OSError) as error:
+            logger.error("nothing can be encrypted for this board alone: %s", error)
+
+    @property
+    def public(self) -> bytes:
+        """The public half of the board's own key, an encoded COSE_Key; empty where there is none."""
+        return public_cose_key(self._own.public_key()) if self._own is not None else b""
+
+    def content_key(self, wanted: AnyManifest | AotImage) -> ContentKey | None:
+        """What decrypts a blob, None for one that is not encrypted. Waits for the disk.
+
+        Raises Refused RECIPIENT_MISSING, DECRYPTION_FAILED, ENCRYPTION_UNSUPPORTED.
+        """
+        if not isinstance(wanted, (Manifest, AotImage)) or wanted.ciphertext is None:
+            return None
+        info = EncryptionInfo.from_bytes(wanted.ciphertext.info)
+        return ContentKey(ReadingKeys(self._groups(), self._own).content_key(info), info.iv)
+
+    def _groups(self) -> dict[bytes, GroupKey]:
+        found = {}
+        for path in sorted(self._settings.glob(PATTERN))[:GROUP_KEYS]:
+            try:
+                with path.open("rb") as file:
+                    key = GroupKey.from_bytes(file.read(KEY_LIMIT_BYTES + 1))
+            except (OSError, Refused) as error:
+                logger.warning("%s is not used: %s", path, error)
+                continue
+            found[key.key_id] = key
+        return found
