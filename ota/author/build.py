@@ -79,12 +79,13 @@ class Draft:
 
         Of an encrypted one the plaintext and for whom it is: encrypting it anew gives another ciphertext each time.
         """
-        if not isinstance(self.manifest, Manifest) or self.manifest.ciphertext is None:
+        if not is_encrypted(self.manifest):
             return sha256(self.manifest.to_bytes())
-        images = tuple(replace(each, ciphertext=None, index_digest=b"") for each in self.manifest.images)
-        plain = replace(self.manifest, ciphertext=None, index_digest=b"", images=images)
+        assert isinstance(self.manifest, Manifest)
+        assert self.manifest.ciphertext is not None
         recipients = EncryptionInfo.from_bytes(self.manifest.ciphertext.info).recipients
-        return sha256(cbor.encode([plain.to_bytes(), self.index.chunk_bytes, sorted(each.key_id for each in recipients)]))
+        plain = without_transfer(self.manifest).to_bytes()
+        return sha256(cbor.encode([plain, self.index.chunk_bytes, sorted(each.key_id for each in recipients)]))
 
     @property
     def label(self) -> str:
@@ -189,6 +190,17 @@ class Update:
         with contextlib.suppress(Refused):
             return Provenance.from_bytes(self.text).sbom if self.text else b""
         return b""
+
+
+def is_encrypted(manifest: AnyManifest) -> bool:
+    """Whether ciphertexts travel in the place of its blobs."""
+    return isinstance(manifest, Manifest) and manifest.ciphertext is not None
+
+
+def without_transfer(manifest: Manifest) -> Manifest:
+    """The same without what is said of how its blobs travel: encrypted or not, and in which chunks."""
+    images = tuple(replace(each, ciphertext=None, index_digest=b"") for each in manifest.images)
+    return replace(manifest, ciphertext=None, index_digest=b"", images=images)
 
 
 def _blob_name(manifest: AnyManifest) -> str:

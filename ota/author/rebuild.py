@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ota.author.build import Draft, Update
+from ota.author.build import Draft, Update, is_encrypted, without_transfer
 from ota.formats import suit
 from ota.formats.cose import Sign1
-from ota.formats.manifest import MANIFEST_LIMIT_BYTES
+from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest
 from ota.formats.provenance import Provenance
 from ota.keyring import Signer
 
@@ -19,11 +19,20 @@ def said_of(update: Update) -> Provenance:
 
 
 def differences(update: Update, again: Draft) -> list[str]:
-    """What of an update is not as it was built again, each as a phrase; of the manifest everything but its signatures."""
+    """What of an update is not as it was built again, each as a phrase; of the manifest everything but its signatures.
+
+    Of an encrypted one the manifest tells: it has the digests of what was encrypted, and the ciphertext is another each time.
+    """
+    same_number = replace(again.manifest, sequence=update.manifest.sequence)
+    about = [("text", update.text, again.text), ("bill of materials", update.sbom, again.sbom)]
+    if is_encrypted(update.manifest):
+        assert isinstance(update.manifest, Manifest)
+        assert isinstance(same_number, Manifest)
+        about.insert(0, ("manifest", without_transfer(update.manifest).to_bytes(), without_transfer(same_number).to_bytes()))
+        return [_phrase(what, published, built) for what, published, built in about if published != built]
     found = [
-        ("manifest", _manifest(update), replace(again.manifest, sequence=update.manifest.sequence).to_bytes()),
-        ("text", update.text, again.text),
-        ("bill of materials", update.sbom, again.sbom),
+        ("manifest", _manifest(update), same_number.to_bytes()),
+        *about,
         ("module", update.blob, again.blob),
         ("chunk index", update.index.to_bytes(), again.index.to_bytes()),
     ]

@@ -19,6 +19,7 @@ from ota.cli import (
     completion,
     flash,
     fleet,
+    group_keys,
     instances,
     keys,
     logs,
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="command", required=True)
     operator.add_commands(commands)
     keys.add_commands(commands)
+    group_keys.add_commands(commands)
     root.add_commands(commands)
     publish.add_commands(commands)
     registry.add_commands(commands)

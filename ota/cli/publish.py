@@ -8,7 +8,7 @@ from typing import Any
 
 from ota.author.agent import prepare_agent
 from ota.author.build import Draft, Update
-from ota.cli import bundles, entries, origin, output, registry, scopes, waiting
+from ota.cli import bundles, entries, origin, output, registry, scopes, secrecy, waiting
 from ota.cli.board import class_of
 from ota.cli.fleet import add_devices_option, open_roster
 from ota.cli.operator import add_build_options, check_clock, open_workspace, prepared
@@ -71,6 +71,7 @@ def add_commands(commands: Any) -> None:
     scopes.add_timing(publish)
     waiting.add_options(publish)
     add_devices_option(publish)
+    secrecy.add_options(publish)
     publish.add_argument(
         "--pack",
         type=Path,
@@ -94,7 +95,7 @@ def _publish(arguments: argparse.Namespace) -> int:
     config = scopes.settings(arguments.config)
     made: dict[str, Made] = _agent(arguments, workspace)
     for path in arguments.module:
-        each = prepared(path, arguments, workspace)
+        each = secrecy.applied(prepared(path, arguments, workspace), wanted, workspace, arguments)
         name = arguments.instance or each.manifest.name
         check_instance(name)
         if name in made:
@@ -181,6 +182,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     """Raises UsageError for what does not go together."""
     if arguments.agent is not None or _is_document(arguments.module):
         registry.check_unused(arguments, str(arguments.agent or arguments.module[0]))
+        if arguments.encrypt or arguments.encrypt_for:
+            raise output.UsageError("--encrypt and --encrypt-for are for modules")
     if arguments.pack is not None and (arguments.wait is not None or arguments.take_over):
         raise output.UsageError("--pack sends nothing: it does not go with --wait and --take-over")
     if len(arguments.module) > 1 and (arguments.instance or arguments.config or arguments.description):

@@ -1,4 +1,4 @@
-"""Provisions a board: settings, the root of trust, the broker's CA certificate, a certificate or a token."""
+"""Provisions a board: settings, the root of trust, the broker's CA certificate, a certificate or a token, its group's keys."""
 
 import re
 import tomllib
@@ -12,6 +12,7 @@ from ota.formats.capabilities import Capabilities
 from ota.formats.enrolment import is_pattern
 from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
+from ota.operator.group_keys import GroupKeys
 from ota.operator.workspace import Workspace
 from ota.toml_file import parse_toml
 
@@ -103,6 +104,7 @@ class BoardSettings:
         files = {"root.cbor": workspace.root_documents()[1]}
         if workspace.settings.ca_file is not None and self.broker is not None:
             files["broker-ca.pem"] = workspace.settings.ca_file.read_bytes()
+        files |= {path.name: key.to_bytes() for path, key in GroupKeys(workspace).of(self.group).items()}
         if certificate:
             files["device.pem"] = certificate
         if self.ntp:

@@ -33,16 +33,18 @@ class Sighting:
     ahead_s: int | None = None  # of the board's clock, as measured when a report came live
     read_s: int = 0  # when anything of it was read last
     forgotten: bool = False  # its certificate alone does not list it again
+    encryption: str = ""  # the board's own key to encrypt for, an encoded COSE_Key in hexadecimal digits
 
 
 def sighted(before: Sighting | None, report: Report, now_s: int, *, live: bool) -> Sighting:
     """The sighting after a report was read at `now_s`; `live` when it came from the board just then."""
-    known = before or Sighting()
+    known, own = before or Sighting(), report.encryption.hex()
     if live:
-        return Sighting(report.group, report.time_s, report.uptime_s, now_s, now_s, report.time_s - now_s, now_s)
+        ahead_s = report.time_s - now_s
+        return Sighting(report.group, report.time_s, report.uptime_s, now_s, now_s, ahead_s, now_s, encryption=own)
     if (known.board_time_s, known.uptime_s) == (report.time_s, report.uptime_s):
-        return replace(known, group=report.group, read_s=now_s, forgotten=False)
-    return Sighting(report.group, report.time_s, report.uptime_s, known.read_s, now_s, known.ahead_s, now_s)
+        return replace(known, group=report.group, read_s=now_s, forgotten=False, encryption=own)
+    return Sighting(report.group, report.time_s, report.uptime_s, known.read_s, now_s, known.ahead_s, now_s, encryption=own)
 
 
 def arrival(sighting: Sighting) -> tuple[int, int]:
@@ -89,6 +91,11 @@ class Roster:
         """The group that a board reported last, or is to have; "" when that is not known."""
         sighting = self._boards.get(name)
         return sighting.group if sighting else ""
+
+    def encryption_key(self, name: str) -> bytes:
+        """The board's own key to encrypt for, an encoded COSE_Key as its last report had it; empty when that is not known."""
+        sighting = self._boards.get(name)
+        return bytes.fromhex(sighting.encryption) if sighting else b""
 
     def sight(self, report: Report, now_s: int, *, live: bool) -> tuple[int, int]:
         """Remembers a report; returns what `arrival` says."""

@@ -11,6 +11,7 @@ _INT_OR_NULL = "a whole number or null"
 _SIGHTING = {
     **dict.fromkeys(("board_time_s?", "uptime_s?", "after_s?", "before_s?", "read_s?"), _INT),
     "group?": _TEXT,
+    "encryption?": _DIGITS,
     "forgotten?": _FLAG,
     "ahead_s?": _INT_OR_NULL,
 }

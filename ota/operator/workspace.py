@@ -9,6 +9,7 @@ audit.log         who signed and deployed what, chained and signed (ota.operator
 published/        updates that were signed or deployed (ota.operator.updates)
 ledger.json       what was put where (ota.operator.ledger)
 tokens.json       enrolment tokens (ota.operator.enrolment), mode 0600
+group-keys/       keys that groups share, to encrypt for them (ota.operator.group_keys), mode 0600
 devices/          certificates of devices (ota.operator.issued)
 retired.json      devices that were retired, clones.json names that two keys asked for (ota.operator.issued)
 roster.json       boards that were seen (ota.operator.roster)

@@ -1,0 +1,90 @@
+"""group-keys: the keys that modules are encrypted with for whole groups."""
+
+import argparse
+from typing import Any
+
+from ota.cli import output
+from ota.formats.encryption import board_key_id, read_public_key
+from ota.operator.group_keys import GroupKeys
+from ota.operator.roster import Roster
+from ota.operator.workspace import Workspace
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the verbs of this module."""
+    keys = commands.add_parser(
+        "group-keys",
+        help="keys that a group's boards share, to encrypt modules for them",
+        epilog="example: ota group-keys new lab && ota publish blink.wasm --group lab --encrypt",
+    )
+    verbs = keys.add_subparsers(dest="verb", metavar="verb", required=True)
+    new = verbs.add_parser(
+        "new",
+        help="make a key for a group; `ota settings` and `ota flash` give it to boards",
+        epilog="example: ota group-keys new lab",
+    )
+    new.add_argument("group", type=output.name)
+    _add_json(new)
+    new.set_defaults(handler=_new)
+
+    shown = verbs.add_parser("list", help="the keys of groups, and boards' own", epilog="example: ota group-keys list")
+    _add_json(shown)
+    shown.set_defaults(handler=_list)
+
+    remove = verbs.add_parser(
+        "remove",
+        help="delete a key: nothing is encrypted with it any more, what boards run stays",
+        epilog="example: ota group-keys remove lab 3f2a91c0",
+    )
+    remove.add_argument("group", type=output.name)
+    remove.add_argument("key", help="the beginning of its identifier")
+    _add_json(remove)
+    remove.set_defaults(handler=_remove)
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="machine-readable result")
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    keys = GroupKeys(Workspace.open(arguments.folder))
+    path = keys.make(arguments.group)
+    found = keys.of(arguments.group)
+    if arguments.json:
+        output.result_json({"group": arguments.group, "key": found[path].key_id.hex(), "file": str(path), "keys": len(found)})
+        return 0
+    output.result(f"key {found[path].key_id.hex()} of group {arguments.group}: {path}")
+    output.note("boards need this file beside agent.toml, under the same name, readable by the agent alone")
+    if len(found) > 1:
+        output.note(f"group {arguments.group} has {len(found)} keys: what is published can be read with each of them")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.open(arguments.folder)
+    keys, roster = GroupKeys(workspace), Roster(workspace)
+    found = [(group, each.key_id.hex(), str(path)) for group in keys.groups() for path, each in keys.of(group).items()]
+    known = {name: roster.encryption_key(name) for name in sorted(roster.names)}
+    boards = [(name, board_key_id(read_public_key(key)).hex()) for name, key in known.items() if key]
+    if arguments.json:
+        groups = [dict(zip(("group", "key", "file"), each, strict=True)) for each in found]
+        output.result_json({"groups": groups, "boards": [{"board": name, "key": key} for name, key in boards]})
+        return 0
+    rows = [*((f"group {group}", key, path) for group, key, path in found), *((f"board {name}", key, "") for name, key in boards)]
+    if not rows:
+        output.note("no group has a key, and no board has said its own")
+        return 0
+    output.result(output.table(("WHO", "KEY", "FILE"), rows))
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    keys = GroupKeys(Workspace.open(arguments.folder))
+    path = keys.remove(arguments.group, arguments.key)
+    if arguments.json:
+        output.result_json(
+            {"group": arguments.group, "removed": path.stem.removeprefix("group-"), "keys": len(keys.of(arguments.group))}
+        )
+    else:
+        output.result(f"{path} is deleted: what is published from now on can't be read with it")
+    return 0
