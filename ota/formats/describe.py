@@ -16,6 +16,7 @@ from ota.formats.cbor import sha256
 from ota.formats.cose import TYPE, Sign1
 from ota.formats.deployment import DEPLOYMENT_LIMIT_BYTES, DEPLOYMENT_TYPE, FRACTION_ALL, Deployment, Entry
 from ota.formats.describe_module import describe_component, describe_module
+from ota.formats.encryption import EncryptionInfo
 from ota.formats.enrolment import Token
 from ota.formats.fields import malformed
 from ota.formats.manifest import AgentManifest, AnyManifest, Manifest, board_of, read_manifest
@@ -355,6 +356,29 @@ def _agent_rows(manifest: AgentManifest) -> list[tuple[str, str]]:
     ]
 
 
+def _encryption(manifest: Manifest) -> dict[str, Any] | None:
+    """For whom a module is encrypted; None where it is not."""
+    if manifest.ciphertext is None:
+        return None
+    info = EncryptionInfo.from_bytes(manifest.ciphertext.info)
+    return {
+        "sha256": manifest.ciphertext.digest,
+        "groups": [each.key_id for each in info.recipients if each.ephemeral is None],
+        "boards": [each.key_id for each in info.recipients if each.ephemeral is not None],
+        "unknown": info.unknown,
+    }
+
+
+def _encryption_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    found = _encryption(manifest)
+    if found is None:
+        return []
+    rows = [("encrypted for", f"group key {key.hex()}") for key in found["groups"]]
+    rows += [("encrypted for", f"board key {key.hex()}") for key in found["boards"]]
+    rows += [("encrypted for", f"{found['unknown']} of unknown kinds")] if found["unknown"] else []
+    return [*rows, ("ciphertext", f"sha256 {found['sha256'].hex()}")]
+
+
 def _profile(manifest: Manifest) -> dict[str, Any]:
     module = manifest.module
     return {
@@ -365,6 +389,7 @@ def _profile(manifest: Manifest) -> dict[str, Any]:
         ],
         "limits": module.limits.to_value(),
         "capabilities": module.capabilities.to_value(),
+        "encrypted": _encryption(manifest),
     }
 
 
@@ -373,6 +398,7 @@ def _profile_rows(manifest: Manifest) -> list[tuple[str, str]]:
     rows = [
         ("module", f"{module.name} {module.version}"),
         *_release_rows(manifest),
+        *_encryption_rows(manifest),
         *(("aot image", f"{image.size} bytes, class {uuid.UUID(bytes=image.class_identifier)}") for image in manifest.images),
         ("epoch", str(module.security_epoch)),
         ("limits", f"{limits.memory_pages * 64} KiB of memory, {limits.deadline_ms} ms an event"),
