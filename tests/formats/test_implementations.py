@@ -1,28 +1,35 @@
-"""Another CBOR decoder and another COSE read what we write: fxamacker/cbor and go-cose, in Go; for ML-DSA circl."""
+"""Another CBOR decoder and another COSE read what we write: fxamacker/cbor and go-cose, in Go; for ML-DSA circl; and python-cwt
+decrypts it.
+"""
 
 import json
+import os
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from ota.author.build import sign
 from ota.formats import cbor
 from ota.formats.algorithms import ALGORITHMS
 from ota.formats.deployment import DEPLOYMENT_TYPE
+from ota.formats.encryption import GroupKey, board_key_id, coordinates
 from ota.formats.provenance import text_digest
 from ota.formats.signed_report import INSTANCE_REPORT, LOG, REPORT, TELEMETRY
 from ota.formats.trust import ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
 from tests.conftest import ROOT
 from tests.support.built import built, tool
-from tests.support.documents import BOARD, ROLE_KEYS, SIGNER, UPDATE, WRITTEN, content
+from tests.support.documents import BOARD, GROUP_KEY, OWN_KEY, ROLE_KEYS, SEALED, SIGNER, UPDATE, WRITTEN, content
 
 OPERATOR = [key.public for key in ROLE_KEYS.values()]
 KINDS = {
     "root-document": ("document", OPERATOR, [ROOT_TYPE]),
     "deployment-document": ("document", OPERATOR, [DEPLOYMENT_TYPE]),
     "envelope": ("envelope", OPERATOR, [""]),
+    "encrypted-envelope": ("envelope", OPERATOR, [""]),
     "signed-report": ("statement", [BOARD.public], [REPORT]),
     "signed-instance-report": ("statement", [BOARD.public], [INSTANCE_REPORT]),
     "signed-logs": ("statement", [BOARD.public], [LOG]),
@@ -92,3 +99,29 @@ def test_an_update_with_images_and_a_text_is_read(reader):
     envelope = sign(manifest, UPDATE.blob, UPDATE.index, [SIGNER.keys["release"]], WRITTEN["text-map"]).envelope
     (answer,) = reader(("update", "envelope", envelope, OPERATOR))
     assert (answer["error"], answer["signatures"]) == ("", 1)
+
+
+def _group(key: GroupKey) -> dict[int, int | str]:
+    return {1: 4, 2: key.key_id.hex(), 3: -3, -1: key.secret.hex()}
+
+
+def _own(key: ec.EllipticCurvePrivateKey) -> dict[int, int | str]:
+    x, y = coordinates(key.public_key())
+    secret = key.private_numbers().private_value.to_bytes(32)
+    return {1: 2, 2: board_key_id(key.public_key()).hex(), 3: -29, -1: 1, -2: x.hex(), -3: y.hex(), -4: secret.hex()}
+
+
+@pytest.mark.parametrize("key", [_group(GROUP_KEY), _own(OWN_KEY)], ids=["group", "board"])
+def test_what_is_encrypted_is_decrypted_by_another_implementation(key):
+    """The one that the examples of draft-ietf-suit-firmware-encryption are made with. It needs an older cbor2 than the newest."""
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", "OUT/packages", "cwt==3.3.0"]
+    folder = built(ROOT / "tests" / "formats" / "cwt", [pip])
+    blobs = [(SEALED.manifest, SEALED.blob, UPDATE.blob), (SEALED.manifest.images[0], SEALED.images[0][0], UPDATE.images[0][0])]
+    for about, ciphertext, plain in blobs:
+        asked = {"info": about.ciphertext.info.hex(), "ciphertext": ciphertext.hex(), "key": key}
+        command = [sys.executable, folder / "reader.py"]
+        environment = os.environ | {"PYTHONPATH": str(folder / "packages")}
+        done = subprocess.run(
+            command, input=json.dumps(asked), capture_output=True, text=True, timeout=60, check=True, env=environment
+        )
+        assert json.loads(done.stdout) == {"plain": plain.hex()}

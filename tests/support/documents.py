@@ -7,8 +7,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from device_agent.broker.identity import Identity
+from ota.author.encryption import Readers, encrypted
 from ota.formats import cbor
 from ota.formats.agent import AgentDescription, Platform
+from ota.formats.encryption import GroupKey, public_cose_key
 from ota.formats.enrolment import Answer, Request, Token
 from ota.formats.provenance import Provenance
 from ota.formats.renewal import RenewalAnswer, RenewalRequest
@@ -46,6 +48,10 @@ class _SameEachTime(Identity):
 BOARD = _SameEachTime(ec.derive_private_key(7, ec.SECP256R1()))
 UPDATE = SIGNER.update(b"\0asm" + bytes(100), aot=((bytes(16), b"x" * 300),))
 LARGE = SIGNER.update(bytes(20_000))
+GROUP_KEY, OWN_KEY = GroupKey(b"\x05" * 16), ec.derive_private_key(8, ec.SECP256R1())
+SEALED = encrypted(UPDATE.draft, Readers((GROUP_KEY,), (OWN_KEY.public_key(),)), lambda size: b"\x06" * size).signed(
+    UPDATE.manifest.sequence, ROLE_KEYS["release"]
+)
 TOKEN = Token(bytes(8), bytes(32))
 REQUEST = Request.make(TOKEN, "roof-1", b"csr")
 AGENT = AgentDescription("0.1.0+ab12", Platform("aarch64", "py311", "glibc-2.17"), 3, 1, 3, 1000)
@@ -71,6 +77,7 @@ REPORT_OF_BOARD = Report(
     ("ed25519", "es256"),
     1 << 33,
     JournalHead(4, bytes(32)),
+    public_cose_key(OWN_KEY.public_key()),
 )
 INSTANCE = InstanceReport("roof-1", "blink", NOW_S, Running("blink", "1.0.0", bytes(32)), Attempt("confirmed"), {"events": 3}, 7)
 LOGS = encode_logs("roof-1", 7, [LogRecord(1.5, "info", "blink", "blink 1.0.0", "hello")])
@@ -81,9 +88,11 @@ WRITTEN: dict[str, bytes] = {
     "root-document": SIGNER.root_document(),
     "deployment-document": SIGNER.document({"module": ENTRY, "gone": SIGNER.entry(b"")})[1],
     "envelope": UPDATE.envelope,
+    "encrypted-envelope": SEALED.envelope,
     "chunk-index": LARGE.index.to_bytes(),
     "module": UPDATE.manifest.module.to_bytes(),
     "agent": AGENT.to_bytes(),
+    "group-key": GROUP_KEY.to_bytes(),
     "text-map": SAID.to_bytes(),
     "report": REPORT_OF_BOARD.to_bytes(),
     "instance-report": INSTANCE.to_bytes(),

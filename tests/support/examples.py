@@ -18,12 +18,15 @@ CBOR and COSE read the same bytes and verify the signatures in `tests/formats/te
 
 The keys are made from numbers that everybody knows, and protect nothing. Those of the roles are Ed25519; their private keys are 32
 bytes 01 for root, 02 for release, 03 for deploy. That of the board is on P-256; its private key is the number 7. Signatures are the
-same each time: Ed25519 is so, and the board's is made by RFC 6979 here, which a real board need not do.
+same each time: Ed25519 is so, and the board's is made by RFC 6979 here, which a real board need not do. The group's key is 16
+bytes 05, the board's private key to decrypt with is the number 8, and what is random in the ciphertext is the byte 06.
 """
 _ABOUT = {
     "root-document": "Root: who may sign what. Signed by the root key.",
     "deployment-document": "Deployment: what the boards of a group run, one instance and one to go. Signed by the deploy key.",
     "envelope": "Manifest: a SUIT envelope, signed by the release key. The module has 104 bytes and one ahead-of-time image.",
+    "encrypted-envelope": "The same update encrypted, for a group by AES Key Wrap and for a board by ECDH.",
+    "group-key": "A group's key, as a file.",
     "text-map": "The text that an envelope may carry as its member 23. The manifest has its digest.",
     "chunk-index": "Chunk index of a blob of 20,000 bytes. The manifest has its digest.",
     "signed-report": "Report of a board, with its bare key in the unprotected headers. Signed by the board.",
