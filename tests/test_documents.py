@@ -39,7 +39,14 @@ DOCUMENTS = [
 ]
 EXECUTED = "<!-- executed by tests/test_documents.py"
 REGISTRY = "localhost:5000"  # of artifacts
-LONG = ("roll-out.md", "many-modules.md", "watch-a-fleet.md", "stolen-release-key.md", "lost-root-share.md")
+LONG = (
+    "keep-a-module-secret.md",
+    "roll-out.md",
+    "many-modules.md",
+    "watch-a-fleet.md",
+    "stolen-release-key.md",
+    "lost-root-share.md",
+)
 SCRIPTS = [
     pytest.param(each, id=str(each.relative_to(ROOT)), marks=[pytest.mark.full] if each.name in LONG else [])
     for each in DOCUMENTS
@@ -108,6 +115,12 @@ EXPECTED = {
         r"board-1\s+lab\s+\S+\s+monitor\s+monitor \S+\s+confirmed",
         r"archive: \d+ messages are new, 0 were there",
         r"1 group: \d+ messages were put back",
+    ),
+    "keep-a-module-secret.md": (
+        r"key [0-9a-f]{16} of group lab: \S+/group-[0-9a-f]{16}\.key",
+        r"encrypted for\s+group key [0-9a-f]{16}",
+        r"board board-1\s+[0-9a-f]{16}",
+        r"group-[0-9a-f]{16}\.key is deleted",
     ),
     "lost-deploy-key.md": (
         r"keys/deploy.pem \(not there\)",
