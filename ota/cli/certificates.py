@@ -18,6 +18,7 @@ from ota.operator import issued
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority, enrolled
 from ota.operator.enrolment import new_token, standing
+from ota.operator.group_keys import GroupKeys
 from ota.operator.retire import CRL_FILE, clear, forget_answers, retire, write_crl
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
@@ -196,6 +197,7 @@ def _retire(arguments: argparse.Namespace) -> int:
     if not arguments.yes and not output.confirm(f"{', '.join(names)} will be locked out for good. Go on?"):
         raise OtaError("nothing was changed: say yes, or give --yes")
     authority, roster = CertificateAuthority(workspace), Roster(workspace)
+    shared = sorted({roster.group_of(name) for name in names} & set(GroupKeys(workspace).groups()))
     ended = [retire(workspace, authority, roster, name) for name in names]
     removed = {}
     if not arguments.offline:
@@ -210,6 +212,10 @@ def _retire(arguments: argparse.Namespace) -> int:
         topics = f", {removed[each.device]} topics" if each.device in removed else ""
         output.result(f"{each.device} is retired: {each.certificates} certificates, {each.tokens} tokens{topics} ended{known}")
     output.note(f"copy {workspace.folder / 'trust' / CRL_FILE} to the brokers: they let the boards in until they have it")
+    for group in shared:
+        output.note(
+            f"who has the boards can read what is encrypted for group {group}: replace its key, `ota group-keys new {group}`"
+        )
     return _told(ended[-1].missing)
 
 

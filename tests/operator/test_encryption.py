@@ -176,6 +176,16 @@ def test_a_board_is_provisioned_with_the_keys_of_its_group(workspace):
     assert not any(name.startswith("group-") for name in replace(settings, group="third").files(opened_workspace))
 
 
+def test_retiring_a_board_names_the_key_that_it_knows(workspace, capsys):
+    know(workspace, "board-1", public_cose_key(BOARD.public_key()))
+    assert ota(workspace, "retire", "board-1", "--yes", "--offline") == 0
+    assert "group-keys" not in capsys.readouterr().err
+    know(workspace, "board-2", b"")
+    assert ota(workspace, "group-keys", "new", GROUP) == 0
+    assert ota(workspace, "retire", "board-2", "--yes", "--offline") == 0
+    assert f"`ota group-keys new {GROUP}`" in capsys.readouterr().err
+
+
 def test_files_of_keys_are_kept_to_their_owner_and_bounded_in_number(workspace, capsys):
     keys = GroupKeys(Workspace.open(workspace))
     for _ in range(MAX_KEYS):
