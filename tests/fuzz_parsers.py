@@ -51,6 +51,7 @@ def targets() -> dict[str, Target]:
     from ota.formats.chunks import ChunkIndex
     from ota.formats.cose import Sign1
     from ota.formats.deployment import Deployment
+    from ota.formats.encryption import EncryptionInfo, GroupKey, read_public_key
     from ota.formats.enrolment import Answer, Request
     from ota.formats.loadable import core_module
     from ota.formats.module import ModuleDescription
@@ -101,8 +102,8 @@ def targets() -> dict[str, Target]:
         "parse", "-", text='(module (import "a" (item "b" (func)) (item "c" (memory 1))) (import "d" (item "e") (func)))'
     )
     return {
-        "manifest": Target(unsigned, refused, [manifest_bytes]),
-        "envelope": Target(envelope, refused, [WRITTEN["envelope"]]),
+        "manifest": Target(unsigned, refused, [manifest_bytes, documents.SEALED.manifest.to_bytes()]),
+        "envelope": Target(envelope, refused, [WRITTEN["envelope"], WRITTEN["encrypted-envelope"]]),
         "root": Target(Root.from_payload, refused, [content(WRITTEN["root-document"])]),
         "deployment": Target(Deployment.from_payload, refused, [content(WRITTEN["deployment-document"])]),
         "bundle": Target(lambda data: bundle.read_contents(lambda at, n: data[at : at + n], len(data)), refused, [whole]),
@@ -123,6 +124,9 @@ def targets() -> dict[str, Target]:
         "module": Target(ModuleDescription.from_bytes, refused, [WRITTEN["module"]]),
         "agent": Target(AgentDescription.from_bytes, refused, [WRITTEN["agent"]]),
         "text-map": Target(Provenance.from_bytes, refused, [WRITTEN["text-map"]]),
+        "encryption-info": Target(EncryptionInfo.from_bytes, refused, [documents.SEALED.manifest.ciphertext.info]),
+        "group-key": Target(GroupKey.from_bytes, refused, [WRITTEN["group-key"]]),
+        "board-key": Target(read_public_key, refused, [documents.REPORT_OF_BOARD.encryption]),
         "chunk-index": Target(chunks, refused, [WRITTEN["chunk-index"]]),
         "enrolment-request": Target(Request.from_bytes, refused, [WRITTEN["enrolment-request"]]),
         "enrolment-answer": Target(Answer.from_bytes, refused, [WRITTEN["enrolment-answer"]]),

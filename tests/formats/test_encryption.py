@@ -27,6 +27,7 @@ from ota.formats.encryption import (
     read_public_key,
 )
 from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest
+from ota.formats.profile import Profile
 from ota.formats.reasons import Reason, Refused
 from tests.support.documents import UPDATE
 from tests.support.sealing import KEY, OTHER_KEY, respelled, sealed
@@ -101,6 +102,12 @@ def test_sealing_again_is_the_same_content_and_for_other_readers_is_not(tmp_path
     assert Update.load(made.save(tmp_path)) == made
     assert UPDATE.blob not in [each.read_bytes() for each in (tmp_path / one.name).iterdir()]
     assert made.draft.content == one.content
+
+
+def test_an_agent_that_does_not_know_encryption_refuses_and_runs_no_ciphertext():
+    """The components are another list: what reads manifests since before there was encryption knows two of them alone."""
+    read = suit.Envelope.from_bytes(sealed(SIGNER, UPDATE).envelope, MANIFEST_LIMIT_BYTES)
+    assert reason(lambda: Profile.from_envelope(read, [[b"m"]], [[b"m"], [b"i"]])) is Reason.COMMAND_UNSUPPORTED
 
 
 def test_a_plain_image_beside_an_encrypted_module_is_refused():
