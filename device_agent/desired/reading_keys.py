@@ -17,7 +17,7 @@ from ota.formats.encryption import KEY_LIMIT_BYTES, EncryptionInfo, GroupKey, Re
 from ota.formats.manifest import AnyManifest, AotImage, Manifest
 from ota.formats.reasons import Refused
 
-__all__ = ["OWN_KEY", "PATTERN", "ContentKey", "KeyFiles"]
+__all__ = ["OWN_KEY", "PATTERN", "ContentKey", "KeyFiles", "read_group_key"]
 
 OWN_KEY = "encryption.pem"
 PATTERN = "group-*.key"
@@ -31,6 +31,12 @@ class ContentKey:
 
     secret: bytes = field(repr=False)
     iv: bytes
+
+
+def read_group_key(path: Path) -> GroupKey:
+    """The key in a file. Raises OSError, Refused TOO_LARGE, MALFORMED."""
+    with path.open("rb") as file:
+        return GroupKey.from_bytes(file.read(KEY_LIMIT_BYTES + 1))
 
 
 class KeyFiles:
@@ -64,8 +70,7 @@ class KeyFiles:
         found = {}
         for path in sorted(self._settings.glob(PATTERN))[:GROUP_KEYS]:
             try:
-                with path.open("rb") as file:
-                    key = GroupKey.from_bytes(file.read(KEY_LIMIT_BYTES + 1))
+                key = read_group_key(path)
             except (OSError, Refused) as error:
                 logger.warning("%s is not used: %s", path, error)
                 continue

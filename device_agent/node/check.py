@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from device_agent.broker.settings import BrokerConfig
 from device_agent.channel.measures import intolerable, lacking
+from device_agent.desired.reading_keys import PATTERN, read_group_key
 from device_agent.node.config import Config, load
 from device_agent.sandbox.confinement import measures_here
 from device_agent.storage.disk import is_locked
@@ -135,6 +136,19 @@ def _factory(config: Config) -> Iterator[str]:
         yield "none"
 
 
+def _group_keys(config: Config) -> Iterator[str]:
+    found = sorted(config.group_keys.glob(PATTERN))
+    for path in found:
+        try:
+            key = read_group_key(path)
+        except Refused as error:
+            raise _Missing(f"{path}: {error}") from error
+        others = "" if not path.stat().st_mode & 0o077 else ", which others than its owner can read"
+        yield f"{path}: key {key.key_id.hex()}{others}"
+    if not found:
+        yield "none: modules that are encrypted for a group are not taken"
+
+
 def _confinement(config: Config) -> Iterator[str]:
     measures = measures_here(config.worker_users[0])
     missing = lacking(measures)
@@ -184,6 +198,7 @@ _LOOKS: dict[str, Callable[[Config], Iterator[str]]] = {
     "storage": _storage,
     "broker": _broker,
     "factory": _factory,
+    "group keys": _group_keys,
     "confinement": _confinement,
     "grants": _devices,
 }

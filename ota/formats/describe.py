@@ -218,6 +218,7 @@ def _report(statement: Statement) -> Description:
         "algorithms": list(report.algorithms),
         "counter": report.counter,
         "journal": {"row": report.journal.row, "digest": report.journal.digest},
+        "encryption": report.encryption or None,
         "signed_by": statement.key_id,
     }
     return _made("report", values)

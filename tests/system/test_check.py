@@ -18,6 +18,7 @@ from device_agent.node.check import check
 from device_agent.storage.store import DATABASE, Store
 from ota.operator.ca import CertificateAuthority
 from ota.operator.workspace import Workspace
+from tests.support.sealing import KEY
 from tests.support.signing import VENDOR, Signer
 
 
@@ -171,3 +172,18 @@ def workspace(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="root has a user for workers")
 def test_on_this_system_the_measures_are_found_by_trying(configuration):
     assert [each.text for each in check(configuration()) if each.what == "confinement"] == ["modules are confined by all measures"]
+
+
+def test_it_says_which_keys_of_groups_an_agent_would_find(configuration, tmp_path):
+    path, file = configuration(), tmp_path / "group-1.key"
+    texts = {each.what: each.text for each in check(path)}
+    assert texts["group keys"].startswith("none")
+    file.write_bytes(KEY.to_bytes())
+    file.chmod(0o600)
+    (text,) = [each.text for each in check(path) if each.what == "group keys"]
+    assert text == f"{file}: key {KEY.key_id.hex()}"
+    file.chmod(0o644)
+    (text,) = [each.text for each in check(path) if each.what == "group keys"]
+    assert text.endswith("which others than its owner can read")
+    file.write_bytes(b"damaged")
+    assert f"{file}: malformed" in wrong(path)["group keys"]
