@@ -184,6 +184,7 @@ def test_every_command_shows_an_example():
         "pack",
         "push",
         "reports",
+        "group-keys",
         "keys",
         "root",
         "sign",
