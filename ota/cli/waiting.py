@@ -96,6 +96,9 @@ def _tell(scope: str, outcome: Outcome, waited_s: float) -> None:
     output.result(outcome.summary())
     if outcome.staged:
         output.result("nothing failed: what has not ended is on the boards and waits for its window")
+    if outcome.counts[Kind.FAILED]:
+        output.note("what a board refused it judges again when its agent starts")
+        output.note("what failed on a board it tries again after `ota publish --new-sequence`")
     for gap in outcome.gaps:
         output.note(f"incomplete: {gap}")
 

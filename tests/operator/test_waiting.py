@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ota.cli.waiting import _tell
 from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment, Entry
@@ -343,6 +344,12 @@ def test_a_broker_that_is_away_for_long_is_waited_for(tmp_path, monkeypatch):
         assert waiting.end().confirmed
     finally:
         mosquitto.stop()
+
+
+@pytest.mark.parametrize(("kind", "told"), [(Kind.FAILED, True), (Kind.CONFIRMED, False)])
+def test_the_command_says_how_a_board_that_failed_tries_again(capsys, kind, told):
+    _tell("group lab", Outcome({"a": {"m": Standing(kind, "rejected")}}), 2)
+    assert ("--new-sequence" in capsys.readouterr().err) is told
 
 
 def test_the_command_says_what_became_of_every_board(site, modules, capsys):
