@@ -1,9 +1,6 @@
 """Filters of proxy-wasm: what they see of messages, what becomes of these, and what they can't do."""
 
-import shutil
 import struct
-import subprocess
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +14,6 @@ from device_agent.sandbox.routes import Routes, RoutesError
 from ota.formats.capabilities import FUNCTIONS
 from ota.formats.reasons import Reason, Refused
 from pywamr import Trap
-from tests.conftest import ROOT
 from tests.support.filter_wat import OUT, opened, probe, words
 from tests.support.wat import wat
 
@@ -265,52 +261,3 @@ def test_any_payload_is_a_request_or_refused_as_one(payload):
             continue
         again = http_text.request_of("t", http_text.request_text(request), "f")
         assert (again.body, again.headers[:4]) == (request.body, request.headers[:4])
-
-
-# -- a toolchain's
-
-
-def cargo() -> dict[str, str] | None:
-    """Variables for a cargo and a rustc of one version that has the target; Debian 12 has them beside a newer pair."""
-    for folder in (Path(shutil.which("rustc") or "/").parent, Path("/usr/bin")):
-        tools = {"CARGO": str(folder / "cargo"), "RUSTC": str(folder / "rustc")}
-        if not all(Path(each).exists() for each in tools.values()):
-            continue
-        done = subprocess.run([tools["RUSTC"], "--print", "sysroot"], capture_output=True, text=True, check=False)
-        if (Path(done.stdout.strip()) / "lib/rustlib/wasm32-unknown-unknown").is_dir():
-            return tools
-    return None
-
-
-@pytest.mark.full
-@pytest.mark.timeout(900)
-def test_a_filter_made_with_the_rust_crate_runs_unchanged(tmp_path):
-    """The crate imports all 32 functions. Its sources come by cargo; an old cargo builds what a new one fetched."""
-    tools = cargo()
-    if tools is None or shutil.which("cargo") is None:
-        pytest.skip("no cargo and rustc with the target wasm32-unknown-unknown")
-    source = tmp_path / "guard"
-    shutil.copytree(ROOT / "sdk" / "filters" / "guard", source)
-    subprocess.run(["cargo", "vendor", "--locked", "-q", "vendor"], cwd=source, check=True, capture_output=True)
-    (source / ".cargo").mkdir()
-    (source / ".cargo" / "config.toml").write_text(
-        '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "vendor"\n'
-        '[target.wasm32-unknown-unknown]\nlinker = "wasm-ld"\nrustflags = ["-C", "linker-flavor=wasm-ld"]\n'
-    )
-    command = [tools["CARGO"], "build", "--offline", "--release", "--target", "wasm32-unknown-unknown"]
-    environment = {"RUSTC": tools["RUSTC"], "CARGO_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
-    subprocess.run(command, cwd=source, check=True, env=environment)
-    wasm = (source / "target/wasm32-unknown-unknown/release/guard.wasm").read_bytes()
-    lines: list = []
-    topics = {"publish": ["clean/#", "local/#"], "subscribe": ["raw/#"]}
-    host = opened(wasm, {"routes": "raw/#=clean/#", "configuration": "secret"}, lines, messaging=topics)
-    assert host.handle("raw/door", b"secret open").messages == (("clean/door", b"open"),)
-    assert host.handle("raw/door", b"open").messages == ()
-    assert ("info", "without the token: /raw/door") in lines
-    asked = b"GET /a HTTP/1.1\r\nReply-To: local/me\r\n"
-    ((topic, answer),) = host.handle("raw/x", asked + b"\r\n").messages
-    assert (topic, answer[:14]) == ("local/me", b"HTTP/1.1 403 \r")
-    ((topic, passed),) = host.handle("raw/x", asked + b"X-Token: secret\r\n\r\n").messages
-    assert topic == "clean/x"
-    assert b"x-checked: guard" in passed
-    assert b"x-token" not in passed
