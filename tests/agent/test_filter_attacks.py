@@ -1,9 +1,12 @@
 """What senders of messages, and filters, try: to get past the filter, out of the grants, or at more than the limits."""
 
+import inspect
 import struct
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from device_agent.channel.frames import PAYLOAD_LIMIT_BYTES
 from device_agent.sandbox import http_text
@@ -337,6 +340,23 @@ def test_an_allocator_that_calls_the_host_again_and_again_ends_the_filter():
     host = opened(wasm.replace(b"proxy_on_memory_allocate", b"proxy_on_memory_allocat_"))
     with pytest.raises((ContractError, Trap, RecursionError)):
         host.handle("raw/x", b"1")
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_whatever_numbers_a_filter_calls_the_host_with_there_is_a_result_or_it_ends(data):
+    host = opened(probe())
+    functions = host._filter_functions()
+    edges = [0, 1, 3, 7, 16, 48, 64, 4096, 65_536, 131_071, 131_072, -1, -4, 2**31 - 1, -(2**31)]
+    for payload in (b"body", request(b"Host: roof")):
+        host._request = http_text.request_of("raw/x", payload, "f")
+        for name in data.draw(st.lists(st.sampled_from(sorted(functions)), min_size=5, max_size=20)):
+            wanted = [each for each in inspect.signature(functions[name]).parameters.values() if each.kind != each.VAR_POSITIONAL]
+            numbers = st.sampled_from(edges) | st.integers(-(2**31), 2**31 - 1)
+            try:
+                assert functions[name](*(data.draw(numbers) for _ in wanted)) in (0, 1, 2, 7, 8, 10, 12)
+            except ContractError as error:
+                assert "memory" in str(error)
 
 
 # -- shared data
