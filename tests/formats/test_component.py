@@ -141,6 +141,50 @@ def test_a_component_is_shown_with_its_interfaces_and_core_modules():
     assert ("import", "a:b/c@0.2.1") in found.rows
 
 
+BINARYEN = bytes.fromhex(
+    "0061736d0100000001120360037f7f7f0060057f7f7f7f7f006000000258021b6465766963653a6d6f64756c652f6c6f6767696e674030"
+    "2e312e30036c6f6700001c6465766963653a6d6f64756c652f6b657976616c756540302e312e30007f0303676574000003736574000106"
+    "64656c6574650000030201020503010001070e02066d656d6f72790200016600040a280126004100410041001000410041004100100141"
+    "004100410010034100410041004100410010020b"
+)
+"""PLAIN as `wasm-opt -all` of Binaryen 132 writes it: three imports share the name of their module."""
+PLAIN = """(module (type $t (func (param i32 i32 i32)))
+ (import "device:module/logging@0.1.0" "log" (func $log (type $t)))
+ (import "device:module/keyvalue@0.1.0" "get" (func $get (type $t)))
+ (import "device:module/keyvalue@0.1.0" "set" (func $set (param i32 i32 i32 i32 i32)))
+ (import "device:module/keyvalue@0.1.0" "delete" (func $delete (type $t)))
+ (memory (export "memory") 1)
+ (func (export "f")
+  (call $log (i32.const 0) (i32.const 0) (i32.const 0)) (call $get (i32.const 0) (i32.const 0) (i32.const 0))
+  (call $delete (i32.const 0) (i32.const 0) (i32.const 0))
+  (call $set (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))))"""
+
+
+def test_the_compact_imports_of_binaryen_come_out_as_the_module_that_they_were():
+    assert core_module(BINARYEN) == wasm_tools("strip", "--all", "-", text=PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("compact", "plain"),
+    [
+        ('"a" (item "b" (func)) (item "c" (memory 1 2))', '"a" "b" (func)) (import "a" "c" (memory 1 2)'),
+        ('"a" (item "b") (item "") (func (param i64))', '"a" "b" (func (param i64))) (import "a" "" (func (param i64))'),
+        (
+            '"a" (item "t" (table 1 externref)) (item "g" (global (mut i64)))',
+            '"a" "t" (table 1 externref)) (import "a" "g" (global (mut i64))',
+        ),
+        ('"a" (item "m" (memory i64 1))', '"a" "m" (memory i64 1)'),
+        ('"a" (item "e" (tag))', '"a" "e" (tag)'),
+    ],
+)
+def test_compact_imports_of_every_kind_are_written_out(compact, plain):
+    text = '(module (import "x" "y" (func)) (import {}) (import "z" "" (func)) (func (call 0)))'
+    given, expected = (wasm_tools("strip", "--all", "-", text=text.format(each)) for each in (compact, plain))
+    assert given != expected
+    assert core_module(given) == expected
+    assert core_module(expected) is expected
+
+
 # -- hostile ones
 
 
