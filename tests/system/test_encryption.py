@@ -88,6 +88,21 @@ def test_a_board_takes_the_module_once_it_has_the_key(lab):
 
 
 @pytest.mark.full
+def test_a_module_that_the_disk_has_damaged_is_fetched_and_decrypted_again(lab):
+    give(lab.folder)
+    lab.start()
+    plain = update(lab, 1)
+    lab.wait_state("confirmed", deployment=lab.deploy(sealed(lab.signer, plain)))
+    lab.kill()
+    blob = lab.folder / "store" / "blobs" / plain.manifest.digest.hex()
+    blob.write_bytes(b"damaged")
+    lab.start()
+    lab.running("1.0.0")
+    lab.still_answers(1)
+    assert [each.read_bytes() for each in blob.parent.iterdir()] == [plain.blob]
+
+
+@pytest.mark.full
 def test_two_keys_of_a_group_are_used_side_by_side_while_they_are_changed(lab):
     give(lab.folder)
     lab.start()
