@@ -40,7 +40,8 @@ EXPECTED = {
     "wamr_leave_start": 1,
     "wamr_tell_places": [[0, 37], [1, 41]],
     "wamr_hold_accesses": "Trap",
-    "wamr_settle_calls": [0, 14],
+    "wamr_settle_calls": [0, 6765],
+    "wamr_store_frames_apart": [0, 6765],
     "wamr_fix_vector_nan": 0x7FE00000,
     "wamr_fix_vector_on_stack": 0x0F0E0D0C0B0A0908,
 }

@@ -232,16 +232,23 @@ def held_load() -> object:
     )
 
 
+CALLING = wat("""(module (func) (func $f (export "run") (param i32) (result i32)
+    (if (result i32) (i32.lt_u (local.get 0) (i32.const 2)) (then (local.get 0))
+      (else (i32.add (call $f (i32.sub (local.get 0) (i32.const 1))) (call $f (i32.sub (local.get 0) (i32.const 2))))))))""")
+
+
 @shows("wamr_settle_calls")
 def calls() -> object:
     """How often an image names a function that is called, and what such calls come to."""
-    code = image(
-        wat("""(module (memory 1) (func $f (param i32) (result i32)
-            (if (result i32) (local.get 0)
-              (then (i32.add (i32.load (local.get 0)) (call $f (i32.sub (local.get 0) (i32.const 1))))) (else (i32.const 7))))
-          (func (export "run") (result i32) (i32.add (call $f (i32.const 9)) (call $f (i32.const 8)))))""")
-    )
-    return [code.count(b"aot_func#"), result(code)]
+    code = image(CALLING)
+    return [code.count(b"aot_func#"), result(code, "run", 20)]
+
+
+@shows("wamr_store_frames_apart")
+def frames() -> object:
+    """How often an image names constants, where its module has none that need a place, and what its calls come to."""
+    code = image(CALLING)
+    return [code.count(b".rodata"), result(code, "run", 20)]
 
 
 @shows("wamr_fix_vector_nan")
