@@ -64,7 +64,7 @@ def _build_native(folder: Path, name: str, *compiler: str) -> Path:
 
 
 def _image(wasm: Path, cpu: str) -> bytes:
-    return Compiler().compile(wasm, host_target(), cpu).image
+    return Compiler().compile(wasm.read_bytes(), host_target(), cpu).image
 
 
 def _native(path: Path) -> dict[str, Kernel]:

@@ -18,6 +18,7 @@ pytest_plugins = ["tests.support.tiers"]
 ROOT = Path(__file__).parent.parent
 VECTORS = ROOT.parent / "shared" / "vectors"
 
+os.environ.setdefault("WAMR_OTA_CACHE", str(ROOT / "build" / "cache"))
 os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(ROOT / "build" / "zig"))
 settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
 settings.load_profile("default")

@@ -1,7 +1,7 @@
 /* wamr_aotc: compiles a module ahead of time, for libwamr_core on one of its targets and for nothing else.
  *
  *     wamr_aotc TARGET CPU FEATURES IN.wasm OUT.aot      CPU "": the target's default; FEATURES, as LLVM has them: more than that
- *     wamr_aotc --version                                LLVM's major version, and the flags that images are made with
+ *     wamr_aotc --version                                LLVM's version, and the flags that images are made with
  *
  * What a sandbox depends on is no option: bounds checks are those that libwamr_core has on the target (native/cmake/wamr_flags.cmake),
  * stack checks are on. The image ends with a custom section that says so, and libwamr_core refuses an image without it. */
@@ -14,6 +14,7 @@
 #include "aot_export.h"
 #include "wasm_export.h"
 
+#include <llvm-c/Core.h>
 #include <llvm/Config/llvm-config.h>
 
 #include "aot_stamp.h"
@@ -238,7 +239,13 @@ int
 main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-        printf("LLVM %d\n", LLVM_VERSION_MAJOR);
+#if LLVM_VERSION_MAJOR >= 16
+        unsigned major, minor, patch;
+        LLVMGetVersion(&major, &minor, &patch); /* of the library that is there now */
+        printf("LLVM %u.%u.%u\n", major, minor, patch);
+#else
+        printf("LLVM %s\n", LLVM_VERSION_STRING);
+#endif
         for (size_t i = 0; i < sizeof targets / sizeof *targets; i++)
             printf(PW_AOT_STAMP_FORMAT "\n", targets[i].name, targets[i].bounds_checks ? "software" : "hardware");
         return 0;

@@ -1,15 +1,21 @@
 """Ahead-of-time images: the compiler driver `wamr_aotc` (native/aotc), which is an optional part, asked for each target."""
 
+import contextlib
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ota.author.kept import kept
 from ota.errors import OtaError
+from ota.formats.cbor import sha256
 
 _MACHINES = {
     "x86_64": "x86_64",
@@ -20,6 +26,7 @@ _MACHINES = {
     "riscv64": "riscv64",
 }
 COMPILE_LIMIT_S = 600
+LARGE_BYTES = 256 * 1024  # of a module that takes long
 
 
 class AotError(OtaError):
@@ -72,25 +79,62 @@ class Compiler:
         llvm, *flags = done.stdout.splitlines()
         return llvm, {each.split()[1]: each for each in flags}
 
-    def compile(self, wasm: Path, target: str, cpu: str = "") -> Compiled:
+    def compile(self, wasm: bytes, target: str, cpu: str = "", *, name: str = "the module", anew: bool = False) -> Compiled:
         """An image of a module; `cpu` as LLVM names it, with what it has besides, such as "cortex-a53+crc" or "+neon"; "" for the
-        least that boards of the target have.
+        least that boards of the target have. What was compiled before is taken from the cache, but not if `anew`.
 
-        Raises AotError.
+        Raises AotError, which names the module by `name`.
         """
-        name, *more = cpu.split("+")
-        features = ",".join(f"+{each}" for each in more)
         if target not in self.flags:
             raise AotError(f"{target} is no target: {', '.join(sorted(self.flags))}")
+
+        def make(folder: Path) -> bytes:
+            return self._make(folder, wasm, target, cpu, name)
+
+        made_of = (self._path.read_bytes(), self.llvm.encode(), self.flags[target].encode(), cpu.encode(), wasm)
+        if not anew:
+            with contextlib.suppress(OSError):  # no cache here
+                return Compiled(kept("aot-" + sha256(b"".join(map(sha256, made_of))).hex(), make), self.flags[target])
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "image"
-            command = [str(self._path.absolute()), target, name, features, str(wasm.absolute()), str(out)]
-            try:  # in that folder: LLVM notes there how much stack functions take
-                done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                raise AotError(f"{wasm}: compiling for {target} took more than {COMPILE_LIMIT_S} s") from None
-            if done.returncode:
-                raise AotError(f"{wasm}: for {target}: {done.stderr.strip()[-500:]}")
-            if "is not a recognized" in done.stderr:  # LLVM goes on without
-                raise AotError(f"for {target}: {done.stderr.strip().splitlines()[0]}")
-            return Compiled(out.read_bytes(), self.flags[target])
+            return Compiled(make(Path(folder)), self.flags[target])
+
+    def _make(self, folder: Path, wasm: bytes, target: str, cpu: str, name: str) -> bytes:
+        processor, *more = cpu.split("+")
+        features = ",".join(f"+{each}" for each in more)
+        source, out = folder / "module.wasm", folder / "image"
+        source.write_bytes(wasm)
+        command = [str(self._path.absolute()), target, processor, features, str(source), str(out)]
+        try:  # in that folder: LLVM notes there how much stack functions take
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise AotError(f"{name}: compiling for {target} took more than {COMPILE_LIMIT_S} s") from None
+        if done.returncode:
+            raise AotError(f"{name}: for {target}: {done.stderr.strip()[-500:]}")
+        if "is not a recognized" in done.stderr:  # LLVM goes on without
+            raise AotError(f"for {target}: {done.stderr.strip().splitlines()[0]}")
+        return out.read_bytes()
+
+
+def compile_all(
+    wasm: bytes, wanted: Sequence[str], *, name: str, progress: Callable[[str], None], anew: bool = False
+) -> list[Compiled]:
+    """An image for each target, as TARGET or TARGET:CPU, compiled side by side on as many processors as there are.
+
+    `progress` is told of a large module, also from other threads. Raises AotError.
+    """
+    if not wanted:
+        return []
+    compiler, began = Compiler(), time.monotonic()
+    is_large = len(wasm) >= LARGE_BYTES
+    if is_large:
+        progress(f"compiling {name}, {len(wasm) / 1e6:.1f} MB, ahead of time for {', '.join(wanted)}")
+
+    def compile_for(each: str) -> Compiled:
+        target, _, cpu = each.partition(":")
+        made = compiler.compile(wasm, target, cpu, name=name, anew=anew)
+        if is_large:
+            progress(f"  {each}: there after {time.monotonic() - began:.0f} s")
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_for, wanted))

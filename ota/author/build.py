@@ -10,14 +10,13 @@ Of an encrypted update (ota.author.encryption) there are the ciphertexts alone: 
 """
 
 import contextlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ota.author import sbom as sboms
-from ota.author.aot import Compiler
+from ota.author.aot import Compiled, compile_all
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import cbor, suit, wasm
@@ -293,11 +292,14 @@ def prepare(
     kind: Kind = Kind.UNSPECIFIED,
     provenance: Provenance = NOTHING_SAID,
     sbom: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+    anew: bool = False,
 ) -> Draft:
     """Checks a module against the contract and its own description, and makes a manifest for boards of class `board`.
 
     `aot` names the targets to compile images for, each as TARGET or TARGET:CPU, which features may follow
-    (`aarch64:cortex-a53+crc`). `sbom` is the file of a bill of materials, or sboms.AUTO to make one.
+    (`aarch64:cortex-a53+crc`). `sbom` is the file of a bill of materials, or sboms.AUTO to make one. `progress` is told of what
+    takes long, also from other threads. `anew` takes no image from the cache.
 
     Of a component, the core module in it is the update.
 
@@ -332,8 +334,8 @@ def prepare(
     vendor_bytes, text = vendor_id(vendor), replace(provenance, sbom=sha256(bill) if bill else b"").to_bytes()
     if len(aot) > MAX_IMAGES:
         raise BuildError(f"{len(aot)} ahead-of-time images, a manifest has {MAX_IMAGES} at most")
-    with _as_file(module, blob if blob != given else b"") as path:
-        images = [_compile(path, each, vendor_bytes, board, chunk_bytes) for each in aot]
+    compiled = compile_all(blob, aot, name=module.name, progress=progress, anew=anew)
+    images = [_indexed(made, each, module, vendor_bytes, board, chunk_bytes) for made, each in zip(compiled, aot, strict=True)]
     if len({image.class_identifier for image, _, _ in images}) < len(images):
         raise BuildError(f"two ahead-of-time images for the same boards: {', '.join(aot)}")
     manifest = Manifest(
@@ -364,26 +366,14 @@ def _bill(wanted: str, module: Path, blob: bytes, description: ModuleDescription
     return sboms.load(Path(wanted)) if wanted else b""
 
 
-@contextlib.contextmanager
-def _as_file(module: Path, core: bytes) -> Iterator[Path]:
-    """What the compiler reads: the file itself, or what was taken out of it."""
-    if not core:
-        yield module
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / module.name
-        path.write_bytes(core)
-        yield path
-
-
-def _compile(module: Path, wanted: str, vendor: bytes, board: str, chunk_bytes: int) -> tuple[AotImage, bytes, ChunkIndex]:
-    target, _, cpu = wanted.partition(":")
-    compiled = Compiler().compile(module, target, cpu)
+def _indexed(
+    compiled: Compiled, wanted: str, module: Path, vendor: bytes, board: str, chunk_bytes: int
+) -> tuple[AotImage, bytes, ChunkIndex]:
     try:
         index = ChunkIndex.of(compiled.image, chunk_bytes)
     except ValueError as error:
         raise BuildError(f"{module}: image for {wanted}: {error}") from error
-    identifier = image_class_id(vendor, board, compiled.flags, cpu, ABI)
+    identifier = image_class_id(vendor, board, compiled.flags, wanted.partition(":")[2], ABI)
     return AotImage(identifier, index.digest, index.size, sha256(index.to_bytes())), compiled.image, index
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ota.author.aot import Compiler, host_target
+from ota.author.aot import LARGE_BYTES, Compiler, host_target
 from ota.author.build import Update
 from ota.author.javascript import compile_script, is_script
 from ota.author.templates import LANGUAGES, create
@@ -209,10 +209,11 @@ def _run(arguments: argparse.Namespace) -> int:
     with naming(arguments.module):
         core = core_module(_read(arguments.module))
         wasm.read(core)  # the compiler's own message would not say what is wrong
+    if len(core) >= LARGE_BYTES:
+        output.note(f"compiling {arguments.module.name}, {len(core) / 1e6:.1f} MB, ahead of time")
     with tempfile.TemporaryDirectory() as folder:
-        image, taken = Path(folder) / "image.aot", Path(folder) / "module.wasm"
-        taken.write_bytes(core)
-        write_durably(image, Compiler().compile(taken, host_target()).image)
+        image = Path(folder) / "image.aot"
+        write_durably(image, Compiler().compile(core, host_target(), name=str(arguments.module)).image)
         return subprocess.run([*command, "--image", str(image)], check=False).returncode
 
 

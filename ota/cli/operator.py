@@ -185,6 +185,7 @@ def _drafted(module: Path, arguments: argparse.Namespace, workspace: Workspace, 
         kind=origin.kind(arguments),
         provenance=replace(origin.provenance(arguments, module), origin=pinned),
         sbom=arguments.sbom,
+        progress=output.note,
     )
 
 

@@ -119,6 +119,8 @@ def _again(workspace: Workspace, update: Update, arguments: argparse.Namespace) 
         kind=manifest.kind,
         provenance=replace(said, sbom=b""),
         sbom=arguments.sbom or (sboms.AUTO if said.sbom else ""),
+        progress=output.note,
+        anew=True,
     )
 
 
