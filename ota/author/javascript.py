@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,8 @@ _DATA, _MEMORY, _GLOBAL, _EXPORT, _DATA_COUNT = 11, 5, 6, 7, 12
 _SPECIFIER = re.compile(r"""(?:^|[;}\n])\s*(?:import|(?:import|export)\b[\w\s{},*$]*\bfrom)\s*['"]([^'"\n]+)['"]""")
 _LATER = re.compile(r"""\bimport\s*\(\s*['"]([^'"\n]+)['"]\s*[,)]""")  # import("…")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)  # where types are imported for editors
+_NOW = re.compile(r"\bDate\.now\b|\bnew\s+Date\s*(?:\(\s*\)|[^\s(.\w])")
+_RANDOM = re.compile(r"\bMath\.random\b")
 _CONTRACT = re.compile(r"device:module/([a-z]+)(?:@0\.1\.0)?")
 
 
@@ -76,12 +79,22 @@ def compile_script(path: Path, *, check: bool = True) -> Path:
         wanted = set(Capabilities.parse(table.get("capabilities", {}), str(description)).items)
     else:
         wanted = {found[1] for each in _specifiers(script.source) if (found := _CONTRACT.fullmatch(each))}
+    sys.stderr.write("".join(f"{path.name}: {each}\n" for each in _warnings(script.source.decode(), wanted)))
     empty = engine(wanted)
     if check:
         _check(empty, script, limits)
     target = path.with_suffix(".wasm")
     _write(target, with_script(empty, script, limits))
     return target
+
+
+def _warnings(text: str, wanted: Collection[str]) -> Iterator[str]:
+    """What would run and give something else than the script seems to expect."""
+    text = _COMMENT.sub("", text)
+    if "clock" not in wanted and _NOW.search(text):
+        yield "Date gives 1970 as the time now: it needs [capabilities.clock] in the .toml"
+    if not {"clock", "random"} & set(wanted) and _RANDOM.search(text):
+        yield "Math.random() gives the same numbers at each start: it needs [capabilities.random] in the .toml"
 
 
 def _write(path: Path, content: bytes) -> None:

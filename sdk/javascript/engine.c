@@ -41,6 +41,7 @@ static JSContext *context;
 static JSValue exports; /* of the script */
 static JSValue unhandled; /* reason of the first rejected promise that nobody waits for */
 static JSValue unhandled_promise;
+static bool seeding; /* the engine asks for the time to seed Math.random */
 static char failure[TEXT_LIMIT];
 
 /* ---- memory: what the host passes in lives until the next call ----------------------------------------------------- */
@@ -586,7 +587,8 @@ static JSValue text_encode(ARGUMENTS)
    U+FFFD, and `cut` says whether only the rest of it is missing. */
 static size_t character(const uint8_t *at, size_t size, size_t *wrong, bool *cut)
 {
-    uint8_t lead = *at, low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80, high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+    uint8_t lead = *at, low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+    uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
     size_t length = lead < 0x80 ? 1 : lead < 0xC2 || lead > 0xF4 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
     size_t good = 1;
     while (good < length && good < size && at[good] >= low && at[good] <= high) {
@@ -779,8 +781,10 @@ static bool ready(dm_bytes *error)
     }
     stage = BROKEN;
     unhandled = unhandled_promise = JS_UNDEFINED;
+    seeding = true;
     runtime = JS_NewRuntime();
     context = runtime ? JS_NewContext(runtime) : NULL;
+    seeding = false;
     if (!context) {
         *error = DM_TEXT("out of memory: the engine does not start");
         return false;
@@ -907,10 +911,19 @@ DM_STATE(save, restore)
 
 /* ---- what the C library asks WASI for --------------------------------------------------------------------------------------- */
 
-/* Without the capability it is 1970, and Math.random gives the same numbers at each start. */
+/* Without the capability it is 1970. Math.random is seeded by `random`, else by `clock`; else each start gives the same numbers. */
 int32_t __imported_wasi_snapshot_preview1_clock_time_get(int32_t which, int64_t precision, int32_t out)
 {
     (void)which, (void)precision;
+#ifdef DM_WITH_RANDOM
+    if (seeding) {
+        dm_bytes got = dm_random(sizeof(uint64_t));
+        if (got.size == sizeof(uint64_t)) {
+            memcpy((void *)out, got.at, sizeof(uint64_t));
+            return 0;
+        }
+    }
+#endif
 #ifdef DM_WITH_CLOCK
     *(uint64_t *)out = which == 0 ? dm_clock_now() : dm_clock_monotonic();
 #else

@@ -219,6 +219,37 @@ def test_text_with_half_a_pair_is_valid_for_the_host(tmp_path):
     host.close()
 
 
+@pytest.mark.parametrize(
+    ("body", "capabilities", "told"),
+    [
+        ("Date.now()", (), "Date gives 1970"),
+        ("new Date", (), "Date gives 1970"),
+        ("new Date( ).getTime()", (), "Date gives 1970"),
+        ("Math.random()", (), "Math.random() gives the same numbers at each start"),
+        ("new Date(5)", (), ""),
+        ("1 // Date.now() Math.random()\n", (), ""),
+        ("Date.now()", ("clock",), ""),
+        ("Math.random()", ("clock",), ""),
+        ("Math.random()", ("random",), ""),
+    ],
+)
+def test_a_time_or_a_random_number_without_its_capability_is_told_when_it_is_built(tmp_path, capfd, body, capabilities, told):
+    module_of(tmp_path, handler(f"publish('out/x', String({body}))"), capabilities=(*SIMPLE, *capabilities))
+    found = capfd.readouterr().err
+    assert (told in found) if told else (found == "")
+
+
+@pytest.mark.parametrize("capabilities", [(), ("random",), ("clock",)], ids=["neither", "random", "clock"])
+def test_random_numbers_differ_from_start_to_start_where_a_capability_seeds_them(tmp_path, capabilities):
+    module = module_of(tmp_path, handler("publish('out/x', String(Math.random()))"), capabilities=(*SIMPLE, *capabilities))
+    found = set()
+    for _ in range(3):
+        host = host_of(module)
+        found.add(host.handle("in/x", b"").messages[0][1])
+        host.close()
+    assert len(found) == (3 if capabilities else 1)
+
+
 def test_memory_does_not_grow_from_event_to_event(tmp_path):
     host = host_of(module_of(tmp_path, handler("await null; publish('out/x', payload)")))
     for _ in range(100):
