@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="each side of each of the programs (default %(default)s)")
     arguments = parser.parse_args()
-    from bench import air, code, components, events, fetching, fleet, memory, runtime, traffic, transfer
+    from bench import air, code, components, events, fetching, fleet, guests, memory, runtime, traffic, transfer
     from bench.programs.__main__ import tables
     from bench.programs.measure import measure_all
     from bench.programs.measure import rows as rows_of
@@ -28,9 +28,11 @@ def main() -> int:
 
     parts = (code, runtime, events, components, memory, traffic, transfer, fetching, fleet, air)
     rows: list[Row] = [row for part in parts for row in part.measure(arguments.rounds)]
+    languages = guests.measure(arguments.rounds)
     programs = rows_of(list(measure_all(arguments.seconds)))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps([asdict(row) for row in (*rows, *programs)], indent=2) + "\n")
+    arguments.out.write_text(json.dumps([asdict(row) for row in (*rows, *guests.rows(languages), *programs)], indent=2) + "\n")
+    print(guests.tables(languages), end="\n\n")
     print(tables(programs), end="\n\n")
     code_rows = [row for row in rows if row.others]
     peers = list(code_rows[0].others)

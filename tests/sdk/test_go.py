@@ -11,7 +11,7 @@ from ota.author.templates import create
 from ota.formats.capabilities import Capabilities
 from ota.formats.module import Limits, ModuleDescription
 from pywamr import Trap
-from tests.sdk.test_templates import build
+from tests.sdk.test_templates import built as build
 from tests.support.devices import GRANTED, some_devices
 
 pytestmark = pytest.mark.full
