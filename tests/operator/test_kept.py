@@ -126,8 +126,8 @@ def test_a_damaged_engine_is_linked_anew(folder, monkeypatch):
     shutil.copytree(
         ROOT / "build" / "cache", folder, ignore=lambda _, names: [n for n in names if not n.startswith(("java", "quick"))]
     )
-    (damaged,) = (each for each in folder.glob("javascript-*") if whole in each.read_bytes())
-    damaged.write_bytes(damaged.read_bytes()[:1000])
+    for each in folder.glob("javascript-*"):
+        each.write_bytes(each.read_bytes()[:1000])
     assert engines.engine(["logging"]) == whole
 
 
