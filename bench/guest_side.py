@@ -97,11 +97,11 @@ def rss_mb() -> float:
 def main(side: str, file: str, description: str, events: str) -> int:
     about = tomllib.loads(Path(description).read_text())
     start = ours(Path(file), about) if side == "ours" else wasmtime(Path(file), side == "wasmtime_cached")
-    began, before_mb = time.perf_counter(), rss_mb()
+    before_mb, cpu_s, began = rss_mb(), time.process_time(), time.perf_counter()
     handle = start()
     started = time.perf_counter()
     first = list(handle())
-    answered = time.perf_counter()
+    answered, cpu_s = time.perf_counter(), time.process_time() - cpu_s
     if first != ANSWER:
         raise RuntimeError(f"{side}: {first} instead of {ANSWER}")
     for _ in range(int(events)):
@@ -111,6 +111,7 @@ def main(side: str, file: str, description: str, events: str) -> int:
     found = {
         "start_ms": (started - began) * 1e3,
         "first_event_ms": (answered - began) * 1e3,
+        "first_cpu_ms": cpu_s * 1e3,
         "event_us": spent / int(events) * 1e6,
         "rss_mb": memory_mb,
         "module_mb": memory_mb - before_mb,
