@@ -26,6 +26,7 @@ _MACHINES = {
     "riscv64": "riscv64",
 }
 COMPILE_LIMIT_S = 600
+MEMORY_RATIO = 600  # what the compiler takes at most, for each byte of a module: 1.07 GB for 1.9 MB
 LARGE_BYTES = 256 * 1024  # of a module that takes long
 
 
@@ -118,7 +119,7 @@ class Compiler:
 def compile_all(
     wasm: bytes, wanted: Sequence[str], *, name: str, progress: Callable[[str], None], anew: bool = False
 ) -> list[Compiled]:
-    """An image for each target, as TARGET or TARGET:CPU, compiled side by side on as many processors as there are.
+    """An image for each target, as TARGET or TARGET:CPU, compiled side by side as far as processors and memory allow.
 
     `progress` is told of a large module, also from other threads. Raises AotError.
     """
@@ -136,5 +137,11 @@ def compile_all(
             progress(f"  {each}: there after {time.monotonic() - began:.0f} s")
         return made
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_side_by_side(len(wasm))) as pool:
         return list(pool.map(compile_for, wanted))
+
+
+def _side_by_side(size_bytes: int) -> int:
+    """How many compilers run at the same moment: one a processor, and no more than half of the memory has room for."""
+    half_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return max(1, min(os.cpu_count() or 1, half_bytes // (size_bytes * MEMORY_RATIO)))

@@ -87,6 +87,15 @@ def test_targets_are_compiled_side_by_side_in_the_order_that_was_asked_for(monke
     assert sorted(line.partition(":")[0] for line in told[1:]) == ["  aarch64", "  armv7"]
 
 
+@pytest.mark.parametrize(
+    ("size_mb", "memory_gb", "processors", "most"), [(2, 64, 8, 8), (2, 8, 8, 3), (2, 1, 8, 1), (0.01, 1, 4, 4)]
+)
+def test_no_more_compilers_run_than_memory_has_room_for(monkeypatch, size_mb, memory_gb, processors, most):
+    monkeypatch.setattr(aot.os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(aot.os, "sysconf", {"SC_PHYS_PAGES": int(memory_gb * 1e9) // 4096, "SC_PAGE_SIZE": 4096}.get)
+    assert aot._side_by_side(int(size_mb * 1e6)) == most
+
+
 def test_a_small_module_is_compiled_without_a_word(module):
     told: list[str] = []
     compile_all(module, [host_target()], name="m.wasm", progress=told.append)
