@@ -20,7 +20,7 @@ from tests.support.results import MODULE
 from tests.support.wat import wat
 
 pytestmark = [
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(1800),
     pytest.mark.emulated,
     pytest.mark.skipif(len(PYTHON) > 1 or "PYWAMR_TEST_LIBRARY_FOLDER" in os.environ, reason="this is a run of its own already"),
 ]

@@ -52,7 +52,7 @@ class Architecture:
             "HYPOTHESIS_MAX_EXAMPLES": "20",
         }
 
-    def run(self, *arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 1500) -> subprocess.CompletedProcess[str]:
         """Runs its Python in the project's folder."""
         command, environment = [*self.python(), *arguments], self.environment()
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=timeout_s)
