@@ -179,21 +179,24 @@ def test_thousands_of_senders_do_not_make_a_flood_dear(counters, limit_bytes, ea
 )
 def test_who_has_the_most_loses_the_oldest_that_is_in_nobodys_hand(steps, limit, limit_bytes):
     """Beside a plain list of all events."""
-    queue, plain, held = EventQueue(limit, limit_bytes, Counter()), [], 0
+    dropped: list[Pending] = []
+    queue, plain, held = EventQueue(limit, limit_bytes, Counter(), dropped.append), [], 0
     for sender, size, step in steps:
         if step == "add":
             event = Pending("t", bytes(size), sender=sender)
             queue.append(event)
             plain.append(event)
-            while len(plain) > 1 and (len(plain) > limit or sum(each.size_bytes for each in plain) > limit_bytes):
+            for gone in dropped:
+                assert len(plain) > limit or sum(each.size_bytes for each in plain) > limit_bytes
                 measure = (lambda _: 1) if len(plain) > limit else (lambda each: each.size_bytes)
                 has = {each.sender: sum(measure(other) for other in plain if other.sender == each.sender) for each in plain}
                 free = max(held, min(1, plain[0].tries))
-                gone = {id(each) for each in plain} - {id(each) for each in queue}
-                most = max(has[each.sender] for each in plain[free:])
                 oldest = {each.sender: each for each in reversed(plain[free:])}
-                dropped = next(each for each in oldest.values() if id(each) in gone and has[each.sender] == most)
-                plain = [each for each in plain if each is not dropped]
+                assert oldest[gone.sender] is gone
+                assert has[gone.sender] == max(has[each.sender] for each in plain[free:])
+                plain = [each for each in plain if each is not gone]
+            dropped.clear()
+            assert len(plain) == 1 or (len(plain) <= limit and sum(each.size_bytes for each in plain) <= limit_bytes)
         elif step == "take" and plain:
             assert queue.popleft() is plain.pop(0)
             held = max(0, held - 1)
