@@ -300,15 +300,18 @@ class Stopped:
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_loop_goes_on_while_the_zygote_is_slow(tmp_path, monkeypatch, killed):
     """And a worker that is stopped meanwhile leaves no process behind."""
+    workers.zygote.start()
     slow = Stopped(workers.zygote)
     monkeypatch.setattr(workers, "zygote", slow)
 
     async def inside():
         worker = Worker(spec(tmp_path, counting(1)), lambda *_: None)
         starting = asyncio.ensure_future(worker.start())
+        async with asyncio.timeout(60):
+            while not slow.asked.is_set():
+                await asyncio.sleep(0.001)
         for _ in range(50):  # the loop turns, though the process is not there
             await asyncio.sleep(0.001)
-        assert slow.asked.is_set()
         assert not starting.done()
         if killed:
             worker.kill()
