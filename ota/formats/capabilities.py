@@ -77,6 +77,8 @@ _CODES: Mapping[str, tuple[int, Mapping[str, int]]] = {
 _NAMES = {number: (name, {code: key for key, code in codes.items()}) for name, (number, codes) in _CODES.items()}
 TOPICS_REMEMBERED = 256
 MAX_FILTERS = 32
+NAMED = 16
+"""So many imports are named by a refusal."""
 
 
 def import_module(interface: str) -> str:
@@ -278,11 +280,12 @@ class TopicGrants:
 def check_imports(imports: Iterable[tuple[str, str]], declared: Capabilities) -> None:
     """Every import (module, name) is a function of a declared capability.
 
-    Raises Refused IMPORT_UNDECLARED that names each one that is not.
+    Raises Refused IMPORT_UNDECLARED that names each one that is not, the first NAMED of them.
     """
     missing = [each for each in imports if (needed := capability_of(*each)) is None or (needed and needed not in declared.items)]
     if missing:
-        names = ", ".join(f"{module}.{name}" for module, name in missing)
+        names = ", ".join(f"{module}.{name}" for module, name in missing[:NAMED])
+        names += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         told = "; ".join(("", *_what_to_do(missing)))
         raise Refused(Reason.IMPORT_UNDECLARED, f"the module imports what its manifest does not declare: {names}{told}")
 

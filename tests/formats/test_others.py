@@ -195,6 +195,13 @@ def test_an_undeclared_import_is_named():
     assert all(f"{module}.{name}" in str(error) for module, name in imports)
 
 
+def test_imports_without_end_are_named_in_part():
+    imports = [("env", f"f{number}") for number in range(100_000)]
+    error = refusal(capabilities.check_imports, imports, Capabilities({}))
+    assert "env.f0, env.f1," in error.detail
+    assert error.detail.endswith("and 99984 more")
+
+
 def test_an_interface_in_part_is_refused():
     names = ["memory", "cabi_realloc", "device:module/events@0.1.0#handle", "device:module/state@0.1.0#save"]
     assert refusal(capabilities.check_exports, names).reason is Reason.EXPORT_MISSING
