@@ -22,13 +22,11 @@ ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ[
 EXPECTED = {
     "wamr_fix_null_in_segments": "Trap",
     "wamr_keep_pages": 2,
-    "wamr_check_flags": ["refused", "refused"],
     "wamr_take_zeros_in_names": 4,
     "wamr_ignore_bad_names": 5,
     "wamr_fix_beginning": 0,
     "wamr_fix_stack_pointer": 70000,
     "wamr_fix_full_memory": 0x64636261,
-    "wamr_fix_raw_externref": 1,
     "wamr_fix_vector_blocks": [7, 4],
     "wamr_fix_vector_results": [7, 4],
     "wamr_fix_vector_moves": [7, 4],
@@ -43,7 +41,6 @@ EXPECTED = {
     "wamr_settle_calls": [0, 6765],
     "wamr_store_frames_apart": [0, 6765],
     "wamr_fix_vector_nan": 0x7FE00000,
-    "wamr_fix_vector_on_stack": 0x0F0E0D0C0B0A0908,
 }
 
 

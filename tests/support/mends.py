@@ -22,6 +22,9 @@ TIMEOUT_S = 120
 NOT_SHOWN = {
     "wamr_fix_empty_memory": "needs a system that refuses access to 0 bytes",
     "wamr_fix_previous_handler": "a fault of the process's own, which it never gets out of",
+    "wamr_check_flags": "modules that are not valid are taken",
+    "wamr_fix_raw_externref": "numbers become references",
+    "wamr_fix_vector_on_stack": "reads beside its arguments",
     "wamr_fix_room_for_parameters": "a memory error: it shows under AddressSanitizer",
     "wamr_fix_frame_values": "reads behind a stack: it shows under AddressSanitizer",
     "wamr_fix_exported_import": "numbers become pointers",
@@ -39,7 +42,7 @@ NOT_SHOWN = {
     "wamr_optimise_fully": "speed only",
     "wamr_make_vectors": "speed only",
 }
-"""Mends that no value tells of on x86-64, and why."""
+"""Mends that no value tells of on x86-64, or whose fault is no harmless thing to show, and why."""
 
 
 def shows(*mends: str) -> Callable[[Callable[[], object]], Callable[[], object]]:
@@ -92,20 +95,6 @@ def pages() -> object:
         return memory.minimum_pages
 
 
-@shows("wamr_check_flags")
-def flags() -> object:
-    with Runtime() as runtime:
-        found = []
-        for section in (b"\x06\x16\1\x7b\0\xfd\x0d" + bytes(16) + b"\x0b", b"\x0b\6\1\5\x41\0\x0b\0"):
-            memory = b"\5\3\1\0\1" if section[0] == 11 else b""
-            try:
-                runtime.load(b"\0asm\1\0\0\0" + memory + section)
-                found.append("loaded")
-            except PywamrError:
-                found.append("refused")
-        return found
-
-
 @shows("wamr_take_zeros_in_names")
 def zero_in_a_name() -> object:
     return result(wat(r'(module (func (export "a\00b") (result i32) (i32.const 4)))'), "a\0b")
@@ -138,16 +127,6 @@ def full_memory() -> object:
     return result(
         wat("""(module (memory 65536) (data (i32.const 0) "abcd") (func (export "run") (result i32) (i32.load (i32.const 0))))""")
     )
-
-
-@shows("wamr_fix_raw_externref")
-def externref() -> object:
-    wasm = wat("""(module (import "h" "f" (func $f (param externref i32) (result i32)))
-      (func (export "run") (param externref) (result i32) (call $f (local.get 0) (i32.const 77))))""")
-    try:
-        return result(wasm, "run", "an object", hosts={"h": {"f": lambda thing, _: int(thing == "an object")}})
-    except Exception as error:
-        return type(error).__name__
 
 
 @shows("wamr_fix_vector_blocks", "wamr_fix_vector_results", "wamr_fix_vector_moves")
@@ -262,13 +241,6 @@ def vector_nan() -> object:
         "run",
         1.0,
     )
-
-
-@shows("wamr_fix_vector_on_stack")
-def vector_on_stack() -> object:
-    params = "f64 " * 9
-    wasm = wat(f'(module (func (export "run") (param {params} v128) (result i64) (i64x2.extract_lane 1 (local.get 9))))')
-    return result(image(wasm), "run", *[0.0] * 9, bytes(range(16)))
 
 
 def alone(function: Callable[[], object]) -> object:
