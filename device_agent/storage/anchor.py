@@ -1,6 +1,7 @@
 """The anchor: a small file beside the database with what a board must not forget when the database is damaged.
 
-Newer roots, the floors that keep old documents out, and the slots with their manifests. It is written after each transaction that
+Newer roots, the floors that keep old documents out, the number of the agent's last start, which keeps its reports from being taken
+for old ones, and the slots with their manifests. It is written after each transaction that
 changes one of these, and read only when the database has to be rebuilt.
 """
 
@@ -23,6 +24,7 @@ _SLOT = "instance, name, module, envelope, config, sequence, epoch"
 _ROOT, _FLOOR, _SLOTS = (int, bytes), (str, bytes, int, bytes), (str, str, str, bytes, bytes, int, int)
 _SLOTS_1 = (str, bytes, int, int)  # of version 1: name, envelope, sequence, epoch
 _INTEGER_BITS = 63
+_START = "start", b"start"  # among the floors, where agents that know of no such number leave it alone
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class Anchor:
         def rows(query: str) -> tuple[Any, ...]:
             return tuple(database.execute(query).fetchall())
 
+        started = rows("select value from meta where key = 'start'")
         envelopes = rows("select distinct envelopes.envelope from envelopes join slots on digest = slots.envelope order by digest")
         return cls(
             roots=rows("select number, document from roots order by number"),
-            floors=rows("select name, key, value, digest from floors order by name, key"),
+            floors=rows("select name, key, value, digest from floors order by name, key")
+            + tuple((*_START, number, b"") for (number,) in started),
             slots=rows(f"select {_SLOT} from slots order by instance, name"),
             envelopes=tuple(each for (each,) in envelopes),
         )
@@ -53,7 +57,10 @@ class Anchor:
         """Puts it into a database, where that does not know better. Floors only rise."""
         database.executemany("insert or ignore into roots (number, document) values (?, ?)", self.roots)
         for name, key, value, digest in self.floors:
-            floors.lift(database, name, (key,), value, digest)
+            if (name, key) == _START:
+                _started(database, value)
+            else:
+                floors.lift(database, name, (key,), value, digest)
         if database.execute("select 1 from slots").fetchone() is None:
             database.executemany(f"insert into slots ({_SLOT}) values (?, ?, ?, ?, ?, ?, ?)", self.slots)
         envelopes = [(cbor.sha256(each), each) for each in self.envelopes]
@@ -62,7 +69,7 @@ class Anchor:
     def is_ahead_of(self, other: "Anchor") -> bool:
         """Whether this one has a higher floor than the other, or slots where the other has none."""
         known = {(name, key): value for name, key, value, _ in other.floors}
-        higher = any(value > known.get((name, key), 0) for name, key, value, _ in self.floors)
+        higher = any(value > known.get((name, key), 0) for name, key, value, _ in self.floors if (name, key) != _START)
         return higher or (bool(self.slots) and not other.slots)
 
     def to_bytes(self) -> bytes:
@@ -87,6 +94,11 @@ class Anchor:
                 old = _of_one_instance(_rows(slots, _SLOTS_1), known)
                 return cls(_rows(roots, _ROOT), _renamed(_rows(lifted, _FLOOR)), old, known)
         raise malformed(_WHAT, "of another version")
+
+
+def _started(database: sqlite3.Connection, number: int) -> None:
+    known = database.execute("select value from meta where key = 'start'").fetchone()
+    database.execute("insert or replace into meta (key, value) values ('start', ?)", (max(number, known[0] if known else 0),))
 
 
 def _rows(rows: list[Any], kinds: tuple[type, ...]) -> tuple[Any, ...]:

@@ -112,8 +112,10 @@ class Store(Messages):
         """
         found = self._database.execute("select value from meta where key = 'start'").fetchone()
         start = min(max(now_s, (found[0] if found else 0) + 1), LAST_START)
-        with contextlib.suppress(Refused), self._transaction():
-            self._database.execute("insert or replace into meta (key, value) values ('start', ?)", (start,))
+        with contextlib.suppress(Refused):
+            with self._transaction():
+                self._database.execute("insert or replace into meta (key, value) values ('start', ?)", (start,))
+            self.home.write_anchor()
         return start
 
     # -- trust

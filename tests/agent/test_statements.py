@@ -28,5 +28,14 @@ def test_a_counter_rises_with_each_start_after_the_clock_was_wrong(tmp_path, wro
     assert counters == sorted(set(counters))
 
 
+@pytest.mark.parametrize("later_s", [0, 1, -50 * YEAR_S])
+def test_a_counter_rises_after_a_database_was_damaged_in_the_same_second_or_with_the_clock_lost(tmp_path, later_s):
+    """The operator would take the board's reports for old ones."""
+    now_s = 56 * YEAR_S
+    before = said(tmp_path, now_s)
+    (tmp_path / "agent.sqlite").write_bytes(b"damaged" * 1000)
+    assert said(tmp_path, now_s + later_s) > before
+
+
 def test_a_counter_rises_after_2038_on_a_board_whose_storage_was_lost(tmp_path):
     assert said(tmp_path / "old", 70 * YEAR_S) < said(tmp_path / "new", 70 * YEAR_S + 1)
