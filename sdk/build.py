@@ -40,8 +40,16 @@ def build(description: Path, out: Path) -> Path:
         partial = target.with_suffix(".partial.wasm")
         subprocess.run(compile_command(description, partial), check=True)
         partial.replace(target)
-    shutil.copyfile(description, target.with_suffix(".toml"))
+    _copy(description, target.with_suffix(".toml"))
     return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole at any moment: others may be reading it."""
+    if not target.exists() or target.read_bytes() != source.read_bytes():
+        partial = target.with_suffix(".partial")
+        shutil.copyfile(source, partial)
+        partial.replace(target)
 
 
 def main() -> int:
