@@ -18,7 +18,6 @@ from paho.mqtt.properties import Properties
 
 from device_agent.broker.certificates import signing_request
 from ota.cli.main import main
-from ota.demo.broker import free_port
 from ota.formats import topics
 from ota.operator.broker_config import Site as BrokerSite
 from ota.operator.broker_config import files
@@ -43,6 +42,17 @@ def test_the_page_shows_what_the_command_writes():
     assert shown == {name: text for name, text in files("mosquitto", site).items() if name != "operators.passwd"}
 
 
+def free_ports(count):
+    """Ports that nobody listens on, each another."""
+    probes = [socket.socket() for _ in range(count)]
+    for each in probes:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in probes]
+    for each in probes:
+        each.close()
+    return ports
+
+
 class Site:
     """An operator's workspace, and mosquitto as the page sets it up; folders and ports are this test's own."""
 
@@ -55,7 +65,7 @@ class Site:
         made = ("broker-config", "mosquitto", "--host", "127.0.0.1", "--group", "lab", "-o", str(folder), "--etc", str(folder))
         assert main(["-C", str(self.operator), *made]) == 0
         assert (certificates / "broker.key").stat().st_mode & 0o077 == 0
-        self.ports = {8883: free_port(), 8884: free_port(), 8885: free_port()}
+        self.ports = dict(zip((8883, 8884, 8885), free_ports(3), strict=True))
         for name in ("mosquitto.conf", "enrolment.conf"):
             text = (folder / name).read_text().replace("/var/lib/mosquitto", str(data))
             for listed, ours in self.ports.items():
@@ -84,6 +94,7 @@ class Site:
                 self.processes.append(subprocess.Popen(command, stderr=log, stdout=log))
             end = time.monotonic() + PATIENCE_S
             while not self._answers(listed):
+                assert self.processes[-1].poll() is None, (self.folder / f"{name}.log").read_text()
                 assert time.monotonic() < end, (self.folder / f"{name}.log").read_text()
                 time.sleep(0.05)
 

@@ -24,7 +24,7 @@ class HostileHost:
     def begin(self, *_: object) -> Outcome:
         return Outcome()
 
-    def handle(self, topic: str, payload: bytes) -> Outcome:
+    def handle(self, topic: str, payload: bytes, reply_to: str = "") -> Outcome:
         if topic == "descriptors":
             found = _LIBRARY.descriptors()
         else:
