@@ -94,7 +94,8 @@ def _about(files: Mapping[str, tuple[int, bytes]], *, pinned: bool) -> dict[str,
         [int(found) for name, (_, content) in files.items() if ".so" in name for found in re.findall(rb"GLIBC_2\.(\d+)", content)],
         default=LEAST_GLIBC,
     )
-    (metadata,) = (content for name, (_, content) in files.items() if name.endswith("dist-info/METADATA"))
+    ours = f"lib/{_NAME}-"  # packages that are brought along have theirs, too
+    (metadata,) = (content for name, (_, content) in files.items() if name.startswith(ours) and name.endswith("dist-info/METADATA"))
     python = re.search(rb"^Requires-Python: >=3\.(\d+)", metadata, re.MULTILINE)
     protocol = re.search(rb"^protocol=(\d+)", files["launch"][1], re.MULTILINE)
     if python is None or protocol is None:

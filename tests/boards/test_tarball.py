@@ -83,6 +83,17 @@ def test_a_tarball_says_which_agent_it_is_and_what_it_needs(tmp_path):
     assert not [each for each in found if each.startswith(("lib/ota/cli", "lib/boards/flash", "lib/boards/image"))]
 
 
+def test_packages_that_are_brought_along_do_not_speak_for_the_agent(tmp_path, monkeypatch):
+    """Debian's have descriptions of their own, as wheels have."""
+    theirs = {"cbor2/__init__.py": b"", "cbor2-5.6.5.dist-info/METADATA": b"Requires-Python: >=3.8\n"}
+    monkeypatch.setattr(tarball, "_packages", lambda debian, lacking, cache: theirs)
+    made = make_tarball(host_wheel(tmp_path), "arm64", ["cbor2"], tmp_path)
+    with tarfile.open(fileobj=io.BytesIO(made.content)) as archive:
+        about = json.load(archive.extractfile("agent.json"))
+        assert "packages/cbor2-5.6.5.dist-info/METADATA" in archive.getnames()
+    assert about["python"] == "cp313"
+
+
 def test_the_same_wheel_gives_the_same_tarball_and_another_wheel_another_name(tmp_path):
     one, again = host_tarball(tmp_path), host_tarball(tmp_path)
     assert one == again
