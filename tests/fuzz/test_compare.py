@@ -145,7 +145,7 @@ def test_what_was_found_is_made_smaller_and_does_the_same_still(tmp_path):
     module.write_bytes(cases.smith(random.Random(3)))
     about = {"case": "1-1 smith", "seed": 1, "mode": f"interpreter-{host_target()}", "kind": "agrees"}
     (tmp_path / "about.json").write_text(json.dumps(about))
-    size = reduced(module, 60)
+    size = reduced(module, 8)
     assert 0 < size < len(module.read_bytes())
     assert subprocess.run([tmp_path / "predicate", tmp_path / "reduced.wasm"], check=False).returncode == 0
     about["kind"] = "differs"
