@@ -96,7 +96,7 @@ class Installation:
     def __init__(self, board: Board, bundle: OpenBundle) -> None:
         self._board, self._bundle = board, bundle
         self._deployments: list[Deployment] = []
-        self._before: dict[str, int] = {}  # numbers of updates that had failed, and are tried again with this bundle
+        self._before: dict[str, int] = {}  # numbers of updates from before it came: what fails of them is tried again with it
         self._brought_root = False
 
     async def begin(self) -> Answer:
@@ -105,8 +105,7 @@ class Installation:
         try:
             await self._take_roots()
             await self._board.bundles.add(self._bundle)
-            updates = {name: desired.update(name) for name in self._board.snapshots()}
-            self._before = {name: each.number for name, each in updates.items() if each.ended and each.retryable}
+            self._before = {name: desired.update(name).number for name in self._board.snapshots()}
             await self._take_deployments()
         except Refused as error:
             return refused(self._bundle.path.name, self._board.setting.device, error)
