@@ -136,8 +136,8 @@ class Installation:
                 return Outcome(name, "rejected", runs, Reason.DEPLOYMENT_STOPPED.value, "another deployment has replaced it")
             return Outcome(name, "offered", runs)
         update = self._board.desired.update(name)
-        waited_for_root = self._brought_root and update.reason in trust.ROOT_REASONS
-        again = attempt.state == "failed" or (attempt.state == "rejected" and waited_for_root)
+        of_root = update.reason in trust.ROOT_REASONS
+        again = self._brought_root if of_root else attempt.state == "failed"
         if again and update.retryable and self._before.get(name) == update.number:
             return Outcome(name, "offered", runs)  # it failed before this bundle came
         waits = attempt.state == "staged" and bool(attempt.reason)
