@@ -17,7 +17,7 @@ from ota.operator.pages import Answer, Packets, Page
 from ota.operator.session import FIRST_FAILURE, BrokerError, Incoming, Limits, NoConnectionError, Session, named
 from ota.operator.workspace import Settings
 
-__all__ = ["Answer", "Broker", "BrokerError", "Incoming", "Limits"]
+__all__ = ["Answer", "Broker", "BrokerError", "Incoming", "Limits", "NoConnectionError"]
 
 WINDOW = 20  # messages that are not acknowledged yet
 SLOWEST_BYTES_PER_S = 1024
@@ -85,14 +85,24 @@ class Broker:
                     raise BrokerError(f"{error}; it did not acknowledge {what}") from error
                 _before_another(failures, error)
 
+    def publish_heard(self, topic: str, payload: bytes, mark: str, connection: int) -> None:
+        """Publishes a retained message, with a mark, on this one of the `connections`: the next one has not listened to its topic.
+
+        Raises NoConnectionError when it is gone; whether the message arrived is not known then.
+        """
+        session = self._still(connection)
+        session.limits.check([(topic, payload)], mark)
+        for _ in self._publish_on(session, collections.deque([(topic, payload)]), {}, mark):
+            pass
+
     def _publish_on(
-        self, session: Session, todo: "collections.deque[tuple[str, bytes]]", flying: dict[int, tuple[str, bytes]]
+        self, session: Session, todo: "collections.deque[tuple[str, bytes]]", flying: dict[int, tuple[str, bytes]], mark: str = ""
     ) -> Iterator[int]:
         window = min(WINDOW, session.limits.receive_maximum)
         heard_s = time.monotonic()
         while todo or flying:
             while todo and len(flying) < window:
-                mid = session.publish(*todo[0], retain=True)
+                mid = session.publish(*todo[0], retain=True, mark=mark)
                 flying[mid] = todo.popleft()
             session.pump(1.0)
             self._sort(session)
@@ -122,8 +132,11 @@ class Broker:
             if code.value >= FIRST_FAILURE:
                 raise BrokerError(f"the broker refused the subscription to {each}: {named(code)}")
 
-    def messages(self, timeout_s: float) -> Iterator[Incoming]:
-        """Messages as they come, until `timeout_s` is over. Messages that arrive while it reconnects are lost."""
+    def messages(self, timeout_s: float, connection: int = 0) -> Iterator[Incoming]:
+        """Messages as they come, until `timeout_s` is over. Messages that arrive while it reconnects are lost.
+
+        With one of the `connections` it does not reconnect: it raises NoConnectionError.
+        """
         end = time.monotonic() + timeout_s
         failures = 0
         while (left_s := end - time.monotonic()) > 0 or self._waiting:
@@ -133,12 +146,12 @@ class Broker:
                 yield message
                 continue
             try:
-                session = self._connected()
+                session = self._still(connection) if connection else self._connected()
                 session.pump(left_s)
                 self._sort(session)
                 failures = 0
             except NoConnectionError as error:
-                if error.final:
+                if error.final or connection:
                     raise
                 if not failures:
                     logger.warning("%s; connecting again, what comes meanwhile is missed", error)
@@ -181,6 +194,11 @@ class Broker:
             self.connections += 1
             if self._filters:
                 self._session.subscribe(sorted(self._filters))
+        return self._session
+
+    def _still(self, connection: int) -> Session:
+        if self._session is None or self._session.lost or self.connections != connection:
+            raise NoConnectionError("the connection broke")
         return self._session
 
     def _sort(self, session: Session) -> None:

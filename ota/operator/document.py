@@ -8,6 +8,7 @@ join of everything that was seen. Who published first may have ended by then: it
 import contextlib
 import logging
 import random
+import secrets
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from ota.formats.reasons import Refused
 from ota.keyring import Signer, sign_document
 from ota.operator import presence
 from ota.operator.audit import Audit
-from ota.operator.broker import Broker, BrokerError
+from ota.operator.broker import Broker, BrokerError, NoConnectionError
 from ota.operator.edit import Edit, join
 from ota.operator.ledger import Ledger
 from ota.operator.scope import Scope
@@ -31,6 +32,7 @@ __all__ = ["ConflictError", "publish_edit"]
 TRIES = 12  # each takes in what others published during the one before
 PAUSE_S = 0.2  # between tries, up to; times their number
 ECHO_TIMEOUT_S = 30.0  # until our own document comes back
+RECONNECTS = 5
 logger = logging.getLogger(__name__)
 
 
@@ -85,6 +87,7 @@ class _Publication:
         self._workspace, self._broker, self._edit, self._aborted = workspace, broker, edit, aborted
         self._scope, self._base = Scope.of(base), base
         self._documents: list[Deployment] = []  # ours and those of others that were published since
+        self._losses = 0  # of connections
 
     def run(self, seen: bytes | None, now_s: int) -> Deployment:
         self._rebase(seen)
@@ -104,17 +107,14 @@ class _Publication:
 
     def _rebase(self, seen: bytes | None) -> None:
         """What came between the look at the broker and now is the base, if it leaves the same instances alone."""
-        (now,) = self._broker.retained([self._scope.topic], keep=True)
-        self._connection = self._broker.connections
-        if now.unknown:
-            raise BrokerError(f"what is retained under {self._scope.topic} can't be known: {now.unknown}")
-        if now.payload == seen:
+        document = self._listen()
+        if document == seen:
             return
-        present = self._verified(now.payload)
+        present = self._verified(document)
         self._workspace.adopt(epochs={self._scope.key: present.epoch})
         if names := [each for each in self._edit.instances if present.entries.get(each) != self._base.entries.get(each)]:
-            assert now.payload is not None
-            Ledger(self._workspace).deployed(self._scope, now.payload, present)
+            assert document is not None
+            Ledger(self._workspace).deployed(self._scope, document, present)
             raise self._conflict(names, present)
         self._base = present
 
@@ -127,23 +127,33 @@ class _Publication:
             Audit(self._workspace).signed(document, key, now_s)
         Ledger(self._workspace).deployed(self._scope, document, deployment, self._aborted, kept=False)
         self._documents.append(deployment)
-        self._broker.publish_all([(self._scope.topic, document)])
-        if self._broker.connections != self._connection:
-            self._connection = self._listened()
-            return
-        for message in self._broker.messages(ECHO_TIMEOUT_S):
+        try:
+            self._cross(document)
+        except NoConnectionError as error:
+            self._losses += 1
+            if error.final or self._losses > RECONNECTS:
+                raise
+            logger.info("%s while a deployment was published; looking again", error)
+            self._take_document(self._listen())
+
+    def _cross(self, document: bytes) -> None:
+        """Sends a document and takes in all that come before it. Its mark tells it from another operator's of the same bytes."""
+        mark = secrets.token_hex(8)
+        self._broker.publish_heard(self._scope.topic, document, mark, self._connection)
+        for message in self._broker.messages(ECHO_TIMEOUT_S, self._connection):
             if message.topic != self._scope.topic or message.retained:
                 continue
-            if message.payload == document:
+            if message.has(mark):
                 return
-            with contextlib.suppress(Refused):  # what our keys did not sign is no document
-                self._take(self._scope.verify(message.payload, self._workspace.root()))
+            self._take_document(message.payload)
 
-    def _listened(self) -> int:
-        """The connection broke, and what came meanwhile is missed: listens again."""
-        for _ in self._broker.retained([self._scope.topic], keep=True):
-            pass
-        return self._broker.connections
+    def _listen(self) -> bytes | None:
+        """What is retained; what is published from now on comes on the connection."""
+        (now,) = self._broker.retained([self._scope.topic], keep=True)
+        self._connection = self._broker.connections
+        if now.unknown:
+            raise BrokerError(f"what is retained under {self._scope.topic} can't be known: {now.unknown}")
+        return now.payload
 
     def _kept(self) -> tuple[Deployment, bytes]:
         """What the broker keeps; on a connection of its own, since some brokers hand nothing out twice on one."""
@@ -156,6 +166,11 @@ class _Publication:
         kept = self._verified(document)
         self._take(kept)
         return kept, document
+
+    def _take_document(self, document: bytes | None) -> None:
+        with contextlib.suppress(Refused):  # what our keys did not sign is no document
+            if document:
+                self._take(self._scope.verify(document, self._workspace.root()))
 
     def _take(self, deployment: Deployment) -> None:
         if deployment not in self._documents:

@@ -33,6 +33,7 @@ KEEPALIVE_S = 60
 MAX_PACKET_BYTES = 4 << 20
 PACKETS_AT_ONCE = 64  # read before whoever uses the session looks at them
 PACKET_OVERHEAD_BYTES = 16  # fixed header, length of the topic, packet identifier, properties: 11 at most
+MARK = "by"  # user property
 FIRST_FAILURE = 0x80  # reason codes from here on are errors (MQTT 5, section 2.4)
 UNSUPPORTED_PROTOCOL_VERSION = 0x84
 PASSING = frozenset((0x00, 0x04, 0x88, 0x89, 0x8B, 0x8D, 0x98))  # reasons to disconnect that a new connection may not meet
@@ -77,10 +78,11 @@ class Limits:
             wildcards=bool(found.get("WildcardSubscriptionAvailable", 1)),
         )
 
-    def check(self, messages: Sequence[tuple[str, bytes]]) -> None:
+    def check(self, messages: Sequence[tuple[str, bytes]], mark: str = "") -> None:
         """Raises BrokerError for the first message that is larger than the broker takes."""
+        properties = 5 + len(MARK) + len(mark) if mark else 0
         for topic, payload in messages:
-            size = len(payload) + len(topic.encode()) + PACKET_OVERHEAD_BYTES
+            size = len(payload) + len(topic.encode()) + PACKET_OVERHEAD_BYTES + properties
             if size > self.maximum_packet_bytes:
                 raise BrokerError(
                     f"{topic}: a packet of {size} bytes; the broker announced a maximum packet size of"
@@ -97,6 +99,10 @@ class Incoming:
     retained: bool = False
     at_s: float = 0.0  # when it came, by the monotonic clock
     about: tuple[tuple[str, str], ...] = ()  # its user properties
+
+    def has(self, mark: str) -> bool:
+        """Whether it was published with this mark."""
+        return (MARK, mark) in self.about
 
 
 class Session:
@@ -193,9 +199,13 @@ class Session:
         """Takes a measured round trip into account."""
         self.round_trip_s = (self.round_trip_s + seconds) / 2
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
-        """Sends a message at QoS 1; returns its packet identifier. Raises NoConnectionError."""
-        info = self._client.publish(topic, payload, qos=1, retain=retain)
+    def publish(self, topic: str, payload: bytes, *, retain: bool, mark: str = "") -> int:
+        """Sends a message at QoS 1; returns its packet identifier. `mark` tells it from others. Raises NoConnectionError."""
+        properties = None
+        if mark:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.UserProperty = (MARK, mark)
+        info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         self._sent(info.rc)
         return info.mid
 

@@ -88,10 +88,10 @@ def test_a_first_publication_that_failed_is_not_put_back_either(quick, monkeypat
 
 def _cut_off(real):
     def until_sent(self, deployment, now_s):
-        def lost(messages, *_):
+        def lost(*_):
             raise document.BrokerError("the connection is lost")
 
-        self._broker.publish_all = lost
+        self._broker.publish_heard = lost
         real(self, deployment, now_s)
 
     return until_sent

@@ -39,15 +39,14 @@ class Race:
         folder, update = self._updates[number]
         with self._site.connect() as broker:
             put(broker, artifacts(update))
-            publish_all, waited = broker.publish_all, []
+            publish_heard = broker.publish_heard
 
-            def together(messages, *rest):
-                if messages[0][0] == LAB.topic and not waited:
-                    waited.append(True)
-                    self._barrier.wait(60)
-                publish_all(messages, *rest)
+            def together(*document):
+                broker.publish_heard = publish_heard
+                self._barrier.wait(60)
+                publish_heard(*document)
 
-            broker.publish_all = together
+            broker.publish_heard = together
             try:
                 self.outcomes[number] = publish(Workspace.open(folder), broker, update)
             except ConflictError as error:
@@ -144,25 +143,69 @@ def test_a_deployment_that_crosses_one_that_was_read_back_already_ends_above_it(
     """Boards took the first; two of one epoch with different content would leave them on it for good."""
     assert ota(site.folder, "publish", site.module(1)) == 0
     copy, name = site.copy("second"), "other" if turn % 2 else "echo"
-    folder, update = signed(site, site.folder, 2)
-    with site.connect() as broker:
-        put(broker, artifacts(update))
-        publish_all, theirs = broker.publish_all, []
+    theirs = []
 
-        def late(messages, *rest):
-            if messages[0][0] == LAB.topic:
-                broker.publish_all = publish_all
-                assert ota(copy, "publish", site.module(3, name)) == 0
-                theirs.append(site.deployment())
-            publish_all(messages, *rest)
+    def meanwhile(document: bytes) -> None:
+        assert ota(copy, "publish", site.module(3, name)) == 0
+        theirs.append(site.deployment())
 
-        broker.publish_all = late
-        try:
-            ours = publish(Workspace.open(folder), broker, update).deployment.entries["echo"]
-        except ConflictError:
-            assert name == "echo"
-            ours = theirs[0].entries["echo"]
+    try:
+        ours = publish_after(site, 2, meanwhile)
+    except ConflictError:
+        assert name == "echo"
+        ours = theirs[0].entries["echo"]
     assert site.entry("echo") == ours
     assert site.deployment().epoch > theirs[0].epoch
     if name == "other":
         assert site.entry("other") == theirs[0].entries["other"]
+
+
+def test_another_operators_document_of_the_same_bytes_is_not_taken_for_our_own(site):
+    """Who joins the same documents signs the same bytes: what came between theirs and ours still counts."""
+    assert ota(site.folder, "publish", site.module(1)) == 0
+    copy, theirs = site.copy("second"), []
+
+    def meanwhile(document: bytes) -> None:
+        site.put(LAB.topic, document)
+        assert ota(copy, "publish", site.module(1, "other")) == 0
+        theirs.append(site.deployment())
+
+    ours = publish_after(site, 2, meanwhile)
+    after = site.deployment()
+    assert after.entries == {"echo": ours, "other": theirs[0].entries["other"]}
+    assert after.epoch > theirs[0].epoch  # boards took that one
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_what_another_operator_published_while_our_connection_was_broken_is_kept(site, lost):
+    assert ota(site.folder, "publish", site.module(1)) == 0
+    copy, theirs = site.copy("second"), []
+
+    def meanwhile(document: bytes) -> None:
+        if lost == "after":  # it arrived, and its acknowledgement did not
+            site.put(LAB.topic, document)
+        assert ota(copy, "publish", site.module(1, "other")) == 0
+        theirs.append(site.deployment())
+
+    ours = publish_after(site, 2, meanwhile, break_connection=True)
+    after = site.deployment()
+    assert after.entries == {"echo": ours, "other": theirs[0].entries["other"]}
+    assert after == theirs[0] or after.epoch > theirs[0].epoch  # it joined ours already, or ours stands above it
+
+
+def publish_after(site, version: int, meanwhile, *, break_connection: bool = False):
+    """Publishes an update; `meanwhile` gets its document when it is about to be sent. Returns the entry."""
+    folder, update = signed(site, site.folder, version)
+    with site.connect() as broker:
+        put(broker, artifacts(update))
+        publish_heard = broker.publish_heard
+
+        def late(topic, document, *rest):
+            broker.publish_heard = publish_heard
+            meanwhile(document)
+            if break_connection:
+                broker._session.close()
+            publish_heard(topic, document, *rest)
+
+        broker.publish_heard = late
+        return publish(Workspace.open(folder), broker, update).deployment.entries["echo"]
