@@ -101,7 +101,7 @@ def make(module: Path, blob: bytes, name: str, version: str) -> bytes:
     bill.register_dependency(root, parts)
     try:
         text: str = make_outputter(bill, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1)
-    except Exception as error:  # noqa: BLE001 - the library has no base of its own for what it refuses
+    except Exception as error:  # the library has no base of its own for what it refuses
         raise SbomError(f"{module}: no bill of materials: {error}") from error
     return text.encode()
 
