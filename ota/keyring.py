@@ -25,7 +25,7 @@ with contextlib.suppress(ImportError):  # before cryptography 47
     from cryptography.hazmat.primitives.asymmetric import mldsa
 
 from ota.durable import sync_folder
-from ota.errors import OtaError
+from ota.errors import KeyFileError
 from ota.formats import cbor
 from ota.formats.algorithms import usable_names
 from ota.formats.cose import ALGORITHM, KEY_ID, SIGN1_TAG, TYPE, VerifyKey, sig_structure
@@ -35,10 +35,6 @@ ALGORITHMS = usable_names()
 
 FILE_LIMIT_BYTES = 64 << 10
 """No private key of any algorithm is as big in PEM."""
-
-
-class KeyFileError(OtaError):
-    """A key file is missing, readable by others, of another kind, or locked with another passphrase."""
 
 
 class KeyLockedError(KeyFileError):

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
-from ota.keyring import KeyFileError, SigningKey
+from ota.errors import KeyFileError
+from ota.keyring import SigningKey
 
 __all__ = ["SCHEME", "AgentKeyError", "open_key"]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
@@ -16,7 +18,7 @@ from device_agent.broker.identity import IdentityError, device_key
 from ota.formats.cose import VerifyKey
 from ota.formats.fields import is_name
 
-__all__ = ["Standing", "asks_for", "check_candidate", "check_certificate", "serial_of", "signing_request", "standing"]
+__all__ = ["Standing", "asks_for", "check_candidate", "check_certificate", "is_for", "serial_of", "signing_request", "standing"]
 
 RENEWED_AFTER = 2 / 3  # of its lifetime
 SERIAL_BYTES = 20  # RFC 5280, section 4.1.2.2
@@ -42,7 +44,7 @@ def asks_for(request: bytes, key_file: Path, device: str) -> bool:
     except (ValueError, UnsupportedAlgorithm):
         return False
     names = [each.value for each in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    return names == [device] and key == device_key(key_file).public_key()
+    return names == [device] and key == device_key(key_file, make=False).public_key()
 
 
 def check_certificate(pem: bytes, key_file: Path, device: str) -> x509.Certificate:
@@ -55,10 +57,22 @@ def check_certificate(pem: bytes, key_file: Path, device: str) -> x509.Certifica
         raise IdentityError(f"the certificate can't be read: {error}") from error
     if [each.value for each in names] != [device]:
         raise IdentityError(f"the certificate is not for {device}")
-    raw = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if public.public_bytes(*raw) != device_key(key_file).public_key().public_bytes(*raw):
+    if not _is_public_half(public, device_key(key_file, make=False)):
         raise IdentityError("the certificate is for another key than this board's")
     return certificate
+
+
+def is_for(pem: bytes, key: ec.EllipticCurvePrivateKey) -> bool:
+    """Whether the first certificate in a PEM text is for a key."""
+    try:
+        return _is_public_half(x509.load_pem_x509_certificate(pem).public_key(), key)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+
+
+def _is_public_half(public: CertificatePublicKeyTypes, key: ec.EllipticCurvePrivateKey) -> bool:
+    raw = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return public.public_bytes(*raw) == key.public_key().public_bytes(*raw)
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class Connection:
     def _dial(self) -> None:
         config, session, client = self._config, self._session, self._client
         if config.url.tls:
-            client.tls_set_context(tls.context(config))
+            tls.secure(client, config, CONNECT_TIMEOUT_S)
         if config.username:
             file = config.password_file
             client.username_pw_set(config.username, file.read_text(encoding="utf-8").strip() if file else None)

@@ -1,7 +1,8 @@
 """The board's own key, which never leaves it, and its certificate: who the board is.
 
 The key opens TLS connections to the broker and signs what the board says of itself. It signs no updates. What reads and asks for
-certificates is `device_agent.broker.certificates`: boards without one do without X.509.
+certificates is `device_agent.broker.certificates`: boards without one do without X.509. A key may be in a token; then its file
+holds the token's URI (`device_agent.broker.token`).
 """
 
 import functools
@@ -20,14 +21,17 @@ from ota.errors import OtaError
 from ota.formats import cbor
 from ota.formats.cose import ALGORITHM, KCCS, KEY_ID, SIGN1_TAG, TYPE, X5CHAIN, VerifyKey, bare_key, sig_structure
 
-__all__ = ["Identity", "IdentityError", "device_key", "write_durably"]
+__all__ = ["TOKEN", "Identity", "IdentityError", "device_key", "make_successor", "write_durably"]
 
+TOKEN = b"pkcs11:"  # so begins a file that names a key in a token (RFC 7512)
 _P256_BYTES = 32
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 class IdentityError(OtaError):
-    """The board's key or certificate can't be used."""
+    """The board's key or certificate can't be used. `reason`: the code that the board's problems say it by."""
+
+    reason = "identity-unusable"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Identity:
         try:
             text = certificate_file.read_text(encoding="ascii")
             first = text[text.index(_BEGIN) : text.index(_END) + len(_END)]
-            return cls(device_key(key_file), ssl.PEM_cert_to_DER_cert(first))
+            return cls(device_key(key_file, make=False), ssl.PEM_cert_to_DER_cert(first))
         except OSError as error:
             raise IdentityError(f"{certificate_file}: {error.strerror}") from error
         except ValueError:
@@ -76,10 +80,18 @@ class Identity:
         return cbor.encode(CBORTag(SIGN1_TAG, [protected, beside, payload, self.sign(sig_structure(protected, payload))]))
 
 
-def device_key(file: Path) -> ec.EllipticCurvePrivateKey:
-    """The key in a file (P-256, mode 0600), made where there is none yet. Raises IdentityError."""
+def device_key(file: Path, *, make: bool = True) -> ec.EllipticCurvePrivateKey:
+    """The key in a file (P-256, mode 0600), made where there is none yet; or the one in a token that the file has the URI of.
+
+    `make`: also in the token, where it has no such key. Raises IdentityError.
+    """
     try:
-        key = load_pem_private_key(file.read_bytes(), None)
+        content = file.read_bytes()
+        if content.startswith(TOKEN):
+            from device_agent.broker import token  # few boards have one
+
+            return token.key(content, make=make)
+        key = load_pem_private_key(content, None)
     except FileNotFoundError:
         key = ec.generate_private_key(ec.SECP256R1())
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +104,15 @@ def device_key(file: Path) -> ec.EllipticCurvePrivateKey:
     if not (isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)):
         raise IdentityError(f"{file} holds no P-256 key")
     return key
+
+
+def make_successor(file: Path, successor: Path) -> None:
+    """Where the key of `file` is in a token, makes the next one there, and `successor` names it. Raises IdentityError, OSError."""
+    content = file.read_bytes()
+    if content.startswith(TOKEN):
+        from device_agent.broker import token
+
+        write_durably(successor, token.make_successor(content))
 
 
 def write_durably(file: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from device_agent.broker.connection import Sent
+from device_agent.broker.identity import IdentityError
 from ota.formats.report import BATCH_BYTES, BATCH_LIMIT_BYTES, BATCH_LIMIT_RECORDS, LogRecord
 from ota.formats.signed_report import OVERHEAD_BYTES
 
@@ -56,7 +57,10 @@ class LogQueue:
             batch, dropped = self._take()
             if not batch:
                 continue
-            sent = await self._send(self._encode(batch))
+            try:
+                sent = await self._send(self._encode(batch))
+            except IdentityError:  # the token with the board's key does not sign now, and has said so
+                sent = Sent.LOST
             if sent is Sent.ACKNOWLEDGED:
                 self._dropped -= dropped
                 retry_s = RETRY_MIN_S

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from device_agent.broker.connection import Sent
+from device_agent.broker.identity import IdentityError
 from device_agent.broker.limits import SUSPECT_BYTES
 from device_agent.broker.packets import BOARD, UserProperties
 from device_agent.storage.store import Store
@@ -311,7 +312,10 @@ class Batches(Delivery):
             if not batch:
                 await self._wake.wait()
                 continue
-            sent = await self._link.publish(self._topic, self._encode(batch))
+            try:
+                sent = await self._link.publish(self._topic, self._encode(batch))
+            except IdentityError:  # the token with the board's key does not sign now, and has said so
+                sent = Sent.LOST
             if sent is Sent.ACKNOWLEDGED:
                 self._delivered(batch[-1].number, len(batch))
             elif sent is Sent.TOO_LARGE and len(batch) > 1:

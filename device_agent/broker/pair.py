@@ -9,7 +9,7 @@ yes      any      no       a request may have been sent: it is sent again
 yes      yes      yes      a candidate: it is proved again
 no       any      yes      it was proved, and promotion had begun: `settle` ends it
 
-X.509 is not needed here.
+X.509 is not needed here, but for keys in a token.
 """
 
 import logging
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from device_agent.broker.identity import write_durably
+from device_agent.broker.identity import TOKEN, IdentityError, device_key, make_successor, write_durably
 from device_agent.broker.settings import BrokerConfig
 from ota.durable import sync_folder
 
@@ -96,7 +96,9 @@ class Pair:
         self.request.unlink(missing_ok=True)  # before there is another key: it is for the last one
         sync_folder(self.request.parent)
         self.next_key.unlink(missing_ok=True)
-        if not new_key:
+        if new_key:
+            make_successor(self.key, self.next_key)
+        else:
             write_durably(self.next_key, self.key.read_bytes())
         write_durably(self.request, request(self.next_key))
 
@@ -145,9 +147,20 @@ class Pair:
 
 
 def _fits(certificate: Path, key: Path) -> bool:
-    """Whether a certificate is for a key."""
+    """Whether a certificate is for a key. Raises OSError where the key's token does not say."""
+    if key.exists() and key.read_bytes().startswith(TOKEN):
+        return _fits_token(certificate, key)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key)
     except OSError:  # ssl.SSLError is one
         return False
     return True
+
+
+def _fits_token(certificate: Path, key: Path) -> bool:
+    from device_agent.broker.certificates import is_for  # X.509: boards with a token do with it
+
+    try:
+        return is_for(certificate.read_bytes(), device_key(key, make=False))
+    except IdentityError as error:
+        raise OSError(f"{key}: {error}") from error

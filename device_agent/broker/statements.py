@@ -6,6 +6,9 @@ in seconds: so the counter goes on rising on a board whose storage was lost, if 
 
 import itertools
 import logging
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +22,7 @@ __all__ = ["OWN_KEY", "STATEMENT_BITS", "Statements"]
 
 OWN_KEY = "identity.pem"  # below the storage folder, of a board without a certificate
 STATEMENT_BITS = 28  # of a start; the numbers of starts have 35
+RETRY_S = 10.0  # before a token that failed is opened again
 logger = logging.getLogger(__name__)
 
 
@@ -30,28 +34,63 @@ class Statements:
         self._broker, self._own_file = broker, storage / OWN_KEY
         self._counter = itertools.count(start << STATEMENT_BITS)
         self.problems: tuple[str, ...] = ()  # "code: text" each
-        self._identity = Identity(ec.generate_private_key(ec.SECP256R1()))
+        self._identity: Identity | None = Identity(ec.generate_private_key(ec.SECP256R1()))
+        self._asking: threading.Thread | None = None  # a token that did not sign
+        self._asked_s = -RETRY_S
         self.renew()
 
     @property
     def identity(self) -> Identity:
-        """What it signs with now."""
+        """What it signs with now. Raises IdentityError while its token can't be used."""
+        if self._identity is None:
+            raise IdentityError("the token with the board's key can't be used")
         return self._identity
 
     def renew(self) -> None:
-        """Reads the key again: there is a new certificate. Waits for the disk."""
+        """Reads the key again: there is a new certificate. Waits for the disk, or the token."""
         try:
             self._identity, self.problems = self._certified() or Identity.load(self._own_file), ()
         except (IdentityError, OSError) as error:
-            logger.error("reports are signed with a key that ends with this agent: %s", error)
-            self.problems = (f"identity-unusable: {error}",)
+            reason = getattr(error, "reason", "identity-unusable")
+            if not reason.startswith("token-"):
+                logger.error("reports are signed with a key that ends with this agent: %s", error)
+            else:  # another key would only put what nobody believes in the place of the last good report
+                self._identity = None
+                self._say(f"{reason}: {error}")
+            self.problems = (f"{reason}: {error}",)
+
+    def close(self) -> None:
+        """Ends the process of a token, where the key is in one."""
+        token = sys.modules.get("device_agent.broker.token")  # only where a key file names one
+        if token is not None:
+            token.close()
+
+    def _say(self, problem: str) -> None:
+        if self.problems != (problem,):
+            logger.error("nothing is signed, so nothing is reported, and the modules go on: %s", problem)
+
+    def _ask_again(self) -> None:
+        """Opens the token anew on a thread, now and then: it may take long."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= RETRY_S and (self._asking is None or not self._asking.is_alive()):
+            self._asked_s = now_s
+            self._asking = threading.Thread(target=self.renew, daemon=True, name="token")
+            self._asking.start()
 
     def sign(self, kind: str, encode: Callable[[int], bytes], *, introduce: bool = False) -> bytes:
         """A statement of a kind of ota.formats.signed_report; `encode` makes its payload with a counter.
 
-        `introduce`: the key goes with it.
+        `introduce`: the key goes with it. Raises IdentityError while the token with the key can't be used.
         """
-        return self._identity.sign1(encode(next(self._counter)), kind, introduce=introduce)
+        try:
+            return self.identity.sign1(encode(next(self._counter)), kind, introduce=introduce)
+        except IdentityError as error:
+            if self._identity is not None:
+                problem = f"{error.reason}: {error}"
+                self._say(problem)
+                self._identity, self.problems = None, (problem,)
+            self._ask_again()
+            raise
 
     def _certified(self) -> Identity | None:
         """None for a board without a certificate, and for one whose certificate can't be shown: reports have a size."""

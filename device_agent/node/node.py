@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from device_agent.broker.identity import IdentityError
 from device_agent.broker.link import Link, Sent
 from device_agent.broker.logs import LogQueue
 from device_agent.broker.packets import Arrived
@@ -203,6 +204,7 @@ class Node:
             await self._link.say_goodbye(topics.online(self._config.device), topics.OFFLINE)
         await self._tasks.close()
         self._bundles.close()
+        self._statements.close()
         zygote.interrupt()
         self._store.close()
 
@@ -325,7 +327,8 @@ class Node:
     def _publish(self, topic: str, make: Callable[[], bytes]) -> None:
         """A retained message, for which there is no other time than now."""
         if self._link is not None and self._link.online:
-            self._link.publish(topic, make(), retain=True)
+            with contextlib.suppress(IdentityError):  # the token with the board's key does not sign now, and has said so
+                self._link.publish(topic, make(), retain=True)
 
     async def _send_log(self, batch: bytes) -> Sent:
         return Sent.OFFLINE if self._link is None else await self._link.publish(topics.log(self._config.device), batch)
@@ -392,7 +395,11 @@ class _Board:
         if link is None:
             return False
         topic = topics.report(self._node._config.device)
-        return await link.publish(topic, self._node._reporter.board(), retain=True) is Sent.ACKNOWLEDGED
+        try:
+            report = self._node._reporter.board()
+        except IdentityError:
+            return False
+        return await link.publish(topic, report, retain=True) is Sent.ACKNOWLEDGED
 
     def hand_over(self) -> None:
         self._node.hands_over = True

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from device_agent.broker.identity import IdentityError
 from device_agent.broker.statements import Statements
 from device_agent.desired.desired import EntryRefusal
 from device_agent.instance.snapshot import Snapshot
@@ -90,7 +91,13 @@ class Reporter:
         return {each.name: each for each in _with_refusals(state.instances, state.refused)}
 
     def all(self) -> list[tuple[str, bytes]]:
-        """All reports as they are now, signed, by topic."""
+        """All reports as they are now, signed, by topic; none while the token with the board's key does not sign."""
+        try:
+            return self._all()
+        except IdentityError:
+            return []
+
+    def _all(self) -> list[tuple[str, bytes]]:
         state, time_s, device = self._look(), max(0, int(self._now_s())), self._about.device
         found = [(topics.report(device), self.board())]
         for each in _with_refusals(state.instances, state.refused):
@@ -100,7 +107,7 @@ class Reporter:
         return found
 
     def board(self) -> bytes:
-        """The board's own report, as it is now; signed."""
+        """The board's own report, as it is now; signed. Raises IdentityError while the token with the board's key does not sign."""
         state = self._look()
         return self._board(state, tuple(_with_refusals(state.instances, state.refused)), max(0, int(self._now_s())))
 

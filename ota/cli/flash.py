@@ -84,6 +84,12 @@ def add_commands(commands: Any) -> None:
     settings.add_argument("--batch", type=int, default=1, metavar="N", help="how many boards may enrol with these settings")
     add_hours(settings)
     settings.add_argument("--no-token", action="store_true", help="for a broker that asks for no certificate")
+    settings.add_argument(
+        "--key",
+        default="",
+        metavar="URI",
+        help="the board's key is in a PKCS#11 token: pkcs11:token=…;object=…?module-path=…&pin-source=…",
+    )
     settings.add_argument("--json", action="store_true", help="machine-readable result")
     _add_settings(settings)
     settings.set_defaults(handler=_settings)
@@ -130,6 +136,7 @@ def _board_settings(workspace: Workspace, board: Board, arguments: argparse.Name
         cpus=board.processor.cpus,
         policy=read_policy(arguments.policy) if arguments.policy else DEFAULT_POLICY,
         ntp=tuple(arguments.ntp),
+        key=getattr(arguments, "key", ""),
     )
     made.check()
     return made
@@ -294,6 +301,8 @@ def _settings(arguments: argparse.Namespace) -> int:
     made = _board_settings(workspace, board, arguments)
     if arguments.out.exists():
         raise OtaError(f"{arguments.out} is there already")
+    if arguments.key and (arguments.no_token or arguments.no_broker):
+        raise OtaError("--key is for a board that enrols: without a certificate nothing is opened with it")
     token = (
         ""
         if arguments.no_token or arguments.no_broker

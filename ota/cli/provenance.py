@@ -11,13 +11,13 @@ from ota.author.rebuild import differences, said_of, signed_again
 from ota.cli import operator, output
 from ota.cli.board import targets_of
 from ota.durable import write_durably
-from ota.errors import OtaError
+from ota.errors import KeyFileError, OtaError
 from ota.formats import wasm
 from ota.formats.loadable import core_module
 from ota.formats.manifest import Manifest, board_of, verify_any
 from ota.formats.provenance import Kind
 from ota.formats.reasons import naming
-from ota.keyring import KeyFileError, Signer
+from ota.keyring import Signer
 from ota.operator.workspace import Workspace, WorkspaceError
 
 __all__ = ["add_commands"]

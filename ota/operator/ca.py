@@ -24,12 +24,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ota.durable import write_durably
-from ota.errors import OtaError
+from ota.errors import KeyFileError, OtaError
 from ota.formats.cbor import sha256
 from ota.formats.cose import VerifyKey
 from ota.formats.fields import is_name
 from ota.formats.renewal import mark_of
-from ota.keyring import KeyFileError, SigningKey
+from ota.keyring import SigningKey
 from ota.operator import issued
 from ota.operator.access import RESERVED
 from ota.operator.audit import Audit

@@ -8,10 +8,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ota.errors import KeyFileError
 from ota.formats.algorithms import algorithm_of
 from ota.formats.cose import VerifyKey
 from ota.formats.reasons import Reason, Refused
-from ota.keyring import KeyFileError
 from ota.operator.issued import revoked
 from ota.operator.workspace import Workspace
 

@@ -9,11 +9,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ota.durable import write_durably
-from ota.errors import OtaError
+from ota.errors import KeyFileError, OtaError
 from ota.formats.cose import VerifyKey
 from ota.formats.signed import Role
 from ota.formats.trust import ROLES
-from ota.keyring import KeyFileError, Signer, SigningKey
+from ota.keyring import Signer, SigningKey
 from ota.references import SCHEMES, Secrets, open_key
 from ota.toml_file import TomlError, read_toml
 

@@ -14,6 +14,7 @@ from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
 from ota.operator.group_keys import GroupKeys
 from ota.operator.workspace import Workspace
+from ota.token_keys import TokenError, TokenUri
 from ota.toml_file import parse_toml
 
 __all__ = ["BoardSettings", "ProvisionError", "read_policy"]
@@ -81,6 +82,7 @@ class BoardSettings:
     policy: str = DEFAULT_POLICY
     storage: str = "/var/lib/wamr-ota"
     ntp: tuple[str, ...] = ()  # servers, HOST or HOST:PORT, for a system that `ota image build` made
+    key: str = ""  # the URI of the board's key in a PKCS#11 token (RFC 7512); "": the agent makes a file
 
     def check(self) -> None:
         """Raises ProvisionError."""
@@ -90,8 +92,21 @@ class BoardSettings:
         for server in self.ntp:
             if not _SERVER.fullmatch(server):
                 raise ProvisionError(f"{server!r} is no time server: HOST or HOST:PORT")
+        self._check_key()
         if self.broker is not None and self.broker.host in LOCAL:
             raise ProvisionError(f"boards can't reach the broker at {self.broker.host}: give the address for boards with --broker")
+
+    def _check_key(self) -> None:
+        if not self.key:
+            return
+        try:
+            uri = TokenUri.parse(self.key)
+        except TokenError as error:
+            raise ProvisionError(str(error)) from error
+        if not (uri.label and uri.pin_file and "module-path=" in self.key):
+            raise ProvisionError(
+                f"{self.key}: a board's key needs object=, module-path= and pin-source=file:, as they are on the board"
+            )
 
     def files(
         self, workspace: Workspace, *, certificate: bytes = b"", token: str = "", enrolment: BrokerUrl | None = None
@@ -111,6 +126,8 @@ class BoardSettings:
             files["ntp-servers"] = "".join(f"{each}\n" for each in self.ntp).encode()
         if token:
             files["enrolment.token"] = token.encode() + b"\n"
+        if self.key:
+            files["device.key"] = self.key.encode() + b"\n"
         files["agent.toml"] = self._toml(
             authority="broker-ca.pem" in files, identity=bool(certificate or token), token=bool(token), enrolment=enrolment
         ).encode()

@@ -4,10 +4,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
+from ota.errors import KeyFileError
 from ota.formats.cose import VerifyKey
 from ota.formats.reasons import Reason, Refused
 from ota.formats.renewal import ANSWER_TYPE, AUTHORITIES_LIMIT_BYTES, RenewalAnswer, RenewalRequest, SignedRequest
-from ota.keyring import KeyFileError, sign_document
+from ota.keyring import sign_document
 from ota.operator import issued
 from ota.operator.ca import Authority, CertificateAuthority, RequestRefused, key_asked_for, record_of, serial_of
 from ota.operator.issued import Issued

@@ -18,11 +18,11 @@ from device_agent.broker.certificates import check_certificate, signing_request
 from device_agent.broker.identity import IdentityError
 from device_agent.node.config import load
 from ota.cli.main import main
-from ota.errors import OtaError
+from ota.errors import KeyFileError, OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.enrolment import Answer, Request, Token
 from ota.formats.reasons import Reason, Refused
-from ota.keyring import KeyFileError, SigningKey
+from ota.keyring import SigningKey
 from ota.operator.ca import CertificateAuthority, RequestRefused, enrolled
 from ota.operator.enrolment import answer, new_token
 from ota.operator.provision import BoardSettings, ProvisionError, read_policy

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from ota.cli.main import parser
-from ota.errors import OtaError
+from ota.errors import KeyFileError, OtaError
 from ota.formats.reasons import Refused
 from ota.formats.trust import first_root
-from ota.keyring import KeyFileError, SigningKey
+from ota.keyring import SigningKey
 from ota.operator.workspace import Workspace, WorkspaceError
 from tests.support.aot import aotc
 from tests.support.operator import ota

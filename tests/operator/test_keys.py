@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from ota.errors import KeyFileError
 from ota.formats import topics, trust
 from ota.formats.manifest import verify_any
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import Role
 from ota.formats.trust import ROOT_TYPE
-from ota.keyring import KeyFileError, SigningKey, sign_document
+from ota.keyring import SigningKey, sign_document
 from ota.operator import root_draft
 from ota.operator.keys import short
 from ota.operator.scope import Scope

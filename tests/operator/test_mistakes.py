@@ -19,8 +19,8 @@ from device_agent.broker.certificates import signing_request
 from ota.author.templates import LANGUAGES, create
 from ota.cli import output
 from ota.cli.main import main
+from ota.errors import KeyFileError
 from ota.formats.deployment import Deployment, Entry
-from ota.keyring import KeyFileError
 from ota.operator import issued
 from ota.operator.ca import CertificateAuthority
 from ota.operator.enrolment import new_token

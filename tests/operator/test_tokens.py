@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ota import ssh_agents, tokens
+from ota import ssh_agents, token_keys, tokens
 from ota.cli.main import main
+from ota.errors import KeyFileError
 from ota.formats.cose import Sign1
 from ota.formats.trust import ROLES, ROOT_TYPE, first_root
-from ota.keyring import KeyFileError, SigningKey, sign_document
+from ota.keyring import SigningKey, sign_document
 from ota.operator.ca import CertificateAuthority
 from ota.operator.workspace import Workspace
 from ota.references import Secrets, open_key
@@ -147,7 +148,7 @@ def test_a_wrong_pin_is_tried_once_however_many_keys_are_wanted(token, monkeypat
         raise pkcs11.PinIncorrect
 
     there = SimpleNamespace(label="ops", open=refuse)
-    monkeypatch.setattr(tokens, "_module", lambda _: SimpleNamespace(get_tokens=lambda **_: [there]))
+    monkeypatch.setattr(token_keys, "_module", lambda _: SimpleNamespace(get_tokens=lambda **_: [there]))
     tokens.log_out()
     for name in ("root", "release", "deploy"):
         with pytest.raises(tokens.TokenError, match=r"PinIncorrect|has refused this PIN"):
@@ -302,3 +303,22 @@ def test_a_key_in_a_tpm_signs(tmp_path):
     finally:
         emulator.kill()
         emulator.wait()
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("pkcs11:token=board;object=device?module-path=/m.so", "pin-source"),
+        ("pkcs11:token=board?module-path=/m.so&pin-source=file:/pin", "object"),
+        ("pkcs11:token=board;object=device?pin-source=file:/pin", "module-path"),
+        ("pkcs11:token=board;object=device?module-path=/m.so&pin-value=1", "seen by everybody"),
+        ("device.pem", "not a PKCS#11 URI"),
+    ],
+)
+def test_settings_name_no_key_that_the_board_could_not_open_by_itself(tmp_path, monkeypatch, capsys, uri, message):
+    monkeypatch.setenv("PKCS11_MODULE", "/here/only.so")
+    folder = str(tmp_path / "operator")
+    assert main(["-C", folder, "init", "--broker", "mqtts://broker.example:8883"]) == 0
+    assert main(["-C", folder, "settings", "roof-1", "--board", "generic-aarch64", "-o", str(tmp_path / "b"), "--key", uri]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()

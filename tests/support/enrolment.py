@@ -82,9 +82,9 @@ class Site:
             toml.read_text().replace("boards.example", "127.0.0.1").replace("/var/lib/wamr-ota", str(self.folder / "store"))
         )
 
-    def certified(self, age_days):
+    def certified(self, age_days, **changes):
         """The board's folder with a certificate of this age, of which the board has the key."""
-        self.settings()
+        self.settings(**changes)
         folder, now_s = self.folder / "b", time.time() - age_days * 86_400
         (folder / "enrolment.token").unlink()
         authority = CertificateAuthority(self.workspace, now_s=lambda: now_s)
