@@ -7,8 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 DEFAULT_CONFIG = Path("/etc/wamr-ota/agent.toml")
+
+
+class _Parser(argparse.ArgumentParser):
+    """No abbreviations of options, for its verbs too."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
 
 
 class _Version(argparse.Action):
@@ -25,7 +33,7 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="device-agent",
         description="Runs a board's WebAssembly module and updates it.",
         epilog="example: device-agent --config /etc/wamr-ota/agent.toml",

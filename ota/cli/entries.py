@@ -1,6 +1,6 @@
 """Entries of deployments, as commands look at them and show them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ota.cli import output, scopes
@@ -15,7 +15,9 @@ from ota.operator.survey import Survey, look
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
 
-__all__ = ["about", "as_json", "label", "survey", "warn_of_sets"]
+__all__ = ["about", "as_json", "label", "survey", "warn_of_sets", "warn_of_strangers"]
+
+NAMED = 5  # groups that a message names
 
 
 def survey(workspace: Workspace, broker: Broker, wanted: Sequence[Scope], *, take_over: bool = False) -> dict[Scope, Survey]:
@@ -24,6 +26,16 @@ def survey(workspace: Workspace, broker: Broker, wanted: Sequence[Scope], *, tak
     for note in dict.fromkeys(note for each in found.values() for note in each.notes):
         output.note(f"note: {note}")
     return found
+
+
+def warn_of_strangers(roster: Roster, wanted: Iterable[Scope]) -> None:
+    """Says which groups no board has, and of which devices nothing is known: perhaps misspelt. Quiet where no board is known."""
+    groups, names = roster.groups, roster.names
+    for each in wanted:
+        if each.group and groups and each.group not in groups:
+            output.note(f"note: no board has reported {each}; boards have {', '.join(sorted(groups)[:NAMED])}")
+        if each.device and names and each.device not in names:
+            output.note(f"note: nobody has heard of {each}; `ota devices` lists those there are")
 
 
 def warn_of_sets(

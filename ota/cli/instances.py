@@ -154,7 +154,10 @@ def _change(arguments: argparse.Namespace, decide: Decide, names: list[str]) -> 
         surveys = entries.survey(workspace, broker, scopes.scopes(workspace, arguments))
         now_s = int(time.time()) if arguments.dry_run else check_clock(arguments, max(each.signed_s for each in surveys.values()))
         if hasattr(arguments, "window"):  # all but `withdraw`
-            entries.warn_of_sets(workspace, broker, open_roster(workspace, arguments), surveys, names)
+            roster = open_roster(workspace, arguments)
+            if arguments.wait is None:
+                entries.warn_of_strangers(roster, surveys)
+            entries.warn_of_sets(workspace, broker, roster, surveys, names)
         before = {scope: present(workspace, scope, each) for scope, each in surveys.items()}
         edits = {scope: decide(each, now_s) for scope, each in before.items()}
         done = {

@@ -113,6 +113,8 @@ def _publish(arguments: argparse.Namespace) -> int:
         now_s = check_clock(
             arguments, max(each.signed_s for each in surveys.values()), [report for report, online in boards if online]
         )
+        if arguments.wait is None:  # else it says what becomes of them
+            entries.warn_of_strangers(roster, wanted)
         entries.warn_of_sets(workspace, broker, roster, surveys, list(made))
         items = _items(workspace, made, order, config, surveys, [report for report, _ in boards], now_s, arguments)
         label = ", ".join(each.update.label for each in items)

@@ -161,8 +161,9 @@ def _tell(
         state = "aborted" if final else "paused" if entry.paused else "under way"
         where = f"read back from {workspace.settings.broker}" if sent else "nothing was sent"
         label, id_ = entries.label(workspace, entry.manifest_digest), entry.deployment_id.hex()[:12]
+        epoch = f", epoch {deployment.epoch}" if sent else ""  # it gets one when it is signed
         of = f"{Scope.of(deployment)}, instance {name}"
-        output.result(f"{of}: {label} for {phase(entry)}, {state} (deployment {id_}, epoch {deployment.epoch}); {where}")
+        output.result(f"{of}: {label} for {phase(entry)}, {state} (deployment {id_}{epoch}); {where}")
 
 
 def _take_back(workspace: Workspace, source: str) -> bool:

@@ -341,3 +341,10 @@ def test_a_configuration_that_no_deployment_could_have_is_one_line(tmp_path, cap
     (tmp_path / "m.wasm").write_bytes(wat("(module)"))
     assert main(["run", str(tmp_path / "m.wasm"), "--config", text]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_an_option_of_the_agent_is_written_out(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "m.wasm", "--conf", "a=b"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --conf a=b" in capsys.readouterr().err

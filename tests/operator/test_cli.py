@@ -250,3 +250,14 @@ def test_what_is_no_key_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rsa"):
         SigningKey.generate("rsa")
     assert issubclass(Refused, OtaError)
+
+
+@pytest.mark.parametrize("words", [("status", "--device", "b1"), ("devices", "--forg", "b1"), ("publish", "x.wasm", "--dry")])
+def test_an_option_is_written_out(workspace, capsys, words):
+    """`--device` was taken for `--devices FILE`."""
+    with pytest.raises(SystemExit) as ended:
+        ota(workspace, *words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"unrecognized arguments: {words[-2] if words[-1] == 'b1' else words[-1]}" in said
+    assert said.startswith(f"usage: ota {words[0]} ")

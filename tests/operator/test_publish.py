@@ -429,3 +429,20 @@ def test_a_kept_update_that_is_damaged_is_signed_anew(quick):
     blob.write_bytes(b"damaged")
     assert ota(quick.folder, "publish", module) == 0
     assert Updates(quick.workspace).load(quick.entry().manifest_digest).blob == module.read_bytes()
+
+
+def test_a_group_or_device_that_nobody_knows_is_told_of_without_waiting(quick, capsys):
+    quick.board("roof")
+    told = {
+        ("--group", "lib"): "note: no board has reported group lib; boards have lab",
+        ("--device", "rooof"): "note: nobody has heard of device rooof; `ota devices` lists those there are",
+        ("--device", "roof"): "",
+        ("--group", GROUP): "",
+    }
+    for words, note in told.items():
+        assert ota(quick.folder, "publish", quick.module(1), *words) == 0
+        said = capsys.readouterr().err
+        assert note in said
+        assert bool(note) == ("note:" in said)
+    assert ota(quick.folder, "config", "echo", "key=value", "--device", "rooof") == 0
+    assert "nobody has heard of device rooof" in capsys.readouterr().err
