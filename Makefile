@@ -42,6 +42,8 @@ export CMAKE_C_COMPILER_LAUNCHER = $(shell command -v ccache)
 export CMAKE_CXX_COMPILER_LAUNCHER = $(shell command -v ccache)
 export CCACHE_DIR := $(CURDIR)/build/ccache
 export CCACHE_BASEDIR := $(CURDIR)
+# Python compiles each module once, whatever the shell says: tests start hundreds of agents and commands.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: test test-full test-rest prepared demo bench bench-boards check modules aotc spec wheels tarball emulators coverage mutants \
 	fuzz fuzz-parsers clean
