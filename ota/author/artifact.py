@@ -11,6 +11,7 @@ from typing import Any
 from ota.author import cosign
 from ota.author.build import BuildError
 from ota.author.registry import Repository
+from ota.author.source import content
 from ota.formats import component, oci, wasm
 from ota.formats.loadable import core_module
 from ota.formats.oci import Artifact, Descriptor, Reference
@@ -67,16 +68,17 @@ def push(repository: Repository, module: Path, environment: Mapping[str, str] = 
     Raises BuildError, HttpError, Refused.
     """
     try:
-        blob, created_s = module.read_bytes(), int(environment.get("SOURCE_DATE_EPOCH") or module.stat().st_mtime)
+        created_s = int(environment.get("SOURCE_DATE_EPOCH") or module.stat().st_mtime)
         beside = module.with_suffix(".toml")
         description = beside.read_bytes() if beside.exists() else b""
     except OSError as error:
         raise BuildError(f"{error.filename}: {error.strerror}") from error
     with naming(module):
+        blob = content(module)
         wasm.read(core_module(blob))
     if len(description) > oci.DESCRIPTION_LIMIT_BYTES:
         raise BuildError(f"{beside} has {len(description)} bytes, the limit is {oci.DESCRIPTION_LIMIT_BYTES}")
-    parts = [(blob, _descriptor(blob, oci.WASM, module.name))]
+    parts = [(blob, _descriptor(blob, oci.WASM, module.with_suffix(".wasm").name))]
     parts += [(description, _descriptor(description, oci.DESCRIPTION, beside.name))] if description else []
     config = _json(
         {

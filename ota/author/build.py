@@ -17,6 +17,7 @@ from typing import Any
 
 from ota.author import sbom as sboms
 from ota.author.aot import Compiled, compile_all
+from ota.author.source import content
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import cbor, suit, wasm
@@ -301,16 +302,12 @@ def prepare(
     (`aarch64:cortex-a53+crc`). `sbom` is the file of a bill of materials, or sboms.AUTO to make one. `progress` is told of what
     takes long, also from other threads. `anew` takes no image from the cache.
 
-    Of a component, the core module in it is the update.
+    Of a component, the core module in it is the update; of a script, the module that it becomes.
 
-    Raises BuildError, AotError, and Refused MODULE_INVALID, MALFORMED, TOO_LARGE, IMPORT_UNDECLARED, EXPORT_MISSING.
+    Raises BuildError, SourceError, ScriptError, EngineError, AotError, and Refused MODULE_INVALID, MALFORMED, TOO_LARGE, IMPORT_UNDECLARED, EXPORT_MISSING.
     """
-    try:
-        given = module.read_bytes()
-    except OSError as error:
-        raise BuildError(f"{module}: {error.strerror}") from error
     with naming(module):
-        blob = core_module(given)
+        blob = core_module(content(module))
         check_core(blob)
         shape = wasm.read(blob)
     description = describe(module, shape)

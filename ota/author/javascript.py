@@ -62,12 +62,12 @@ class Script:
 
 
 def is_script(path: Path) -> bool:
-    """Whether the file is one for `compile_script`, by its name."""
+    """Whether the file is one for `compiled`, by its name."""
     return path.suffix in SUFFIXES
 
 
-def compile_script(path: Path, *, check: bool = True) -> Path:
-    """Makes the .wasm beside a script and returns it. With `check`, what does not parse is refused here.
+def compiled(path: Path, *, check: bool = True) -> bytes:
+    """The module that a script becomes. With `check`, what does not parse is refused here.
 
     The description beside it says which capabilities are linked in. Raises ScriptError, EngineError, and as the description does.
     """
@@ -83,8 +83,16 @@ def compile_script(path: Path, *, check: bool = True) -> Path:
     empty = engine(wanted)
     if check:
         _check(empty, script, limits)
+    return with_script(empty, script, limits)
+
+
+def compile_script(path: Path) -> Path:
+    """Makes the .wasm beside a script and returns it, without a look at whether it parses: whoever runs it will tell.
+
+    Raises as `compiled`.
+    """
     target = path.with_suffix(".wasm")
-    _write(target, with_script(empty, script, limits))
+    _write(target, compiled(path, check=False))
     return target
 
 

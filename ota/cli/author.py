@@ -11,12 +11,12 @@ from typing import Any
 from ota.author.aot import LARGE_BYTES, Compiler, host_target
 from ota.author.build import Update
 from ota.author.javascript import compile_script, is_script
+from ota.author.source import content
 from ota.author.templates import LANGUAGES, create
 from ota.cli import operator, output, registry
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import diagnostic, manifest, suit, trust, wasm
-from ota.formats.chunks import BLOB_LIMIT_BYTES
 from ota.formats.describe import describe, said_of
 from ota.formats.loadable import core_module
 from ota.formats.provenance import Kind
@@ -45,7 +45,7 @@ def add_commands(commands: Any) -> None:
         epilog="example: ota inspect dist/blink-1.0.0/manifest.suit --diag",
     )
     inspect.add_argument(
-        "file", type=Path, help="a manifest, root, deployment, report, .wasm, enrolment token, or the folder of `ota build`"
+        "file", type=Path, help="a manifest, root, deployment, report, .wasm, .js, .ts, enrolment token, or the folder of `ota build`"
     )
     inspect.add_argument("--diag", action="store_true", help="as CBOR diagnostic notation")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
@@ -105,23 +105,12 @@ def _build(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(BLOB_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise OtaError(f"{path}: {error.strerror}") from error
-    if len(data) > BLOB_LIMIT_BYTES:
-        raise OtaError(f"{path} is larger than the largest file that boards accept: the limit is {BLOB_LIMIT_BYTES} bytes")
-    return data
-
-
 def _inspect(arguments: argparse.Namespace) -> int:
     path: Path = arguments.file
     if path.is_dir():
         Update.load(path)  # its parts are there and belong together
         path = path / "manifest.suit"
-    data = _read(path)
+    data = content(path)
     if arguments.diag:
         try:
             output.result(diagnostic.diagnostic(data))
@@ -146,7 +135,7 @@ def _show(rows: Sequence[tuple[str, str]]) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     if arguments.root:
         with naming(arguments.root):
-            root = trust.first_root(_read(arguments.root))
+            root = trust.first_root(content(arguments.root))
     else:
         root = Workspace.open(arguments.folder).root()
     try:
@@ -154,7 +143,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             Update.load(arguments.file)  # its parts are there and belong together
         path = arguments.file / "manifest.suit" if arguments.file.is_dir() else arguments.file
         with naming(path):
-            data = _read(path)
+            data = content(path)
             verified = manifest.verify_any(data, root)
             said, rows = said_of(suit.Envelope.from_bytes(data, manifest.MANIFEST_LIMIT_BYTES))
     except Refused as error:
@@ -187,7 +176,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """The runtime is the agent's; `ota` does not import it but hands over."""
     if is_script(arguments.module):
-        arguments.module = compile_script(arguments.module, check=False)  # it will be told by the run itself
+        arguments.module = compile_script(arguments.module)
     module = str(arguments.module)
     command = [
         sys.executable,
@@ -207,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.aot:
         return subprocess.run(command, check=False).returncode
     with naming(arguments.module):
-        core = core_module(_read(arguments.module))
+        core = core_module(content(arguments.module))
         wasm.read(core)  # the compiler's own message would not say what is wrong
     if len(core) >= LARGE_BYTES:
         output.note(f"compiling {arguments.module.name}, {len(core) / 1e6:.1f} MB, ahead of time")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ota.author.build import Draft, Update, prepare
-from ota.author.javascript import compile_script, is_script
+from ota.author.javascript import is_script
 from ota.cli import origin, output, registry
 from ota.cli.board import class_of, targets_of
 from ota.errors import OtaError
@@ -136,7 +136,7 @@ def _about_lock(secret: bytes | None) -> str:
 
 
 def prepared(module: Path | Reference, arguments: argparse.Namespace, workspace: Workspace) -> Draft | Update:
-    """From a .wasm or an artifact in a registry, to be signed, or from a folder that was built and signed before."""
+    """From a .wasm, a script or an artifact in a registry, to be signed, or from a folder that was built and signed before."""
     if isinstance(module, Reference):
         if arguments.revision == origin.FROM_GIT:
             raise OtaError(f"{module} is in no folder of git: name its --revision")
@@ -158,6 +158,8 @@ def prepared(module: Path | Reference, arguments: argparse.Namespace, workspace:
 
 
 def _tell_about(module: Path) -> None:
+    if is_script(module):
+        return  # what it becomes is ours
     with contextlib.suppress(OSError, Refused):  # what is wrong with the module is told when it is prepared
         given = module.read_bytes()
         core = core_module(given)
@@ -170,8 +172,6 @@ def _tell_about(module: Path) -> None:
 
 
 def _drafted(module: Path, arguments: argparse.Namespace, workspace: Workspace, pinned: str = "") -> Draft:
-    if is_script(module):
-        module = compile_script(module)
     if module.exists() and not module.with_suffix(".toml").exists():
         output.note(f"{pinned or module} has no .toml beside it: the module subscribes to nothing, so no event will reach it")
     _tell_about(module)

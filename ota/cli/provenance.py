@@ -8,6 +8,7 @@ from typing import Any
 from ota.author import sbom as sboms
 from ota.author.build import Draft, Update, describe, prepare
 from ota.author.rebuild import differences, said_of, signed_again
+from ota.author.source import content
 from ota.cli import operator, output
 from ota.cli.board import targets_of
 from ota.durable import write_durably
@@ -28,7 +29,7 @@ def add_commands(commands: Any) -> None:
     sbom = commands.add_parser(
         "sbom", help="show the bill of materials of an update, or make a module's", epilog="example: ota sbom dist/blink-1.0.0"
     )
-    sbom.add_argument("file", type=Path, help="a .wasm, or the folder of `ota build`")
+    sbom.add_argument("file", type=Path, help="a .wasm, .js or .ts, or the folder of `ota build`")
     sbom.add_argument("-o", "--out", type=Path, help="into this file (default: standard output)")
     sbom.set_defaults(handler=_sbom)
 
@@ -38,7 +39,7 @@ def add_commands(commands: Any) -> None:
         epilog="example: ota rebuild dist/blink-1.0.0 blink.wasm --check",
     )
     rebuild.add_argument("folder_of_update", type=Path, metavar="FOLDER", help="that `ota build` made")
-    rebuild.add_argument("module", type=Path, help="the .wasm that it is to be built from, with its .toml beside it")
+    rebuild.add_argument("module", type=Path, help="the .wasm, .js or .ts that it is to be built from, with its .toml beside it")
     rebuild.add_argument("--aot", type=operator.targets, default=(), help="the targets that it was built with, in their order")
     rebuild.add_argument("--sbom", default="", metavar=f"{sboms.AUTO}|FILE", help=f"default: {sboms.AUTO}, where it has one")
     where = rebuild.add_mutually_exclusive_group(required=True)
@@ -57,7 +58,7 @@ def _sbom(arguments: argparse.Namespace) -> int:
             raise OtaError(f"{path} names no bill of materials: `ota build --sbom auto` adds one")
     else:
         with naming(path):
-            blob = core_module(_module(path))
+            blob = core_module(content(path))
             about = describe(path, wasm.read(blob))
         bill = sboms.make(path, blob, about.name, about.version)
     if arguments.out is None:
@@ -65,13 +66,6 @@ def _sbom(arguments: argparse.Namespace) -> int:
     else:
         write_durably(arguments.out, bill)
     return 0
-
-
-def _module(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise OtaError(f"{path}: {error.strerror}") from error
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:

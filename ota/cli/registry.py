@@ -29,7 +29,7 @@ def add_commands(commands: Any) -> None:
         epilog="example: ota push oci://registry.example.com/blink:1.0.0 blink.wasm",
     )
     push.add_argument("reference", metavar=f"{SCHEME}REGISTRY/NAME:TAG", help="where to")
-    push.add_argument("module", type=Path, help="the .wasm")
+    push.add_argument("module", type=Path, help="the .wasm, .js or .ts")
     push.add_argument("--json", action="store_true", help="machine-readable result")
     _add_connection(push)
     push.set_defaults(handler=_push)

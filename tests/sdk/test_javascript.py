@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from device_agent.sandbox.errors import ModuleError
 from ota.author import engine as engines
 from ota.author.build import describe
 from ota.author.engine import CAPABILITIES, EngineError, engine
-from ota.author.javascript import ScriptError, compile_script
+from ota.author.javascript import ScriptError, compile_script, compiled
 from ota.author.kept import cache_folder
 from ota.cli.main import main
 from ota.formats import wasm
@@ -40,7 +41,9 @@ def module_of(folder: Path, source: str, *, suffix: str = ".js", check: bool = F
     path = folder / f"m{suffix}"
     path.write_text(source)
     described(path, **about)
-    return compile_script(path, check=check)
+    if check:
+        compiled(path)
+    return compile_script(path)
 
 
 def host_of(module: Path, config=None, log=None) -> ModuleHost:
@@ -309,7 +312,7 @@ def test_typescript_keeps_its_lines_and_those_of_what_it_imports(tmp_path):
     told, _ = refusal(tmp_path, source, suffix=".ts")
     assert told == "Error: no 4, at fail (other.ts:6), at handle (m.ts:11)"
     first = (tmp_path / "m.wasm").read_bytes()
-    assert compile_script(tmp_path / "m.ts").read_bytes() == first
+    assert compiled(tmp_path / "m.ts") == first
 
 
 def test_typescript_that_does_not_parse_is_refused_with_its_line(tmp_path):
@@ -360,7 +363,41 @@ def test_a_script_is_published_as_a_module_is(tmp_path, capsys):
     described(path)
     assert main(["-C", str(tmp_path / "w"), "init", "--vendor", "example.com", "--no-passphrase"]) == 0
     assert main(["-C", str(tmp_path / "w"), "build", str(path), "-o", str(tmp_path / "dist")]) == 0
-    assert (tmp_path / "dist" / "m-1" / "module.wasm").read_bytes() == (tmp_path / "m.wasm").read_bytes()
+    assert (tmp_path / "dist" / "m-1" / "module.wasm").read_bytes() == compiled(path)
+
+
+def test_every_command_that_takes_a_module_takes_a_script_and_leaves_nothing_beside_it(tmp_path, capsys):
+    path, workspace = tmp_path / "m.js", tmp_path / "w"
+    path.write_text(handler(""))
+    described(path)
+    before = sorted(tmp_path.iterdir())
+    assert main(["inspect", str(path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["sha256"] == hashlib.sha256(compiled(path)).hexdigest()
+    assert main(["sbom", str(path)]) == 0
+    bill = json.loads(capsys.readouterr().out)
+    assert bill["metadata"]["component"]["hashes"][0]["content"] == shown["sha256"]
+    assert sorted(tmp_path.iterdir()) == before
+    assert main(["-C", str(workspace), "init", "--vendor", "example.com", "--no-passphrase"]) == 0
+    assert main(["-C", str(workspace), "build", str(path), "-o", str(tmp_path / "dist")]) == 0
+    assert main(["-C", str(workspace), "rebuild", str(tmp_path / "dist" / "m-1"), str(path), "--check"]) == 0
+    path.write_text(handler("") + "let another;")
+    assert main(["-C", str(workspace), "rebuild", str(tmp_path / "dist" / "m-1"), str(path), "--check"]) == 1
+    assert "not the same: the module" in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == sorted([*before, workspace, tmp_path / "dist"])
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["sbom"], ["-C", "w", "build"], ["-C", "w", "rebuild", "--check", "dist/m-1"]])
+def test_a_script_that_does_not_parse_is_refused_by_every_command_with_its_line(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "m.js"
+    path.write_text(handler(""))
+    described(path)
+    assert main(["-C", "w", "init", "--vendor", "example.com", "--no-passphrase"]) == 0
+    assert main(["-C", "w", "build", "m.js"]) == 0
+    path.write_text("export const events = {\n  handle() { let = ; }\n};")
+    assert main([*command, "m.js"]) == 1
+    assert "m.js:2:18" in capsys.readouterr().err
 
 
 def test_a_script_larger_than_the_limit_is_refused(tmp_path):

@@ -70,7 +70,7 @@ def compiled(folder: Path, source: bytes, *, bundled: bool) -> Path:
     for name, content in {**OTHER, "m.js": source + (BUNDLED if bundled else b"")}.items():
         (folder / name).write_bytes(content)
     described(folder / "m.js")
-    return javascript.compile_script(folder / "m.js", check=False)
+    return javascript.compile_script(folder / "m.js")
 
 
 def said_by_node(folder: Path, source: bytes) -> str:
@@ -153,7 +153,7 @@ def test_what_a_script_imports_while_it_runs_is_bundled(tmp_path):
     path = tmp_path / "m.js"
     path.write_bytes(source + IMPORTS + b"export const events = { async handle() { publish('out/x', await result()); } };\n")
     described(path)
-    host = host_of(javascript.compile_script(path, check=False))
+    host = host_of(javascript.compile_script(path))
     assert host.handle("in/x", b"").messages == (("out/x", b"1"),)
     host.close()
 
