@@ -2,11 +2,11 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from device_agent.sandbox.errors import ContractError, Exited
-from device_agent.sandbox.wasi2_io import Closed, LogStream, Pollable
+from device_agent.sandbox.wasi2_io import Closed, Input, InputStream, LogStream, Pollable
 from device_agent.sandbox.wasi_descriptors import Output
 
 __all__ = ["Environment", "Exit", "Insecure", "MonotonicClock", "Random", "Seed", "Standard", "Terminals", "WallClock", "hosts"]
@@ -48,12 +48,12 @@ class Exit:
 class Standard:
     """wasi:cli/stdin, stdout and stderr."""
 
-    def __init__(self, output: Output, error: Output) -> None:
-        self._output, self._error = output, error
+    def __init__(self, output: Output, error: Output, read: Callable[[int], bytes] | None) -> None:
+        self._output, self._error, self._read = output, error, read
 
-    def get_stdin(self) -> Closed:
-        """Empty."""
-        return Closed()
+    def get_stdin(self) -> InputStream:
+        """Empty for modules; what a command is given."""
+        return Closed() if self._read is None else Input(self._read)
 
     def get_stdout(self) -> LogStream:
         """Lines of the log, of level info."""
@@ -134,9 +134,15 @@ class Seed(Random):
         return self.get_random_u64(), self.get_random_u64()
 
 
-def hosts(output: Output, error: Output, arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """What answers for each of these interfaces."""
-    standard, terminals = Standard(output, error), Terminals()
+def hosts(
+    output: Output,
+    error: Output,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    read: Callable[[int], bytes] | None = None,
+) -> dict[str, Any]:
+    """What answers for each of these interfaces. `read`: standard input, by how much of it is wanted at most."""
+    standard, terminals = Standard(output, error, read), Terminals()
     return {
         "wasi:cli/environment": Environment(arguments, environment),
         "wasi:cli/exit": Exit(),

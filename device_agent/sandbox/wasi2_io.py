@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from device_agent.sandbox.errors import ContractError
 from device_agent.sandbox.signatures import Failure
 
-__all__ = ["Closed", "Error", "InputStream", "LogStream", "OutputStream", "Pollable", "Resource", "failed", "hosts"]
+__all__ = ["Closed", "Error", "Input", "InputStream", "LogStream", "OutputStream", "Pollable", "Resource", "failed", "hosts"]
 
 PERMIT_BYTES = 64 * 1024  # for one write
 BLOCKING_BYTES = 4096  # for one that waits (wasi:io/streams)
@@ -102,6 +102,22 @@ class Closed(Resource):
     def read(self, size: int) -> bytes:
         """Raises Failure: closed."""
         raise Failure(_CLOSED)
+
+
+class Input(Resource):
+    """What a command is given. It is always ready: reading waits."""
+
+    resource = "input-stream"
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+
+    def read(self, size: int) -> bytes:
+        """At most so much. Raises Failure: closed, at the end."""
+        content = self._read(size) if size else b""
+        if size and not content:
+            raise Failure(_CLOSED)
+        return content
 
 
 class LogStream(Resource):

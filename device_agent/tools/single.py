@@ -18,16 +18,16 @@ from device_agent.sandbox.contract import ModuleHost
 from device_agent.sandbox.devices import Devices, open_devices
 from device_agent.sandbox.errors import ContractError, ModuleError
 from device_agent.sandbox.filter import open_host
-from device_agent.tools.command import Given, is_command, run_command
+from device_agent.tools.command import Given, entry_of, run_command
 from device_agent.tools.errors import RunError
 from device_agent.tools.simulated import simulated_devices
 from device_agent.tools.source_lines import SourceLines
-from ota.formats import topics
+from ota.formats import component, topics
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, interfaces_of
 from ota.formats.deployment import checked_config
 from ota.formats.features import check_core
 from ota.formats.loadable import core_module
-from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
+from ota.formats.module import Limits, ModuleDescription, about_memory, checked_arguments, checked_environment
 from ota.formats.reasons import Reason, naming
 from ota.formats.text import printable
 from ota.formats.wasm import ModuleShape, read
@@ -87,12 +87,13 @@ def run_module(module: Path, options: Options) -> int:
     open_devices.
     """
     with naming(module):
-        wasm = core_module(_read(module))
+        file = _read(module)
+        wasm = core_module(file)
         check_core(wasm)
         shape = read(wasm)
     code = _read(options.image) if options.image is not None else wasm
-    if is_command(shape):
-        return _command(module, wasm, code, shape, options)
+    if entry := entry_of(shape, component.read(file).exports if component.is_component(file) else None):
+        return _command(module, wasm, code, shape, entry, options)
     if options.given != Given():
         raise RunError(f"{module} is no WASI command: arguments, environment and folders stand in its .toml")
     pairs = [os.fsencode(event).partition(b"=") for event in options.events]
@@ -125,12 +126,12 @@ def run_module(module: Path, options: Options) -> int:
             host.close()
 
 
-def _command(module: Path, wasm: bytes, code: bytes, shape: ModuleShape, options: Options) -> int:
+def _command(module: Path, wasm: bytes, code: bytes, shape: ModuleShape, entry: str, options: Options) -> int:
     if options.events or options.config or options.deny or options.trace or options.devices is not None:
-        raise RunError(f"{module} is a WASI command (it exports _start): it takes --arg, --env and --dir, and no events")
+        raise RunError(f"{module} is a WASI command (it exports {entry}): it takes --arg, --env and --dir, and no events")
     with _ended_by_ctrl_c():
         try:
-            return run_command(module.stem, code, shape, options.given, interpreted=options.image is None)
+            return run_command(module.stem, code, shape, entry, options.given, interpreted=options.image is None)
         except Trap as error:
             _show_trap(_Printer(options.as_json), error, SourceLines(wasm))
             return 1
@@ -145,6 +146,9 @@ def _start(
         for name in options.deny:
             if name not in FUNCTIONS:
                 raise RunError(f"there is no capability {name!r}: {', '.join(FUNCTIONS)}")
+        begins = read(wasm).memory_pages
+        if begins > description.limits.memory_pages:
+            raise RunError(about_memory(module, begins, description.limits))
         kept = {name: each for name, each in description.capabilities.items.items() if name not in options.deny}
         with naming(module):
             check_allowed(read(wasm).imports, description.capabilities, Capabilities(kept))

@@ -42,7 +42,7 @@ from ota.formats.manifest import (
     read_manifest,
     vendor_id,
 )
-from ota.formats.module import Limits, ModuleDescription, checked_arguments, checked_environment
+from ota.formats.module import Limits, ModuleDescription, about_memory, checked_arguments, checked_environment
 from ota.formats.provenance import Kind, Provenance, text_digest
 from ota.formats.reasons import Refused, naming
 from ota.keyring import Signer, SigningKey
@@ -304,7 +304,8 @@ def prepare(
 
     Of a component, the core module in it is the update; of a script, the module that it becomes.
 
-    Raises BuildError, SourceError, ScriptError, EngineError, AotError, and Refused MODULE_INVALID, MALFORMED, TOO_LARGE, IMPORT_UNDECLARED, EXPORT_MISSING.
+    Raises BuildError, SourceError, ScriptError, EngineError, AotError, and
+    Refused MODULE_INVALID, MALFORMED, TOO_LARGE, IMPORT_UNDECLARED, EXPORT_MISSING.
     """
     with naming(module):
         blob = core_module(content(module))
@@ -319,10 +320,7 @@ def prepare(
         check_imports(shape.imports, description.capabilities)
         check_exports(shape.exports, is_filter="filter" in description.capabilities.items)
     if shape.memory_pages > description.limits.memory_pages:
-        raise BuildError(
-            f"{module} begins with {shape.memory_pages} pages of memory, its limit is {description.limits.memory_pages}:"
-            " raise memory_pages in [limits], or link it with a smaller stack"
-        )
+        raise BuildError(about_memory(module, shape.memory_pages, description.limits))
     try:
         index = ChunkIndex.of(blob, chunk_bytes)
     except ValueError as error:

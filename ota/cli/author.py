@@ -45,7 +45,9 @@ def add_commands(commands: Any) -> None:
         epilog="example: ota inspect dist/blink-1.0.0/manifest.suit --diag",
     )
     inspect.add_argument(
-        "file", type=Path, help="a manifest, root, deployment, report, .wasm, .js, .ts, enrolment token, or the folder of `ota build`"
+        "file",
+        type=Path,
+        help="a manifest, root, deployment, report, .wasm, .js, .ts, enrolment token, or the folder of `ota build`",
     )
     inspect.add_argument("--diag", action="store_true", help="as CBOR diagnostic notation")
     inspect.add_argument("--json", action="store_true", help="machine-readable")

@@ -49,6 +49,7 @@ FUNCTIONS = {
     ),
 }  # fmt: skip
 WASI_MODULE = "wasi_snapshot_preview1"
+COMMAND = "_start"
 FILTER_MODULE, FILTER_VERSIONS = "env", ("proxy_abi_version_0_2_0", "proxy_abi_version_0_2_1")
 """proxy-wasm: what its host functions are imported from, and the exports that name the versions of the ABI that a board has."""
 EXPORTS = {"events": ("handle",), "startup": ("init",), "timer": ("tick",), "health": ("check",), "state": ("save", "restore")}
@@ -79,6 +80,8 @@ TOPICS_REMEMBERED = 256
 MAX_FILTERS = 32
 NAMED = 16
 """So many imports are named by a refusal."""
+FUNCTIONS_NAMED = 3
+"""So many functions of an interface are."""
 
 
 def import_module(interface: str) -> str:
@@ -284,20 +287,34 @@ def check_imports(imports: Iterable[tuple[str, str]], declared: Capabilities) ->
     """
     missing = [each for each in imports if (needed := capability_of(*each)) is None or (needed and needed not in declared.items)]
     if missing:
-        names = ", ".join(f"{module}.{name}" for module, name in missing[:NAMED])
-        names += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        told = "; ".join(("", *_what_to_do(missing)))
-        raise Refused(Reason.IMPORT_UNDECLARED, f"the module imports what its manifest does not declare: {names}{told}")
+        told = "; ".join((named(missing), *what_to_do(missing)))
+        raise Refused(Reason.IMPORT_UNDECLARED, f"the module imports what its manifest does not declare: {told}")
 
 
-def _what_to_do(missing: Iterable[tuple[str, str]]) -> Iterator[str]:
+def named(imports: Iterable[tuple[str, str]]) -> str:
+    """Imports for people, the first NAMED. Of an interface with more than FUNCTIONS_NAMED it says how many."""
+    by_module: dict[str, list[str]] = {}
+    for module, function in imports:
+        by_module.setdefault(module, []).append(function)
+    said: list[str] = []
+    for module, functions in by_module.items():
+        if len(functions) > FUNCTIONS_NAMED and worlds.parse(module) is not None:
+            said.append(f"{module} ({len(functions)} functions)")
+        else:
+            said += (f"{module}.{function}" for function in functions)
+    return ", ".join(said[:NAMED]) + (f" and {len(said) - NAMED} more" if len(said) > NAMED else "")
+
+
+def what_to_do(missing: Iterable[tuple[str, str]]) -> Iterator[str]:
     """About imports by the Component Model's names: the capabilities that cover them; why boards have no such thing."""
     named = [each for each in missing if worlds.parse(each[0]) is not None]
     if wanted := sorted({needed for each in named if (needed := capability_of(*each))}):
         yield f"ask for {', '.join(wanted)} in [capabilities]"
     unknown = [each for each in named if capability_of(*each) is None and not own_interface(each[0])]
-    why = {(module, worlds.refusal(module, name)) for module, name in unknown}
-    yield from (f"{module}: {text}" for module, text in sorted(why) if text)
+    why: dict[str, set[str]] = {}
+    for module, name in unknown:
+        why.setdefault(worlds.refusal(module, name), set()).add(module)
+    yield from sorted(f"{', '.join(sorted(modules))}: {text}" for text, modules in why.items() if text)
 
 
 def capability_of(module: str, function: str) -> str | None:
@@ -370,6 +387,8 @@ def check_exports(exports: Iterable[str], *, is_filter: bool = False) -> frozens
             told = "the module is a filter of proxy-wasm: its manifest must ask for the capability filter"
         elif others := worlds.other_exports(names, PACKAGE):
             told += f"; it exports {', '.join(others[:3])}, which no board calls"
+        if COMMAND in names or worlds.run_exports(names):
+            told += "; commands run by `ota run` only: boards hand events to modules"
         raise Refused(Reason.EXPORT_MISSING, told)
     return frozenset(found)
 

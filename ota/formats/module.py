@@ -9,7 +9,7 @@ from ota.formats.capabilities import Capabilities
 from ota.formats.fields import NON_CRITICAL, Fields, Unknown, malformed
 from ota.formats.provenance import Kind
 
-__all__ = ["Limits", "ModuleDescription", "checked_arguments", "checked_environment"]
+__all__ = ["Limits", "ModuleDescription", "about_memory", "checked_arguments", "checked_environment"]
 
 DESCRIPTION_LIMIT_BYTES = 16 * 1024
 CONFIG_LIMIT_BYTES = 4096
@@ -87,6 +87,12 @@ class Limits:
     def to_value(self) -> dict[str, int]:
         """For people."""
         return {key: getattr(self, key) for key in self.FIELDS}
+
+
+def about_memory(module: object, pages: int, limits: Limits) -> str:
+    """That a module begins with more memory than it may have, and what to do."""
+    what_to_do = "raise memory_pages in [limits] of its .toml, or link it with a smaller stack"
+    return f"{module} begins with {pages} pages of memory, its limit is {limits.memory_pages}: {what_to_do}"
 
 
 @dataclass(frozen=True)

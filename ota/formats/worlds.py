@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from ota.formats.interfaces import HANDLER, HANDLER_FUNCTION, HANDLER_TYPE, INTERFACES, Interface
 
 __all__ = ["ALLOCATORS", "INITIALISERS", "MEMORIES", "Name", "Plain", "interface_of", "is_known"]
-__all__ += ["other_exports", "parse", "plain_exports", "refusal"]
+__all__ += ["other_exports", "parse", "plain_exports", "refusal", "run_exports"]
 
 CANONICAL = "cm32p2|"
+RUN = "wasi:cli/run"
 ALLOCATORS, MEMORIES = ("cabi_realloc", "cm32p2_realloc"), ("memory", "cm32p2_memory")
 INITIALISERS = ("_initialize", "cm32p2_initialize", "__wasm_call_ctors")
 """What is called once before anything else, the first that is there: a reactor's; the same by its new name; a bare C program's."""
@@ -146,6 +147,19 @@ def plain_exports(exports: Iterable[str], package: str, version: str) -> Plain:
         next((one for one in wanted if one in names), "") for wanted in (ALLOCATORS, MEMORIES, INITIALISERS)
     )
     return Plain(functions, posts, allocator, memory, initialiser, is_handler)
+
+
+def run_exports(exports: Iterable[str]) -> list[tuple[str, str]]:
+    """`wasi:cli/run` of WASI 0.2: the interface as it is written, without "cm32p2|", and the export that is its function."""
+    found = ((each, *_split(each)) for each in exports)
+    named = (
+        (each, interface, parse(interface)) for each, is_post, interface, function in found if function == "run" and not is_post
+    )
+    return [
+        (interface.removeprefix(CANONICAL), each)
+        for each, interface, name in named
+        if name is not None and name.name == RUN and name.has("0.2.0")
+    ]
 
 
 def other_exports(exports: Iterable[str], package: str) -> list[str]:

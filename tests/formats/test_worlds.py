@@ -77,7 +77,10 @@ def test_exports_have_both_names():
 def test_a_command_or_a_server_is_refused_by_its_name():
     error = refusal(check_exports, ["memory", "cabi_realloc", "wasi:http/incoming-handler@0.2.0#handle", "wasi:cli/run@0.2.3#run"])
     assert error.reason is Reason.EXPORT_MISSING
-    assert error.detail.endswith("it exports wasi:cli/run@0.2.3, wasi:http/incoming-handler@0.2.0, which no board calls")
+    assert error.detail.endswith(
+        "it exports wasi:cli/run@0.2.3, wasi:http/incoming-handler@0.2.0, which no board calls"
+        "; commands run by `ota run` only: boards hand events to modules"
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,17 @@ def test_what_no_board_has_is_refused_with_what_to_do(module, function, told):
     assert error.reason is Reason.IMPORT_UNDECLARED
     assert f"{module}.{function}; {module}: " in error.detail
     assert told in error.detail
+
+
+def test_of_an_interface_with_many_functions_their_number_is_said_and_a_reason_is_said_once():
+    http = [("wasi:http/types@0.2.3", f"[method]fields.{each}") for each in "abcd"]
+    imports = [*http, ("wasi:http/outgoing-handler@0.2.3", "handle"), *(("env", each) for each in "abcd")]
+    error = refusal(check_imports, imports, Capabilities.parse({}, "test"))
+    assert error.detail.endswith(
+        "declare: wasi:http/types@0.2.3 (4 functions), wasi:http/outgoing-handler@0.2.3.handle, env.a, env.b, env.c, env.d"
+        "; wasi:http/outgoing-handler@0.2.3, wasi:http/types@0.2.3: modules have no HTTP: they exchange messages"
+        " (device:module/messaging, wasmcloud:messaging)"
+    )
 
 
 def test_the_capability_that_is_missing_is_named_once():
