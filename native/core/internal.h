@@ -42,9 +42,9 @@ uint32_t pw_places_find(const pw_places *places, uint32_t function, uint32_t rew
 struct pw_module {
     wasm_module_t wamr;
     pw_facts facts;
-    uint8_t *bytes;    /* WAMR reads from and writes to this copy */
-    uint8_t *original; /* what the caller gave, for custom sections */
-    uint32_t size;
+    uint8_t *bytes;  /* WAMR reads from and writes to this copy; without its code once that is loaded */
+    uint8_t *custom; /* the custom sections of a .wasm, one after the other */
+    uint32_t custom_size;
     pw_extern *imports;
     uint32_t import_count;
     pw_extern *exports;

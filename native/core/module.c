@@ -4,8 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define CUSTOM_SECTION 0
+#define CODE_SECTION 10
+#define AOT_TEXT_SECTION 2       /* WAMR, core/iwasm/aot/aot_runtime.h */
+#define AOT_RELOCATION_SECTION 5 /* likewise */
 
 static pthread_mutex_t link_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -217,8 +222,93 @@ discard(pw_module *module)
     externs_free(module->imports, module->import_count);
     externs_free(module->exports, module->export_count);
     free(module->functions);
-    free(module->original);
+    free(module->custom);
     free(module);
+}
+
+/* Reads an unsigned LEB128 of at most 32 bits at *at; false when it does not fit. */
+static bool
+read_u32(const uint8_t *bytes, uint64_t end, uint64_t *at, uint32_t *value)
+{
+    uint64_t result = 0;
+    for (uint32_t shift = 0; shift < 35; shift += 7) {
+        if (*at >= end)
+            return false;
+        uint8_t byte = bytes[(*at)++];
+        result |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) {
+            *value = (uint32_t)result;
+            return result <= UINT32_MAX;
+        }
+    }
+    return false;
+}
+
+typedef struct section {
+    uint32_t kind;
+    uint64_t head, body, end; /* offsets: where it begins, where its content does, where it ends */
+} section;
+
+/* The section of a .wasm (or of an ahead-of-time image) at *at, which then is behind it; false at the end, and for what is cut off. */
+static bool
+next_section(const uint8_t *file, uint64_t size, bool is_image, uint64_t *at, section *found)
+{
+    uint32_t length;
+    found->head = *at = is_image ? (*at + 3) & ~(uint64_t)3 : *at;
+    if (is_image) {
+        if (*at + 8 > size)
+            return false;
+        memcpy(&found->kind, file + *at, 4);
+        memcpy(&length, file + *at + 4, 4);
+        *at += 8;
+    }
+    else {
+        if (*at >= size)
+            return false;
+        found->kind = file[(*at)++];
+        if (!read_u32(file, size, at, &length))
+            return false;
+    }
+    if (length > size - *at)
+        return false;
+    found->body = *at;
+    found->end = *at += length;
+    return true;
+}
+
+/* Keeps what a .wasm has in custom sections; false when out of memory. */
+static bool
+keep_custom_sections(pw_module *module, const uint8_t *file, uint32_t size)
+{
+    section each;
+    uint32_t kept = 0;
+    for (uint64_t at = 8; next_section(file, size, false, &at, &each);)
+        kept += each.kind == CUSTOM_SECTION ? (uint32_t)(each.end - each.head) : 0;
+    module->custom = malloc(kept ? kept : 1);
+    if (!module->custom)
+        return false;
+    for (uint64_t at = 8; next_section(file, size, false, &at, &each);) {
+        if (each.kind == CUSTOM_SECTION) {
+            memcpy(module->custom + module->custom_size, file + each.head, each.end - each.head);
+            module->custom_size += (uint32_t)(each.end - each.head);
+        }
+    }
+    return true;
+}
+
+/* The whole pages of a loaded module's code go back to the kernel: WAMR has made its own of it, and reads the file's no more. */
+static void
+drop_code(uint8_t *file, uint32_t size, bool is_image)
+{
+    section each;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (uint64_t at = 8; next_section(file, size, is_image, &at, &each);) {
+        if (is_image ? each.kind != AOT_TEXT_SECTION && each.kind != AOT_RELOCATION_SECTION : each.kind != CODE_SECTION)
+            continue;
+        uintptr_t from = ((uintptr_t)file + each.body + page - 1) & ~(page - 1), to = ((uintptr_t)file + each.end) & ~(page - 1);
+        if (from < to)
+            (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    }
 }
 
 int32_t
@@ -237,15 +327,13 @@ pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module *
         return PW_NO_MEMORY;
     module->facts = facts;
     pthread_mutex_init(&module->lock, NULL);
-    module->size = size;
+    bool is_image = size < 4 || memcmp(bytes, "\0asm", 4) != 0;
     module->bytes = malloc(size ? size : 1);
-    module->original = malloc(size ? size : 1);
-    if (!module->bytes || !module->original) {
+    if (!module->bytes || (!is_image && !keep_custom_sections(module, bytes, size))) {
         discard(module);
         return PW_NO_MEMORY;
     }
     memcpy(module->bytes, bytes, size);
-    memcpy(module->original, bytes, size);
 
     LoadArgs args;
     memset(&args, 0, sizeof args);
@@ -262,6 +350,7 @@ pw_module_load(const uint8_t *bytes, uint32_t size, uint32_t places, pw_module *
         discard(module);
         return status;
     }
+    drop_code(module->bytes, size, is_image);
     *out = module;
     return PW_OK;
 }
@@ -361,50 +450,26 @@ pw_module_export_get(const pw_module *module, uint32_t index, pw_extern *out)
     return PW_OK;
 }
 
-/* Reads an unsigned LEB128 of at most 32 bits at *at; false when it does not fit. */
-static bool
-read_u32(const uint8_t *bytes, uint64_t end, uint64_t *at, uint32_t *value)
-{
-    uint64_t result = 0;
-    for (uint32_t shift = 0; shift < 35; shift += 7) {
-        if (*at >= end)
-            return false;
-        uint8_t byte = bytes[(*at)++];
-        result |= (uint64_t)(byte & 0x7f) << shift;
-        if (!(byte & 0x80)) {
-            *value = (uint32_t)result;
-            return result <= UINT32_MAX;
-        }
-    }
-    return false;
-}
-
 int32_t
 pw_module_custom_section_get(const pw_module *module, uint32_t index, const char **name, uint32_t *name_size,
                              const uint8_t **bytes, uint32_t *size)
 {
     if (!module || !name || !name_size || !bytes || !size)
         return PW_BAD_ARGUMENT;
-    const uint8_t *file = module->original;
-    uint64_t at = 8;
-    if (module->size < 8 || memcmp(file, "\0asm", 4) != 0)
-        return PW_NOT_FOUND;
-    while (at < module->size) {
-        uint8_t kind = file[at++];
-        uint32_t body, length;
-        if (!read_u32(file, module->size, &at, &body) || body > module->size - at)
+    const uint8_t *file = module->custom;
+    section each;
+    for (uint64_t at = 0; next_section(file, module->custom_size, false, &at, &each);) {
+        uint64_t start = each.body;
+        uint32_t length;
+        if (index-- > 0)
+            continue;
+        if (!read_u32(file, each.end, &start, &length) || length > each.end - start)
             return PW_NOT_FOUND;
-        uint64_t end = at + body;
-        if (kind == CUSTOM_SECTION && index-- == 0) {
-            if (!read_u32(file, end, &at, &length) || length > end - at)
-                return PW_NOT_FOUND;
-            *name = (const char *)file + at;
-            *name_size = length;
-            *bytes = file + at + length;
-            *size = (uint32_t)(end - at - length);
-            return PW_OK;
-        }
-        at = end;
+        *name = (const char *)file + start;
+        *name_size = length;
+        *bytes = file + start + length;
+        *size = (uint32_t)(each.end - start - length);
+        return PW_OK;
     }
     return PW_NOT_FOUND;
 }

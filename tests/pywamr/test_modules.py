@@ -1,6 +1,7 @@
 """Loading, describing, instantiating, memory, globals, and the end of life of each object."""
 
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -387,3 +388,40 @@ def test_what_a_memory_was_refused_is_known_until_the_next_call(runtime, mode):
     assert instance.memory.refused_pages == 9
     assert instance.call("ask", 0) == 3
     assert instance.memory.refused_pages == 0
+
+
+IN_MEMORY = r"""
+import sys
+import pywamr
+
+def resident():
+    with open("/proc/self/smaps_rollup") as file:
+        return int(file.read().split("Rss:")[1].split()[0]) * 1024
+
+size = 16 << 20
+def leb(value):
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*out, value))
+
+body = b"\0" + b"\1" * size + b"\x41\7\x0b"  # nops, i32.const 7
+code = b"\1" + leb(len(body)) + body
+wasm = (b"\0asm\1\0\0\0" + b"\0\5\4note" + b"\1\5\1\x60\0\1\x7f" + b"\3\2\1\0" + b"\7\5\1\1f\0\0"
+    + b"\x0a" + leb(len(code)) + code + b"\0\6\4noteX")
+with pywamr.Runtime() as runtime:
+    before = resident()
+    module = runtime.load(wasm)
+    grown = resident() - before
+    assert module.instantiate({}).call("f") == 7
+    print(grown, list(module.custom_sections))
+"""
+
+
+def test_code_that_was_loaded_is_not_kept_as_it_came_and_custom_sections_are():
+    done = subprocess.run([sys.executable, "-c", IN_MEMORY], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    grown, _, sections = done.stdout.partition(" ")
+    assert int(grown) < 8 << 20
+    assert sections.strip() == "[('note', b''), ('note', b'X')]"
