@@ -139,9 +139,11 @@ class Outbox(Delivery):
         counters: Counter[str],
         device: str,
         topic_of: Callable[[Message], str | None],
+        response_of: Callable[[Message], str] = lambda message: "",
     ) -> None:
+        """`response_of`: the broker's topic on which an answer to a message is waited for, "" for none."""
         super().__init__(store, on_writer, link, forget, counters)
-        self._device, self._topic_of = device, topic_of
+        self._device, self._topic_of, self._response_of = device, topic_of, response_of
         self._source, self._of_source = ("", ""), b""  # instance and module of the last message, and the properties that say so
         self._ahead: deque[Message] = deque()
         self._ahead_bytes = 0
@@ -243,7 +245,8 @@ class Outbox(Delivery):
             pairs = (BOARD, self._device), ("instance", message.instance), ("module", message.module)
             self._of_source = UserProperties.encoded(*pairs)
         of_message = UserProperties.encoded(("number", str(message.number)), ("time", f"{message.time_s:.3f}"))
-        return UserProperties(self._of_source + of_message)
+        response = self._response_of(message) if message.reply_to else ""
+        return UserProperties(self._of_source + of_message, response)
 
     async def _recover(self, message: Message, sent: Sent) -> None:
         """After a failure: those in flight behind it come to their ends, then all that were not acknowledged are sent again."""

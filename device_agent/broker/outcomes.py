@@ -203,4 +203,4 @@ def _write_size(write: KeyWrite) -> int:
 
 def _message_size(message: Any) -> int:
     """Of one for the broker or for an instance."""
-    return len(message.payload) + len(message.topic) + MESSAGE_BYTES
+    return len(message.payload) + len(message.topic) + len(message.reply_to) + MESSAGE_BYTES

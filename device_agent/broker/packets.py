@@ -34,10 +34,12 @@ class Arrived(NamedTuple):
 
 
 class UserProperties:
-    """User properties of a PUBLISH, in the bytes that go on the wire."""
+    """User properties of a PUBLISH, and its response topic, in the bytes that go on the wire."""
 
-    def __init__(self, content: bytes) -> None:
-        """`content`: as `encoded` makes it."""
+    def __init__(self, content: bytes, response_topic: str = "") -> None:
+        """`content`: as `encoded` makes it. `response_topic`: where an answer is waited for, "" for none."""
+        if response_topic:
+            content += b"%c%b" % (_RESPONSE_TOPIC, _text(response_topic))
         self.packed = _varint(len(content)) + content
 
     @staticmethod

@@ -190,17 +190,19 @@ class Router:
         now_s = time.time()
         out: list[Message] = []
         bus: list[BusMessage] = []
-        for topic, payload in done.messages:
+        for place, (topic, payload) in enumerate(done.messages):
+            answer = done.reply_to.get(place, "")
             self._counters["messages"] += 1
             if topic.partition("/")[0] == topics.SYSTEM:
                 self._refuse(spec, topic)
                 continue
-            bus += [BusMessage(0, now_s, name, target, topic, payload, hops + 1) for target in self._targets(name, topic, hops)]
+            targets = self._targets(name, topic, hops)
+            bus += [BusMessage(0, now_s, name, target, topic, payload, hops + 1, answer) for target in targets]
             if not topics.is_on_board(topic):
                 if self.broker_topic(name, topic) is None:
                     self._refuse(spec, topic)
                 else:
-                    out.append(Message(0, now_s, name, spec.label, topic, payload))
+                    out.append(Message(0, now_s, name, spec.label, topic, payload, answer))
         if not self._routes.durable:
             self._hand_over(bus)
             bus = []
@@ -216,6 +218,11 @@ class Router:
         """Where on the broker a topic of an instance lies; None where it may not lie."""
         place = self._places.get(instance)
         return topics.outward(place.outward if place is not None else self._routes.outward(instance), topic)
+
+    def response_topic(self, instance: str, topic: str) -> str:
+        """Where on the broker an instance hears a topic of its own, by the first template; "" where it does not."""
+        prefixes = self._routes.inward(instance)
+        return (topics.outward(prefixes[0], topic) or "") if topic and prefixes else ""
 
     def _targets(self, source: str, topic: str, hops: int) -> Iterable[str]:
         found = [name for name, place in self._places.items() if name != source and place.wants(topic)]
@@ -246,6 +253,6 @@ class Router:
         for each in said:
             place = self._places.get(each.target)
             if place is not None:
-                place.inbox.offer(each.topic, each.payload, each.hops, each.number, each.source)
+                place.inbox.offer(each.topic, each.payload, each.hops, each.number, each.source, each.reply_to)
             elif each.number:
                 self._outcomes.consumed(each.number)

@@ -15,7 +15,8 @@ import signal
 import socket
 import struct
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ota.formats import cbor
@@ -41,7 +42,7 @@ TERMINATE_S = 0.25
 SOCKET_BUFFER_BYTES = 2 * FRAME_LIMIT_BYTES
 _EVENT, _DONE = ord("E"), ord("D")
 _EVENT_HEAD, _DONE_HEAD = struct.Struct("<BHH"), struct.Struct("<BHHQQQ")
-_MESSAGE_HEAD, _WRITE_HEAD = struct.Struct("<HI"), struct.Struct("<HBI")
+_MESSAGE_HEAD, _WRITE_HEAD = struct.Struct("<HHI"), struct.Struct("<HBI")
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class Done:
     messages: tuple[tuple[str, bytes], ...]
     writes: tuple[KeyWrite, ...]
     usage: Usage = NO_USAGE
+    reply_to: Mapping[int, str] = field(default_factory=dict)  # by place of a message: the topic where its answer is waited for
 
 
 @dataclass(frozen=True)
@@ -307,9 +309,9 @@ def _pack_done(done: Done) -> bytes:
     parts = [
         _DONE_HEAD.pack(_DONE, len(done.messages), len(done.writes), usage.host_calls, usage.took_us, usage.memory_bytes),
     ]
-    for topic, payload in done.messages:
-        name = topic.encode()
-        parts += (_MESSAGE_HEAD.pack(len(name), len(payload)), name, payload)
+    for place, (topic, payload) in enumerate(done.messages):
+        name, answer = topic.encode(), done.reply_to.get(place, "").encode()
+        parts += (_MESSAGE_HEAD.pack(len(name), len(answer), len(payload)), name, answer, payload)
     for each in done.writes:
         name, value = each.key.encode(), each.value
         parts += (_WRITE_HEAD.pack(len(name), value is not None, len(value or b"")), name, value or b"")
@@ -321,14 +323,16 @@ def _unpack_done(data: bytes) -> Done:
         _, messages, writes, calls, took_us, memory_bytes = _DONE_HEAD.unpack_from(data)
         if messages > MESSAGES_PER_EVENT or writes > WRITES_PER_EVENT or max(calls, took_us, memory_bytes) > NUMBER_LIMIT:
             raise malformed("answer of a worker", "a number is beyond its limit")
-        at, sent, kept = _DONE_HEAD.size, [], []
-        for _ in range(messages):
-            name_size, size = _MESSAGE_HEAD.unpack_from(data, at)
-            name_at = at + _MESSAGE_HEAD.size
-            if size > PAYLOAD_LIMIT_BYTES or name_size + size > len(data) - name_at:
+        at, sent, kept, answers = _DONE_HEAD.size, [], [], {}
+        for place in range(messages):
+            name_size, answer_size, size = _MESSAGE_HEAD.unpack_from(data, at)
+            answer_at = at + _MESSAGE_HEAD.size + name_size
+            if size > PAYLOAD_LIMIT_BYTES or answer_size + size > len(data) - answer_at:
                 raise malformed("answer of a worker", "a message is longer than its limit")
-            at = name_at + name_size + size
-            sent.append((str(data[name_at : at - size], "utf-8"), data[at - size : at]))
+            at = answer_at + answer_size + size
+            sent.append((str(data[answer_at - name_size : answer_at], "utf-8"), data[at - size : at]))
+            if answer_size:
+                answers[place] = str(data[answer_at : at - size], "utf-8")
         for _ in range(writes):
             name_size, there, size = _WRITE_HEAD.unpack_from(data, at)
             name_at = at + _WRITE_HEAD.size
@@ -340,4 +344,4 @@ def _unpack_done(data: bytes) -> Done:
         raise malformed("answer of a worker", str(error)) from None
     if at != len(data):
         raise malformed("answer of a worker", "the lengths of its parts do not add up")
-    return Done(tuple(sent), tuple(kept), Usage(calls, took_us, memory_bytes))
+    return Done(tuple(sent), tuple(kept), Usage(calls, took_us, memory_bytes), answers)

@@ -117,6 +117,7 @@ class Worker:
         """
         self.spec = spec
         self._publish_grants = TopicGrants(spec.description.capabilities.filters("publish"))
+        self._subscribe_grants = TopicGrants(spec.description.capabilities.filters("subscribe"))
         self._key_bytes: dict[str, int] = {}
         self.interfaces: frozenset[str] = frozenset()
         self.mode = ""  # "interpreter" or "aot", once it has started
@@ -300,9 +301,10 @@ class Worker:
 
     def _beyond_its_grants(self, done: frames.Done) -> str:
         """What the module may not do and its worker let pass, "" when there is nothing: a worker is not trusted with that alone."""
-        for topic, _ in done.messages:
-            if not self._publish_grants.allow(topic):
-                return f"a message on {topic[:100]!r}"
+        if denied := [topic for topic, _ in done.messages if not self._publish_grants.allow(topic)]:
+            return f"a message on {denied[0][:100]!r}"
+        if denied := [each for each in done.reply_to.values() if not self._subscribe_grants.allow(each)]:
+            return f"a message that is to be answered on {denied[0][:100]!r}"
         if sum(len(topic.encode()) + len(payload) for topic, payload in done.messages) > frames.MESSAGE_BYTES_PER_EVENT:
             return f"messages of more than {frames.MESSAGE_BYTES_PER_EVENT} bytes"
         if not done.writes:

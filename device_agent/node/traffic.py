@@ -60,6 +60,7 @@ class Traffic:
                 counters,
                 config.device,
                 lambda message: router.broker_topic(message.instance, message.topic),
+                lambda message: router.response_topic(message.instance, message.reply_to),
             )
         if outbox is not None:
             outcomes.on_messages = outbox.written

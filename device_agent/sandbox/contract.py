@@ -7,7 +7,7 @@ happen together or not at all. Reads see the module's own writes.
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from device_agent.channel.frames import (
@@ -44,6 +44,7 @@ class Outcome:
 
     messages: tuple[tuple[str, bytes], ...] = ()
     writes: tuple[KeyWrite, ...] = ()
+    reply_to: Mapping[int, str] = field(default_factory=dict)  # by place of a message: the topic where its answer is waited for
 
 
 class ModuleHost:
@@ -70,6 +71,7 @@ class ModuleHost:
         """
         self._capabilities, limits = description.capabilities, description.limits
         self._publish_grants = TopicGrants(self._capabilities.filters("publish"))
+        self._hears = TopicGrants(self._capabilities.filters("subscribe"))
         self._message_rate = Rate(limits.messages_per_s)
         self._log_rate = Rate(limits.log_lines_per_s)
         self._keys: dict[str, bytes] = {}
@@ -77,6 +79,7 @@ class ModuleHost:
         self._log = self._limited(log)
         self._clock_ns = clock_ns
         self._messages: list[tuple[str, bytes]] = []
+        self._reply_to: dict[int, str] = {}
         self._message_bytes = 0
         self._writes: dict[str, bytes | None] = {}
         self._observe = observe
@@ -244,10 +247,11 @@ class ModuleHost:
         return self._take()
 
     def _drop(self) -> None:
-        self._messages, self._message_bytes, self._writes = [], 0, {}
+        self._messages, self._message_bytes, self._writes, self._reply_to = [], 0, {}, {}
 
     def _take(self) -> Outcome:
-        outcome = Outcome(tuple(self._messages), tuple(KeyWrite(key, value) for key, value in self._writes.items()))
+        writes = tuple(KeyWrite(key, value) for key, value in self._writes.items())
+        outcome = Outcome(tuple(self._messages), writes, self._reply_to)
         for key, value in self._writes.items():
             if value is None:
                 self._keys.pop(key, None)
@@ -325,9 +329,9 @@ class ModuleHost:
         found: dict[str, dict[str, Callable[..., Any]]] = {}
         for module in {each.module for each in imports}:
             if (name := own_interface(module)) in self._capabilities.items:
-                found[module] = {field: self._watched(f"{name}.{field}", call) for field, call in hosts[name].items()}
-        for (module, field), call in bound(imports, self._interfaces, self._guest, self._watched).items():
-            found.setdefault(module, {})[field] = call
+                found[module] = {each: self._watched(f"{name}.{each}", call) for each, call in hosts[name].items()}
+        for (module, name), call in bound(imports, self._interfaces, self._guest, self._watched).items():
+            found.setdefault(module, {})[name] = call
         return found
 
     def _filter_functions(self) -> dict[str, Callable[..., Any]]:
@@ -385,23 +389,30 @@ class ModuleHost:
         error = self._send(topic, size, lambda: self._read(payload_at, size))
         self._write(out, b"\0\0" if error is None else bytes((1, error)))
 
-    def _send(self, topic: str, size: int, payload: Callable[[], bytes]) -> int | None:
+    def _send(self, topic: str, size: int, payload: Callable[[], bytes], reply_to: str = "") -> int | None:
         """Holds a message back until the event has been handled; its error where it may not be published."""
-        whole = len(topic.encode()) + size
+        whole = len(topic.encode()) + len(reply_to.encode()) + size
         if not self._publish_grants.allow(topic):
             return PUBLISH_DENIED
         if size > PAYLOAD_LIMIT_BYTES:
             return PUBLISH_TOO_LARGE
         if not self._has_room(whole) or not self._message_rate.take():
             return PUBLISH_QUEUE_FULL
+        if reply_to:
+            self._reply_to[len(self._messages)] = reply_to
         self._messages.append((topic, payload()))
         self._message_bytes += whole
         return None
 
-    def _send_text(self, topic: str, payload: bytes) -> str:
-        """As `_send`, with words."""
+    def _send_text(self, topic: str, payload: bytes, reply_to: str | None) -> str:
+        """As `_send`, with words.
+
+        An answer goes where the module hears it, and nowhere else: who answers may write where the one who asks may not.
+        """
+        if reply_to is not None and not self._hears.allow(reply_to):
+            return "the module does not subscribe to the topic of the answer"
         words = {None: "", PUBLISH_DENIED: "the topic is not granted", PUBLISH_TOO_LARGE: "the message is too large"}
-        return words.get(self._send(topic, len(payload), lambda: payload), "the queue is full")
+        return words.get(self._send(topic, len(payload), lambda: payload, reply_to or ""), "the queue is full")
 
     def _has_room(self, size: int) -> bool:
         return len(self._messages) < MESSAGES_PER_EVENT and self._message_bytes + size <= MESSAGE_BYTES_PER_EVENT

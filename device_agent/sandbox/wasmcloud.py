@@ -14,8 +14,7 @@ from ota.formats.report import LEVELS
 
 __all__ = ["Atomics", "Batch", "Configuration", "Consumer", "Keys", "Logging", "Store", "hosts"]
 
-NO_REQUEST = "a board answers no request within an event: publish it, and take the answer as a message"
-NO_REPLY_TO = "messages of a board carry no reply-to: publish without one"
+NO_REQUEST = "a board answers no request within an event: publish it with a reply-to, and take the answer as a message"
 _NO_SUCH_STORE = (0, None)
 _NUMBER = re.compile(rb"-?[0-9]{1,20}")
 _LARGEST = {"0.2.0-draft": (0, (1 << 64) - 1), "0.2.0-draft2": (-(1 << 63), (1 << 63) - 1)}
@@ -37,16 +36,16 @@ class Keys(Protocol):
 class Consumer:
     """wasmcloud:messaging/consumer."""
 
-    def __init__(self, send: Callable[[str, bytes], str]) -> None:
-        """`send` publishes on a topic once the event has been handled; it answers why not, "" where it will."""
+    def __init__(self, send: Callable[[str, bytes, str | None], str]) -> None:
+        """`send` publishes once the event has been handled: topic, payload, the topic of the answer if one is waited for.
+
+        It answers why not, "" where it will.
+        """
         self._send = send
 
     def publish(self, message: tuple[str, bytes, str | None]) -> None:
         """Raises Failure: why not."""
-        subject, body, reply_to = message
-        if reply_to is not None:
-            raise Failure(NO_REPLY_TO)
-        if why := self._send(subject, body):
+        if why := self._send(*message):
             raise Failure(why)
 
     def request(self, subject: str, body: bytes, timeout_ms: int) -> None:
@@ -207,7 +206,7 @@ class Batch:
 
 
 def hosts(
-    keys: Keys, send: Callable[[str, bytes], str], log: Callable[[str, str], None], config: Mapping[str, str]
+    keys: Keys, send: Callable[[str, bytes, str | None], str], log: Callable[[str, str], None], config: Mapping[str, str]
 ) -> dict[str, Any]:
     """What answers for each of these interfaces; the drafts of one differ in what they can count."""
     configuration = Configuration(config)

@@ -189,7 +189,7 @@ class _Worker:
                 outcome = host.begin(state, keys)
             case _:
                 return frames.State(host.save())
-        return frames.Done(outcome.messages, outcome.writes, self._usage(calls, started))
+        return frames.Done(outcome.messages, outcome.writes, self._usage(calls, started), outcome.reply_to)
 
     def _log(self, level: str, message: str) -> None:
         self._channel.send(frames.encode_answer(frames.Log(level, message)))

@@ -12,11 +12,11 @@ K = TypeVar("K")
 MESSAGE_BYTES = 64  # that a message has on disk beside its texts and payload, about
 DROP_AT_ONCE = 100  # messages of the outbox
 ROWS_AT_ONCE = 32  # that one statement inserts: each statement gives Python's lock away and has to wait for it
-_ROW = "(?, ?, ?, ?, ?)"
+_ROW = "(?, ?, ?, ?, ?, ?)"
 
 
 def _size_in(table: str) -> str:
-    texts = {"outbox": ("topic", "module"), "bus": ("topic",)}[table]
+    texts = {"outbox": ("topic", "module", "reply_to"), "bus": ("topic", "reply_to")}[table]
     return " + ".join(("length(payload)", *(f"length(cast({each} as blob))" for each in texts), str(MESSAGE_BYTES)))
 
 
@@ -38,6 +38,7 @@ class BusMessage(NamedTuple):
     topic: str
     payload: bytes
     hops: int
+    reply_to: str = ""  # the topic on which its source waits for an answer
 
 
 class Outcome(NamedTuple):
@@ -109,7 +110,7 @@ class Messages(Tables):
     @recovers
     def outbox(self, after: int, count: int) -> list[Message]:
         """Messages not delivered yet with numbers above `after`, oldest first."""
-        columns = "number, time_s, instance, module, topic, payload"
+        columns = ", ".join(Message._fields)
         rows = self._database.execute(f"select {columns} from outbox where number > ? order by number limit ?", (after, count))
         return [Message(*row) for row in rows]
 
@@ -159,7 +160,7 @@ class Messages(Tables):
         last = 0
         for start in range(0, len(messages), ROWS_AT_ONCE):
             part = messages[start : start + ROWS_AT_ONCE]
-            query = f"insert into outbox (time_s, instance, module, topic, payload) values {', '.join([_ROW] * len(part))}"
+            query = f"insert into outbox ({', '.join(Message._fields[1:])}) values {', '.join([_ROW] * len(part))}"
             row = self._database.execute(query, [value for each in part for value in each[1:]])
             last = int(row.lastrowid or 0)
         for each in messages:
@@ -169,7 +170,7 @@ class Messages(Tables):
     def _add_to_bus(self, messages: Sequence[BusMessage], on_bus: OnBus) -> list[BusMessage]:
         columns, added = ", ".join(BusMessage._fields[1:]), []
         for each in messages:
-            row = self._database.execute(f"insert into bus ({columns}) values (?, ?, ?, ?, ?, ?)", each[1:])
+            row = self._database.execute(f"insert into bus ({columns}) values (?, ?, ?, ?, ?, ?, ?)", each[1:])
             added.append(each._replace(number=int(row.lastrowid or 0)))
             _note(on_bus, (each.target, each.source), 1, _size_on_bus(each))
         return added
@@ -262,8 +263,10 @@ def _note(waiting: dict[K, tuple[int, int]], name: K, count: int, size: int) -> 
 
 
 def _size_of(message: Message) -> int:
-    return len(message.payload) + len(message.topic.encode()) + len(message.module.encode()) + MESSAGE_BYTES
+    return (
+        len(message.payload) + sum(len(each.encode()) for each in (message.topic, message.module, message.reply_to)) + MESSAGE_BYTES
+    )
 
 
 def _size_on_bus(message: BusMessage) -> int:
-    return len(message.payload) + len(message.topic.encode()) + MESSAGE_BYTES
+    return len(message.payload) + len(message.topic.encode()) + len(message.reply_to.encode()) + MESSAGE_BYTES

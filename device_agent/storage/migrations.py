@@ -63,7 +63,15 @@ def migrate(database: sqlite3.Connection) -> None:
         _from_1(database)
     if version < 3:
         _from_2(database)
+    _add_text(database, "outbox", "reply_to")
+    _add_text(database, "bus", "reply_to")
     schema.mark(database)
+
+
+def _add_text(database: sqlite3.Connection, table: str, column: str) -> None:
+    """A column of schema 4 or later. A newer agent may have added it."""
+    if column not in {name for _, name, *_ in database.execute(f"pragma table_info({table})")}:
+        database.execute(f"alter table {table} add column {column} text not null default ''")
 
 
 def name_instance(modules: Iterable[str]) -> str:

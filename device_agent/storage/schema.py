@@ -14,7 +14,7 @@ from ota.formats.journal import chain
 from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest
 from ota.formats.reasons import Refused
 
-SCHEMA = 3
+SCHEMA = 4
 OLDEST = 1  # the oldest schema that is brought up to date (device_agent.storage.migrations)
 READABLE_BY = 3  # the oldest schema whose agent can use these tables
 TABLES = """
@@ -39,10 +39,11 @@ create table states (
 create table documents (name text primary key, document blob not null) strict;
 create table outbox (
     number integer primary key autoincrement, time_s real not null, instance text not null, module text not null,
-    topic text not null, payload blob not null) strict;
+    topic text not null, payload blob not null, reply_to text not null default '') strict;
 create table bus (
     number integer primary key autoincrement, time_s real not null, source text not null, target text not null,
-    topic text not null, payload blob not null, hops integer not null) strict;
+    topic text not null, payload blob not null, hops integer not null,
+    reply_to text not null default '') strict;
 create index bus_to on bus (target, number);
 """
 UPDATE = "phase, deployment, manifest, config, together, resumptions, reason, detail, events"

@@ -257,8 +257,9 @@ def _deliver(
 
 def _show_outcome(show: "_Printer", what: str, outcome: Any, **about: Any) -> None:
     show(what, **about)
-    for topic, payload in outcome.messages:
-        show("publish", topic=topic, payload=payload.decode("utf-8", "backslashreplace"))
+    for place, (topic, payload) in enumerate(outcome.messages):
+        answer = {"reply_to": outcome.reply_to[place]} if place in outcome.reply_to else {}
+        show("publish", topic=topic, payload=payload.decode("utf-8", "backslashreplace"), **answer)
     for write in outcome.writes:
         value = None if write.value is None else write.value.decode("utf-8", "backslashreplace")
         show("keep", key=write.key, value=value)

@@ -337,6 +337,7 @@ class Message(NamedTuple):
     module: str  # name and version
     topic: str
     payload: bytes
+    reply_to: str = ""  # the topic on which the module waits for an answer; not in a batch
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def rogue(tmp_path, monkeypatch):
     return ModuleSpec(description, blob, sha256(b"module"), {}), zygote
 
 
-@pytest.mark.parametrize("what", ["topic", "no-topic", "bytes", "quota", "key", "no-key"])
+@pytest.mark.parametrize("what", ["topic", "no-topic", "bytes", "quota", "key", "no-key", "answer"])
 def test_a_worker_that_lets_its_module_have_more_than_was_granted_is_ended(tmp_path, monkeypatch, what):
     spec, zygote = rogue(tmp_path, monkeypatch)
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from device_agent.broker import logs, outbox
+from device_agent.broker import logs, outbox, packets
 from device_agent.broker.connection import Sent
 from device_agent.broker.logs import LINES_KEPT, LogQueue
 from device_agent.broker.outbox import SMALL_TRIES, Batches, Outbox
@@ -467,3 +467,11 @@ def test_log_batches_fit_what_the_broker_takes():
 def test_a_log_line_that_fits_no_packet_is_shortened():
     (batch,) = asyncio.run(sent_lines(1, 5000, room=1000))
     assert 600 < len(batch[0].message) < 1000
+
+
+def test_a_message_names_the_topic_on_which_its_module_waits_for_an_answer():
+    told = UserProperties(UserProperties.encoded(("board", "roof")), "devices/roof/answers")
+    packet = packets.publish("t", b"?", 7, told)
+    start, end = packets.bounds(bytearray(packet), 0)
+    arrived, _, _ = packets.read_publish(packet[0], packet[start:end])
+    assert (arrived.response_topic, arrived.board, arrived.payload) == ("devices/roof/answers", "roof", b"?")

@@ -12,9 +12,14 @@ from ota.formats.reasons import Reason, Refused
 topics = st.text(max_size=60)
 numbers = st.integers(0, (1 << 53) - 1)
 writes = st.builds(KeyWrite, topics, st.none() | st.binary(max_size=300))
+messages = st.lists(st.tuples(topics, st.binary(max_size=300), topics), max_size=8)
 dones = st.builds(
-    Done,
-    st.lists(st.tuples(topics, st.binary(max_size=300)), max_size=8).map(tuple),
+    lambda said, *rest: Done(
+        tuple((topic, payload) for topic, payload, _ in said),
+        *rest,
+        {place: answer for place, (*_, answer) in enumerate(said) if answer},
+    ),
+    messages,
     st.lists(writes, max_size=8).map(tuple),
     st.builds(Usage, numbers, numbers, numbers),
 )

@@ -86,8 +86,8 @@ class Rig:
         for each in boxes:
             self.router.add(each)
 
-    async def say(self, name: str, *said: tuple[str, bytes], writes=(), hops: int = 0, number: int = 0, flush: bool = True):
-        self.router.deliver(name, SPEC, Done(said, tuple(writes)), hops, number)
+    async def say(self, name: str, *said, writes=(), hops: int = 0, number: int = 0, flush: bool = True, reply_to=None):
+        self.router.deliver(name, SPEC, Done(said, tuple(writes), reply_to=reply_to or {}), hops, number)
         if flush:
             assert await self.outcomes.flush()
 
@@ -140,6 +140,36 @@ def test_a_response_topic_is_told_where_the_instance_may_publish_there(tmp_path,
     rig = Rig(tmp_path, box)
     rig.router.received(Arrived("devices/roof-1/cmd/1", b"question", response_topic=response))
     assert (box.got, box.replies) == ([("cmd/1", b"question")], [told])
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_module_of_the_board_is_told_where_another_one_waits_for_an_answer(tmp_path, durable):
+    boxes = Box("a", ("cmd/#",)), Box("b")
+
+    async def main():
+        rig = Rig(tmp_path, *boxes, durable=durable)
+        await rig.say("b", ("cmd/1", b""), ("cmd/2", b"question"), ("cmd/3", b"far"), reply_to={1: "local/here", 2: "answers/b"})
+        assert [each.reply_to for each in rig.store.outbox(0, 10)] == ["", "local/here", "answers/b"]
+        assert rig.router.response_topic("b", "answers/b") == "devices/roof-1/answers/b"
+        assert rig.router.response_topic("b", "local/here") == rig.router.response_topic("b", "") == ""
+
+    asyncio.run(main())
+    assert boxes[0].got == [("cmd/1", b""), ("cmd/2", b"question"), ("cmd/3", b"far")]
+    assert boxes[0].replies == ["", "local/here", "answers/b"]
+
+
+def test_where_an_answer_is_waited_for_is_known_after_a_restart(tmp_path):
+    box = Box("a", ("local/#",))
+
+    async def main():
+        await Rig(tmp_path, box, Box("b")).say("b", ("local/q", b"question"), reply_to={0: "local/here"})
+        box.got.clear()
+        box.replies.clear()
+        again = Rig(tmp_path, box)
+        await again.restore()
+
+    asyncio.run(main())
+    assert (box.got, box.replies) == ([("local/q", b"question")], ["local/here"])
 
 
 def test_an_inbox_is_told_who_sent_an_event(tmp_path):

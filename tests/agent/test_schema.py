@@ -8,6 +8,7 @@ import pytest
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
 from device_agent.storage import anchor, floors
+from device_agent.storage.messages import BusMessage
 from device_agent.storage.store import Bounds, Commit, Outcome, Slot, Store, StoreError, Version
 from ota.formats import cbor
 from ota.formats.reasons import Reason
@@ -176,7 +177,7 @@ alter table roots add column seen_s integer not null default 0;
 alter table bus add column priority integer not null default 0;
 create table moods (name text primary key) strict;
 insert into moods values ('good');
-update meta set value = 4 where key = 'schema';
+update meta set value = 5 where key = 'schema';
 """
 
 
@@ -202,7 +203,7 @@ def test_the_agent_before_uses_what_a_newer_one_has_added_to(tmp_path):
         assert store.problems.texts == ()
         assert store.journal_is_whole()
         store.close()
-    assert rows(folder, "select value from meta") == [(4,)]  # the newer one finds its tables as it left them
+    assert rows(folder, "select value from meta") == [(5,)]  # the newer one finds its tables as it left them
     assert rows(folder, "select name from moods") == [("good",)]
     assert rows(folder, "select name, colour from slots order by name") == [("confirmed", "red"), ("previous", "red")]
 
@@ -211,7 +212,29 @@ def test_a_newer_database_that_an_older_agent_can_not_use_is_refused(tmp_path):
     folder = tmp_path / "store"
     Store(folder).close()
     database = opened(folder / "agent.sqlite")
-    database.execute("pragma user_version = 4")
+    database.execute("pragma user_version = 5")
     database.close()
-    with pytest.raises(StoreError, match="schema 4"):
+    with pytest.raises(StoreError, match="schema 5"):
         Store(folder)
+
+
+def test_what_the_agent_before_said_between_modules_waits_for_no_answer(tmp_path):
+    folder = tmp_path / "store"
+    database = opened(folder / "agent.sqlite")
+    database.executescript((DUMPS / "agent-schema-3.sql").read_text())
+    database.close()
+    for _ in range(2):  # migrated once
+        store = Store(folder)
+        assert [(each.payload, each.reply_to) for each in store.outbox(0, 10)] == [(b"first", ""), (b"second", "")]
+        assert store.bus(0, 10) == [BusMessage(1, 1.0, "roof", "cellar", "local/a", b"said", 1)]
+        assert store.problems.texts == ()
+        store.close()
+    store = Store(folder)
+    said = BusMessage(0, 3.0, "roof", "cellar", "local/a", b"?", 1, "local/b")
+    version = Version("roof", "pump", b"1" * 32)
+    store.add_outcomes([Outcome(version, (), [Message(0, 3.0, "roof", "pump 1.0.0", "t", b"?", "u")], [said])], Bounds())
+    store.close()
+    store = Store(folder)
+    assert (store.outbox(2, 10)[0].reply_to, store.bus(1, 10)[0].reply_to) == ("u", "local/b")
+    store.close()
+    assert rows(folder, "select value from meta") == [(4,)]

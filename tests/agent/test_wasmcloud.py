@@ -15,7 +15,7 @@ from ota.formats.interfaces import INTERFACES
 from ota.formats.module import ModuleDescription
 from ota.formats.reasons import Refused
 from tests.support.component_guest import AREA, Guest
-from tests.support.wasmcloud_wat import BUCKET, CAPABILITIES, NO, handler
+from tests.support.wasmcloud_wat import ANSWERS, ASKER, BUCKET, CAPABILITIES, NO, QUESTION, TOLD, asker, handler
 from tests.support.wat import CONTRACT, OK, wat
 
 STORE, SECOND = "wasi:keyvalue/store@0.2.0-draft", "wasi:keyvalue/store@0.2.0-draft2"
@@ -291,9 +291,30 @@ def test_publishing_answers_with_the_reason():
     assert why() == "the topic is not granted"
     guest.call(CONSUMER, "publish", "out/a", bytes(65_537), 0, 0, 0)
     assert why() == "the message is too large"
-    guest.call(CONSUMER, "publish", "out/a", b"x", 1, *guest.text("out/b"))
-    assert why() == wasmcloud.NO_REPLY_TO
     guest.call(CONSUMER, "request", "out/a", b"x", 1000)
     assert guest.unpack("<B") == (1,)
     assert guest.bytes_of(AREA + 4).decode() == wasmcloud.NO_REQUEST
     assert guest.host._take().messages == ()
+
+
+def test_a_message_that_waits_for_an_answer_says_where():
+    description = ModuleDescription("m", "1", Capabilities.parse(ASKER, "test"))
+    host = ModuleHost(asker(), description, {}, lambda *_: None)
+    outcome = host.handle("in/x", b"what?")
+    assert (outcome.messages, outcome.reply_to) == (((QUESTION, b"what?"),), {0: ANSWERS})
+    outcome = host.handle(ANSWERS, b"that")
+    assert (outcome.messages, outcome.reply_to) == (((TOLD, b"that"),), {})
+
+
+@pytest.mark.parametrize("reply_to", ["out/valve", "local/question", "local/answers/#", "", "local/answers/" + "x" * 300])
+def test_an_answer_may_only_go_where_the_module_hears_it(reply_to):
+    """Who answers may be granted to write where the one who asks is not."""
+    host = ModuleHost(asker(reply_to), ModuleDescription("m", "1", Capabilities.parse(ASKER, "test")), {}, lambda *_: None)
+    with pytest.raises(ModuleError, match="the module does not subscribe to the topic of the answer"):
+        host.handle("in/x", b"what?")
+
+
+def test_ota_run_shows_where_an_answer_is_waited_for(tmp_path, capsys):
+    (tmp_path / "asker.wasm").write_bytes(asker())
+    assert main(["run", str(tmp_path / "asker.wasm"), "--event", "in/a=hello"]) == 0
+    assert f"publish  topic={QUESTION}  payload=hello  reply_to={ANSWERS}" in capsys.readouterr().out

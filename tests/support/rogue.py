@@ -11,6 +11,7 @@ ANSWERS = {
     "quota": Done((), (KeyWrite("a", bytes(60)), KeyWrite("b", bytes(60)))),
     "key": Done((), (KeyWrite("k" * 300, b""),)),
     "no-key": Done((), (KeyWrite("", None),)),
+    "answer": Done((("out/x", b""),), (), reply_to={0: "local/#"}),
     PARTING: Done((("out/x", b"goodbye"),), ()),
     "good": Done((("out/x", b"x"),), (KeyWrite("a", bytes(50)),)),
 }

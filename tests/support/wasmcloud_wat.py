@@ -76,3 +76,45 @@ def handler(*, canonical: bool = False) -> bytes:
         (global.set $bump (i32.add (global.get $bump) (local.get 3))))
       (func (export "{post}") (param i32) (global.set $bump (i32.const 4096)))
       (func (export "{handle}") {params} (result i32) {_BODY}))""")
+
+
+QUESTION, ANSWERS, TOLD = "local/question", "local/answers/1", "readings/told"
+ASKER = {"messaging": {"subscribe": ["in/#", "local/answers/#"], "publish": ["local/question", "readings/#"]}}
+_MESSAGES = """(module
+  (import "wasmcloud:messaging/consumer@0.2.0" "publish" (func $publish (param i32 i32 i32 i32 i32 i32 i32 i32)))
+  (memory (export "memory") 1)
+  {data}
+  (global $bump (mut i32) (i32.const 4096))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.set $bump (i32.add (global.get $bump) (local.get 3)))
+    (i32.sub (global.get $bump) (local.get 3)))
+  (func (export "cabi_post_wasmcloud:messaging/handler@0.2.0#handle-message") (param i32) (global.set $bump (i32.const 4096)))
+  (func (export "wasmcloud:messaging/handler@0.2.0#handle-message") (param i32 i32 i32 i32 i32 i32 i32) (result i32)
+    {body}
+    (i32.const 360)))"""
+_BODY_IN_HAND, _NO_REPLY = "(local.get 2) (local.get 3)", "(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 360)"
+
+
+def answerer() -> bytes:
+    """Sends each message back to where an answer is waited for; traps where none is."""
+    return wat(
+        _MESSAGES.format(
+            data="",
+            body=f"""
+    (if (i32.eqz (local.get 4)) (then unreachable))
+    (call $publish (local.get 5) (local.get 6) {_BODY_IN_HAND} {_NO_REPLY})""",
+        )
+    )
+
+
+def asker(reply_to: str = ANSWERS) -> bytes:
+    """Passes on what it hears below in/ as a question, and tells what it hears elsewhere: the answers."""
+    texts = {100: QUESTION, 140: reply_to, 180: TOLD}
+    data = "\n".join(f'(data (i32.const {at}) "{text}")' for at, text in texts.items())
+    body = f"""
+    (if (i32.eq (i32.load8_u (local.get 0)) (i32.const 105)) (then
+      (call $publish (i32.const 100) (i32.const {len(QUESTION)}) {_BODY_IN_HAND}
+        (i32.const 1) (i32.const 140) (i32.const {len(reply_to)}) (i32.const 360)))
+    (else
+      (call $publish (i32.const 180) (i32.const {len(TOLD)}) {_BODY_IN_HAND} {_NO_REPLY})))"""
+    return wat(_MESSAGES.format(data=data, body=body))

@@ -11,6 +11,7 @@ import pytest
 from tests.support.lab import Mosquitto
 from tests.support.recording_proxy import RecordingProxy
 from tests.support.relay import Board, relay
+from tests.support.wasmcloud_wat import QUESTION, TOLD, answerer, asker
 
 SAID, DONE = "readings/said", "readings/done"
 
@@ -171,3 +172,13 @@ def advised(board: Board, count: int = 0) -> int:
 
     board.observer.wait(lambda: come() >= count, board.patience_s, f"{count} pieces of advice")
     return come()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_module_asks_another_one_and_hears_the_answer(board, durable):
+    board.settings["extra"] = f"[bus]\ndurable = {str(durable).lower()}\n"
+    board.start()
+    board.run("answerer", answerer(), [QUESTION], ["local/answers/#"])
+    board.run("asker", asker(), ["in/#", "local/answers/#"], [QUESTION, "readings/#"])
+    board.observer.publish(board.topic("in/door"), b"open?")
+    board.observer.wait(lambda: b"open?" in payloads(board, TOLD), board.patience_s, "the answer")
