@@ -27,7 +27,7 @@ from tests.support.serial import Cable
 from tests.support.wheels import built_wheel
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.emulated, pytest.mark.full]
-BOOT_S = 400
+BOOT_S = 600  # RISC-V with systemd took more than 400 on a busy machine
 
 
 class Desk:
@@ -42,6 +42,9 @@ class Desk:
         assert main(["-C", str(folder / "operator"), "init", "--broker", self.broker.url]) == 0
         (folder / "password").write_text(PASSWORD + "\n")
         self.guest = Guest(architecture, folder / "guest", systemd=init == "systemd")
+        self.cable = None
+
+    def start(self):
         self.guest.make()
         self.guest.start()
         self.wait_for("login:")
@@ -90,7 +93,8 @@ class Desk:
             return any(online and report.agent in agents and report.time_s >= now - 1 for report, online in found)
 
     def close(self):
-        self.cable.close()
+        if self.cable is not None:
+            self.cable.close()
         if self.guest.running():
             self.guest.cut()
         self.broker.stop()
@@ -129,8 +133,11 @@ GUESTS = (
 @pytest.fixture(scope="module", params=GUESTS)
 def desk(request, tmp_path_factory):
     opened = Desk(tmp_path_factory.mktemp(f"desk-{request.param}"), *request.param.split("-"))
-    yield opened
-    opened.close()
+    try:
+        opened.start()
+        yield opened
+    finally:
+        opened.close()
 
 
 def test_a_board_that_never_saw_the_agent_gets_it_and_its_identity_though_the_cable_is_pulled_twice(desk, capsys):
