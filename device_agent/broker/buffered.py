@@ -5,11 +5,14 @@ the length and the body of a packet one after the other.
 """
 
 import contextlib
+import socket
 import ssl
+import struct
 from typing import Any
 
 READ_BYTES = 64 << 10  # at once
 WRITE_BYTES = 64 << 10  # of the library's, kept until `flush`; then it is sent in between
+_TCPI_BYTES_RECEIVED = 128  # its offset in Linux' struct tcp_info, since 4.1
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -82,6 +85,15 @@ class BufferedSocket:
     def has_decrypted(self) -> bool:
         """Whether bytes are there that make no socket readable again."""
         return isinstance(self._inner, ssl.SSLSocket) and self._inner.pending() > 0
+
+    @property
+    def received_bytes(self) -> int:
+        """All that has arrived by TCP, handed out or not; 0 where the system does not say."""
+        try:
+            info = self._inner.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_BYTES_RECEIVED + 8)
+            return int(struct.unpack_from("=Q", info, _TCPI_BYTES_RECEIVED)[0])
+        except (OSError, struct.error):
+            return 0
 
     def close(self) -> None:
         """Sends what is left, as far as that goes at once, and closes."""

@@ -12,7 +12,6 @@ import contextlib
 import enum
 import logging
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,7 +44,6 @@ FAILURE = 0x80  # the lowest reason code that is a failure (MQTT 5, section 2.4)
 UNSUPPORTED_PROTOCOL_VERSION, TAKEN_OVER, TOO_LARGE = 0x84, 0x8E, 0x95
 TOPIC_DENIED = frozenset((0x87, 0x90, 0x99))  # not authorized, topic name invalid, payload format invalid
 _SMALL_PACKET_BYTES = 128  # at most, of an acknowledgement, TLS included
-_TCPI_BYTES_RECEIVED = 128  # its offset in Linux' struct tcp_info, since 4.1
 
 
 class Sent(enum.Enum):
@@ -270,16 +268,14 @@ class Connection:
         return self._loop.time() - self._state.accepted_s if self._state.accepted_s is not None else 0.0
 
     @property
+    def received_bytes(self) -> int:
+        """Bytes that have arrived, in whole packets or not."""
+        return 0 if self._socket is None else self._socket.received_bytes
+
+    @property
     def part_bytes(self) -> int:
-        """Bytes that have arrived, in whole packets or not, and belong to nothing but parts of updates."""
-        if self._socket is None:
-            return 0
-        try:
-            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_BYTES_RECEIVED + 8)
-            received: int = struct.unpack_from("=Q", info, _TCPI_BYTES_RECEIVED)[0]
-        except (OSError, struct.error):
-            return 0
-        return received - self._state.other_bytes
+        """Those that belong to nothing but parts of updates."""
+        return max(0, self.received_bytes - self._state.other_bytes)
 
     def publish(self, message: Outgoing) -> None:
         """Sends at QoS 1 as soon as the window allows. A retained message replaces an unsent one of the same topic."""

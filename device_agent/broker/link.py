@@ -31,7 +31,7 @@ GOODBYE_S = 2.0
 MARKER_S = 30.0  # until a message to ourselves must have arrived
 DENIED_RETRY_S = 300.0  # between tries of a subscription that was denied
 REASONS_SAID, REFUSED_TOPICS = 16, 100  # that are remembered
-UNSUBACK_S = 5.0  # then a topic is asked for again without it
+UNSUBACK_S, UNSUBACK_TRIES = 5.0, 12  # then a topic is asked for again without it; while anything comes, after so many times that
 UNSUBSCRIBE_S = 1.0  # a subscription that is no longer needed is ended with the next SUBSCRIBE, or after this long
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ class Link:
         self._connection: Connection | None = None
         self._backoff = Backoff()
         self._learned = Learned()
-        self._marker = marker
-        self._expected = b""  # the marker that is on its way
+        self._marker, self._expected = marker, b""  # its topic, and the one that is on its way
         self._echoed = asyncio.Event()
         self._wanted: dict[str, Kind] = {marker: Kind.MARKER} if marker else {}
         self._covered: frozenset[str] | None = None  # inputs that a wider one brings; None where that is to be found out
@@ -86,8 +85,7 @@ class Link:
         self._refused: dict[str, str] = {}
         self._silent = False  # the broker granted a subscription and delivers nothing
         self._said: set[str] = set()  # reasons of lost connections, since one worked
-        self._sessions = 0
-        self._resumes, self._resumed = True, False
+        self._sessions, self._resumes, self._resumed = 0, True, False
         self._stopped = False
         self._part_bytes = 0  # of earlier connections
         self.online = False
@@ -330,11 +328,10 @@ class Link:
         self._covered = None
         self._refused.clear()
         self._ends.clear()
-        self._resumed = False
-        if session_present:
-            stale = [each for each, kind in self._held.items() if kind is not Kind.INPUT or not self._asked(each)]
-            self._resumed = bool(stale)
-            self._send_ends(stale)
+        held = self._held.items() if session_present else ()
+        stale = [each for each, kind in held if kind is not Kind.INPUT or not self._asked(each)]
+        self._resumed = bool(stale)
+        self._send_ends(stale)
         self._identifiers.begin(session_present=session_present)
         self._held.clear()
         self._renewed.clear()
@@ -461,16 +458,19 @@ class Link:
         for group in self._packets(ended):
             self._connection.unsubscribe(group)
             self._ends.update(group)
-            self._later(UNSUBACK_S, functools.partial(self._no_unsuback, group))
+            waiting = functools.partial(self._no_unsuback, group, self._connection, self._connection.received_bytes)
+            self._later(UNSUBACK_S, waiting)
             for each in group:
                 self._held.pop(each, None)
                 self._identifiers.drop(each)
 
-    def _no_unsuback(self, ended: list[str]) -> None:
+    def _no_unsuback(self, ended: list[str], connection: Connection, before: int, tries: int = UNSUBACK_TRIES) -> None:
         """A broker that does not answer UNSUBSCRIBE on a kept session (rumqttd) gets a clean session from now on."""
         if self._ends.isdisjoint(ended):
             return
-        if self._resumed:
+        if tries and (received := connection.received_bytes) > before:  # on a slow link it comes after all that is under way
+            self._later(UNSUBACK_S, functools.partial(self._no_unsuback, ended, connection, received, tries - 1))
+        elif self._resumed:
             self._resumes = False
             self.renew("the broker does not answer UNSUBSCRIBE on a kept session: sessions are not kept any more")
         else:

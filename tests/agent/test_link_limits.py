@@ -17,11 +17,13 @@ from tests.support.scripted_broker import (
     DISCONNECT,
     PUBLISH,
     SUBSCRIBE,
+    UNSUBACK,
     UNSUBSCRIBE,
     Packet,
     ScriptedBroker,
     number,
     packet,
+    publish,
 )
 
 REPORT = topics.report("board")
@@ -414,6 +416,33 @@ def test_a_session_is_resumed_without_what_an_old_window_subscribed_to():
             assert set(broker.of(SUBSCRIBE, 2)[1].topics) == {"doc", "part/2"}  # after UNSUBACK
             first, second = (each.body[7] & 2 for each in broker.of(CONNECT))  # Clean Start
             assert (first, second) == (2, 0)
+
+    asyncio.run(inside())
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_an_answer_behind_what_is_under_way_on_a_slow_link_is_waited_for(monkeypatch, comes):
+    """Where nothing comes at all the broker does not answer, and sessions are not kept any more."""
+    monkeypatch.setattr("device_agent.broker.link.UNSUBACK_S", 0.3)
+
+    async def inside():
+        broker = ScriptedBroker(connack=connack(b"", session=True), unsuback=lambda connection: connection != 2)
+        async with linked(broker) as (link, online):
+            await come(online)
+            link.subscribe("doc")
+            await broker.until(lambda: broker.of(SUBSCRIBE))
+            await broker.drop()
+            await broker.until(lambda: broker.of(UNSUBSCRIBE, 2))
+            if comes:
+                for _ in range(15):
+                    broker.send(publish("part/1", bytes(100)))
+                    await asyncio.sleep(0.1)
+                assert broker.connections == 2
+                broker.send(packet(UNSUBACK, 0, broker.of(UNSUBSCRIBE, 2)[0].mid.to_bytes(2) + b"\0\0"))
+                await broker.until(lambda: [each for each in broker.of(SUBSCRIBE, 2) if each.topics == ("doc",)])
+                await broker.drop()
+            await broker.until(lambda: broker.of(CONNECT, 3))
+            assert broker.of(CONNECT, 3)[0].body[7] & 2 == (0 if comes else 2)  # Clean Start
 
     asyncio.run(inside())
 

@@ -86,6 +86,7 @@ class ScriptedBroker:
     connack: Callable[[int], bytes] = lambda connection: b"\x00\x00\x00"  # flags, code, properties
     suback: Callable[[str], int] = lambda topic: 1
     puback: Callable[[Packet], int | None] = lambda packet: 0  # None: no answer
+    unsuback: Callable[[int], bool] = lambda connection: True  # whether UNSUBSCRIBE is answered
     retained: dict[str, bytes] = field(default_factory=dict)
     topics_a_packet: int = 1 << 16  # taken in one SUBSCRIBE or UNSUBSCRIBE packet
     too_many: bytes | int = b""  # what follows on more: a reason code for each of them, or a packet and the end of the connection
@@ -174,7 +175,7 @@ class ScriptedBroker:
             for topic in taken.topics:
                 if topic in self.retained:
                     writer.write(publish(topic, self.retained[topic], retain=True))
-        elif taken.kind == UNSUBSCRIBE:
+        elif taken.kind == UNSUBSCRIBE and self.unsuback(taken.connection):
             self._subscribed.difference_update(taken.topics)
             writer.write(packet(UNSUBACK, 0, mid + b"\x00" + bytes(len(taken.topics))))
         elif taken.kind == PUBLISH:
