@@ -174,7 +174,8 @@ class Instance:
     @property
     def empty(self) -> bool:
         """Whether it runs nothing, and has nothing that it could run or is about to run."""
-        return not self.running.name and not self.update.confirmed and self.update.ended and self.policy.factory is None
+        nothing = not self.running.name and self._settled is None and self.policy.factory is None
+        return nothing and self.update.ended and not self.update.confirmed
 
     def snapshot(self) -> Snapshot:
         """For the report."""

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from ota.formats import topics
-from tests.support.lab import echo
+from tests.support.lab import GROUP, echo
 
 
 def says(lab, code: str) -> None:
@@ -48,6 +48,18 @@ def test_a_damaged_database_neither_stops_the_module_nor_lets_old_releases_in(la
     assert lab.report.attempt.reason == "sequence-too-old"
     lab.install(2)
     lab.still_answers(2)
+
+
+def test_what_a_damaged_database_said_of_the_update_is_not_needed_to_run_the_module(lab):
+    """An instance that nothing names but the slots beside the database: no journal, and no document at the broker."""
+    lab.start()
+    lab.install(1, "pump")
+    lab.kill()
+    damage(lab)
+    lab.put([(topics.desired(GROUP), b"")])
+    lab.start()
+    lab.running("1.0.0", "pump")
+    says(lab, "storage-rebuilt")
 
 
 def test_a_read_only_disk_runs_what_is_there_and_takes_the_update_once_it_can_be_written(lab, disk):
