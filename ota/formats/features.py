@@ -3,9 +3,10 @@
 Boards have core 2.0 and extended constant expressions.
 
 Structure only. A function or section that holds what is not known here is left at that place, so the list may be incomplete; what
-is in it is there.
+is in it is there. Of what belongs to no known proposal it says so.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from ota.formats.wasm import sections
 
 __all__ = ["HINTS", "beyond_core", "check_core", "explained"]
 
+NEWER = "a newer proposal"  # that is not known here
 HINTS = {
     "tail-calls": "clang -mno-tail-call, rustc -C target-feature=-tail-call, wasm-opt --disable-tail-call",
     "exceptions": "clang -fno-exceptions, rustc -C panic=abort",
@@ -29,6 +31,8 @@ HINTS = {
     "compact-imports": "wasm-opt without -all",
     "wide-arithmetic": "clang -mno-wide-arithmetic, rustc -C target-feature=-wide-arithmetic",
     "custom-page-sizes": "pages of 64 KiB",
+    "stack-switching": "a toolchain's output for core 2.0",
+    NEWER: "a toolchain's output for core 2.0",
 }
 """By the name of the proposal: what to do."""
 _TYPE, _IMPORT, _FUNCTIONS, _TABLE, _MEMORY, _GLOBAL, _ELEMENT, _CODE, _DATA, _TAG = 1, 2, 3, 4, 5, 6, 9, 10, 11, 13
@@ -39,6 +43,7 @@ _BY_OPCODE = {
     0x19: "legacy-exceptions", 0x08: "exceptions", 0x0A: "exceptions", 0x1F: "exceptions", 0x12: "tail-calls", 0x13: "tail-calls",
     0x14: "function-references", 0x15: "function-references", 0xD3: "gc", 0xD4: "function-references",
     0xD5: "function-references", 0xD6: "function-references", 0xFB: "gc", 0xFE: "threads",
+    **dict.fromkeys(range(0xE0, 0xE7), "stack-switching"),
 }  # fmt: skip
 _NUMBERS = {
     **dict.fromkeys((0x07, 0x08, 0x09, 0x0C, 0x0D, 0x10, 0x12, 0x14, 0x15, 0x18, 0xD2, 0xD5, 0xD6), 1),
@@ -96,6 +101,7 @@ def check_core(data: bytes) -> None:
 class _Found:
     def __init__(self) -> None:
         self.names: set[str] = set()
+        self._told = False  # whether what is looked at is of one of them
         self._memories = self._imported_globals = 0
 
     def look_at(self, kind: int, content: bytes) -> None:
@@ -110,18 +116,34 @@ class _Found:
             _DATA: self._segments,
         }
         if kind == _TAG:
-            self.names.add("exceptions")
+            self._tell("exceptions")
+        if kind > _TAG:
+            self._tell(NEWER)
         if kind in looks:
-            try:
+            with self._named():
                 looks[kind](_Bytes(content))
-            except _UnknownError:
-                return
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """What is not known, and not of a proposal that is, is of a newer one."""
+        self._told = False
+        try:
+            yield
+        except _UnknownError:
+            if not self._told:
+                self._tell(NEWER)
+
+    def _tell(self, name: str) -> None:
+        self.names.add(name)
+        self._told = True
 
     def _types(self, at: "_Bytes") -> None:
         for _ in range(at.number()):
             form = at.byte()
             if form in (0x4E, 0x4F, 0x50, 0x5E, 0x5F):
-                self.names.add("gc")
+                self._tell("gc")
+            if form == 0x5D:
+                self._tell("stack-switching")
             if form != 0x60:
                 raise _UnknownError
             for _ in range(2):
@@ -131,15 +153,15 @@ class _Found:
     def _value_type(self, at: "_Bytes") -> None:
         kind = at.byte()
         if kind in (0x63, 0x64):
-            self.names.add("function-references")
+            self._tell("function-references")
             self._heap_type(at)
         elif kind in _ABSTRACT:
-            self.names.add(_ABSTRACT[kind])
+            self._tell(_ABSTRACT[kind])
 
     def _heap_type(self, at: "_Bytes") -> None:
         first = at.peek()
         if first in _ABSTRACT:
-            self.names.add(_ABSTRACT[first])
+            self._tell(_ABSTRACT[first])
         at.skip(1)
 
     def _imports(self, at: "_Bytes") -> None:
@@ -147,7 +169,7 @@ class _Found:
             at.take(at.number())
             name, kind = at.take(at.number()), at.byte()
             if kind in (0x7E, 0x7F) and not name:
-                self.names.add("compact-imports")
+                self._tell("compact-imports")
                 raise _UnknownError
             if kind == 0:
                 at.skip(1)
@@ -161,7 +183,7 @@ class _Found:
                 self._value_type(at)
                 at.byte()
             elif kind == 4:
-                self.names.add("exceptions")
+                self._tell("exceptions")
                 at.byte()
                 at.skip(1)
             else:
@@ -173,7 +195,7 @@ class _Found:
             raise _UnknownError
         for bit, name in ((2, "threads"), (4, wide), (8, "custom-page-sizes")):
             if flags & bit:
-                self.names.add(name)
+                self._tell(name)
         at.skip(2 if flags & 1 else 1)
         if flags & 8:
             at.skip(1)
@@ -181,13 +203,13 @@ class _Found:
     def _memory_type(self, at: "_Bytes") -> None:
         self._memories += 1
         if self._memories > 1:
-            self.names.add("multi-memory")
+            self._tell("multi-memory")
         self._limits(at, "memory64")
 
     def _tables(self, at: "_Bytes") -> None:
         for _ in range(at.number()):
             if has_value := at.peek() == 0x40:
-                self.names.add("function-references")
+                self._tell("function-references")
                 at.take(2)
             self._value_type(at)
             self._limits(at, "table64")
@@ -206,7 +228,7 @@ class _Found:
 
     def _elements(self, at: "_Bytes") -> None:
         for _ in range(at.number()):
-            flags = at.byte()
+            flags = at.number()
             if flags > 7:
                 raise _UnknownError
             if not flags & 1:
@@ -229,7 +251,7 @@ class _Found:
             if flags > 2:
                 raise _UnknownError
             if flags == 2 and at.number():
-                self.names.add("multi-memory")
+                self._tell("multi-memory")
             if flags != 1:
                 self._constant(at)
             at.take(at.number())
@@ -238,7 +260,7 @@ class _Found:
         while (code := at.byte()) != _END:
             if code == _GLOBAL_GET:
                 if at.number() >= self._imported_globals:
-                    self.names.add("gc")  # one of the module's own
+                    self._tell("gc")  # one of the module's own
             elif code == _REF_NULL:
                 self._heap_type(at)
             elif code in (0x41, 0x42, _REF_FUNC):
@@ -249,22 +271,20 @@ class _Found:
                 at.take(16)
             elif code not in _ARITHMETIC:
                 if code in _BY_OPCODE:
-                    self.names.add(_BY_OPCODE[code])
+                    self._tell(_BY_OPCODE[code])
                 raise _UnknownError
 
     def _code(self, at: "_Bytes") -> None:
         for _ in range(at.number()):
             body = _Bytes(at.take(at.number()))
-            try:
+            with self._named():
                 for _ in range(body.number()):
                     body.skip(1)
                     self._value_type(body)
                 for code in body.instructions():
                     if code in _BY_OPCODE:
-                        self.names.add(_BY_OPCODE[code])
+                        self._tell(_BY_OPCODE[code])
                     self._immediates(code, body)
-            except _UnknownError:
-                continue
 
     def _immediates(self, code: int, at: "_Bytes") -> None:
         if code in _NUMBERS:
@@ -305,13 +325,13 @@ class _Found:
         code = at.number()
         if prefix == 0xFC:
             if 19 <= code <= 22:
-                self.names.add("wide-arithmetic")
+                self._tell("wide-arithmetic")
             elif code > 17:
                 raise _UnknownError
             at.skip(_FC_NUMBERS.get(code, 0))
         elif prefix == 0xFD:
             if code >= 0x100:
-                self.names.add("relaxed-simd")
+                self._tell("relaxed-simd")
             if code < 12 or 84 <= code <= 93:
                 self._memory_argument(at)
             at.take(16 if code in (12, 13) else 1 if 21 <= code <= 34 or 84 <= code <= 91 else 0)

@@ -168,7 +168,7 @@ class Artifact:
 
     def check_config(self, data: bytes, what: str) -> None:
         """Whether the config of a CNCF artifact is about these layers. Raises Refused MALFORMED, ARTIFACT_UNSUITABLE."""
-        value = parse_json(data, CONFIG_LIMIT_BYTES, what)
+        value = parse_json(data, CONFIG_LIMIT_BYTES, f"{what}: its config")
         if value.get("architecture") != "wasm":
             raise Refused(Reason.ARTIFACT_UNSUITABLE, f"{what} is for another architecture than wasm")
         if value.get("layerDigests") != [each.digest for each in self.layers]:

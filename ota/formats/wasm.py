@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ota.formats.fields import malformed
+from ota.formats.reasons import Reason, Refused
 
 IMPORT, _MEMORIES, EXPORT, CODE = 2, 5, 7, 10
 FUNCTION, TABLE, MEMORY, _GLOBAL, _TAG = range(5)
@@ -104,9 +105,20 @@ def spans(data: bytes, at: int, end: int) -> Iterator[tuple[int, str, int, int]]
         reader.at = stop
 
 
+_SHARED = {
+    1: ("a table", "link without --import-table"),
+    2: ("a memory", "link without --import-memory"),
+    3: ("a global", "link statically, without -shared and -pie"),
+    4: ("a tag", "build without exceptions"),
+}
+"""What is imported and is no function: what it is, and what helps."""
+
+
 def _function(found: Import) -> tuple[str, str]:
     if found.kind != FUNCTION:
-        raise malformed("module", f"import {found.module[:200]}.{found.name[:200]} is not a function")
+        kind, hint = _SHARED.get(found.kind, ("not known here", "use core 2.0"))
+        told = f"import {found.module[:200]}.{found.name[:200]} is not a function but {kind}, which boards do not hand over: {hint}"
+        raise Refused(Reason.MODULE_INVALID, told)
     return found.module, found.name
 
 

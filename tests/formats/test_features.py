@@ -15,6 +15,11 @@ from ota.formats.reasons import Reason, Refused
 
 LEGACY = bytes.fromhex("0061736d0100000001040160000003020100") + b"\x0a\x08\x01\x06\0\x06\x40\x19\x0b\x0b"
 COMPACT = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x0e\x01\x01a\0\x7f\x02\x01b\0\0\x01c\0\0"
+HEAD = b"\0asm\1\0\0\0"
+ONE_FUNCTION = HEAD + b"\1\4\1\x60\0\0" + b"\3\2\1\0"
+SWITCHING, CONTINUATION = ONE_FUNCTION + b"\x0a\6\1\4\0\xe2\0\x0b", HEAD + b"\1\6\2\x60\0\0\x5d\0"
+UNKNOWN_TYPE, UNKNOWN_INSTRUCTION = HEAD + b"\1\2\1\x40", ONE_FUNCTION + b"\x0a\5\1\3\0\xf0\x0b"
+UNKNOWN_SECTION = HEAD + b"\x0e\1\0"
 USES: dict[str, tuple[str | bytes, ...]] = {
     "tail-calls": ("(func $f (return_call $f))", "(table 1 funcref) (func (return_call_indirect (i32.const 0)))"),
     "exceptions": (
@@ -41,6 +46,8 @@ USES: dict[str, tuple[str | bytes, ...]] = {
     "compact-imports": (COMPACT,),
     "wide-arithmetic": ("(func (i64.mul_wide_u (i64.const 1) (i64.const 2)) drop drop)",),
     "custom-page-sizes": ("(memory 1 (pagesize 1))",),
+    "stack-switching": (SWITCHING, CONTINUATION),
+    "a newer proposal": (UNKNOWN_TYPE, UNKNOWN_INSTRUCTION, UNKNOWN_SECTION),
 }
 CORE = """(module (type $t (func (param i32) (result i32 i64))) (import "a" "f" (func)) (import "a" "g" (global $g i32))
   (memory 1 2) (table $x 3 funcref) (table $y 2 3 externref)
@@ -126,5 +133,35 @@ def test_what_no_board_can_load_is_neither_run_nor_signed(tmp_path, capfd):
     assert "module-invalid" in (told := capfd.readouterr().err)
     assert "use clang -mno-tail-call" in told
     with pytest.raises(Refused, match="it uses tail-calls") as refusal:
+        prepare(module, "example.com")
+    assert refusal.value.reason is Reason.MODULE_INVALID
+
+
+def test_numbers_that_are_written_longer_than_needed_are_of_no_proposal():
+    assert beyond_core(HEAD + bytes.fromhex("0404017000000907018000 41000b00")) == ()  # the flags of an element segment
+
+
+def test_what_is_of_a_proposal_that_is_known_is_not_said_to_be_of_a_newer_one():
+    wasm = made(
+        "(type $s (struct (field i32))) (func (drop (struct.new $s (i32.const 1)))) (func (drop (struct.new $s (i32.const 1))))"
+    )
+    assert beyond_core(wasm) == ("gc",)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("(memory 1)", "is not a function but a memory, which boards do not hand over: link without --import-memory"),
+        ("(table 1 funcref)", "is not a function but a table, which boards do not hand over: link without --import-table"),
+        (
+            "(global i32)",
+            "is not a function but a global, which boards do not hand over: link statically, without -shared and -pie",
+        ),
+    ],
+)
+def test_what_is_imported_and_no_function_is_refused_with_the_option_that_helps(tmp_path, what, told):
+    module = tmp_path / "m.wasm"
+    module.write_bytes(made(f'(import "env" "x" {what})'))
+    with pytest.raises(Refused, match=told) as refusal:
         prepare(module, "example.com")
     assert refusal.value.reason is Reason.MODULE_INVALID
