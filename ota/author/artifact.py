@@ -47,7 +47,7 @@ def fetch(repository: Repository, key: cosign.PublicKey | None = None) -> Fetche
             raise Refused(Reason.MANIFEST_DIGEST_MISMATCH, f"{what}: {chosen.digest} has not the size that the index says")
     artifact = Artifact.from_bytes(document, what)
     module, described = artifact.module(what), artifact.description(what)
-    if artifact.config.media_type == oci.CONFIG:
+    if artifact.config.media_type == oci.CONFIG and artifact.config.size:  # oras is often given /dev/null
         artifact.check_config(repository.blob(artifact.config, oci.CONFIG_LIMIT_BYTES), what)
     description = repository.blob(described, oci.DESCRIPTION_LIMIT_BYTES) if described is not None else b""
     return Fetched(repository.blob(module, module.size), description, pinned)
