@@ -27,7 +27,14 @@ from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, int
 from ota.formats.deployment import checked_config
 from ota.formats.features import check_core
 from ota.formats.loadable import core_module
-from ota.formats.module import Limits, ModuleDescription, about_memory, checked_arguments, checked_environment
+from ota.formats.module import (
+    Limits,
+    ModuleDescription,
+    about_memory,
+    checked_arguments,
+    checked_environment,
+    pages_with_room,
+)
 from ota.formats.reasons import Reason, naming
 from ota.formats.text import printable
 from ota.formats.wasm import ModuleShape, read
@@ -278,12 +285,14 @@ def _show_trap(show: "_Printer", error: Exception, lines: SourceLines) -> None:
 
 
 def _describe(module: Path, wasm: bytes) -> ModuleDescription:
-    """The description beside the module; without one, everything that it imports is granted: its author is at the keyboard."""
+    """The description beside the module; without one, all that it imports and begins with is granted: its author is there."""
     path = module.with_suffix(".toml")
     if not path.exists():
-        everything: dict[str, Any] = {name: {} for name in interfaces_of(read(wasm).imports)}
+        shape = read(wasm)
+        everything: dict[str, Any] = {name: {} for name in interfaces_of(shape.imports)}
         everything["messaging"] = {"publish": ["#"], "subscribe": ["#"]}
-        return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(everything, str(module)))
+        limits = Limits(memory_pages=pages_with_room(shape.memory_pages))
+        return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(everything, str(module)), limits)
     value = read_toml(path)
     about = value.get("module", {})
     if not isinstance(about, dict):

@@ -388,7 +388,7 @@ def check_exports(exports: Iterable[str], *, is_filter: bool = False) -> frozens
         elif others := worlds.other_exports(names, PACKAGE):
             told += f"; it exports {', '.join(others[:3])}, which no board calls"
         if COMMAND in names or worlds.run_exports(names):
-            told += "; commands run by `ota run` only: boards hand events to modules"
+            told += "; commands run under `ota run` only: boards hand events to modules"
         raise Refused(Reason.EXPORT_MISSING, told)
     return frozenset(found)
 

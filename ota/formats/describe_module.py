@@ -7,7 +7,7 @@ from ota.formats.capabilities import FILTER_VERSIONS, check_exports, interfaces_
 from ota.formats.cbor import sha256
 from ota.formats.features import HINTS, beyond_core
 from ota.formats.loadable import written_out
-from ota.formats.module import Limits
+from ota.formats.module import Limits, pages_with_room
 from ota.formats.reasons import Refused
 
 __all__ = ["describe_component", "describe_module"]
@@ -67,8 +67,8 @@ def _of_shape(shape: wasm.ModuleShape, values: dict[str, Any], rows: Rows) -> tu
 def _description(shape: wasm.ModuleShape, capabilities: list[str]) -> str:
     """The least that `ota build` takes for this module; its author fills in names and topics."""
     lines = ["[module]", 'name = "NAME"', 'version = "1.0.0"']
-    if shape.memory_pages > Limits().memory_pages:
-        lines += ["[limits]", f"memory_pages = {shape.memory_pages}"]
+    if (pages := pages_with_room(shape.memory_pages)) > Limits().memory_pages:
+        lines += ["[limits]", f"memory_pages = {pages}"]
     for name in (each for each in capabilities if each != "messaging"):
         lines.append(f"[capabilities.{name}]")
         lines += {"gpio": ["inputs = []", "outputs = []"], "serial": ["ports = []"]}.get(name, [])

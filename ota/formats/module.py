@@ -9,10 +9,11 @@ from ota.formats.capabilities import Capabilities
 from ota.formats.fields import NON_CRITICAL, Fields, Unknown, malformed
 from ota.formats.provenance import Kind
 
-__all__ = ["Limits", "ModuleDescription", "about_memory", "checked_arguments", "checked_environment"]
+__all__ = ["Limits", "ModuleDescription", "about_memory", "checked_arguments", "checked_environment", "pages_with_room"]
 
 DESCRIPTION_LIMIT_BYTES = 16 * 1024
 CONFIG_LIMIT_BYTES = 4096
+ROOM_PAGES = 16  # to grow by, where nobody has said how many
 ARGUMENTS_LIMIT = 64  # arguments, and variables of the environment
 TEXTS_LIMIT_BYTES = 4096  # of all arguments; likewise of the environment
 
@@ -87,6 +88,11 @@ class Limits:
     def to_value(self) -> dict[str, int]:
         """For people."""
         return {key: getattr(self, key) for key in self.FIELDS}
+
+
+def pages_with_room(begins: int) -> int:
+    """A limit for a module that begins with so many pages and is to grow by some: the default where that has the room."""
+    return min(max(Limits.memory_pages, begins + ROOM_PAGES), Limits.FIELDS["memory_pages"][1])
 
 
 def about_memory(module: object, pages: int, limits: Limits) -> str:

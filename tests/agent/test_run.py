@@ -348,3 +348,15 @@ def test_an_option_of_the_agent_is_written_out(capsys):
         main(["run", "m.wasm", "--conf", "a=b"])
     assert ended.value.code == 2
     assert "unrecognized arguments: --conf a=b" in capsys.readouterr().err
+
+
+def test_a_module_that_begins_with_much_memory_runs_without_a_description_and_says_what_one_lacks(tmp_path, capsys):
+    path = tmp_path / "large.wasm"
+    path.write_bytes(contract_module().replace(b"\x05\x03\x01\x00\x01", b"\x05\x03\x01\x00\x64"))  # 100 pages
+    assert main(["run", str(path), "--event", "a=b"]) == 0
+    path.with_suffix(".toml").write_text('[module]\nname = "large"\nversion = "1"\n')
+    capsys.readouterr()
+    assert main(["run", str(path), "--event", "a=b"]) == 1
+    assert (
+        "begins with 100 pages of memory, its limit is 32: raise memory_pages in [limits] of its .toml" in capsys.readouterr().err
+    )

@@ -226,7 +226,7 @@ def test_a_module_is_described_by_what_it_needs_and_what_made_it():
     assert "does not export device:module/events" in rows["lacks"]
     assert "-mno-tail-call" in rows["needs"]
     assert rows["no board has"] == "env.abort"
-    assert "memory_pages = 40" in values["description"]
+    assert "memory_pages = 56" in values["description"]
 
 
 def test_the_description_that_is_suggested_is_taken(tmp_path):

@@ -79,7 +79,7 @@ def test_a_command_or_a_server_is_refused_by_its_name():
     assert error.reason is Reason.EXPORT_MISSING
     assert error.detail.endswith(
         "it exports wasi:cli/run@0.2.3, wasi:http/incoming-handler@0.2.0, which no board calls"
-        "; commands run by `ota run` only: boards hand events to modules"
+        "; commands run under `ota run` only: boards hand events to modules"
     )
 
 
