@@ -29,14 +29,19 @@ logger = logging.getLogger(__name__)
 class Statements:
     """Signs with the key of the board's certificate where it has one, else with a key of its own beside its storage."""
 
-    def __init__(self, broker: BrokerConfig | None, storage: Path, start: int) -> None:
-        """`start`: the number of this start of the agent, higher than that of any before."""
+    def __init__(self, broker: BrokerConfig | None, storage: Path) -> None:
+        """Nothing can be signed before `begin`."""
         self._broker, self._own_file = broker, storage / OWN_KEY
-        self._counter = itertools.count(start << STATEMENT_BITS)
+        self._counter = itertools.count(0)
         self.problems: tuple[str, ...] = ()  # "code: text" each
-        self._identity: Identity | None = Identity(ec.generate_private_key(ec.SECP256R1()))
+        self._identity: Identity | None = None
         self._asking: threading.Thread | None = None  # a token that did not sign
         self._asked_s = -RETRY_S
+
+    def begin(self, start: int) -> None:
+        """Makes it ready. `start`: the number of this start of the agent, higher than that of any before. Waits for the disk."""
+        self._counter = itertools.count(start << STATEMENT_BITS)
+        self._identity = Identity(ec.generate_private_key(ec.SECP256R1()))
         self.renew()
 
     @property

@@ -46,6 +46,7 @@ class Instances:
         self._admitted: dict[str, ModuleDescription] = {}  # that have a place, and whose updates have not ended
         self.problems: dict[Reason, str] = {}  # what runs beyond the policy, which has become narrower
         self._started = False
+        self._starting: set[asyncio.Task[None]] = set()
 
     async def restore(self) -> None:
         """Makes those that the configuration and the disk know; `start` starts them."""
@@ -61,8 +62,13 @@ class Instances:
     def start(self, why_lapsed: Callable[[str, Update], Refused | None]) -> None:
         """Starts all, none waiting for another, and goes on with their updates. `why_lapsed`: why one is not wanted any more."""
         self._started = True
-        for each in self.all():
-            self._services.spawn_supervised(self._begin(each, why_lapsed))
+        self._starting = {self._services.spawn_supervised(self._begin(each, why_lapsed)) for each in self.all()}
+
+    async def until_started(self, timeout_s: float) -> None:
+        """Returns when all that `start` began with run, or do not start, or the time is over."""
+        starting, self._starting = self._starting, set()
+        if starting:
+            await asyncio.wait(starting, timeout=timeout_s)
 
     async def _begin(self, instance: Updated, why_lapsed: Callable[[str, Update], Refused | None]) -> None:
         await instance.start()

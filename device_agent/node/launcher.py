@@ -121,7 +121,7 @@ class Launcher:
         return about if isinstance(about, dict) else {}
 
     async def warm(self, name: str, timeout_s: float) -> None:
-        """Starts an agent that was prepared beside this one: it imports everything, and waits for this process to end.
+        """Starts an agent that was prepared beside this one: it imports everything, and waits for `let_begin` or our end.
 
         Raises Refused AGENT_FAILED where it ends before, or can't be started.
         """
@@ -157,7 +157,7 @@ class Launcher:
             _kill(self.next.pop())
 
     def wait_for_turn(self, environment: Mapping[str, str], prepare: Callable[[], None]) -> None:
-        """Where this agent was started beside another one: `prepare`s what it can, and returns when that one has ended.
+        """Where this agent was started beside another one: `prepare`s what it can, and returns when that one has stopped.
 
         Ends this process where it is not to run: the other one has changed its mind, or was ended.
         """
@@ -254,6 +254,12 @@ class Launcher:
             return ""
         first, *said = [line.strip() for line in why.splitlines() if line.strip()] or ["it failed"]
         return first + (f"; it said last: {' / '.join(said)[-NOTE_CHARACTERS:]}" if said else "")
+
+    def let_begin(self) -> None:
+        """Lets the agent that waits go on, though this process has not ended: it needs nothing of it any more."""
+        for process in self.next:
+            assert process.stdin is not None, "it is a pipe"
+            process.stdin.close()
 
     # -- this process
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from device_agent.broker.renewal import Renewal
 
 KEEP_TIME_S = 3600.0
+MODULES_FIRST_S = 2.0  # that modules have to start before the rest of the agent takes the processor
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +84,7 @@ class Node:
             self._pair.recover()
         self._link = self._make_link()
         self._renewal: Renewal | None = None
-        self._statements = Statements(config.broker, config.storage, self._store.next_start(int(time.time())))
+        self._statements = Statements(config.broker, config.storage)
         self._logs = LogQueue(self._send_log, self._log_room, self._log_batch)
         self._traffic = Traffic.of(config, self._store, self._tasks.on_writer, self._link, self._counters, self._statements)
         self._bundles = Bundles()
@@ -165,14 +166,17 @@ class Node:
         for work in self._traffic.work():
             spawn(work)
         self._instances.start(self._desired.why_lapsed)
+        for name, source in config.sources.items():
+            spawn(keep_running(name, source, self._traffic.router.offer, self._counters))
+        await self._instances.until_started(MODULES_FIRST_S)
+        start = await self._tasks.on_writer(self._store.next_start, int(time.time()))
+        await asyncio.to_thread(self._statements.begin, start)  # a token may take long
         self._desired.start()
         spawn(clock.watch(self._clock_was_set))
         if self._link is not None:
             spawn(self._connect())
         spawn(self._repair.run())
         spawn(self._watch.run())
-        for name, source in config.sources.items():
-            spawn(keep_running(name, source, self._traffic.router.offer, self._counters))
         spawn(self._logs.deliver())
         spawn(self._tasks.every(config.report_s, self._report_again))
         spawn(self._tasks.every(KEEP_TIME_S, self._keep_time))
@@ -197,16 +201,21 @@ class Node:
         await self._link.run()
 
     async def _shut_down(self) -> None:
-        await self._instances.suspend()
-        await self._traffic.outcomes.flush()
-        await self._keep_time()
-        if self._link is not None:
-            await self._link.say_goodbye(topics.online(self._config.device), topics.OFFLINE)
+        await asyncio.gather(self._say_goodbye(), self._suspend())  # a far broker takes a while to answer
         await self._tasks.close()
         self._bundles.close()
         self._statements.close()
         zygote.interrupt()
         self._store.close()
+
+    async def _say_goodbye(self) -> None:
+        if self._link is not None:
+            await self._link.say_goodbye(topics.online(self._config.device), topics.OFFLINE)
+
+    async def _suspend(self) -> None:
+        await self._instances.suspend()
+        await self._traffic.outcomes.flush()
+        await self._keep_time()
 
     # -- what parts are made of
 

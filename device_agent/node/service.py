@@ -135,4 +135,6 @@ async def _serve(path: Path, launcher: Launcher | None) -> Node:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     await node.run()
+    if node.hands_over and launcher is not None and not node.failed:
+        launcher.let_begin()  # Python takes a while to end
     return node

@@ -323,6 +323,25 @@ def test_without_a_launcher_nothing_is_fetched(world):
         AgentTarget(None, world.board, world.services, 30).verify(signed(manifest()))
 
 
+def test_an_agent_that_waits_goes_on_before_the_process_of_the_other_one_has_ended(world, tmp_path, monkeypatch):
+    began, python = tmp_path / "began", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho ready\ncat\ntouch {began}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("device_agent.node.launcher.sys.executable", str(python))
+
+    async def scenario() -> None:
+        launcher = world.launcher("old")
+        await launcher.warm("new", 30)
+        assert not began.exists()
+        launcher.let_begin()
+        (process,) = launcher.next
+        with process:
+            assert process.wait(30) == 0
+
+    asyncio.run(scenario())
+    assert began.exists()
+
+
 @pytest.mark.parametrize("name", ["version", "architecture", "python", "libc", "schema", "reads", "readable_by"])
 def test_a_tarball_that_is_not_what_its_manifest_says_is_refused(name):
     about = {

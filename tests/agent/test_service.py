@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from device_agent.node import service
 from device_agent.node.config import ConfigError, load
 from device_agent.node.service import _ToOperator
 from ota.formats.report import decode_logs, encode_logs
@@ -82,3 +83,24 @@ def test_a_log_line_with_a_file_name_that_is_no_text_reaches_the_operator():
 
     (record,) = asyncio.run(main())
     assert decode_logs(encode_logs("d", 1, [record])).records[0].message == "/a\\udcff: gone"
+
+
+@pytest.mark.parametrize(("hands_over", "failed"), [(True, False), (True, True), (False, False)])
+def test_the_next_agent_may_begin_once_the_node_has_stopped_in_good_order(tmp_path, monkeypatch, hands_over, failed):
+    said: list[str] = []
+
+    class Node:
+        def __init__(self, *_: object) -> None:
+            self.hands_over, self.failed = hands_over, failed
+
+        async def run(self) -> None:
+            said.append("stopped")
+
+        def stop(self) -> None:
+            """Nobody asks."""
+
+    monkeypatch.setattr(service, "Node", Node)
+    monkeypatch.setattr(service, "load", lambda _: None)
+    launcher = SimpleNamespace(let_begin=lambda: said.append("next"))
+    asyncio.run(service._serve(tmp_path, launcher))
+    assert said == (["stopped", "next"] if hands_over and not failed else ["stopped"])

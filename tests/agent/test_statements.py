@@ -14,7 +14,8 @@ def said(folder, now_s: int) -> int:
     """The counter of the first statement of a start of the agent, as the operator reads it."""
     store = Store(folder)
     try:
-        statements = Statements(None, folder, store.next_start(now_s))
+        statements = Statements(None, folder)
+        statements.begin(store.next_start(now_s))
     finally:
         store.close()
     data = statements.sign(REPORT, lambda counter: Report("a", "lab", "any", "1", 0, 0, counter=counter).to_bytes())

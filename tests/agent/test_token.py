@@ -236,7 +236,8 @@ def test_nothing_is_signed_with_another_key_while_the_token_is_away(card, tmp_pa
     storage.mkdir()
     (storage / OWN_KEY).write_text(card.uri("own"))
     card.pull_out()
-    statements = Statements(None, storage, 1)
+    statements = Statements(None, storage)
+    statements.begin(1)
     assert statements.problems[0].startswith("token-missing: ")
     with pytest.raises(IdentityError):
         statements.sign(signed_report.REPORT, lambda _: b"report")

@@ -7,8 +7,10 @@ import sqlite3
 import sys
 import threading
 
+from device_agent.broker.link import Link
 from device_agent.channel import workers
 from device_agent.channel.zygote import Zygote
+from device_agent.instance.instance import Instance
 from device_agent.node import config
 from device_agent.node.node import Node
 from device_agent.storage.store import Store
@@ -66,6 +68,49 @@ def test_nothing_reads_the_store_on_the_loop(lab, monkeypatch):
     assert not running.failed
     assert len(by_thread) > 20
     assert {(thread, function) for thread, function in by_thread if not thread.startswith("writer")} == set()
+
+
+def test_modules_run_again_before_the_rest_of_the_agent_takes_the_processor(lab, monkeypatch):
+    """After a restart, as by the agent's own update: until then no instance handles an event."""
+    with Running(lab):
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
+        lab.install(1)
+    began: list[str] = []
+    run_best, run = Instance.run_best, Link.run
+
+    async def slowly(instance: Instance) -> None:
+        await asyncio.sleep(0.2)
+        await run_best(instance)
+        began.append("module")
+
+    async def connect(link: Link) -> None:
+        began.append("link")
+        await run(link)
+
+    monkeypatch.setattr("device_agent.node.node.MODULES_FIRST_S", PATIENCE_S)
+    monkeypatch.setattr(Instance, "run_best", slowly)
+    monkeypatch.setattr(Link, "run", connect)
+    lab.observer.forget_reports()
+    with Running(lab) as running:
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a report")
+    assert not running.failed
+    assert began[:2] == ["module", "link"]
+
+
+def test_a_module_that_does_not_begin_keeps_no_board_from_its_operator(lab, monkeypatch):
+    with Running(lab):
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a first report")
+        lab.install(1)
+
+    async def never(_: Instance) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("device_agent.node.node.MODULES_FIRST_S", 0.1)
+    monkeypatch.setattr(Instance, "run_best", never)
+    lab.observer.forget_reports()
+    with Running(lab) as running:
+        lab.observer.wait(lambda: lab.observer.report is not None, lab.patience_s, "a report")
+    assert not running.failed
 
 
 def test_an_agent_stops_while_the_process_for_workers_takes_long_to_load(lab, monkeypatch):
