@@ -132,7 +132,7 @@ def targets() -> dict[str, Target]:
         "enrolment-answer": Target(Answer.from_bytes, refused, [WRITTEN["enrolment-answer"]]),
         "renewal-request": Target(RenewalRequest.from_payload, refused, [WRITTEN["renewal-request"]]),
         "renewal-signed": Target(SignedRequest.from_bytes, refused, [WRITTEN["renewal-request"]]),
-        "requests": Target(frames.decode_request, refused, [frames.encode_request(frames.Event("t", b"x"))]),
+        "requests": Target(frames.decode_request, refused, [frames.encode_request(frames.Events((frames.Event("t", b"x"),)))]),
         "anchor": Target(anchor, refused, [cbor.encode([2, [], [], [], []])]),
         "expectation": Target(launcher.Expectation.from_bytes, (ValueError, KeyError, TypeError), [b'{"manifest": "00"}']),
         "agent-answer": Target(

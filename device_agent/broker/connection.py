@@ -10,7 +10,6 @@ window of unacknowledged messages is the broker's, and what was not acknowledged
 import asyncio
 import contextlib
 import enum
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from device_agent.broker.buffered import BufferedSocket
 from device_agent.broker.limits import Limits
 from device_agent.broker.packets import Arrived, Malformed, UserProperties
 from device_agent.broker.settings import BrokerConfig, Session
+from device_agent.broker.words import FAILURE, errors_of, reason_of, why
 from ota.formats.topics import TOO_MANY_TOPICS
 
 T = TypeVar("T")
@@ -40,7 +40,6 @@ RECEIVE_MAXIMUM = 32  # QoS 1 messages from the broker that wait for an acknowle
 SEND_MAXIMUM = 100  # to the broker, where it allows so many; AWS IoT takes no more, and does not say so
 UNSENT_MAX = 256  # messages that wait for the window
 _OWN_MIDS = 1 << 15  # packet identifiers from here on are for messages, those below are paho's
-FAILURE = 0x80  # the lowest reason code that is a failure (MQTT 5, section 2.4)
 UNSUPPORTED_PROTOCOL_VERSION, TAKEN_OVER, TOO_LARGE = 0x84, 0x8E, 0x95
 TOPIC_DENIED = frozenset((0x87, 0x90, 0x99))  # not authorized, topic name invalid, payload format invalid
 _SMALL_PACKET_BYTES = 128  # at most, of an acknowledgement, TLS included
@@ -122,7 +121,7 @@ class Connection:
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribed
         client.on_unsubscribe = self._unsubscribed
-        client.enable_logger(_errors_of(self._logged))
+        client.enable_logger(errors_of(self._logged))
         client.on_socket_close = lambda _client, _data, closing: self._let_go(closing)
         client.on_socket_register_write = lambda *_: self._from_any_thread(self._watch_writes, True)
         client.on_socket_unregister_write = lambda *_: self._from_any_thread(self._watch_writes, False)
@@ -340,7 +339,7 @@ class Connection:
         self._count_small(_SMALL_PACKET_BYTES * 8)  # a TLS handshake and reason strings
         if code.is_failure:
             needed = "; MQTT 5 is needed" if code.value == UNSUPPORTED_PROTOCOL_VERSION else ""
-            self.end(f"the broker refused the connection: {code}{_why(properties)}{needed}")
+            self.end(f"the broker refused the connection: {code}{why(properties)}{needed}")
             return
         self._state.accepted_s = self._loop.time()
         self._state.limits = Limits.from_connack(properties)
@@ -412,7 +411,7 @@ class Connection:
         if message is None:
             return
         if code >= FAILURE:
-            self._listener.refused(message.topic, len(message.payload), _reason(code))
+            self._listener.refused(message.topic, len(message.payload), reason_of(code))
             denied = Sent.DENIED if code in TOPIC_DENIED else Sent.REFUSED
             message.settle(Sent.TOO_LARGE if code == TOO_LARGE else denied)
         else:
@@ -479,28 +478,3 @@ class Connection:
         if not sent:
             self._watch_writes(True)
         return sent
-
-
-def _errors_of(take: Callable[[str], None]) -> logging.Logger:
-    """A logger for errors alone: paho would write a line for each packet to whoever listens to its log."""
-
-    class Errors(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            take(record.getMessage())
-
-    logger = logging.Logger("paho", logging.ERROR)  # of one connection, and gone with it
-    logger.addHandler(Errors())
-    return logger
-
-
-def _why(properties: Properties | None) -> str:
-    text = str(getattr(properties, "ReasonString", ""))[:200]
-    return f" ({text})" if text else ""
-
-
-def _reason(code: int) -> ReasonCode:
-    """A PUBACK's failure. Brokers use codes of DISCONNECT there too; one that has no name is an unspecified error."""
-    for kind in (PacketTypes.PUBACK, PacketTypes.DISCONNECT):
-        with contextlib.suppress(KeyError, ValueError):
-            return ReasonCode(kind, identifier=code)
-    return ReasonCode(PacketTypes.PUBACK, identifier=FAILURE)

@@ -16,12 +16,13 @@ from dataclasses import replace
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_agent.broker.backoff import Backoff, Ended
-from device_agent.broker.connection import FAILURE, TOO_LARGE, Connection, Outgoing, Sent
+from device_agent.broker.connection import TOO_LARGE, Connection, Outgoing, Sent
 from device_agent.broker.identifiers import Identifiers, is_wild
 from device_agent.broker.limits import Learned, Limits
 from device_agent.broker.packets import Arrived, UserProperties
 from device_agent.broker.settings import BrokerConfig, Session
 from device_agent.broker.subscription import INPUT_AGAIN, Kind
+from device_agent.broker.words import FAILURE
 from ota.formats import topics
 from ota.formats.topics import TOO_MANY_TOPICS
 

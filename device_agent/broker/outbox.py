@@ -341,11 +341,7 @@ class Batches(Delivery):
 
 def _size(message: Message) -> int:
     """The most bytes that a message can have in a batch."""
-    return (
-        _MESSAGE_BYTES
-        + len(message.payload)
-        + sum(len(each.encode()) for each in (message.topic, message.instance, message.module))
-    )
+    return _MESSAGE_BYTES + len(message.payload) + len(f"{message.topic}{message.instance}{message.module}".encode())
 
 
 def _within(batch: list[Message], room: int) -> list[Message]:

@@ -75,6 +75,11 @@ class _Place:
         self._filters: tuple[str, ...] = ()  # of which the following is known
         self._wanted: dict[str, bool] = {}
         self._heard: dict[str, str | None] = {}
+        self._lies: dict[str, str | None] = {}
+
+    def lies_on(self, topic: str) -> str | None:
+        """Where on the broker a topic that it publishes on lies; None where it may not lie."""
+        return _remembered(self._lies, topic, lambda topic: topics.outward(self.outward, topic))
 
     def wants(self, topic: str) -> bool:
         return self._known(self._wanted, topic, self._covers)
@@ -95,14 +100,7 @@ class _Place:
             self._filters = filters
             self._wanted.clear()
             self._heard.clear()
-        if topic in found:
-            return found[topic]
-        if len(found) >= TOPICS_KEPT:
-            found.clear()
-        result = find(topic)
-        if len(topic) <= TOPIC_CHARACTERS:
-            found[topic] = result
-        return result
+        return _remembered(found, topic, find)
 
     def _covers(self, topic: str) -> bool:
         return any(topics.covers(each, topic) for each in self.inbox.filters)
@@ -115,6 +113,18 @@ class _Place:
         """The filters of the broker for what it wants now."""
         found = (topics.outward(prefix, each) for prefix in self.inward for each in self.inbox.filters)
         return frozenset(each for each in found if each is not None)
+
+
+def _remembered(found: dict[str, T], topic: str, find: Callable[[str], T]) -> T:
+    """`find(topic)`, kept in `found`, which stays small."""
+    if topic in found:
+        return found[topic]
+    if len(found) >= TOPICS_KEPT:
+        found.clear()
+    result = find(topic)
+    if len(topic) <= TOPIC_CHARACTERS:
+        found[topic] = result
+    return result
 
 
 class Router:
@@ -217,7 +227,7 @@ class Router:
     def broker_topic(self, instance: str, topic: str) -> str | None:
         """Where on the broker a topic of an instance lies; None where it may not lie."""
         place = self._places.get(instance)
-        return topics.outward(place.outward if place is not None else self._routes.outward(instance), topic)
+        return place.lies_on(topic) if place is not None else topics.outward(self._routes.outward(instance), topic)
 
     def response_topic(self, instance: str, topic: str) -> str:
         """Where on the broker an instance hears a topic of its own, by the first template; "" where it does not."""

@@ -3,7 +3,7 @@
 A worker is trusted less than the agent: what comes from it is decoded strictly, size first, and a packet that does not fit ends
 the worker. A packet is a CBOR list, but for the two that go with every event: those are records behind a letter that begins none.
 
-  event  "E", lengths of the topic and of the topic for an answer (u16 each), topic, topic for an answer, payload
+  events "E", then each: lengths of the topic, of the topic for an answer (u16 each) and of the payload (u32), and these three
   done   "D", counts of messages and writes (u16 each); calls, microseconds and bytes of memory (u64 each); then
          each message: lengths of topic and payload (u16, u32), topic, payload
          each write: length of the key (u16), 1 and the length of the value or 0 and 0 (u8, u32), key, value
@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ota.formats import cbor
 from ota.formats.fields import malformed
@@ -40,8 +40,8 @@ START_DEADLINE_S, BEGIN_DEADLINE_S = 20.0, 10.0
 TERMINATE = signal.SIGUSR2
 TERMINATE_S = 0.25
 SOCKET_BUFFER_BYTES = 2 * FRAME_LIMIT_BYTES
-_EVENT, _DONE = ord("E"), ord("D")
-_EVENT_HEAD, _DONE_HEAD = struct.Struct("<BHH"), struct.Struct("<BHHQQQ")
+_EVENTS, _DONE = b"E", ord("D")
+_EVENT_HEAD, _DONE_HEAD = struct.Struct("<HHI"), struct.Struct("<BHHQQQ")
 _MESSAGE_HEAD, _WRITE_HEAD = struct.Struct("<HHI"), struct.Struct("<HBI")
 
 
@@ -76,13 +76,19 @@ class Begin:
     keys: dict[str, bytes]
 
 
-@dataclass(frozen=True)
-class Event:
-    """To the worker: handle an event. Answer: Done or Refused."""
+class Event(NamedTuple):
+    """An event for the worker's module."""
 
     topic: str
     payload: bytes
     reply_to: str = ""  # the topic on which its sender waits for an answer
+
+
+@dataclass(frozen=True)
+class Events:
+    """To the worker: handle these, one after the other. Answer: Done or Refused, to each."""
+
+    row: tuple[Event, ...]
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Save:
     """To the worker: hand over your state. Answer: State."""
 
 
-Request = Start | Begin | Event | Tick | Check | Save
+Request = Start | Begin | Events | Tick | Check | Save
 
 
 @dataclass(frozen=True)
@@ -177,20 +183,24 @@ class Receiver:
     def __init__(self) -> None:
         self._buffer = mmap.mmap(-1, FRAME_LIMIT_BYTES + 1)
         self._view = memoryview(self._buffer)
+        self._is_soon = True  # the last packet came within the time that looking for one may take
 
     def take(self, channel: socket.socket) -> bytes:
         """The next packet, cut behind the limit; empty at the end. Raises what `socket.recv_into` raises."""
         return bytes(self._view[: channel.recv_into(self._buffer)])
 
     def take_soon(self, channel: socket.socket) -> bytes:
-        """`take`, looking for the next packet for a moment before going to sleep: events often come in rows."""
-        end = time.perf_counter_ns() + LOOK_NS if PROCESSORS > 1 else 0
+        """`take`, looking for the next packet for a moment before going to sleep, where the one before came that soon."""
+        started = time.perf_counter_ns()
+        end = started + LOOK_NS if PROCESSORS > 1 and self._is_soon else 0
         while time.perf_counter_ns() < end:
             try:
                 return bytes(self._view[: channel.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)])
             except BlockingIOError:
                 continue
-        return self.take(channel)
+        data = self.take(channel)
+        self._is_soon = time.perf_counter_ns() - started < LOOK_NS
+        return data
 
 
 def encode_request(request: Request) -> bytes:
@@ -200,9 +210,12 @@ def encode_request(request: Request) -> bytes:
             value: list[Any] = ["start", path, digest, description, config, image, image_digest, user, required, devices]
         case Begin(state, keys):
             value = ["begin", state, keys]
-        case Event(topic, payload, reply_to):
-            name, answer = topic.encode(), reply_to.encode()
-            return _EVENT_HEAD.pack(_EVENT, len(name), len(answer)) + name + answer + payload
+        case Events(row):
+            parts = [_EVENTS]
+            for topic, payload, reply_to in row:
+                name, answer = topic.encode(), reply_to.encode()
+                parts += (_EVENT_HEAD.pack(len(name), len(answer), len(payload)), name, answer, payload)
+            return b"".join(parts)
         case Tick(now_ns):
             value = ["tick", now_ns]
         case Check():
@@ -214,8 +227,8 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(data: bytes) -> Request:
     """In the worker. Raises Refused MALFORMED."""
-    if data[:1] == b"E":
-        return _unpack_event(data)
+    if data[:1] == _EVENTS:
+        return _unpack_events(data)
     match cbor.decode(data, "request", FRAME_LIMIT_BYTES):
         case ["tick", now_ns] if type(now_ns) is int:
             return Tick(now_ns)
@@ -286,22 +299,32 @@ def _usage(numbers: list[Any]) -> Usage:
 
 
 def size_of(event: Event) -> int:
-    """How long its packet is."""
-    return _EVENT_HEAD.size + len(event.topic.encode()) + len(event.reply_to.encode()) + len(event.payload)
+    """How long its packet is, where it is alone."""
+    return len(_EVENTS) + _EVENT_HEAD.size + len(event.topic.encode()) + len(event.reply_to.encode()) + len(event.payload)
 
 
-def _unpack_event(data: bytes) -> Event:
+def _unpack_events(data: bytes) -> Events:
     if len(data) > FRAME_LIMIT_BYTES:
-        raise malformed("event", f"it is longer than {FRAME_LIMIT_BYTES} bytes")
+        raise malformed("events", f"they are longer than {FRAME_LIMIT_BYTES} bytes")
+    row, at = [], len(_EVENTS)
     try:
-        _, size, answer_size = _EVENT_HEAD.unpack_from(data)
-        answer = _EVENT_HEAD.size + size
-        start = answer + answer_size
-        if start <= len(data):
-            return Event(str(data[_EVENT_HEAD.size : answer], "utf-8"), data[start:], str(data[answer:start], "utf-8"))
+        while at < len(data):
+            size, answer_size, payload_size = _EVENT_HEAD.unpack_from(data, at)
+            answer = at + _EVENT_HEAD.size + size
+            start = answer + answer_size
+            if payload_size > len(data) - start:
+                raise malformed("events", "they end too early")
+            row.append(
+                Event(
+                    str(data[answer - size : answer], "utf-8"), data[start : start + payload_size], str(data[answer:start], "utf-8")
+                )
+            )
+            at = start + payload_size
     except (struct.error, UnicodeDecodeError) as error:
-        raise malformed("event", str(error)) from None
-    raise malformed("event", "it ends too early")
+        raise malformed("events", str(error)) from None
+    if not row:
+        raise malformed("events", "there is none")
+    return Events(tuple(row))
 
 
 def _pack_done(done: Done) -> bytes:

@@ -250,7 +250,7 @@ class Worker:
         """
         if len(events) == 1 and (size := frames.size_of(events[0])) > self._room:
             raise EventRefused(f"the event has {size} bytes, the channel's maximum message size is {self._room}")
-        self._send(events, self._deadline_s)
+        self._send(frames.Events(tuple(events)), self._deadline_s, len(events))
 
     async def answered(self) -> frames.Done:
         """What became of the first of the requests that were not told of. Raises WorkerFailed, EventRefused."""
@@ -322,26 +322,25 @@ class Worker:
         return ""
 
     async def _ask(self, request: frames.Request, deadline_s: float) -> frames.Answer:
-        self._send((request,), deadline_s)
+        self._send(request, deadline_s)
         return await self._next_answer()
 
-    def _send(self, requests: Sequence[frames.Request], deadline_s: float) -> None:
+    def _send(self, request: frames.Request, deadline_s: float, answers: int = 1) -> None:
         if self._failure is not None:
             raise self._failure
         per_s = self.spec.description.limits.log_lines_per_s + 1  # one says how many were dropped
         self._may_log = LOGS_OF_OURS + int(per_s * (1 + deadline_s + frames.TERMINATE_S))
-        self._asked, self._due = type(requests[0]).__name__, len(requests)
+        self._asked, self._due = "Event" if isinstance(request, frames.Events) else type(request).__name__, answers
         self._answers.clear()  # of who was cancelled while it waited
         self._answer_s = deadline_s
         self._begin_answer()
         try:
-            for each in requests:
-                self._channel.send(frames.encode_request(each))
+            self._channel.send(frames.encode_request(request))
         except (BrokenPipeError, ConnectionResetError):
             pass  # it has ended: that is found behind what it had answered
         except OSError as error:
             self._fail(Reason.CRASHED, f"{self._asked} does not reach the worker: {error.strerror}")
-        if len(requests) == 1:
+        if answers == 1:
             self._look_briefly()
 
     async def _next_answer(self) -> frames.Answer:

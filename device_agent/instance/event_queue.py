@@ -12,7 +12,7 @@ from itertools import islice
 EVENT_BYTES = 128  # that an event has beside its topic and payload, about
 
 
-@dataclass
+@dataclass(slots=True)
 class Pending:
     """An event that has not been handled."""
 
@@ -23,11 +23,10 @@ class Pending:
     tries: int = 0
     sender: str = ""  # an instance, or the topic of a source; "" for the broker
     reply_to: str = ""  # the topic on which its sender waits for an answer
+    size_bytes: int = field(init=False)  # what it takes of memory, about
 
-    @property
-    def size_bytes(self) -> int:
-        """What it takes of memory, about."""
-        return len(self.topic) + len(self.payload) + len(self.reply_to) + EVENT_BYTES
+    def __post_init__(self) -> None:
+        self.size_bytes = len(self.topic) + len(self.payload) + len(self.reply_to) + EVENT_BYTES
 
 
 @dataclass

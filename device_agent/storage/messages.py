@@ -96,9 +96,11 @@ class Messages(Tables):
             if delivered:
                 self._delete_messages(delivered, waiting)
             for each in outcomes:
-                self._write_keys(each)
-                self._delete_from_bus(each.consumed, on_bus)
-                said += self._add_to_bus(each.bus, on_bus)
+                if each.writes:
+                    self._write_keys(each)
+                if each.consumed or each.bus:
+                    self._delete_from_bus(each.consumed, on_bus)
+                    said += self._add_to_bus(each.bus, on_bus)
             last = self._add_messages([message for each in outcomes for message in each.messages], waiting)
             dropped, size = self._bound_outbox(waiting, bounds)
             gone = self._bound_bus({each.target for each in said}, on_bus, bounds)

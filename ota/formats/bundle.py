@@ -14,7 +14,6 @@ Nothing is believed because it lies in a bundle: each member is verified like th
 
 import io
 import re
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -45,8 +44,8 @@ BUNDLE_LIMIT_BYTES = 1 << 30
 MEMBERS_LIMIT = 4096  # the chunks of a blob, which lie side by side, count as one
 CRL_LIMIT_BYTES = 1 << 20
 CRL = "crl"
-BLOCK = tarfile.BLOCKSIZE
-_RECORD = tarfile.RECORDSIZE  # tar(1) fills up to a multiple of it
+BLOCK = 512
+_RECORD = 20 * BLOCK  # tar(1) fills up to a multiple of it
 _NAME, _DIGEST = r"([A-Za-z0-9._-]{1,64})", r"([0-9a-f]{64})"
 
 
@@ -189,6 +188,8 @@ def pack(messages: Iterable[tuple[str, Callable[[], bytes]]], write: Callable[[b
 
     Each content is asked for when its turn comes. The same messages give the same bytes.
     """
+    import tarfile  # nearly a megabyte, which a board without bundles need not have
+
     size = 0
     for topic, content in messages:
         payload = content()
@@ -231,6 +232,8 @@ def _members(read: Callable[[int, int], bytes], size: int, kinds: tuple[_Kind, .
 
 def _header(read: Callable[[int, int], bytes], offset: int, size: int) -> tuple[str, int] | None:
     """Name and size of the member whose header lies there; None at the end of the archive."""
+    import tarfile
+
     block = read(offset, BLOCK)
     if len(block) < BLOCK:
         raise _truncated(f"it has {size} bytes, and no end")

@@ -149,6 +149,11 @@ def is_topic(value: str) -> bool:
 
 def covers(wide: str, narrow: str) -> bool:
     """Whether every topic that the filter (or topic) `narrow` matches is matched by the filter `wide`."""
+    if "+" not in wide:
+        if "#" not in wide:
+            return wide == narrow
+        if wide != "#":  # its last level
+            return narrow.startswith(wide[:-1]) or narrow == wide[:-2]
     wide_levels, narrow_levels = wide.split("/"), narrow.split("/")
     if narrow.startswith("$") and wide[:1] in ("#", "+"):
         return False  # MQTT 5, section 4.7.2

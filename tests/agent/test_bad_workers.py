@@ -42,7 +42,7 @@ async def test_a_hanging_module_is_killed_at_its_deadline(rig, tmp_path):
 async def test_a_hanging_worker_ends_by_itself_when_the_agent_is_gone(rig, tmp_path):
     worker = await rig.worker(spec(tmp_path, counting(1), deadline_ms=100))
     worker._channel.send(frames.encode_request(frames.Begin(b"", {})))
-    worker._channel.send(frames.encode_request(frames.Event("t", b"h")))
+    worker._channel.send(frames.encode_request(frames.Events((frames.Event("t", b"h"),))))
     await rig.until(lambda: not Path(f"/proc/{worker.pid}").exists())
     assert not Path(f"/proc/{worker.pid}").exists()
 

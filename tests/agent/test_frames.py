@@ -1,11 +1,13 @@
 """Packets between agent and worker: what goes in comes out, and nothing else is taken."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.channel import frames
-from device_agent.channel.frames import Done, Event, KeyWrite, Usage
+from device_agent.channel.frames import Done, Event, Events, KeyWrite, Usage
 from ota.formats import cbor
 from ota.formats.reasons import Reason, Refused
 
@@ -25,12 +27,18 @@ dones = st.builds(
 )
 
 
-@given(topics, st.binary(max_size=1000), topics | st.just(""))
-def test_an_event_arrives_as_it_was(topic, payload, reply_to):
-    event = Event(topic, payload, reply_to)
-    packet = frames.encode_request(event)
-    assert frames.decode_request(packet) == event
-    assert len(packet) == frames.size_of(event)
+@given(st.lists(st.builds(Event, topics, st.binary(max_size=300), topics | st.just("")), min_size=1, max_size=16))
+def test_events_arrive_as_they_were(row):
+    packet = frames.encode_request(Events(tuple(row)))
+    assert frames.decode_request(packet) == Events(tuple(row))
+    assert len(packet) - 1 == sum(frames.size_of(each) - 1 for each in row)
+
+
+@given(st.builds(Event, topics, st.binary(max_size=300)), st.data())
+def test_events_that_were_cut_are_refused(event, data):
+    packet = frames.encode_request(Events((event,)))
+    with pytest.raises(Refused, match="malformed"):
+        frames.decode_request(packet[: data.draw(st.integers(1, len(packet) - 1))])
 
 
 @given(dones)
@@ -93,10 +101,38 @@ def test_a_packet_beyond_the_limit_is_refused_by_its_size():
 
 
 def test_an_event_beyond_the_limit_is_refused_and_not_cut():
-    packet = frames.encode_request(frames.Event("t", bytes(frames.FRAME_LIMIT_BYTES)))
+    packet = frames.encode_request(Events((Event("t", bytes(frames.FRAME_LIMIT_BYTES)),)))
     assert len(packet) == frames.size_of(frames.Event("t", bytes(frames.FRAME_LIMIT_BYTES)))
     with pytest.raises(Refused, match="longer than 1048576 bytes"):
         frames.decode_request(packet[: frames.FRAME_LIMIT_BYTES + 1])
+
+
+def test_a_worker_looks_for_a_packet_only_where_the_one_before_came_soon(monkeypatch):
+    """What it looks for in vain takes the processor from others."""
+    now_ns, late_ns, looked = 0, 0, 0
+
+    def clock() -> int:
+        nonlocal now_ns
+        now_ns += 1000
+        return now_ns
+
+    class Channel:
+        def recv_into(self, buffer, *flags: int) -> int:
+            nonlocal now_ns, looked
+            if flags:
+                looked += 1
+                raise BlockingIOError
+            now_ns += late_ns
+            return 1
+
+    monkeypatch.setattr(frames, "PROCESSORS", 2)
+    monkeypatch.setattr(frames, "time", SimpleNamespace(perf_counter_ns=clock))
+    receiver, found = frames.Receiver(), []
+    for each in (1_000_000, 1_000_000, 5000, 5000):
+        late_ns, looked = each, 0
+        receiver.take_soon(Channel())
+        found.append(looked > 0)
+    assert found == [True, False, False, True]
 
 
 @pytest.mark.parametrize("numbers", [[], [1, 2], [1, 2, -3], [1, 2, 1 << 53], [1, 2, "3"], [1, 2, 3, 4]])

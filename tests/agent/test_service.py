@@ -85,6 +85,21 @@ def test_a_log_line_with_a_file_name_that_is_no_text_reaches_the_operator():
     assert decode_logs(encode_logs("d", 1, [record])).records[0].message == "/a\\udcff: gone"
 
 
+def test_an_idle_agent_has_not_loaded_what_bundles_and_proxies_need():
+    script = """
+import sys
+import device_agent.node.service
+assert not {"tarfile", "http.client", "email"} & sys.modules.keys()
+import paho.mqtt.client, urllib.request
+assert urllib.request.getproxies() == {"http": "http://proxy:1"}
+assert paho.mqtt.client.urllib.request.proxy_bypass
+from urllib.request import Request
+assert sys.modules["urllib.request"].Request is Request
+"""
+    environment = {each: value for each, value in os.environ.items() if not each.lower().endswith("_proxy")}
+    subprocess.run([sys.executable, "-c", script], env=environment | {"http_proxy": "http://proxy:1"}, check=True)
+
+
 @pytest.mark.parametrize(("hands_over", "failed"), [(True, False), (True, True), (False, False)])
 def test_the_next_agent_may_begin_once_the_node_has_stopped_in_good_order(tmp_path, monkeypatch, hands_over, failed):
     said: list[str] = []

@@ -118,6 +118,23 @@ async def test_a_module_that_takes_its_time_or_moves_something_in_the_world_gets
     assert max(rows) <= 2
 
 
+@with_rig
+async def test_a_quick_module_has_some_events_before_it_also_where_others_have_the_processor(rig, tmp_path):
+    worker = await rig.worker(spec(tmp_path, counting(1)))
+    rows, answered = rows_of(rig, worker), worker.answered
+
+    async def late():
+        await asyncio.sleep(0.006)
+        return await answered()
+
+    worker.answered = late
+    await rig.supervisor.run(worker, b"", {})
+    for _ in range(40):
+        rig.supervisor.offer("t", b"")
+    await rig.until(lambda: len(rig.outcomes) == 40)
+    assert max(rows) > 8
+
+
 @pytest.mark.parametrize("bad", range(12))
 def test_of_a_row_the_event_that_ends_the_worker_is_tried_again_and_no_other_is_handled_twice(tmp_path, bad):
     async def inside():

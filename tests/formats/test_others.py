@@ -94,6 +94,16 @@ def test_an_index_that_contradicts_itself_is_refused(change):
         ("a", "a/b", False),
         ("#", "$SYS/x", False),
         ("+/x", "$SYS/x", False),
+        ("$SYS/#", "$SYS/x", True),
+        ("a/#", "ab", False),
+        ("a/#", "ab/c", False),
+        ("a/#", "a/#", True),
+        ("a/#", "a/+", True),
+        ("a/#", "#", False),
+        ("a/b/#", "a/#", False),
+        ("/#", "", True),
+        ("a/+/#", "a/b", True),
+        ("a/+/#", "a", False),
     ],
 )
 def test_one_filter_covers_another(wide, narrow, covered):

@@ -26,10 +26,9 @@ def main(channel):
     while data := receiver.take(channel):
         request = frames.decode_request(data)
         answer = Ready(frozenset({"events"}), "interpreter", frozenset()) if isinstance(request, frames.Start) else Done((), ())
-        if isinstance(request, frames.Event):
-            while request.topic == "flood":
-                channel.send(frames.encode_answer(Log("info", "")))
-            answer = ANSWERS[request.topic]
-        channel.send(frames.encode_answer(answer))
-        if PARTING in (getattr(request, "topic", ""), getattr(request, "state", b"").decode()):
+        topic = request.row[0].topic if isinstance(request, frames.Events) else ""
+        while topic == "flood":
+            channel.send(frames.encode_answer(Log("info", "")))
+        channel.send(frames.encode_answer(ANSWERS[topic] if topic else answer))
+        if PARTING in (topic, getattr(request, "state", b"").decode()):
             return
