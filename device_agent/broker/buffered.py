@@ -77,6 +77,11 @@ class BufferedSocket:
         return True
 
     @property
+    def unsent_bytes(self) -> int:
+        """How many bytes wait for `flush`."""
+        return len(self._out)
+
+    @property
     def has_unsent(self) -> bool:
         """Whether bytes wait for `flush`."""
         return bool(self._out)

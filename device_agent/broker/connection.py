@@ -42,6 +42,7 @@ UNSENT_MAX = 256  # messages that wait for the window
 _OWN_MIDS = 1 << 15  # packet identifiers from here on are for messages, those below are paho's
 UNSUPPORTED_PROTOCOL_VERSION, TAKEN_OVER, TOO_LARGE = 0x84, 0x8E, 0x95
 TOPIC_DENIED = frozenset((0x87, 0x90, 0x99))  # not authorized, topic name invalid, payload format invalid
+UNSENT_MAX_BYTES = 16 << 20  # that the broker does not take; a full window and acknowledgements are less
 _SMALL_PACKET_BYTES = 128  # at most, of an acknowledgement, TLS included
 
 
@@ -307,6 +308,8 @@ class Connection:
             if self._client.want_write():  # before it the library's, which keeps what is asked for within a callback: subscriptions
                 self._client.loop_write()
             self._socket.put(packet)
+            if self._socket.unsent_bytes > UNSENT_MAX_BYTES:
+                self.end(f"the broker sends, and takes nothing: {UNSENT_MAX_BYTES >> 20} MB wait for it")
             if self._flushing is None:
                 self._flushing = self._loop.call_soon(self._flush)
 

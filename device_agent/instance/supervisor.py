@@ -165,6 +165,7 @@ class Supervisor:
                 self._current.kill()
             if old is None or not old.alive:
                 self._filters = self._filters_before  # for the worker that comes
+                self._queue.keep(lambda each: bool(each.bus_number) or self._wants(each.topic))
                 return False
             self._use(old)
             return True

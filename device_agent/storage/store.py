@@ -320,8 +320,8 @@ class Store(Messages):
 
     @recovers
     def add_envelope(self, envelope: bytes) -> None:
-        """Keeps an envelope under its digest."""
-        with self._transaction():
+        """Keeps an envelope under its digest; a power cut may take it until the journal says more."""
+        with self._transaction(synced=False):
             query = "insert or replace into envelopes (digest, envelope) values (?, ?)"
             self._database.execute(query, (cbor.sha256(envelope), envelope))
 
@@ -376,9 +376,10 @@ class Store(Messages):
         """Gives a version that is about to run on trial the keys and the state of the one before it, of the same module.
 
         `state`: what the old one has just saved, None if it could not: then its last one is taken. What the new one kept in an
-        earlier trial is gone. The old one's own rows stay as they are now, for a rollback.
+        earlier trial is gone. The old one's own rows stay as they are now, for a rollback. A power cut may take this until the
+        journal or an outcome says more: then the trial has not begun.
         """
-        with self._transaction():
+        with self._transaction(synced=False):
             if old is not None and state is not None:
                 self._save_state(old, state)
             if new == old:

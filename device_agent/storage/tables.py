@@ -91,9 +91,13 @@ class Tables(Blobs):
         self.home.make_room()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, synced: bool = True) -> Iterator[None]:
+        """`synced`: it outlives a power cut from its end on. Else it does from the next one that is synced on, and that never
+        outlives a power cut without it (SQLite, "pragma synchronous" with a write-ahead log).
+        """
         self.home.retry()
         with errors_as_reasons(self.problems):
+            self._database.execute(f"pragma synchronous={'full' if synced else 'normal'}")
             self._database.execute("begin immediate")
             try:
                 yield

@@ -21,6 +21,24 @@ def store(tmp_path):
     opened.close()
 
 
+def test_only_what_means_something_by_itself_waits_for_the_disk(store):
+    """The others are on the disk with the row of the journal, or the outcome, that needs them."""
+
+    def level() -> int:
+        return store._database.execute("pragma synchronous").fetchone()[0]
+
+    old, new = Version("i", "m", b"1"), Version("i", "m", b"2")
+    store.add_envelope(b"manifest")
+    assert level() == 1
+    store.write_journal("i", Update(Phase.FETCHING, b"n" * 16, b"3" * 32), 2)
+    assert level() == 2
+    store.begin_trial(new, old, b"state")
+    assert level() == 1
+    assert store.state(new) == b"state"
+    store.add_outcomes([Outcome(new, [KeyWrite("k", b"v")])], Bounds())
+    assert level() == 2
+
+
 # -- many instances
 
 

@@ -209,6 +209,18 @@ async def test_a_trap_on_trial_rolls_back_and_the_old_module_gets_the_event(rig,
 
 
 @with_rig
+async def test_after_a_first_module_that_failed_no_event_waits_for_nobody(rig, tmp_path):
+    rig.repair = rig.supervisor.roll_back
+    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(1))), handed)
+    for payload in (b"t", b"", b""):
+        rig.supervisor.offer("t", payload)
+    await rig.until(lambda: rig.repairs)
+    await asyncio.gather(*rig.repairs)
+    assert rig.supervisor.waiting == 0
+    assert rig.supervisor.counters["events_dropped"] == 3
+
+
+@with_rig
 async def test_a_module_that_refuses_the_state_leaves_the_old_one_running(rig, tmp_path):
     refusing = contract_module(
         OK,
