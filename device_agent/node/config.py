@@ -22,6 +22,7 @@ from ota.formats.enrolment import SERIAL, is_pattern
 from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
 from ota.formats.report import INSTANCES
+from ota.formats.text import nearest
 from ota.formats.topics import Template
 from ota.toml_file import read_toml
 
@@ -137,6 +138,8 @@ class Config:
 
 def load(path: Path) -> Config:
     """Raises TomlError, and ConfigError naming the file, the setting and what it must be. Paths are relative to the file."""
+    if not path.exists():
+        raise ConfigError(f"{path} is not there: name the configuration file with --config")
     return _Reader(read_toml(path), path).config()
 
 
@@ -280,8 +283,8 @@ class _Reader:
         if not isinstance(section, dict):
             raise self._wrong(name, f"a section [{name}]")
         for key in section:
-            if key not in ("factory", "grants", "config", "limits"):
-                raise ConfigError(f"{self._path}: there is no setting {name}.{key}")
+            if key not in (known := ("factory", "grants", "config", "limits")):
+                raise ConfigError(f"{self._path}: there is no setting {name}.{key}{nearest(key, known)}")
         factory, limits = section.get("factory"), section.get("limits", {})
         if factory is not None and not isinstance(factory, str):
             raise self._wrong(f"{name}.factory", "text")
@@ -302,7 +305,7 @@ class _Reader:
             raise self._wrong(name, f"a section [{name}]")
         for key, value in section.items():
             if key not in lowest:
-                raise ConfigError(f"{self._path}: there is no setting {name}.{key}")
+                raise ConfigError(f"{self._path}: there is no setting {name}.{key}{nearest(key, lowest)}")
             if type(value) is not int or not lowest[key] <= value < 1 << 40:
                 raise self._wrong(f"{name}.{key}", f"a whole number of at least {lowest[key]}")
         return section
@@ -351,8 +354,10 @@ class _Reader:
                     f"{self._path}: there is no setting {section} outside of a section; a section is written [{section}]"
                 )
             for key in content:
-                if f"{section}.{key}" not in self._known:
-                    raise ConfigError(f"{self._path}: there is no setting {section}.{key}")
+                if (name := f"{section}.{key}") not in self._known:
+                    there = [each for each in self._known if each.startswith(f"{section}.")]
+                    near = nearest(key, [each.partition(".")[2] for each in there]) if there else nearest(name, self._known)
+                    raise ConfigError(f"{self._path}: there is no setting {name}{near}")
 
     def _has(self, name: str) -> bool:
         self._known.add(name)
@@ -361,9 +366,13 @@ class _Reader:
         return isinstance(content, dict) and key in content
 
     def _get(self, name: str, kind: type[T]) -> T:
-        if not self._has(name):
-            raise ConfigError(f"{self._path}: {name} is missing")
         section, key = name.split(".")
+        if not self._has(name):
+            near = [
+                each for each in self._value.get(section, {}) if f"{section}.{each}" not in self._known and nearest(each, (key,))
+            ]
+            instead = f", and there is no setting {section}.{near[0]}" if near else ""
+            raise ConfigError(f"{self._path}: {name} is missing{instead}")
         value = self._value[section][key]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self._wrong(name, "text" if kind is str else "a list" if kind is list else "a number")

@@ -6,6 +6,7 @@ from typing import Any
 
 from device_agent.sources.source import SourceError
 from ota.formats import topics
+from ota.formats.text import nearest
 
 __all__ = ["Settings"]
 
@@ -75,4 +76,5 @@ class Settings:
         """Raises SourceError for a setting that this kind does not have."""
         for key in self._table:
             if key not in self._known:
-                raise SourceError(f"there is no setting sources.{self._name}.{key} for a source of this kind")
+                where = f"sources.{self._name}.{key}"
+                raise SourceError(f"there is no setting {where} for a source of this kind{nearest(key, self._known)}")

@@ -57,7 +57,9 @@ class Tables(Blobs):
         try:
             self._lock: int | None = lock(folder / "lock")
         except BlockingIOError:
-            raise StoreError(f"another agent uses {folder}") from None
+            raise StoreError(
+                f"another agent uses the storage folder {folder}: stop it first, or give this one a folder of its own"
+            ) from None
         try:
             self.home = RecoveringDatabase(folder, problems)
             self.home.write_anchor()

@@ -10,7 +10,7 @@ Of an encrypted update (ota.author.encryption) there are the ciphertexts alone: 
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from ota.formats.manifest import (
 from ota.formats.module import Limits, ModuleDescription, about_memory, checked_arguments, checked_environment
 from ota.formats.provenance import Kind, Provenance, text_digest
 from ota.formats.reasons import Refused, naming
+from ota.formats.text import nearest
 from ota.keyring import Signer, SigningKey
 from ota.toml_file import read_toml
 
@@ -235,6 +236,16 @@ def _load_image(folder: Path, image: AotImage) -> tuple[bytes, ChunkIndex]:
     return content, ChunkIndex.from_bytes(index_bytes, image.index_digest, image.sent_digest, image.size)
 
 
+MODULE_KEYS = ("name", "version", "security_epoch", "config", "idempotent", "source", "defines", "arguments", "environment")
+
+
+def _check_keys(path: Path, where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises BuildError for a key that is none of the known ones."""
+    if strange := [key for key in table if key not in known]:
+        named = ", ".join(f"{key}{nearest(key, known)}" for key in strange)
+        raise BuildError(f"{path}: {where}has unknown keys: {named}")
+
+
 def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
     """The description in the .toml beside the module; without one, its name and just the capabilities that it imports.
 
@@ -245,35 +256,28 @@ def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
         asked: dict[str, Any] = {name: {} for name in interfaces_of(shape.imports)}
         return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(asked, str(module)))
     value = read_toml(path)
-    unknown = set(value) - {"module", "limits", "capabilities"}
     about: Any = value.get("module", {})
     if not isinstance(about, dict):
         raise BuildError(f"{path}: module must be a table, [module], with name and version")
-    unknown |= set(about) - {
-        "name",
-        "version",
-        "security_epoch",
-        "config",
-        "idempotent",
-        "source",
-        "defines",
-        "arguments",
-        "environment",
-    }
-    if unknown:
-        raise BuildError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
-    name, version, epoch = about.get("name", module.stem), about.get("version"), about.get("security_epoch", 0)
-    if not (isinstance(name, str) and is_name(name) and isinstance(version, str) and is_name(version)):
-        raise BuildError(f"{path}: [module] needs a name and a version of letters, digits and -_.")
-    if type(epoch) is not int or epoch < 0 or not isinstance(about.get("config", ""), str):
-        raise BuildError(f"{path}: security_epoch is a whole number, config is text")
+    _check_keys(path, "", value, ("module", "limits", "capabilities"))
+    _check_keys(path, "[module] ", about, MODULE_KEYS)
+    name, epoch = about.get("name", module.stem), about.get("security_epoch", 0)
+    version: Any = about.get("version")
+    for key, text in (("name", name), ("version", version)):
+        if not isinstance(text, str) or not is_name(text):
+            found = "missing" if text is None else repr(text)
+            raise BuildError(f"{path}: [module] {key} is {found}: a text of 1 to 64 letters, digits, - _ or . is expected")
+    if type(epoch) is not int or epoch < 0:
+        raise BuildError(f"{path}: [module] security_epoch is {epoch!r}: a whole number from 0 on is expected")
+    if not isinstance(about.get("config", ""), str):
+        raise BuildError(f"{path}: [module] config is {about['config']!r}: a text is expected")
     if not isinstance(about.get("idempotent", False), bool):
-        raise BuildError(f"{path}: idempotent is true or false")
+        raise BuildError(f"{path}: [module] idempotent is {about['idempotent']!r}: true or false is expected")
     return ModuleDescription(
         name=name,
         version=version,
         capabilities=Capabilities.parse(value.get("capabilities", {}), str(path)),
-        limits=Limits.parse(value.get("limits", {}), str(path)),
+        limits=Limits.parse(value.get("limits", {}), f"{path}: [limits]"),
         security_epoch=epoch,
         config=about.get("config", "").encode(),
         idempotent=about.get("idempotent", False),

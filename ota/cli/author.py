@@ -29,6 +29,7 @@ def add_commands(commands: Any) -> None:
     new = commands.add_parser("new", help="begin a module", epilog="example: ota new blink --lang c")
     new.add_argument("name", help="its name, and that of its folder")
     new.add_argument("--lang", choices=LANGUAGES, default="c", help="default %(default)s")
+    new.add_argument("--json", action="store_true", help="machine-readable result")
     new.set_defaults(handler=_new)
 
     build = commands.add_parser("build", help="check and sign a module", epilog="example: ota build blink.wasm -o dist")
@@ -37,6 +38,7 @@ def add_commands(commands: Any) -> None:
     )
     build.add_argument("-o", "--out", type=Path, default=Path("dist"), help="default %(default)s")
     operator.add_build_options(build)
+    build.add_argument("--json", action="store_true", help="machine-readable result")
     build.set_defaults(handler=_build)
 
     inspect = commands.add_parser(
@@ -96,15 +98,26 @@ def add_commands(commands: Any) -> None:
 
 def _new(arguments: argparse.Namespace) -> int:
     folder = create(arguments.name, arguments.lang, Path())
-    output.result(f"{folder}: README.md says how to build it")
+    if arguments.json:
+        output.result_json({"folder": str(folder), "language": arguments.lang})
+    else:
+        output.result(f"{folder}: README.md says how to build it")
     return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:
     update = operator.build_update(operator.open_workspace(arguments), arguments)
     folder = update.save(arguments.out)
-    output.result(f"{folder}: {update.label}, sequence {update.manifest.sequence}, manifest {update.digest.hex()[:16]}")
+    if arguments.json:
+        output.result_json({"folder": str(folder), **_about(update)})
+    else:
+        output.result(f"{folder}: {update.label}, sequence {update.manifest.sequence}, manifest {update.digest.hex()[:16]}")
     return 0
+
+
+def _about(update: Update) -> dict[str, Any]:
+    found = update.manifest
+    return {"module": found.name, "version": found.version, "sequence": found.sequence, "manifest": update.digest.hex()}
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,6 @@
 """boards, image: what is known about models of hardware, and cards for them."""
 
 import argparse
-import difflib
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from boards.image import build_image, check_parts
 from boards.wheels import find
 from ota.cli import output
 from ota.formats.manifest import ANY_BOARD
+from ota.formats.text import nearest
 
 
 def add_commands(commands: Any) -> None:
@@ -52,7 +52,7 @@ def add_commands(commands: Any) -> None:
         help="write an image onto a card, and read it back",
         epilog="example: ota image write sd.img /dev/sdb",
     )
-    write.add_argument("image", type=Path)
+    write.add_argument("image", type=Path, help="what `ota image build` made, or another bootable image")
     write.add_argument("disk", type=Path, help="a whole disk, such as /dev/sdb or /dev/mmcblk0: everything on it is lost")
     write.add_argument(
         "--even-if", action="append", default=[], choices=OBJECTIONS, help="write although the disk is so; may be repeated"
@@ -120,10 +120,17 @@ def _list(arguments: argparse.Namespace) -> int:
         output.result_json([_plain(each) for each in found])
         return 1 if wrong else 0
     rows = [
-        (b.name, b.processor.target, b.processor.llvm or "least", f"{b.processor.memory_mb}", "yes" if b.image else "no", b.title)
+        (
+            b.name,
+            b.processor.target,
+            b.processor.llvm or "baseline",
+            f"{b.processor.memory_mb}",
+            "yes" if b.image else "no",
+            b.title,
+        )
         for b in found
     ]
-    output.result(output.table(("BOARD", "TARGET", "CPU", "MEMORY MB", "IMAGE", "WHAT"), rows))
+    output.result(output.table(("board", "target", "cpu", "memory mb", "image", "what"), rows))
     return 1 if wrong else 0
 
 
@@ -160,9 +167,7 @@ def class_of(board: str) -> str:
         return load_board(board).name
     names = board_names()
     if board not in (ANY_BOARD, *names):
-        near = difflib.get_close_matches(board, names, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        output.note(f"{board!r} is none of `ota boards`{hint}: only boards whose settings say so will take this")
+        output.note(f"{board!r} is none of `ota boards`{nearest(board, names)}: only boards whose settings say so will take this")
     return board
 
 

@@ -27,8 +27,7 @@ def add_commands(commands: Any) -> None:
         help="write a bundle: all that boards need, as one file for a stick or `device-agent install`",
         epilog="example: ota pack --group lab -o lab.bundle",
     )
-    verb.add_argument("--group", type=output.name, action="append", default=[], help="only for this one; may be repeated")
-    verb.add_argument("--device", type=output.name, action="append", default=[], help="only for this one; may be repeated")
+    scopes.add_several(verb)
     verb.add_argument("-o", "--out", type=Path, required=True, help="the file; boards look for names that end in .bundle")
     verb.add_argument("--json", action="store_true", help="machine-readable result")
     verb.set_defaults(handler=_pack)

@@ -58,10 +58,18 @@ def add_commands(commands: Any) -> None:
     token = commands.add_parser(
         "token",
         help="make a token that enrols a board, or a batch of them",
-        epilog=f"example: ota token 'pump-{SERIAL}' --count 500 --hours 72 -o enrolment.token",
+        epilog=f"example: ota token 'pump-{SERIAL}' --batch 500 --hours 72 -o enrolment.token",
     )
     token.add_argument("names", metavar="NAME", type=output.names, help=f"the board's name; for a batch with {SERIAL} in it")
-    token.add_argument("--count", type=int, default=1, help="how many boards may enrol with it (default %(default)s)")
+    token.add_argument(
+        "--batch",
+        "--count",
+        dest="count",
+        metavar="N",
+        type=int,
+        default=1,
+        help="how many boards may enrol with it (default %(default)s)",
+    )
     add_hours(token)
     token.add_argument("-o", "--out", type=Path, required=True, help="the file for it, which is a secret: mode 0600")
     token.add_argument("--json", action="store_true", help="machine-readable result")

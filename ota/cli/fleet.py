@@ -32,6 +32,10 @@ def add_commands(commands: Any) -> None:
     )
     status.add_argument("device", nargs="?", type=output.name, metavar="BOARD", help="everything about this one")
     status.add_argument("instance", nargs="?", type=output.name, metavar="INSTANCE", help="only this instance of it")
+    status.add_argument("--device", dest="named_device", type=output.name, metavar="BOARD", help="the same as BOARD alone")
+    status.add_argument(
+        "--instance", dest="named_instance", type=output.name, metavar="INSTANCE", help="with --device: only this instance"
+    )
     status.add_argument("--watch", action="store_true", help="continue until Ctrl-C, with a line for each change")
     status.add_argument("--group", type=output.name, help="only boards of this group")
     add_devices_option(status)
@@ -79,7 +83,12 @@ def open_roster(workspace: Workspace, arguments: argparse.Namespace) -> Roster:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    name = arguments.device
+    if arguments.named_device and arguments.device:
+        raise output.UsageError("name the board once: as BOARD or with --device")
+    if arguments.named_instance and (arguments.instance or not arguments.named_device):
+        raise output.UsageError("--instance goes with --device")
+    name = arguments.device = arguments.device or arguments.named_device
+    arguments.instance = arguments.instance or arguments.named_instance
     if name is not None and arguments.group is not None:
         raise output.UsageError("either a board or --group, not both")
     if arguments.watch and arguments.instance is not None:

@@ -23,7 +23,7 @@ def add_commands(commands: Any) -> None:
         help="make a key for a group; `ota settings` and `ota flash` give it to boards",
         epilog="example: ota group-keys new lab",
     )
-    new.add_argument("group", type=output.name)
+    new.add_argument("group", type=output.name, help="the group")
     _add_json(new)
     new.set_defaults(handler=_new)
 
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
         help="delete a key: nothing is encrypted with it any more, what boards run stays",
         epilog="example: ota group-keys remove lab 3f2a91c0",
     )
-    remove.add_argument("group", type=output.name)
+    remove.add_argument("group", type=output.name, help="the group")
     remove.add_argument("key", help="the beginning of its identifier")
     _add_json(remove)
     remove.set_defaults(handler=_remove)
@@ -74,7 +74,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if not rows:
         output.note("no group has a key, and no board has said its own")
         return 0
-    output.result(output.table(("WHO", "KEY", "FILE"), rows))
+    output.result(output.table(("who", "key", "file"), rows))
     return 0
 
 

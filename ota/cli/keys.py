@@ -33,8 +33,9 @@ def add_commands(commands: Any) -> None:
         help="make a key of one's own: FILE, and FILE.pub for whoever has the workspace",
         epilog="example: ota keys new alice.pem",
     )
-    new.add_argument("file", type=Path)
+    new.add_argument("file", type=Path, help="where its private half goes")
     _add_algorithm(new)
+    _add_json(new)
     _add_lock(new)
     new.set_defaults(handler=_new)
 
@@ -61,7 +62,7 @@ def add_commands(commands: Any) -> None:
         "threshold", help="how many of a role's keys must sign", epilog="example: ota keys threshold release 2"
     )
     threshold.add_argument("role", choices=ROLES)
-    threshold.add_argument("number", type=int)
+    threshold.add_argument("number", type=int, help="so many of them")
     threshold.add_argument(
         "--mixed",
         action=argparse.BooleanOptionalAction,
@@ -103,7 +104,7 @@ def _list(arguments: argparse.Namespace) -> int:
         output.result_json({"root": newest.number, "draft": after.number if after else None, "roles": roles, "keys": found})
         return 0
     rows = [(each["role"], each["key"][:16], each["algorithm"], each["where"] or "elsewhere", each["state"]) for each in found]
-    output.result(output.table(("ROLE", "KEY", "ALGORITHM", "PRIVATE HALF", "STATE"), rows))
+    output.result(output.table(("role", "key", "algorithm", "private half", "state"), rows))
     for name, role in newest.roles.items():
         then = "" if after is None or _rule(after, name) == _rule(newest, name) else f"; in the draft {_rule(after, name)}"
         output.result(f"{name}: {_rule(newest, name)}{then}" + (" (unusable keys count for nothing)" if role.unusable else ""))
@@ -137,7 +138,10 @@ def _new(arguments: argparse.Namespace) -> int:
     key = SigningKey.generate(arguments.algorithm)
     key.save(arguments.file, passphrase(arguments))
     public.write_bytes(key.public.to_pem())
-    output.result(f"key {key.public.label}: {arguments.file} signs, {public} is for whoever adds it to a root")
+    if arguments.json:
+        output.result_json({"key": key.public.key_id, "private": str(arguments.file), "public": str(public)})
+    else:
+        output.result(f"key {key.public.label}: {arguments.file} signs, {public} is for whoever adds it to a root")
     return 0
 
 

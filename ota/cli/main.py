@@ -31,22 +31,20 @@ from ota.cli import (
     root,
 )
 from ota.cli.output import UsageError
+from ota.cli.parsing import Parser
 from ota.errors import OtaError
 from ota.formats.text import printable
 
 Handler = Callable[[argparse.Namespace], int]
 
 
-class _Parser(argparse.ArgumentParser):
-    """No abbreviations of options, for its verbs too: `--device` must not be taken for `--devices`."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, allow_abbrev=False)
-
-
 def parser() -> argparse.ArgumentParser:
     """Every verb, each with an example."""
-    top = _Parser(prog="ota", description="Update WebAssembly firmware on boards: signed, over MQTT, offline first.")
+    top = Parser(
+        prog="ota",
+        description="Update WebAssembly firmware on boards: signed, over MQTT, offline first.",
+        epilog="Begin with init, new, run, publish and status. `ota COMMAND --help` has the options of a command and an example.",
+    )
     workspace = Path(os.environ.get("OTA_WORKSPACE") or ".")
     top.add_argument(
         "-C", dest="folder", type=Path, default=workspace, metavar="FOLDER", help="the workspace (default: OTA_WORKSPACE, or here)"
@@ -77,16 +75,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What is wrong is shown with the usage of the verb."""
-    top = parser()
-    arguments, unknown = top.parse_known_args(argv)
-    if unknown:
-        (verbs,) = completion.subcommands(top)
-        verbs.choices[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
-    return arguments
-
-
 def _add_general_options(commands: Any) -> None:
     """The options that go before the verb go behind it as well."""
     for command in commands.choices.values():
@@ -98,7 +86,7 @@ def _add_general_options(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when done, 1 when refused or failed, 2 for wrong usage, 3 when boards wait for a window, 130 when interrupted."""
-    arguments = _parsed(argv)
+    arguments = parser().parse_args(argv)
     handler: Handler = arguments.handler
     try:
         code = handler(arguments)

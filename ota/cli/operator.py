@@ -46,6 +46,7 @@ def add_commands(commands: Any) -> None:
     locking.add_argument(
         "--no-passphrase", action="store_true", help="do not lock the keys (default: ask, where there is a terminal)"
     )
+    init.add_argument("--json", action="store_true", help="machine-readable result")
     init.set_defaults(handler=_init)
 
 
@@ -122,10 +123,15 @@ def _init(arguments: argparse.Namespace) -> int:
     token = arguments.pkcs11
     secret = passphrase(arguments) if token else _new_passphrase(arguments)
     workspace = Workspace.create(arguments.folder, settings, int(time.time()), arguments.algorithm, secret, token)
-    where = f"{workspace.folder / 'keys'}  ({_about_lock(secret)}; keep root.pem offline)"
-    output.result(f"keys          {f'in the token, named by {workspace.keys.index}' if token else where}")
-    output.result(f"root of trust {workspace.folder / 'trust' / 'root.1.cbor'}  (goes on every board)")
-    authority = CertificateAuthority(workspace, token).certificate_file
+    keys = workspace.keys.index if token else workspace.folder / "keys"
+    root, authority = workspace.folder / "trust" / "root.1.cbor", CertificateAuthority(workspace, token).certificate_file
+    if arguments.json:
+        made = {"keys": keys, "root": root, "authority": authority, "settings": workspace.folder / "ota.toml"}
+        output.result_json({**{name: str(path) for name, path in made.items()}, "locked": bool(secret or token)})
+        return 0
+    where = f"in the token, named by {keys}" if token else f"{keys}  ({_about_lock(secret)}; keep root.pem offline)"
+    output.result(f"keys          {where}")
+    output.result(f"root of trust {root}  (goes on every board)")
     output.result(f"authority     {authority}  (signs boards' certificates; goes on the broker)")
     output.result(f"settings      {workspace.folder / 'ota.toml'}")
     return 0

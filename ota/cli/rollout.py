@@ -48,8 +48,7 @@ def add_commands(commands: Any) -> None:
     back = commands.add_parser(
         "republish", help="put back what the broker lost: the same documents, nothing else", epilog="example: ota republish"
     )
-    back.add_argument("--group", type=output.name, action="append", default=[], help="only of this one; may be repeated")
-    back.add_argument("--device", type=output.name, action="append", default=[], help="only of this one; may be repeated")
+    scopes.add_several(back)
     back.add_argument("--from", dest="source", metavar="SOURCE", help="take back first what an archive or a bundle holds")
     back.add_argument(
         "--renew", action="store_true", help="sign all of it again with new numbers: for boards that saw newer ones which are lost"
@@ -71,7 +70,8 @@ def add_commands(commands: Any) -> None:
 
 def _verb(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = commands.add_parser(name, help=text, epilog=f"example: {example}")
-    verb.add_argument("group", type=output.name, nargs="?", help="the group")
+    verb.add_argument("name", metavar="group", type=output.name, nargs="?", help="the group")
+    verb.add_argument("--group", type=output.name, help="the same")
     verb.add_argument("--device", type=output.name, help="instead of a group: the deployment of this board")
     verb.add_argument("--instance", type=output.name, help="of several; a member of a set stands for the whole set")
     verb.add_argument("--dry-run", action="store_true", help="only say what would be published")
@@ -82,9 +82,12 @@ def _verb(commands: Any, name: str, text: str, example: str) -> argparse.Argumen
 
 
 def _scope(arguments: argparse.Namespace) -> Scope:
-    if (arguments.group is None) == (arguments.device is None):
+    given = {each for each in (arguments.name, arguments.group, arguments.device) if each is not None}
+    if not given:
         raise output.UsageError("name a group, or a board with --device")
-    return Scope(device=arguments.device) if arguments.device else Scope(arguments.group)
+    if len(given) > 1 or (arguments.device and (arguments.name or arguments.group)):
+        raise output.UsageError("name one group, or one board with --device: not several of them")
+    return Scope(device=arguments.device) if arguments.device else Scope(given.pop())
 
 
 def _widen(arguments: argparse.Namespace) -> int:

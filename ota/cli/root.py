@@ -263,7 +263,7 @@ def _tell(
     output.result(f"{len(boards) - len(told)} of {len(boards)} boards will follow")
     if told:
         rows = [(each.device, str(each.root or "-"), each.verdict, each.why) for each in told]
-        output.result(output.table(("BOARD", "ROOT", "VERDICT", "WHY"), rows))
+        output.result(output.table(("board", "root", "verdict", "why"), rows))
     for one in stale:
         output.result(
             f"{one.label} of {one.scope}, instance {one.instance}, is to be signed again (`ota root publish --sign-again`)"

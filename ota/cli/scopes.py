@@ -11,7 +11,7 @@ from ota.operator.order import Order
 from ota.operator.scope import Scope
 from ota.operator.workspace import Workspace
 
-__all__ = ["add_phase", "add_scope", "add_timing", "fraction", "names", "order", "scopes", "settings", "whose"]
+__all__ = ["add_phase", "add_scope", "add_several", "add_timing", "fraction", "names", "order", "scopes", "settings", "whose"]
 
 DAY_S = 86_400
 
@@ -21,15 +21,31 @@ def add_scope(command: argparse.ArgumentParser) -> None:
     one = command.add_mutually_exclusive_group()
     one.add_argument("--group", type=output.name, help="default: the workspace's")
     one.add_argument(
-        "--device", type=names, metavar="NAME[,NAME…]", help="only these boards, whatever their group's deployment says"
+        "--device",
+        type=names,
+        action="extend",
+        metavar="NAME[,NAME…]",
+        help="only these boards, whatever their group's deployment says; may be repeated",
     )
+
+
+def add_several(command: argparse.ArgumentParser) -> None:
+    """Whose documents it is about, of all of the workspace's."""
+    for option in ("--group", "--device"):
+        command.add_argument(
+            option, type=names, action="extend", default=[], metavar="NAME[,NAME…]", help="only of these; may be repeated"
+        )
 
 
 def add_phase(command: argparse.ArgumentParser, about: str = "") -> None:
     """Which of the group's boards."""
     command.add_argument("--fraction", type=fraction, metavar="PERCENT", help=f"of the group's boards{about}")
     command.add_argument(
-        "--boards", type=names, metavar="NAME[,NAME…]", help="these boards of the group, too, whatever the fraction"
+        "--boards",
+        type=names,
+        action="extend",
+        metavar="NAME[,NAME…]",
+        help="these boards of the group, too, whatever the fraction; may be repeated",
     )
 
 

@@ -23,7 +23,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="encrypt the modules: for the key of the group (`ota group-keys`), with --device for the boards' own keys",
     )
     command.add_argument(
-        "--encrypt-for", type=scopes.names, default=[], metavar="NAME[,NAME…]", help="encrypt them for these boards' own keys"
+        "--encrypt-for",
+        type=scopes.names,
+        action="extend",
+        default=[],
+        metavar="NAME[,NAME…]",
+        help="encrypt them for these boards' own keys; may be repeated",
     )
     command.add_argument("--plain", action="store_true", help="do not encrypt, although the module was encrypted before")
 

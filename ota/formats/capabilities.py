@@ -12,6 +12,7 @@ from typing import Any
 from ota.formats import topics, worlds
 from ota.formats.fields import Fields, malformed
 from ota.formats.reasons import Reason, Refused
+from ota.formats.text import nearest
 
 PACKAGE, VERSION = "device:module", "0.1.0"
 ABI = f"{PACKAGE}@{VERSION}"
@@ -229,14 +230,17 @@ _LISTS: dict[str, dict[str, tuple[Callable[[str], bool], Callable[[str, str], bo
 
 def _arguments(name: str, value: Any, what: str) -> dict[str, Any]:
     if name not in FUNCTIONS:
-        raise Refused(Reason.MEMBER_UNKNOWN, f"{what}: capability {name!r} is not one of {', '.join(FUNCTIONS)}")
+        raise Refused(
+            Reason.MEMBER_UNKNOWN, f"{what}: capability {name!r} is not one of {', '.join(FUNCTIONS)}{nearest(name, FUNCTIONS)}"
+        )
     if not isinstance(value, Mapping):
         raise malformed(what, f"capability {name} is not a map of arguments")
     lists = _LISTS.get(name, {})
     parsed: dict[str, Any] = {}
     for key, argument in value.items():
         if key not in lists and (name, key) not in _NUMBERS:
-            raise Refused(Reason.MEMBER_UNKNOWN, f"{what}: {name} has no argument {key!r}")
+            near = nearest(str(key), [*lists, *(each for of, each in _NUMBERS if of == name)])
+            raise Refused(Reason.MEMBER_UNKNOWN, f"{what}: {name} has no argument {key!r}{near}")
         parsed[key] = _list(name, key, argument, what) if key in lists else _number(name, key, argument, what)
     if name == "keyvalue" or (name == "wasi" and parsed.get("write")):
         parsed.setdefault("quota_bytes", _NUMBERS[name, "quota_bytes"][0])

@@ -5,9 +5,18 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from ota.formats.reasons import Reason, Refused
+from ota.formats.text import nearest
 
 T = TypeVar("T")
 MAX_TIME_S = 1 << 40
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    bytes: "bytes",
+    dict: "a map",
+    int: "a whole number",
+    list: "a list",
+    str: "text",
+}
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -43,7 +52,8 @@ class Fields:
                 raise malformed(what, f"keys {wrong!r} are not numbers above 0")
             strange = [key for key in strange if key < NON_CRITICAL]
         if strange and unknown is not Unknown.IGNORE:
-            names = ", ".join(repr(key) for key in strange)
+            texts = [key for key in known if isinstance(key, str)]
+            names = ", ".join(f"{key!r}{nearest(key, texts) if isinstance(key, str) else ''}" for key in strange)
             raise Refused(Reason.MEMBER_UNKNOWN, f"{what}: members that this version does not know: {names}")
         self._value = value
         self._what = what
@@ -115,7 +125,7 @@ class Fields:
             raise malformed(self._what, f"field {key!r} is missing")
         value = self._value[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise malformed(self._what, f"field {key!r} is not {kind.__name__}")
+            raise malformed(self._what, f"field {key!r} is not {_KINDS[kind]}")
         return value
 
 

@@ -149,7 +149,7 @@ class Session:
         try:
             self._client.connect(self._url.host, self._url.port, KEEPALIVE_S, clean_start=True, properties=properties)
         except (OSError, ValueError) as error:
-            raise NoConnectionError(f"the broker at {self._url} can't be reached: {error}") from error
+            raise NoConnectionError(f"the broker at {self._url} can't be reached: {_plainly(error)}") from error
         with contextlib.suppress(OSError, AttributeError):  # small messages wait for each other's acknowledgement
             self._client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[union-attr]
         started = time.monotonic()
@@ -311,3 +311,12 @@ class Session:
 def named(code: ReasonCode) -> str:
     """A reason code for a person: its name and its number."""
     return f"{str(code).lower()} (0x{code.value:02x})"
+
+
+def _plainly(error: Exception) -> str:
+    """Without a number for what the system says itself, and with what to look at."""
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: is it running, and is this its address?"
+    if isinstance(error, socket.gaierror):
+        return f"no such host: {error.strerror}"
+    return str(error)

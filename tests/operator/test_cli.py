@@ -122,10 +122,63 @@ def test_what_the_description_forgets_is_named(workspace, tmp_path, modules, cap
     assert "import-undeclared" in capsys.readouterr().err
     module.with_suffix(".toml").write_text('[module]\nname = "m"\nversion = "1"\ncolour = "red"\n')
     assert ota(workspace, "build", module) == 1
-    assert "unknown keys colour" in capsys.readouterr().err
+    assert "m.toml: [module] has unknown keys: colour" in capsys.readouterr().err
     module.with_suffix(".toml").write_text("[module\n")
     assert ota(workspace, "build", module) == 1
     assert "m.toml" in capsys.readouterr().err
+
+
+WHOLE = """\
+[module]
+name = "m"
+version = "1.0.0"
+security_epoch = 1
+config = "text"
+idempotent = true
+[limits]
+memory_pages = 32
+[capabilities.logging]
+[capabilities.messaging]
+subscribe = ["sys/#"]
+publish = ["readings/#"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("[limits]", "[limit]", "has unknown keys: limit (did you mean limits?)"),
+        ("version =", "verson =", "[module] has unknown keys: verson (did you mean version?)"),
+        ('version = "1.0.0"\n', "", "[module] version is missing: a text of 1 to 64 letters, digits, - _ or . is expected"),
+        ('"1.0.0"', "1.0", "[module] version is 1.0: a text of 1 to 64 letters, digits, - _ or . is expected"),
+        ('"m"', '"m 1"', "[module] name is 'm 1': a text of 1 to 64 letters, digits, - _ or . is expected"),
+        ("epoch = 1", "epoch = -1", "[module] security_epoch is -1: a whole number from 0 on is expected"),
+        ('"text"', "5", "[module] config is 5: a text is expected"),
+        ("true", '"yes"', "[module] idempotent is 'yes': true or false is expected"),
+        ("pages =", "page =", "[limits]: members that this version does not know: 'memory_page' (did you mean memory_pages?)"),
+        ("= 32", '= "32"', "[limits]: field 'memory_pages' is not a whole number"),
+        ("= 32", "= 0", "[limits]: field 'memory_pages' is 0, not between 1 and 65536"),
+        (
+            ".logging",
+            ".loging",
+            "capability 'loging' is not one of logging, messaging, keyvalue, clock, config, random, gpio, serial,"
+            " wasi, filter (did you mean logging?)",
+        ),
+        ("subscribe", "subscribes", "messaging has no argument 'subscribes' (did you mean subscribe?)"),
+    ],
+)
+def test_a_mistyped_description_names_the_key_what_is_wrong_and_what_is_near(
+    workspace, tmp_path, modules, capsys, right, wrong, said
+):
+    module = tmp_path / "m.wasm"
+    module.write_bytes((modules / "monitor-v1.wasm").read_bytes())
+    assert right in WHOLE
+    module.with_suffix(".toml").write_text(WHOLE)
+    assert ota(workspace, "build", module) == 0
+    capsys.readouterr()
+    module.with_suffix(".toml").write_text(WHOLE.replace(right, wrong))
+    assert ota(workspace, "build", module) == 1
+    assert capsys.readouterr().err.endswith(f"{module.with_suffix('.toml')}: {said}\n")
 
 
 @pytest.mark.parametrize(
@@ -250,14 +303,3 @@ def test_what_is_no_key_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rsa"):
         SigningKey.generate("rsa")
     assert issubclass(Refused, OtaError)
-
-
-@pytest.mark.parametrize("words", [("status", "--device", "b1"), ("devices", "--forg", "b1"), ("publish", "x.wasm", "--dry")])
-def test_an_option_is_written_out(workspace, capsys, words):
-    """`--device` was taken for `--devices FILE`."""
-    with pytest.raises(SystemExit) as ended:
-        ota(workspace, *words)
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert f"unrecognized arguments: {words[-2] if words[-1] == 'b1' else words[-1]}" in said
-    assert said.startswith(f"usage: ota {words[0]} ")

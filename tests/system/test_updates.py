@@ -449,5 +449,5 @@ def test_a_second_agent_on_the_same_storage_is_refused(board):
     command = [sys.executable, "-m", "device_agent", "--config", str(board.folder / "agent.toml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("device-agent: another agent uses ")
+    assert done.stderr.startswith("device-agent: another agent uses the storage folder ")
     assert done.stderr.count("\n") == 1

@@ -1,0 +1,36 @@
+"""The parser of command lines: a mistake is told in one line, with what is nearest to it and where help is."""
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from ota.formats.text import nearest
+
+__all__ = ["Parser"]
+
+SHOWN = 12  # choices that a message lists
+_CHOICE = re.compile(r"(?P<what>argument .+): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.*)\)", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes no abbreviations: `--device` must never be taken for `--devices`."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **named})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Ends the program when something is left over, and names the command that does not know it."""
+        found, strange = super().parse_known_args(args, namespace)
+        if strange:
+            option = strange[0].partition("=")[0]
+            options = [name for action in self._actions if action.help != argparse.SUPPRESS for name in action.option_strings]
+            self.error(f"there is no {'option' if option.startswith('-') else 'argument'} {option}{nearest(option, options)}")
+        return found, strange
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with exit code 2."""
+        if choice := _CHOICE.fullmatch(message):
+            choices = [each.strip("'") for each in choice["choices"].split(", ")]
+            known = f" (choose from {', '.join(choices)})" if len(choices) <= SHOWN else ""
+            message = f"{choice['what']}: there is no {choice['given']}{nearest(choice['given'], choices) or known}"
+        self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` says more\n")

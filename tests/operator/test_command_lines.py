@@ -1,0 +1,126 @@
+"""What a command line means, and what is said of one that means nothing: one line, what is nearest to it, and where help is."""
+
+import argparse
+import json
+
+import pytest
+
+from ota.cli.completion import subcommands
+from ota.cli.main import main, parser
+from ota.formats.text import nearest
+from tests.support.operator import ota
+
+NO_JSON = {  # what they print is no result for machines, or is one already
+    ("completion",),
+    ("demo",),
+    ("sbom",),
+}
+
+
+def verbs(command: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    below = [each for group in subcommands(command) for name, each in group.choices.items() for each in verbs(each, (*path, name))]
+    needed = any(group.required for group in subcommands(command))
+    return below if needed else [(path, command), *below]
+
+
+@pytest.mark.parametrize(
+    ("line", "command", "said"),
+    [
+        ([], "ota", "the following arguments are required: command"),
+        (["stauts"], "ota", "argument command: there is no stauts (did you mean status?)"),
+        (["xyzzy"], "ota", "argument command: there is no xyzzy"),
+        (["publish", "x.wasm", "--wiat", "5"], "ota publish", "there is no option --wiat (did you mean --wait?)"),
+        (["publish", "x.wasm", "--wait", "60s"], "ota publish", "argument --wait: '60s' is not a number"),
+        (["keys", "rotate", "relase"], "ota keys rotate", "argument role: there is no relase (did you mean release?)"),
+        (["completion", "4dos"], "ota completion", "argument shell: there is no 4dos (choose from bash, zsh, fish)"),
+        (["pause", "lab", "lab2"], "ota pause", "there is no argument lab2"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(line, command, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", f"{command}: {said}; `{command} --help` says more\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        (["devices", "--device", "b1"], "--devices"),
+        (["devices", "--forg", "b1"], "--forget"),
+        (["publish", "x.wasm", "--dry"], "--dry-run"),
+        (["publish", "x.wasm", "--wait-fo=all"], "--wait-for"),
+    ],
+)
+def test_the_beginning_of_an_option_is_not_taken_for_another_option(line, meant, capsys):
+    """`--device b1` was once taken for `--devices b1`, a file."""
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code == 2
+    assert f"(did you mean {meant}?)" in capsys.readouterr().err
+
+
+def test_every_command_that_has_a_result_gives_it_to_machines_too():
+    without = {path for path, command in verbs(parser()) if "--json" not in command.format_help()}
+    assert without == NO_JSON
+
+
+def test_every_argument_says_what_it_is():
+    silent = [
+        (*path, action.dest)
+        for path, command in verbs(parser())
+        for action in command._actions
+        if not action.help and not action.choices
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "abort"])
+def test_a_group_is_named_by_itself_or_with_the_option_that_publish_has(verb, quick, capsys):
+    said = []
+    for words in (["nix"], ["--group", "nix"], ["nix", "--group", "nix"]):
+        assert ota(quick.folder, verb, *words) == 1
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] == said[2]
+    assert "nix" in said[0]
+    for words in (["nix", "--device", "nix"], ["nix", "--group", "lab"]):
+        assert ota(quick.folder, verb, *words) == 2
+        assert capsys.readouterr().err == "ota: name one group, or one board with --device: not several of them\n"
+
+
+def test_status_takes_a_board_as_the_other_commands_do(quick, capsys):
+    workspace = quick.folder
+    assert ota(workspace, "status", "--device", "board-9") == 1
+    assert "no board has the name board-9" in capsys.readouterr().err
+    assert ota(workspace, "status", "board-1", "--device", "board-9") == 2
+    assert ota(workspace, "status", "--instance", "blink") == 2
+
+
+def test_names_may_be_given_at_once_or_one_by_one(workspace, modules, capsys):
+    for words in (["--device", "a,b"], ["--device", "a", "--device", "b"]):
+        assert ota(workspace, "publish", modules / "tally.wasm", *words, "--dry-run") == 0
+        assert capsys.readouterr().out.count(" for device ") == 2
+    for words in (["--group", "a,b"], ["--group", "a", "--group", "b"]):
+        assert ota(workspace, "pack", *words, "-o", workspace / "x.bundle") == 1
+        assert "this workspace never published to group a" in capsys.readouterr().err
+
+
+def test_init_build_and_new_answer_machines(tmp_path, modules, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ota(tmp_path / "w", "init", "--no-passphrase", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["root"] == str(tmp_path / "w" / "trust" / "root.1.cbor")
+    assert made["locked"] is False
+    assert ota(tmp_path / "w", "keys", "new", "alice.pem", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["public"] == "alice.pem.pub"
+    assert ota(tmp_path / "w", "new", "blink", "--lang", "wat", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": "blink", "language": "wat"}
+    assert ota(tmp_path / "w", "build", modules / "tally.wasm", "--json") == 0
+    built = json.loads(capsys.readouterr().out)
+    assert (built["module"], built["version"], built["folder"]) == ("tally", "1.0.0", "dist/tally-1.0.0")
+
+
+def test_what_is_near_is_named_and_nothing_else():
+    assert nearest("memory_page", ["memory_pages", "fuel"]) == " (did you mean memory_pages?)"
+    assert nearest("--dry", ["--days", "--dry-run"]) == " (did you mean --dry-run?)"
+    assert nearest("x", ["memory_pages", "fuel"]) == ""
