@@ -104,8 +104,9 @@ def run_module(module: Path, options: Options) -> int:
     if options.given != Given():
         raise RunError(f"{module} is no WASI command: arguments, environment and folders stand in its .toml")
     pairs = [os.fsencode(event).partition(b"=") for event in options.events]
-    if any(not separator or not topics.is_topic(_topic(topic)) for topic, separator, _ in pairs):
-        raise RunError("an event is written TOPIC=PAYLOAD, with a topic that something can be published on")
+    if wrong := [topic + equals for topic, equals, _ in pairs if not equals or not topics.is_topic(_topic(topic))]:
+        text = os.fsdecode(wrong[0])
+        raise RunError(f"{text!r} is no event: TOPIC=PAYLOAD is expected, with a topic that something can be published on")
     show = _Printer(options.as_json)
     started = time.perf_counter()
 

@@ -158,7 +158,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             Update.load(arguments.file)  # its parts are there and belong together
         path = arguments.file / "manifest.suit" if arguments.file.is_dir() else arguments.file
         with naming(path):
-            data = content(path)
+            if (data := content(path)).startswith(b"\0asm"):
+                raise OtaError(f"{path} is a module, which nobody has signed: name a manifest, or a folder that `ota build` made")
             verified = manifest.verify_any(data, root)
             said, rows = said_of(suit.Envelope.from_bytes(data, manifest.MANIFEST_LIMIT_BYTES))
     except Refused as error:

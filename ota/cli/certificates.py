@@ -14,6 +14,7 @@ from ota.cli.operator import add_passphrase, open_workspace
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats.enrolment import SERIAL
+from ota.formats.text import amount
 from ota.operator import issued
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority, enrolled
@@ -199,6 +200,9 @@ def _retire(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         until = {name: each.expires_s for name, each in enrolled(workspace.folder).items()}
         for name in names:
+            if arguments.json:
+                output.result_json({"device": name, "retired": False, "certificate_until": until.get(name)})
+                continue
             has = time.strftime("a certificate until %Y-%m-%d", time.gmtime(until[name])) if name in until else "no certificate"
             output.result(f"{name} has {has}; nothing was changed")
         return 0
@@ -217,7 +221,7 @@ def _retire(arguments: argparse.Namespace) -> int:
             output.result_json(about | {"topics": removed.get(each.device), "missing": each.missing})
             continue
         known = "" if each.known else "; nothing of that name was known"
-        topics = f", {removed[each.device]} topics" if each.device in removed else ""
+        topics = f", {amount(removed[each.device], 'topic')}" if each.device in removed else ""
         output.result(f"{each.device} is retired: {each.certificates} certificates, {each.tokens} tokens{topics} ended{known}")
     output.note(f"copy {workspace.folder / 'trust' / CRL_FILE} to the brokers: they let the boards in until they have it")
     for group in shared:

@@ -10,6 +10,7 @@ from ota.cli import entries, output, scopes
 from ota.cli.operator import add_passphrase, check_clock, open_workspace
 from ota.errors import OtaError
 from ota.formats.deployment import FRACTION_ALL, Deployment
+from ota.formats.text import amount
 from ota.operator import rollout
 from ota.operator.broker import Broker
 from ota.operator.clean import clean, plan
@@ -224,6 +225,6 @@ def _clean(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         for topic in planned.topics:
             output.result(topic)
-    what = f"{len(planned.topics)} topics, {planned.size_bytes} bytes"
+    what = f"{amount(len(planned.topics), 'topic')}, {planned.size_bytes} bytes"
     output.result(f"{what}: nothing was removed" if arguments.dry_run else f"{what} were removed")
     return 0

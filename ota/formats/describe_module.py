@@ -9,6 +9,7 @@ from ota.formats.features import HINTS, beyond_core
 from ota.formats.loadable import written_out
 from ota.formats.module import Limits, pages_with_room
 from ota.formats.reasons import Refused
+from ota.formats.text import amount
 
 __all__ = ["describe_component", "describe_module"]
 
@@ -55,7 +56,7 @@ def _of_shape(shape: wasm.ModuleShape, values: dict[str, Any], rows: Rows) -> tu
     toml = _description(shape, capabilities)
     values |= {"memory_pages": shape.memory_pages, "imports": imports, "exports": list(shape.exports)}
     values |= {"capabilities": capabilities, "unknown_imports": unknown, "abilities": abilities, "description": toml}
-    rows.append(("memory", f"{shape.memory_pages} pages of 64 KiB"))
+    rows.append(("memory", f"{amount(shape.memory_pages, 'page')} of 64 KiB"))
     rows += [("import", each) for each in imports] + [("export", each) for each in shape.exports]
     rows += [("capability", each) for each in capabilities] + [("no board has", each) for each in unknown]
     rows += [("ability", each) for each in abilities] + [("lacks", lacks)] * bool(lacks)

@@ -18,3 +18,8 @@ def nearest(given: str, known: Iterable[str]) -> str:
     begun = [each for each in known if len(given) > 2 and each.startswith(given)]
     near = begun or difflib.get_close_matches(given, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def amount(number: int, noun: str) -> str:
+    """So many of something, in the singular or plural."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

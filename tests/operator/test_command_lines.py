@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from device_agent.__main__ import main as agent
 from ota.cli.completion import subcommands
 from ota.cli.main import main, parser
-from ota.formats.text import nearest
+from ota.formats.text import amount, nearest
 from tests.support.operator import ota
 
 NO_JSON = {  # what they print is no result for machines, or is one already
@@ -118,6 +119,30 @@ def test_init_build_and_new_answer_machines(tmp_path, modules, capsys, monkeypat
     assert ota(tmp_path / "w", "build", modules / "tally.wasm", "--json") == 0
     built = json.loads(capsys.readouterr().out)
     assert (built["module"], built["version"], built["folder"]) == ("tally", "1.0.0", "dist/tally-1.0.0")
+
+
+def test_a_dry_run_of_retire_answers_machines_a_line_for_each_board(workspace, capsys):
+    assert ota(workspace, "retire", "roof-1", "roof-2", "--dry-run", "--json") == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"device": name, "retired": False, "certificate_until": None} for name in ("roof-1", "roof-2")]
+
+
+def test_a_module_is_not_taken_for_a_damaged_manifest(workspace, modules, capsys):
+    assert ota(workspace, "verify", modules / "tally.wasm") == 1
+    assert capsys.readouterr().err.endswith(
+        "tally.wasm is a module, which nobody has signed: name a manifest, or a folder that `ota build` made\n"
+    )
+
+
+@pytest.mark.parametrize("event", ["x", "in/#=1"])
+def test_an_event_that_is_none_is_named(modules, capsys, event):
+    assert agent(["run", str(modules / "tally.wasm"), "--event", "in/a=1", "--event", event]) == 1
+    assert f"{event.partition('=')[0]}" in (said := capsys.readouterr().err)
+    assert "is no event: TOPIC=PAYLOAD is expected" in said
+
+
+def test_one_is_one_and_not_several():
+    assert [amount(number, "topic") for number in (0, 1, 2)] == ["0 topics", "1 topic", "2 topics"]
 
 
 def test_what_is_near_is_named_and_nothing_else():
