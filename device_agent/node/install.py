@@ -45,7 +45,10 @@ def install(path: Path, file: Path, say: Callable[[str], None], *, as_json: bool
     """
     config = load(path)
     file = file.resolve()  # who names it may do so by a link; in a folder that is watched a link is no bundle
-    OpenBundle(file).close()  # what is none is not copied
+    try:
+        OpenBundle(file).close()  # what is none is not copied
+    except Refused as error:
+        raise error if str(file) in error.detail else Refused(error.reason, f"{file}: {error.detail}") from error
     name = _put(file, config)
     answer_file = config.storage / INBOX / (name + ANSWER)
     answers = _Answers(answer_file, say if not as_json else lambda line: None)

@@ -347,11 +347,12 @@ def _tell(labels: Mapping[str, str], made: Mapping[str, Made], done: Sequence[Do
             put_back = max(each.put_back for each in done)
             output.result_json({"published": published, "put_back": put_back, "sent": arguments.pack is None})
         return
+    is_so = "is published" if arguments.pack is None else "is signed"
     for each in done:
         for name, entry in each.entries.items():
             already = "" if name in each.changed else " already"
             where = f"{Scope.of(each.deployment)}{_as_instance(labels[name], name)}{already}"
-            output.result(f"{labels[name]} is published for {where} ({entries.about(name, entry)})")
+            output.result(f"{labels[name]} {is_so} for {where} ({entries.about(name, entry)})")
     if back := max(each.put_back for each in done):
         output.result(f"{back} messages that the broker had lost were put back")
 

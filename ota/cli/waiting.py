@@ -64,7 +64,11 @@ def wait(
     with Broker(workspace.settings) as broker:
         only_online = arguments.wait_for == "online"
         waiting = Waiting(broker, roster, workspace.root(), published, instances, only_online=only_online)
-        outcome = waiting.run(arguments.wait, since_s, changed)
+        try:
+            outcome = waiting.run(arguments.wait, since_s, changed)
+        except KeyboardInterrupt:
+            output.note("the update is published, and boards go on with it: `ota status` shows how far they are")
+            raise
     if arguments.json:
         output.result_json(_as_json(published, instances, outcome))
     else:

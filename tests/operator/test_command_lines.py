@@ -11,6 +11,15 @@ from ota.cli.main import main, parser
 from ota.formats.text import amount, nearest
 from tests.support.operator import ota
 
+AGENT = """\
+[device]
+id = "board-1"
+group = "lab"
+[storage]
+folder = "board"
+[trust]
+root = "root.1.cbor"
+"""
 NO_JSON = {  # what they print is no result for machines, or is one already
     ("completion",),
     ("demo",),
@@ -139,6 +148,32 @@ def test_an_event_that_is_none_is_named(modules, capsys, event):
     assert agent(["run", str(modules / "tally.wasm"), "--event", "in/a=1", "--event", event]) == 1
     assert f"{event.partition('=')[0]}" in (said := capsys.readouterr().err)
     assert "is no event: TOPIC=PAYLOAD is expected" in said
+
+
+def test_a_wait_that_is_interrupted_says_that_the_boards_go_on(quick, capsys, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ota.operator.waiting.Waiting.run", interrupted)
+    assert ota(quick.folder, "publish", quick.module(1), "--wait", "60") == 130
+    assert capsys.readouterr().err.endswith(
+        "the update is published, and boards go on with it: `ota status` shows how far they are\nota: interrupted\n"
+    )
+
+
+def test_what_is_packed_is_signed_and_not_published(quick, tmp_path, capsys):
+    assert ota(quick.folder, "publish", quick.module(1), "--pack", tmp_path / "x.bundle") == 0
+    assert "echo 1.0.0 is signed for group" in (said := capsys.readouterr().out)
+    assert "published" not in said
+
+
+def test_a_file_that_is_no_bundle_is_named(tmp_path, capsys):
+    config = tmp_path / "agent.toml"
+    config.write_text(AGENT)
+    assert agent(["--config", str(config), "install", str(config)]) == 1
+    assert capsys.readouterr().err.startswith(f"device-agent: bundle-truncated: {config}: the bundle is cut off")
+    assert agent(["--config", str(config), "install", str(tmp_path / "no.bundle")]) == 1
+    assert capsys.readouterr().err.count("no.bundle") == 1
 
 
 def test_one_is_one_and_not_several():
