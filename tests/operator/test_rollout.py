@@ -85,7 +85,7 @@ def test_what_makes_no_sense_is_refused(quick, capsys, words, told):
     ("words", "told"),
     [
         (("pause",), "name a group, or a board with --device"),
-        (("pause", GROUP, "--device", "roof-1"), "name a group, or a board with --device"),
+        (("pause", GROUP, "--device", "roof-1"), "name one group, or one board with --device"),
         (("widen", GROUP), "say how far: --fraction or --boards"),
         (("config", "echo", "ab"), "'ab' is not KEY=VALUE"),
         (("publish", "--device", "roof-1", "--fraction", "10", "x.wasm"), "--fraction and --boards are of a group's boards"),
