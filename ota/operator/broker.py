@@ -26,6 +26,8 @@ RECONNECT_MIN_S, RECONNECT_MAX_S = 0.5, 8.0
 WAITING_LIMIT_BYTES = 64 << 20  # of messages that nobody has taken yet; one beyond is dropped
 MESSAGE_OVERHEAD_BYTES = 500
 REPORT_BYTES = 4096
+SMALL_BYTES = 1024  # of a message that every broker takes
+TOO_LARGE = ": it may take none of that size (mosquitto: message_size_limit; smaller chunks: --chunk-bytes)"
 logger = logging.getLogger(__name__)
 
 
@@ -82,7 +84,8 @@ class Broker:
                 failures += 1
                 if error.final or failures > RECONNECTS:
                     what = f"{todo[0][0]} ({len(todo[0][1])} bytes)"
-                    raise BrokerError(f"{error}; it did not acknowledge {what}") from error
+                    hint = TOO_LARGE if failures > RECONNECTS and len(todo[0][1]) > SMALL_BYTES else ""
+                    raise BrokerError(f"{error}; it did not acknowledge {what}{hint}") from error
                 _before_another(failures, error)
 
     def publish_heard(self, topic: str, payload: bytes, mark: str, connection: int) -> None:

@@ -151,7 +151,9 @@ class _Look:
         """Something was published here before, and all of it is gone, or this is another broker than before."""
         if self._there or self.foreign:
             return
-        brokers = Ledger(self._workspace).brokers()
+        ledger = Ledger(self._workspace)
+        kept = {each.scope.key for each in ledger.records() if each.kept}  # what never arrived is not lost
+        brokers = {url: published & kept for url, published in ledger.brokers().items() if published & kept}
         here = brokers.pop(str(self._workspace.settings.broker), set())
         elsewhere = set().union(*brokers.values()) if brokers else set()
         if here:

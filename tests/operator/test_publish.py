@@ -14,6 +14,7 @@ from ota.formats.signed import Role
 from ota.formats.trust import ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
 from ota.operator import publish as publishing
+from ota.operator.broker import BrokerError, Limits
 from ota.operator.document import ConflictError
 from ota.operator.order import Item, Order
 from ota.operator.presence import NotKeptError, put
@@ -446,3 +447,19 @@ def test_a_group_or_device_that_nobody_knows_is_told_of_without_waiting(quick, c
         assert bool(note) == ("note:" in said)
     assert ota(quick.folder, "config", "echo", "key=value", "--device", "rooof") == 0
     assert "nobody has heard of device rooof" in capsys.readouterr().err
+
+
+def test_what_never_arrived_is_not_said_to_be_lost(quick, capsys, monkeypatch):
+    def refuse(*_):
+        raise BrokerError("a packet of 9087 bytes; the broker announced less")
+
+    monkeypatch.setattr(Limits, "check", refuse)
+    assert ota(quick.folder, "publish", quick.module(1)) == 1
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    assert "lost" not in capsys.readouterr().err
+    quick.move()
+    assert ota(quick.folder, "publish", quick.module(2), "--dry-run") == 0
+    assert ota(quick.folder, "publish", quick.module(2)) == 0
+    assert "nothing was published at" in capsys.readouterr().err
