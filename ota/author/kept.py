@@ -83,7 +83,8 @@ def _alone(folder: Path) -> Iterator[Path]:
 def _locked(lock: Path) -> IO[str]:
     """The lock, open, until it is closed."""
     while True:
-        lock.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # not Path.mkdir, which fails if it is removed at the same moment
+            os.mkdir(lock.parent)  # noqa: PTH102
         with contextlib.ExitStack() as opened, contextlib.suppress(FileNotFoundError):  # the one before is removing it
             file = opened.enter_context(lock.open("w"))
             fcntl.flock(file, fcntl.LOCK_EX)

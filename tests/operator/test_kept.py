@@ -70,6 +70,23 @@ def test_one_that_was_killed_in_the_middle_leaves_nothing_that_is_used(tmp_path,
     assert [each.name for each in folder.iterdir()] == ["engine-1"]
 
 
+def test_the_folder_to_work_in_may_go_at_any_moment(folder, monkeypatch):
+    """Another process that has just ended removes it between a look and the next."""
+    (folder / ".engine-1.work").mkdir(parents=True)
+    mkdir = os.mkdir
+
+    def gone_since(path, *mode):
+        try:
+            mkdir(path, *mode)
+        except FileExistsError:
+            if Path(path).name == ".engine-1.work":
+                Path(path).rmdir()
+            raise
+
+    monkeypatch.setattr(os, "mkdir", gone_since)
+    assert kept("engine-1", lambda work: b"engine") == b"engine"
+
+
 def broken(content: bytes, how: str) -> bytes:
     return {
         "cut": content[:-1],
