@@ -554,6 +554,16 @@ function(wamr_store_frames_apart)
     wamr_mend(${file} "    if (!${store})${tail}" "    if (!(offset = ${store}))${mended}")
 endfunction()
 
+# WAMR 978ce3f reserves 8 GiB, which the first byte of an access can reach but not its last: an access at the highest address ends up to 15 bytes
+# behind. RISC-V stores what is not aligned in parts, the last one first, into whatever lies there. And a fault that is reported there is no trap.
+function(wamr_reserve_ends)
+    set(size "8 * (uint64)BH_GB")
+    wamr_mend(core/iwasm/common/wasm_memory.c "map_size = ${size};" "map_size = ${size} + 65536; /* the largest page there is */")
+    foreach(start "memory_inst->memory_data" "shared_heap->base_addr")
+        wamr_mend(core/iwasm/common/wasm_runtime_common.c "= ${start} + ${size};" "= ${start} + ${size} + 65536;")
+    endforeach()
+endfunction()
+
 if(WAMR_ROOT_DIR)
     set(origin "${WAMR_ROOT_DIR}")
 else()
@@ -569,6 +579,7 @@ set(WAMR_MENDS
     wamr_fix_raw_externref
     wamr_pass_externrefs
     wamr_hold_accesses
+    wamr_reserve_ends
     wamr_keep_base
     wamr_fix_previous_handler
     wamr_fix_frame_values

@@ -35,6 +35,7 @@ NOT_SHOWN = {
     "wamr_fix_riscv_addresses": "on RISC-V only",
     "wamr_fix_riscv_floats": "on RISC-V only",
     "wamr_fix_riscv_rounding": "on RISC-V only",
+    "wamr_reserve_ends": "on RISC-V only",
     "wamr_vectors_on_riscv": "on RISC-V only",
     "wamr_fix_narrowing": "where the processor is no x86",
     "wamr_pass_externrefs": "speed and memory only",
