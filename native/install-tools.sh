@@ -60,6 +60,7 @@ if for_part aotc; then
     need g++ g++
     # Any of LLVM 14 to 19 will do; of those, 19 makes the fastest code.
     [ -d /usr/lib/llvm-19/include/llvm-c ] || wanted="$wanted llvm-19-dev"
+    [ -f /usr/include/jemalloc/jemalloc.h ] || wanted="$wanted libjemalloc-dev"
 fi
 if for_part cross; then
     need aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
