@@ -296,10 +296,12 @@ def _rabbitmq(site: Site) -> dict[str, str]:
         "topic_permissions": topic_permissions,
     }
     return {
-        "rabbitmq.conf": f"""# One listener for all: RabbitMQ takes a certificate where there is one, and a password else.
+        "rabbitmq.conf": f"""# Both listeners take a certificate where there is one, and a password else.
+# There are two, so that a firewall can tell boards and operators apart.
 listeners.tcp = none
 mqtt.listeners.tcp = none
-mqtt.listeners.ssl.default = {BOARDS_PORT}
+mqtt.listeners.ssl.boards = 0.0.0.0:{BOARDS_PORT}
+mqtt.listeners.ssl.operators = 0.0.0.0:{OPERATORS_PORT}
 ssl_options.certfile = {folder}/certs/broker.pem
 ssl_options.keyfile = {folder}/certs/broker.key
 ssl_options.cacertfile = {folder}/certs/ca.pem

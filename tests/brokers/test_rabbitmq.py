@@ -1,0 +1,197 @@
+"""RabbitMQ as `ota broker-config rabbitmq` sets it up, and a board with a good certificate that tries everything."""
+
+import contextlib
+import queue
+import time
+
+import paho.mqtt.client as mqtt
+import pytest
+
+from device_agent.broker.certificates import signing_request
+from ota.cli.main import main
+from ota.formats import topics
+from ota.operator.ca import CertificateAuthority
+from ota.operator.workspace import Workspace
+from tests.support.lab import PATIENCE_S
+from tests.support.rabbitmq import RabbitMq
+from tests.system.test_hostile_board import ELSE, ENROLMENT, OTHERS, OURS, SIGNED, Client, free_ports
+
+pytestmark = pytest.mark.full
+BOARDS, OPERATORS = 8883, 8885
+LISTED = ("roof-1", "roof-2", "roof-3")
+
+
+class Site:
+    """An operator's workspace, boards with certificates, and the broker."""
+
+    def __init__(self, folder):
+        self.folder, self.operator = folder, folder / "operator"
+        assert main(["-C", str(self.operator), "init", "--broker", "mqtts://127.0.0.1:8885"]) == 0
+        self.authority = CertificateAuthority(Workspace.open(self.operator))
+        self._certificates = {name: self._certify(name) for name in LISTED}
+        made = ("broker-config", "rabbitmq", "--host", "127.0.0.1", "--group", "lab", "-o", str(folder / "made"))
+        assert main(["-C", str(self.operator), *made, "--etc", "/etc/rabbitmq"]) == 0
+        self.late = self._certify("late-1")
+        self.ports = dict(zip((BOARDS, OPERATORS), free_ports(2), strict=True))
+        (folder / "broker").mkdir()
+        self.broker = RabbitMq(folder / "broker", folder / "made", self.ports)
+        self.broker.start()
+
+    def _certify(self, name):
+        key, file = self.folder / f"{name}.key", self.folder / f"{name}.pem"
+        file.write_bytes(self.authority.sign(signing_request(key, name), name))
+        return file, key
+
+    @property
+    def password(self):
+        return (self.operator / "keys/broker.password").read_text().strip()
+
+    def client(self, name, **how):
+        """Connected as a board of this name."""
+        return Client(self, BOARDS, certificate=self._certificates[name], **how)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    opened = Site(tmp_path_factory.mktemp("rabbitmq"))
+    yield opened
+    opened.broker.stop()
+
+
+@pytest.fixture(scope="module")
+def operator(site):
+    made = Client(site, OPERATORS, password=OURS)
+    assert made.refused is None
+    for topic in (*OTHERS, *SIGNED, *ENROLMENT, "ota/v1/group/others/desired", "ota/v1/check/x"):
+        assert made.publish(topic, b"secret of the operator") == 0
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def board(site, operator):
+    made = site.client("roof-1")
+    assert made.refused is None
+    yield made
+    made.close()
+
+
+def reads(client, topic, payload):
+    """Whether this comes for an exact topic, retained."""
+    client._client.subscribe(topic, 1)
+    if client._answers.get(timeout=PATIENCE_S) not in (0, 1):
+        return False
+    with contextlib.suppress(queue.Empty):
+        while client.messages.get(timeout=2) != (topic, payload):
+            pass
+        return True
+    return False
+
+
+def hears(site, topic_filter, topic):
+    """Whether a board hears what is published now, under a filter. RabbitMQ closes the connection at one that it refuses."""
+    board, operator = site.client("roof-1"), Client(site, OPERATORS, password=OURS)
+    try:
+        board._client.subscribe(topic_filter, 1)
+        if board._answers.get(timeout=PATIENCE_S) not in (0, 1):
+            return False
+        own = "devices/roof-1/cmd/fence"
+        board._client.subscribe(own, 1)
+        board._answers.get(timeout=PATIENCE_S)
+        operator.publish(topic, b"now", retain=False)
+        operator.publish(own, b"fence", retain=False)
+        found = []
+        while own not in found:
+            found.append(board.messages.get(timeout=PATIENCE_S)[0])
+        return topic in found
+    finally:
+        board.close()
+        operator.close()
+
+
+@pytest.mark.parametrize("topic", [each for each in (*OTHERS, *SIGNED, *ENROLMENT, *ELSE) if not each.startswith("$")])
+def test_a_board_writes_nothing_that_is_not_its_own(site, board, operator, topic):
+    assert board.publish(topic, b"forged") != 0
+    reader = Client(site, OPERATORS, password=OURS)
+    assert not reads(reader, topic, b"forged")
+    reader.close()
+
+
+@pytest.mark.parametrize("topic", [*OTHERS, *ENROLMENT, "ota/v1/group/others/desired", "ota/v1/check/x"])
+def test_a_board_reads_nothing_of_another_board_or_group(site, operator, topic):
+    assert not hears(site, topic, topic)
+
+
+@pytest.mark.parametrize("wide", ["#", "+/#", "ota/#", "ota/v1/device/+/report", "ota/v1/device/#", "devices/#", "groups/#"])
+def test_wildcards_bring_a_board_nothing_of_another_board(site, operator, wide):
+    assert not hears(site, wide, topics.report("roof-2"))
+
+
+@pytest.mark.parametrize("topic", SIGNED)
+def test_a_board_reads_what_is_signed(board, topic):
+    assert reads(board, topic, b"secret of the operator")
+
+
+def test_a_board_writes_its_own_and_the_operator_reads_it(board, operator):
+    own = (topics.report("roof-1"), topics.instance_report("roof-1", "blink"), topics.online("roof-1"), topics.log("roof-1"))
+    for topic in (*own, "ota/v1/online/a/b/c/roof-1", "devices/roof-1/x"):
+        assert board.publish(topic, b"mine") == 0
+        assert reads(operator, topic, b"mine")
+
+
+def test_a_board_hears_commands_for_its_group_and_writes_none(site, operator):
+    assert hears(site, "groups/lab/cmd/valve", "groups/lab/cmd/valve")
+
+
+def test_a_will_on_the_topic_of_another_board_is_not_published(site, operator):
+    hostile = Client.__new__(Client)
+    connect = mqtt.Client.connect
+
+    def with_will(self, *arguments, **named):
+        self.will_set(topics.online("roof-2"), b"forged", 1, True)
+        return connect(self, *arguments, **named)
+
+    mqtt.Client.connect = with_will
+    try:
+        hostile.__init__(site, BOARDS, certificate=site._certificates["roof-3"])
+    finally:
+        mqtt.Client.connect = connect
+    if hostile.refused is None:
+        hostile._client.loop_stop()
+        hostile._client._sock_close()
+    time.sleep(1)
+    assert not reads(operator, topics.online("roof-2"), b"forged")
+
+
+@pytest.mark.parametrize("password", ["", "x", "wrong"])
+@pytest.mark.parametrize("name", ["roof-1", "operator", "enrolment", "guest"])
+def test_without_a_certificate_a_name_alone_opens_nothing(site, name, password):
+    made = Client.__new__(Client)
+    connect = mqtt.Client.connect
+
+    def with_name(self, *arguments, **named):
+        self.username_pw_set(name, password)
+        return connect(self, *arguments, **named)
+
+    mqtt.Client.connect = with_name
+    try:
+        made.__init__(site, BOARDS)
+    finally:
+        mqtt.Client.connect = connect
+    assert made.refused is not None
+
+
+def test_without_a_certificate_and_a_name_nobody_comes_in(site):
+    assert Client(site, BOARDS).refused is not None
+
+
+def test_a_certificate_of_another_authority_opens_nothing(site, tmp_path):
+    other = tmp_path / "other"
+    assert main(["-C", str(other), "init", "--broker", "mqtt://localhost"]) == 0
+    key, file = tmp_path / "k", tmp_path / "c"
+    file.write_bytes(CertificateAuthority(Workspace.open(other)).sign(signing_request(key, "roof-1"), "roof-1"))
+    assert Client(site, BOARDS, certificate=(file, key)).refused is not None
+
+
+def test_a_board_that_the_file_does_not_list_is_not_let_in(site):
+    assert Client(site, BOARDS, certificate=site.late).refused is not None
