@@ -53,6 +53,7 @@ def targets() -> dict[str, Target]:
     from ota.formats.deployment import Deployment
     from ota.formats.encryption import EncryptionInfo, GroupKey, read_public_key
     from ota.formats.enrolment import Answer, Request
+    from ota.formats.key_delivery import KeyDelivery
     from ota.formats.loadable import core_module
     from ota.formats.module import ModuleDescription
     from ota.formats.provenance import Provenance
@@ -126,6 +127,7 @@ def targets() -> dict[str, Target]:
         "text-map": Target(Provenance.from_bytes, refused, [WRITTEN["text-map"]]),
         "encryption-info": Target(EncryptionInfo.from_bytes, refused, [documents.SEALED.manifest.ciphertext.info]),
         "group-key": Target(GroupKey.from_bytes, refused, [WRITTEN["group-key"]]),
+        "group-keys": Target(KeyDelivery.from_payload, refused, [content(WRITTEN["group-keys-document"])]),
         "board-key": Target(read_public_key, refused, [documents.REPORT_OF_BOARD.encryption]),
         "chunk-index": Target(chunks, refused, [WRITTEN["chunk-index"]]),
         "enrolment-request": Target(Request.from_bytes, refused, [WRITTEN["enrolment-request"]]),

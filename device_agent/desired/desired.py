@@ -301,6 +301,11 @@ class Desired:
         for scope in self._scopes:
             self._take_up(scope)
 
+    def keys_came(self) -> None:
+        """The board can decrypt what it could not."""
+        self._growth = 1
+        self.consider()
+
     def entry(self, name: str) -> Entry | None:
         """The entry in force for an instance."""
         return self._wishes.get(name, _Wish()).entry

@@ -23,6 +23,7 @@ from device_agent.channel.users import WorkerUsers
 from device_agent.channel.workers import Confinement, ModuleSpec, Worker, WorkerFailed, zygote
 from device_agent.desired import clock, roots
 from device_agent.desired.bundles import Bundles
+from device_agent.desired.delivered_keys import DeliveredKeys
 from device_agent.desired.desired import Desired, Setting
 from device_agent.desired.fetch import Transfers
 from device_agent.desired.installation import Board
@@ -105,6 +106,7 @@ class Node:
             self._changed,
             self._count,
         )
+        self._delivered = DeliveredKeys(setting, self._services, self._trust, self._link, self._keys, self._desired, self._changed)
         kept_s = self._store.kept_time_s()
         self._clock = BoardClock(lambda: self._desired.issued_s, config.clock_trusted, kept_s=kept_s)
         spawn = self._tasks.spawn_supervised
@@ -162,6 +164,7 @@ class Node:
             logger.error("%s: trying again with each module", error)
         await self._instances.restore()
         await self._traffic.restore(self._tasks.on_writer)
+        await self._delivered.restore()
         await self._desired.restore()
         for work in self._traffic.work():
             spawn(work)
@@ -172,6 +175,7 @@ class Node:
         start = await self._tasks.on_writer(self._store.next_start, int(time.time()))
         await asyncio.to_thread(self._statements.begin, start)  # a token may take long
         self._desired.start()
+        self._delivered.start()
         spawn(clock.watch(self._clock_was_set))
         if self._link is not None:
             spawn(self._connect())
@@ -279,7 +283,7 @@ class Node:
     def _received(self, topic: str, payload: bytes) -> None:
         if self._renewal is not None and self._renewal.received(topic, payload):
             return
-        if not self._transfers.received(topic, payload):
+        if not self._transfers.received(topic, payload) and not self._delivered.received(topic, payload):
             self._desired.received(topic, payload)
 
     def _received_for_modules(self, arrived: Arrived) -> None:
@@ -317,6 +321,7 @@ class Node:
     def _changed(self) -> None:
         self._conductor.poke()
         self._reporter.poke()
+        self._delivered.consider()
 
     async def _mended(self, instance: str, slot: str) -> None:
         module = self._instances.module(instance)
@@ -360,7 +365,7 @@ class Node:
             uptime_s=int(time.monotonic() - self._started),
             instances=tuple(each.snapshot() for each in self._instances.all()),
             refused=self._desired.refused,
-            refusals=tuple(self._desired.refusals.values()),
+            refusals=(*self._desired.refusals.values(), *([refused] if (refused := self._delivered.refusal) else [])),
             counters=self._counters,
             problems=(
                 *self._store.problems.texts,
@@ -373,6 +378,7 @@ class Node:
             ),
             root=self._trust.root.number,
             journal=self._store.journal_head,
+            group_keys=self._keys.group_key_ids,
         )
 
 

@@ -29,6 +29,7 @@ class BoardState:
     problems: tuple[str, ...]
     root: int = 0  # number of the root document in force
     journal: JournalHead = NO_ROWS
+    group_keys: tuple[bytes, ...] = ()  # identifiers
 
 
 class Reporter:
@@ -122,6 +123,7 @@ class Reporter:
             problems=(*state.problems, *(f"{text}" for each in seen for text in each.problems)),
             root=state.root,
             journal=state.journal,
+            group_keys=state.group_keys,
         )
         return self._statements.sign(REPORT, lambda counter: replace(board, counter=counter).to_bytes(), introduce=True)
 

@@ -29,7 +29,7 @@ from ota.formats.encryption import (
 from ota.formats.manifest import Manifest
 from ota.formats.reasons import Reason, Refused
 
-__all__ = ["Readers", "encrypted"]
+__all__ = ["Readers", "encrypted", "sealed_for"]
 
 _FIRST_BLOCK = bytes(16)
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
@@ -80,6 +80,12 @@ def _sealed(content: bytes, chunk_bytes: int, readers: Readers, random: Random) 
     index = ChunkIndex.of(found, chunk_bytes)
     info = EncryptionInfo(_FIRST_BLOCK, tuple(_recipients(key, readers.groups, readers.boards, random)))
     return found, index, Ciphertext(index.digest, info.to_bytes())
+
+
+def sealed_for(content: bytes, board: ec.EllipticCurvePublicKey, random: Random = os.urandom) -> tuple[EncryptionInfo, bytes]:
+    """Content encrypted for one board, without integrity of its own: whoever sends it signs it."""
+    key = random(KEY_BYTES)
+    return EncryptionInfo(_FIRST_BLOCK, tuple(_recipients(key, (), (board,), random))), cipher(key, _FIRST_BLOCK).update(content)
 
 
 def _recipients(

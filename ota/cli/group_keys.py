@@ -1,11 +1,16 @@
 """group-keys: the keys that modules are encrypted with for whole groups."""
 
 import argparse
+import time
+from dataclasses import asdict
 from typing import Any
 
 from ota.cli import output
 from ota.formats.encryption import board_key_id, read_public_key
+from ota.operator.broker import Broker
 from ota.operator.group_keys import GroupKeys
+from ota.operator.key_deliveries import Deliveries, Standing
+from ota.operator.reports import View
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
 
@@ -31,6 +36,19 @@ def add_commands(commands: Any) -> None:
     _add_json(shown)
     shown.set_defaults(handler=_list)
 
+    deliver = verbs.add_parser(
+        "deliver",
+        help="give a group's keys to its boards over the air, and say which have confirmed them",
+        epilog="example: ota group-keys deliver lab --wait 60",
+    )
+    deliver.add_argument("group", type=output.name)
+    deliver.add_argument(
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="until all boards have confirmed; exit code 1 if not"
+    )
+    deliver.add_argument("--dry-run", action="store_true", help="say how far each board is, and send nothing")
+    _add_json(deliver)
+    deliver.set_defaults(handler=_deliver)
+
     remove = verbs.add_parser(
         "remove",
         help="delete a key: nothing is encrypted with it any more, what boards run stays",
@@ -54,7 +72,7 @@ def _new(arguments: argparse.Namespace) -> int:
         output.result_json({"group": arguments.group, "key": found[path].key_id.hex(), "file": str(path), "keys": len(found)})
         return 0
     output.result(f"key {found[path].key_id.hex()} of group {arguments.group}: {path}")
-    output.note("boards need this file beside agent.toml, under the same name, readable by the agent alone")
+    output.note(f"boards need it, too: `ota group-keys deliver {arguments.group}`, or this file beside their agent.toml")
     if len(found) > 1:
         output.note(f"group {arguments.group} has {len(found)} keys: what is published can be read with each of them")
     return 0
@@ -76,6 +94,41 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     output.result(output.table(("who", "key", "file"), rows))
     return 0
+
+
+def _deliver(arguments: argparse.Namespace) -> int:
+    workspace = Workspace.open(arguments.folder)
+    deliveries, roster = Deliveries(workspace, arguments.group), Roster(workspace)
+    with Broker(workspace.settings) as broker:
+        view = View(broker, roster)
+        view.read()
+        deliveries.read(broker, view)
+        sent = 0 if arguments.dry_run else deliveries.send(broker, view, int(time.time()))
+        found = list(deliveries.standings(view))
+        if arguments.wait:
+            for _ in view.follow(arguments.wait, lambda each: each.report is not None and each.report.group == arguments.group):
+                found = list(deliveries.standings(view))
+                if found and all(each.confirmed for each in found):
+                    break
+    _say_delivered(arguments, found, sent)
+    for gap in view.gaps:
+        output.note(f"not all boards are known: {gap}")
+    return 1 if arguments.wait and not all(each.confirmed for each in found) else 0
+
+
+def _say_delivered(arguments: argparse.Namespace, found: list[Standing], sent: int) -> None:
+    confirmed = sum(each.confirmed for each in found)
+    if arguments.json:
+        output.result_json(
+            {"group": arguments.group, "sent": sent, "confirmed": confirmed, "boards": [asdict(each) for each in found]}
+        )
+        return
+    if not found:
+        output.note(f"no board has reported that it is in group {arguments.group}")
+        return
+    rows = [(each.board, each.state, ", ".join(each.lacking) or "-") for each in found]
+    output.result(output.table(("BOARD", "STATE", "LACKS"), rows))
+    output.note(f"{sent} sent; {confirmed} of {len(found)} boards have confirmed the keys of group {arguments.group}")
 
 
 def _remove(arguments: argparse.Namespace) -> int:

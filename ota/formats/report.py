@@ -15,7 +15,7 @@ STATES = ("idle", "offered", "fetching", "staged", "starting", "trial", "passed"
 INSTANCES, REFUSALS = 64, 4
 _REPORT_KEYS = (
     *("v", "device", "group", "board", "agent", "time", "uptime", "instances", "refusals", "counters", "problems"),
-    *("root", "algorithms", "counter", "journal", "encryption"),
+    *("root", "algorithms", "counter", "journal", "encryption", "group-keys"),
 )
 _SUMMARY_KEYS = ("name", "module", "version", "sequence", "slot", "state", "reason", "counter")
 LEVELS = ("trace", "debug", "info", "warn", "error")
@@ -25,6 +25,7 @@ COUNTERS = 64
 LACKING, WORD_CHARACTERS = 8, 64
 ALGORITHMS, DIGEST_BYTES = 16, 32
 ENCRYPTION_KEY_BYTES = 256
+GROUP_KEYS, KEY_ID_BYTES = 24, 8
 _WORD_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -111,6 +112,7 @@ class Report:
     counter: int = 0  # rises over all that a board signs
     journal: JournalHead = JournalHead()
     encryption: bytes = b""  # the board's own key to encrypt for, an encoded COSE_Key; empty: the board does not say
+    group_keys: tuple[bytes, ...] = ()  # identifiers of keys of groups that it has
 
     def to_bytes(self) -> bytes:
         """Encoded. What is beyond a limit is cut: a report that nobody reads tells nothing."""
@@ -141,6 +143,7 @@ class Report:
                 "journal": [self.journal.row, self.journal.digest],
             }
             | ({"encryption": self.encryption} if self.encryption else {})
+            | ({"group-keys": list(self.group_keys[:GROUP_KEYS])} if self.group_keys else {})
         )
 
     @classmethod
@@ -165,6 +168,7 @@ class Report:
             counter=top.number("counter"),
             journal=_journal_head(top.items("journal", 8)),
             encryption=top.data("encryption", limit=ENCRYPTION_KEY_BYTES) if "encryption" in top else b"",
+            group_keys=_key_ids(top.items("group-keys", GROUP_KEYS)) if "group-keys" in top else (),
         )
 
 
@@ -302,6 +306,12 @@ def _counters(value: dict[Any, Any], what: str) -> dict[str, int]:
     if len(value) > COUNTERS or not all(isinstance(k, str) and type(n) is int for k, n in value.items()):
         raise malformed(what, f"the counters are not numbers by name, {COUNTERS} at most")
     return {name: number for name, number in value.items() if is_name(name)}
+
+
+def _key_ids(values: list[Any]) -> tuple[bytes, ...]:
+    if not all(isinstance(each, bytes) and 0 < len(each) <= KEY_ID_BYTES for each in values):
+        raise malformed("report", "an identifier of a key that is none")
+    return tuple(values)
 
 
 def _words(values: list[Any], characters: int = WORD_CHARACTERS) -> tuple[str, ...]:

@@ -53,6 +53,11 @@ def blob_chunk(digest: bytes, number: int) -> str:
     return f"{PREFIX}/blob/{digest.hex()}/{number}"
 
 
+def group_keys(device: str) -> str:
+    """The keys of a device's group, for this device alone."""
+    return f"{PREFIX}/device/{_name(device)}/keys"
+
+
 def report(device: str) -> str:
     """What a device says of itself; "+" for those of all devices."""
     return f"{PREFIX}/device/{_name(device)}/report"

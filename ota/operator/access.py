@@ -55,7 +55,8 @@ def _boards(groups: Sequence[str]) -> Iterator[Rule]:
     yield Rule(BOARD, f"{topics.PREFIX}/online/+/+/+/{DEVICE}", write=True)
     yield Rule(BOARD, f"{own}/renewal/request", write=True, about="The next certificate.")
     yield Rule(BOARD, f"{own}/renewal/answer", read=True)
-    yield Rule(BOARD, f"{own}/desired", read=True, about="A deployment for this board alone.")
+    yield Rule(BOARD, f"{own}/desired", read=True, about="A deployment and keys for this board alone.")
+    yield Rule(BOARD, f"{own}/keys", read=True)
     signed = "Signed documents, and what they name by digest. One line for each group of boards here."
     yield Rule(BOARD, f"{topics.PREFIX}/root/+", read=True, about=signed)
     for group in groups:

@@ -1,8 +1,8 @@
 """Configurations of brokers: TLS, users by certificate, and the rules of `ota.operator.access`, for boards, operators and enrolment
 apart from each other.
 
-mosquitto's are run against a hostile board (tests/system/test_hostile_board.py). Those of EMQX, HiveMQ and RabbitMQ are compared
-with the rules and have not been run: no package registry has these brokers with what the rules need.
+mosquitto's and RabbitMQ's are run against a hostile board (tests/system/test_hostile_board.py, tests/brokers/test_rabbitmq.py).
+Those of EMQX and HiveMQ are compared with the rules and have not been run: no package registry has them with what rules need.
 """
 
 import hashlib

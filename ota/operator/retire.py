@@ -65,7 +65,12 @@ def clear(broker: Broker, device: str, *, deployment: bool) -> int:
     """
     found = leftovers(broker, device)
     if deployment:
-        others = (topics.device_desired(device), topics.renewal_request(device), topics.renewal_answer(device))
+        others = (
+            topics.device_desired(device),
+            topics.group_keys(device),
+            topics.renewal_request(device),
+            topics.renewal_answer(device),
+        )
         found += [topic for topic, payload in presence.read(broker, others, DOCUMENT_BYTES).items() if payload is not None]
     count = len(found)
     for _ in range(ROUNDS):

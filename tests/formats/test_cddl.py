@@ -13,6 +13,7 @@ from ota.formats.agent import AgentDescription
 from ota.formats.deployment import Deployment
 from ota.formats.encryption import GroupKey
 from ota.formats.enrolment import Request
+from ota.formats.key_delivery import KeyDelivery
 from ota.formats.module import ModuleDescription
 from ota.formats.provenance import Provenance
 from ota.formats.reasons import Refused
@@ -35,6 +36,7 @@ READERS = {
     "module": (WRITTEN["module"], ModuleDescription.from_bytes),
     "agent": (WRITTEN["agent"], AgentDescription.from_bytes),
     "group-key": (WRITTEN["group-key"], GroupKey.from_bytes),
+    "group-keys": (content(WRITTEN["group-keys-document"]), KeyDelivery.from_payload),
     "text-map": (WRITTEN["text-map"], Provenance.from_bytes),
     "report": (WRITTEN["report"], Report.from_bytes),
     "instance-report": (WRITTEN["instance-report"], InstanceReport.from_bytes),

@@ -16,6 +16,7 @@ from ota.formats import cbor
 from ota.formats.algorithms import ALGORITHMS
 from ota.formats.deployment import DEPLOYMENT_TYPE
 from ota.formats.encryption import GroupKey, board_key_id, coordinates
+from ota.formats.key_delivery import DELIVERY_TYPE
 from ota.formats.provenance import text_digest
 from ota.formats.signed_report import INSTANCE_REPORT, LOG, REPORT, TELEMETRY
 from ota.formats.trust import ROOT_TYPE
@@ -28,6 +29,7 @@ OPERATOR = [key.public for key in ROLE_KEYS.values()]
 KINDS = {
     "root-document": ("document", OPERATOR, [ROOT_TYPE]),
     "deployment-document": ("document", OPERATOR, [DEPLOYMENT_TYPE]),
+    "group-keys-document": ("document", OPERATOR, [DELIVERY_TYPE]),
     "envelope": ("envelope", OPERATOR, [""]),
     "encrypted-envelope": ("envelope", OPERATOR, [""]),
     "signed-report": ("statement", [BOARD.public], [REPORT]),

@@ -7,11 +7,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from device_agent.broker.identity import Identity
-from ota.author.encryption import Readers, encrypted
+from ota.author.encryption import Readers, encrypted, sealed_for
 from ota.formats import cbor
 from ota.formats.agent import AgentDescription, Platform
 from ota.formats.encryption import GroupKey, public_cose_key
 from ota.formats.enrolment import Answer, Request, Token
+from ota.formats.key_delivery import DELIVERY_TYPE, KeyDelivery, plaintext
 from ota.formats.provenance import Provenance
 from ota.formats.renewal import RenewalAnswer, RenewalRequest
 from ota.formats.report import (
@@ -30,7 +31,7 @@ from ota.formats.report import (
 from ota.formats.signed_report import INSTANCE_REPORT, LOG, REPORT, TELEMETRY
 from ota.formats.trust import ROLES
 from ota.formats.window import Window
-from ota.keyring import SigningKey
+from ota.keyring import SigningKey, sign_document
 from tests.support.signing import NOW_S, Signer
 
 ROLE_KEYS = {role: SigningKey(ed25519.Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)) for n, role in enumerate(ROLES, 1)}
@@ -62,6 +63,8 @@ ENTRY = SIGNER.entry(
     config={"site": "roof"},
     together=(),
 )
+_INFO, _CONTENT = sealed_for(plaintext({GROUP_KEY.key_id: GROUP_KEY}), OWN_KEY.public_key(), lambda size: b"\x06" * size)
+DELIVERY = KeyDelivery("roof-1", "lab", 4, NOW_S, (GROUP_KEY.key_id,), _INFO.to_bytes(), _CONTENT)
 REPORT_OF_BOARD = Report(
     "roof-1",
     "lab",
@@ -93,6 +96,7 @@ WRITTEN: dict[str, bytes] = {
     "module": UPDATE.manifest.module.to_bytes(),
     "agent": AGENT.to_bytes(),
     "group-key": GROUP_KEY.to_bytes(),
+    "group-keys-document": sign_document(DELIVERY.to_payload(), DELIVERY_TYPE, [SIGNER.keys["deploy"]]),
     "text-map": SAID.to_bytes(),
     "report": REPORT_OF_BOARD.to_bytes(),
     "instance-report": INSTANCE.to_bytes(),

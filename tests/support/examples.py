@@ -27,6 +27,7 @@ _ABOUT = {
     "envelope": "Manifest: a SUIT envelope, signed by the release key. The module has 104 bytes and one ahead-of-time image.",
     "encrypted-envelope": "The same update encrypted, for a group by AES Key Wrap and for a board by ECDH.",
     "group-key": "A group's key, as a file.",
+    "group-keys-document": "A group's keys for one board, encrypted to its own key. Signed by the deploy key.",
     "text-map": "The text that an envelope may carry as its member 23. The manifest has its digest.",
     "chunk-index": "Chunk index of a blob of 20,000 bytes. The manifest has its digest.",
     "signed-report": "Report of a board, with its bare key in the unprotected headers. Signed by the board.",

@@ -1,0 +1,146 @@
+"""Keys of a group for boards in the field: who gets them, who has confirmed them, and that nobody else can read them."""
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ota.formats import key_delivery, topics
+from ota.formats.encryption import public_cose_key
+from ota.formats.reasons import Refused
+from ota.operator.audit import Audit
+from ota.operator.group_keys import GroupKeys
+from ota.operator.workspace import Workspace
+from tests.support.operator import ota
+from tests.support.publishing import GROUP
+
+OWN, OTHER = ec.derive_private_key(5, ec.SECP256R1()), ec.derive_private_key(6, ec.SECP256R1())
+
+
+def keys(site):
+    return sorted(each.key_id for each in GroupKeys(Workspace.open(site.folder)).of(GROUP).values())
+
+
+def document(site, name="roof-1"):
+    data = site.retained(topics.group_keys(name))
+    return key_delivery.verified(data, site.workspace.root(), name, GROUP).delivery if data else None
+
+
+def board(site, name="roof-1", own=OWN, **changes):
+    site.board(name, encryption=public_cose_key(own.public_key()), **changes)
+
+
+def deliver(site, capsys, *more):
+    capsys.readouterr()
+    code = ota(site.folder, "group-keys", "deliver", GROUP, "--json", *more)
+    found = json.loads(capsys.readouterr().out)
+    return code, found["sent"], {each["board"]: each["state"] for each in found["boards"]}
+
+
+@pytest.fixture
+def lab(quick):
+    assert ota(quick.folder, "group-keys", "new", GROUP) == 0
+    return quick
+
+
+def test_each_board_gets_what_it_alone_can_open(lab, capsys):
+    board(lab)
+    board(lab, "roof-2", OTHER)
+    board(lab, "far-1", group="others")
+    assert deliver(lab, capsys) == (0, 2, {"roof-1": "sent", "roof-2": "sent"})
+    assert sorted(document(lab).open(OWN)) == keys(lab)
+    assert sorted(document(lab, "roof-2").open(OTHER)) == keys(lab)
+    with pytest.raises(Refused, match="no key of this board"):
+        document(lab).open(OTHER)
+    assert document(lab, "far-1") is None
+
+
+def test_a_board_counts_once_its_own_report_names_the_keys(lab, capsys):
+    board(lab)
+    deliver(lab, capsys)
+    assert deliver(lab, capsys, "--wait", "1") == (1, 0, {"roof-1": "sent"})
+    board(lab, group_keys=tuple(keys(lab)))
+    assert deliver(lab, capsys, "--wait", "5") == (0, 0, {"roof-1": "confirmed"})
+
+
+def test_what_is_there_is_not_sent_again(lab, capsys):
+    board(lab)
+    deliver(lab, capsys)
+    first = lab.retained(topics.group_keys("roof-1"))
+    assert deliver(lab, capsys)[1] == 0
+    assert lab.retained(topics.group_keys("roof-1")) == first
+
+
+def test_another_key_of_the_group_or_of_the_board_is_sent_with_a_higher_epoch(lab, capsys):
+    board(lab)
+    deliver(lab, capsys)
+    first = document(lab)
+    assert ota(lab.folder, "group-keys", "new", GROUP) == 0
+    assert deliver(lab, capsys)[1] == 1
+    second = document(lab)
+    assert (len(first.key_ids), len(second.key_ids)) == (1, 2)
+    assert second.epoch > first.epoch
+    board(lab, own=OTHER)  # its storage was lost
+    assert deliver(lab, capsys)[1] == 1
+    assert document(lab).epoch > second.epoch
+    assert sorted(document(lab).open(OTHER)) == keys(lab)
+
+
+def test_a_key_that_was_removed_is_not_delivered_any_more(lab, capsys):
+    board(lab)
+    old = keys(lab)[0]
+    assert ota(lab.folder, "group-keys", "new", GROUP) == 0
+    deliver(lab, capsys)
+    assert ota(lab.folder, "group-keys", "remove", GROUP, old.hex()) == 0
+    assert deliver(lab, capsys)[1] == 1
+    assert old not in document(lab).key_ids
+
+
+def test_an_epoch_is_above_that_of_another_operator(lab, capsys, tmp_path):
+    board(lab)
+    deliver(lab, capsys)
+    with lab.workspace.record() as state:  # a workspace that was put back from a copy
+        del state["epochs"]["keys@roof-1"]
+    with lab.workspace.record() as state:
+        state["epochs"]["keys@roof-1"] = 0
+    first = document(lab)
+    assert ota(lab.folder, "group-keys", "new", GROUP) == 0
+    deliver(lab, capsys)
+    assert document(lab).epoch > first.epoch
+
+
+def test_a_document_that_is_not_ours_is_replaced(lab, capsys):
+    board(lab)
+    lab.put(topics.group_keys("roof-1"), b"forged")
+    assert deliver(lab, capsys) == (0, 1, {"roof-1": "sent"})
+    assert sorted(document(lab).open(OWN)) == keys(lab)
+
+
+def test_a_dry_run_sends_nothing(lab, capsys):
+    board(lab)
+    assert deliver(lab, capsys, "--dry-run") == (0, 0, {"roof-1": "to be sent"})
+    assert document(lab) is None
+
+
+def test_a_board_without_a_key_of_its_own_is_named(lab, capsys):
+    lab.board("roof-1")
+    assert deliver(lab, capsys) == (0, 0, {"roof-1": "its agent has no key of its own to encrypt for"})
+
+
+def test_a_group_without_a_key_is_refused(quick, capsys):
+    assert ota(quick.folder, "group-keys", "deliver", GROUP) == 1
+    assert f"ota group-keys new {GROUP}" in capsys.readouterr().err
+
+
+def test_each_delivery_has_a_line_in_the_log(lab, capsys):
+    board(lab)
+    deliver(lab, capsys)
+    assert b"keys of group lab for device roof-1" in Audit(lab.workspace).path.read_bytes()
+    assert ota(lab.folder, "audit", "verify") == 0
+
+
+def test_nothing_is_left_on_the_broker_of_a_board_that_is_retired(lab, capsys):
+    board(lab)
+    deliver(lab, capsys)
+    assert ota(lab.folder, "retire", "roof-1", "--yes") == 0
+    assert document(lab) is None
