@@ -45,6 +45,14 @@ def add_commands(commands: Any) -> None:
     deliver.add_argument(
         "--wait", type=float, default=0.0, metavar="SECONDS", help="until all boards have confirmed; exit code 1 if not"
     )
+    deliver.add_argument(
+        "--board",
+        action="append",
+        default=[],
+        type=output.name,
+        metavar="NAME",
+        help="also this board, which has no certificate of this workspace; may be repeated",
+    )
     deliver.add_argument("--dry-run", action="store_true", help="say how far each board is, and send nothing")
     _add_json(deliver)
     deliver.set_defaults(handler=_deliver)
@@ -98,7 +106,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _deliver(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
-    deliveries, roster = Deliveries(workspace, arguments.group), Roster(workspace)
+    roster = Roster(workspace)
+    deliveries = Deliveries(workspace, arguments.group, roster.signers, arguments.board)
     with Broker(workspace.settings) as broker:
         view = View(broker, roster)
         view.read()
@@ -108,16 +117,21 @@ def _deliver(arguments: argparse.Namespace) -> int:
         if arguments.wait:
             for _ in view.follow(arguments.wait, lambda each: each.report is not None and each.report.group == arguments.group):
                 found = list(deliveries.standings(view))
-                if found and all(each.confirmed for each in found):
+                if _all_confirmed(found):
                     break
     _say_delivered(arguments, found, sent)
     for gap in view.gaps:
         output.note(f"not all boards are known: {gap}")
-    return 1 if arguments.wait and not all(each.confirmed for each in found) else 0
+    return 1 if arguments.wait and not _all_confirmed(found) else 0
+
+
+def _all_confirmed(found: list[Standing]) -> bool:
+    counted = [each for each in found if each.counts]
+    return bool(counted) and all(each.confirmed for each in counted)
 
 
 def _say_delivered(arguments: argparse.Namespace, found: list[Standing], sent: int) -> None:
-    confirmed = sum(each.confirmed for each in found)
+    confirmed, counted = sum(each.confirmed for each in found), sum(each.counts for each in found)
     if arguments.json:
         output.result_json(
             {"group": arguments.group, "sent": sent, "confirmed": confirmed, "boards": [asdict(each) for each in found]}
@@ -128,7 +142,7 @@ def _say_delivered(arguments: argparse.Namespace, found: list[Standing], sent: i
         return
     rows = [(each.board, each.state, ", ".join(each.lacking) or "-") for each in found]
     output.result(output.table(("BOARD", "STATE", "LACKS"), rows))
-    output.note(f"{sent} sent; {confirmed} of {len(found)} boards have confirmed the keys of group {arguments.group}")
+    output.note(f"{sent} sent; {confirmed} of {counted} boards have confirmed the keys of group {arguments.group}")
 
 
 def _remove(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,11 @@
 """Gives boards in the field the keys of their group: a document for each, encrypted to the board's own key, signed, retained.
 
-Who has confirmed them is what the boards' signed reports say.
+Who has confirmed them is what the boards' signed reports say. Anybody who can write to the broker can report as a new board of the
+group, with a key of their own. So only boards whose report is signed with a certificate of this workspace get keys, and those that
+the operator names.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ota.author.encryption import sealed_for
@@ -19,12 +21,14 @@ from ota.operator.audit import ACTIONS, Audit
 from ota.operator.broker import Broker
 from ota.operator.group_keys import GroupKeys
 from ota.operator.reports import Device, View
+from ota.operator.signers import Signers
 from ota.operator.workspace import Workspace
 
 __all__ = ["Deliveries", "Standing"]
 
 ABOUT_BYTES = 1024  # a document
 CONFIRMED, OWED, WAITS = "confirmed", "to be sent", "sent"
+UNKNOWN = "no certificate: gets none unless it is named with --board"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Standing:
     """How far a board is."""
 
     board: str
-    state: str  # CONFIRMED, OWED, WAITS, or why it can't get any
+    state: str  # CONFIRMED, OWED, WAITS, UNKNOWN, or why it can't get any
     lacking: tuple[str, ...] = ()  # identifiers of keys that it has not confirmed
 
     @property
@@ -40,13 +44,18 @@ class Standing:
         """Whether the board has all of them."""
         return self.state == CONFIRMED
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is waited for."""
+        return self.state != UNKNOWN
+
 
 class Deliveries:
     """The keys of one group, and its boards as a `View` has read them."""
 
-    def __init__(self, workspace: Workspace, group: str) -> None:
-        """Raises OtaError where the group has no key."""
-        self._workspace, self._group = workspace, group
+    def __init__(self, workspace: Workspace, group: str, signers: Signers, named: Collection[str] = ()) -> None:
+        """`named`: boards that get keys without a certificate. Raises OtaError where the group has no key."""
+        self._workspace, self._group, self._signers, self._named = workspace, group, signers, frozenset(named)
         self._keys: Mapping[bytes, GroupKey] = {each.key_id: each for each in GroupKeys(workspace).of(group).values()}
         if not self._keys:
             raise OtaError(f"group {group} has no key: `ota group-keys new {group}` makes one")
@@ -68,7 +77,9 @@ class Deliveries:
         for board in self.boards(view):
             assert board.report is not None
             lacking = tuple(each.hex() for each in sorted(self._keys) if each not in board.report.group_keys)
-            if not board.report.encryption:
+            if not (self._signers.is_certified(board.name) or board.name in self._named):
+                yield Standing(board.name, UNKNOWN, lacking)
+            elif not board.report.encryption:
                 yield Standing(board.name, "its agent has no key of its own to encrypt for", lacking)
             elif not self._is_there(board):
                 yield Standing(board.name, OWED, lacking)

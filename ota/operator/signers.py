@@ -169,6 +169,11 @@ class Signers:
         """Whether a board's key is known."""
         return device in self._known
 
+    def is_certified(self, device: str) -> bool:
+        """Whether a board's last report was signed with the key of a certificate of this workspace."""
+        known = self._known.get(device)
+        return known is not None and known.certified_s > 0
+
     def label(self, device: str) -> str:
         """A board's key, for people; empty when it is not known."""
         known = self._known.get(device)

@@ -1,18 +1,24 @@
 """Keys of a group for boards in the field: who gets them, who has confirmed them, and that nobody else can read them."""
 
 import json
+import time
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from device_agent.broker.certificates import signing_request
+from device_agent.broker.identity import Identity
 from ota.formats import key_delivery, topics
 from ota.formats.encryption import public_cose_key
 from ota.formats.reasons import Refused
+from ota.formats.report import Report
 from ota.operator.audit import Audit
+from ota.operator.ca import CertificateAuthority
 from ota.operator.group_keys import GroupKeys
 from ota.operator.workspace import Workspace
 from tests.support.operator import ota
 from tests.support.publishing import GROUP
+from tests.support.reports import signed
 
 OWN, OTHER = ec.derive_private_key(5, ec.SECP256R1()), ec.derive_private_key(6, ec.SECP256R1())
 
@@ -30,9 +36,11 @@ def board(site, name="roof-1", own=OWN, **changes):
     site.board(name, encryption=public_cose_key(own.public_key()), **changes)
 
 
-def deliver(site, capsys, *more):
+def deliver(site, capsys, *more, named=("roof-1", "roof-2")):
+    """To these boards, which have no certificates here."""
     capsys.readouterr()
-    code = ota(site.folder, "group-keys", "deliver", GROUP, "--json", *more)
+    boards = [word for name in named for word in ("--board", name)]
+    code = ota(site.folder, "group-keys", "deliver", GROUP, "--json", *boards, *more)
     found = json.loads(capsys.readouterr().out)
     return code, found["sent"], {each["board"]: each["state"] for each in found["boards"]}
 
@@ -53,6 +61,27 @@ def test_each_board_gets_what_it_alone_can_open(lab, capsys):
     with pytest.raises(Refused, match="no key of this board"):
         document(lab).open(OTHER)
     assert document(lab, "far-1") is None
+
+
+def test_a_stranger_who_reports_as_a_board_of_the_group_gets_no_key(lab, capsys):
+    """On a broker that lets anybody write, anybody can be a board that nobody knew."""
+    board(lab)
+    board(lab, "stranger", OTHER)
+    code, sent, found = deliver(lab, capsys, "--wait", "1", named=("roof-1",))
+    assert (code, sent, document(lab, "stranger")) == (1, 1, None)
+    assert found["stranger"].startswith("no certificate")
+    board(lab, group_keys=tuple(keys(lab)))
+    assert deliver(lab, capsys, "--wait", "5", named=("roof-1",))[0] == 0  # and keeps nobody waiting
+
+
+def test_a_board_with_a_certificate_of_the_workspace_gets_them_unnamed(lab, capsys, tmp_path):
+    pem = CertificateAuthority(lab.workspace).sign(signing_request(tmp_path / "k", "roof-1"), "roof-1")
+    (tmp_path / "c").write_bytes(pem)
+    report = Report("roof-1", GROUP, "generic", "0", int(time.time()), 5, encryption=public_cose_key(OWN.public_key()))
+    lab.put(topics.report("roof-1"), signed(report, Identity.load(tmp_path / "k", tmp_path / "c")))
+    lab.put(topics.online("roof-1"), topics.ONLINE)
+    assert deliver(lab, capsys, named=()) == (0, 1, {"roof-1": "sent"})
+    assert sorted(document(lab).open(OWN)) == keys(lab)
 
 
 def test_a_board_counts_once_its_own_report_names_the_keys(lab, capsys):
