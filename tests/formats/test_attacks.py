@@ -1,6 +1,7 @@
 """The attacks on update systems by their names in TUF and its clients' test suites: what each is refused with.
 
-The same on a whole board, with real brokers, is in tests/agent/test_desired.py, tests/agent/test_transfer.py and tests/system.
+The same on a whole board, with real brokers, is in tests/agent/test_desired.py, tests/agent/test_transfer.py and tests/system; slow
+retrieval in tests/system/test_slow_retrieval.py.
 """
 
 import tracemalloc
@@ -104,6 +105,20 @@ def test_freeze(signer):
     late = entry.expires_s
     assert reason(deployment.may_start, entry, NOW_S, signer.root(), late) is Reason.DEPLOYMENT_EXPIRED
     assert reason(deployment.may_start, entry, NOW_S, replace(signer.root(), expires_s=NOW_S), NOW_S) is Reason.ROOT_EXPIRED
+
+
+def test_expiry_at_each_role(signer):
+    """A root and a deployment expire, each on its own; a manifest has no expiry: it is stopped by what deploys it."""
+    entry, root = signer.entry(bytes(32)), signer.root()
+    assert root.expires_s > entry.expires_s
+    deployment.may_start(entry, NOW_S, root, entry.expires_s - 1)
+    assert reason(deployment.may_start, entry, NOW_S, root, entry.expires_s) is Reason.DEPLOYMENT_EXPIRED
+    unending = replace(entry, expires_s=0)
+    deployment.may_start(unending, NOW_S, root, root.expires_s - 1)
+    assert reason(deployment.may_start, unending, NOW_S, root, root.expires_s) is Reason.ROOT_EXPIRED
+    update = signer.update(b"module")
+    assert reason(deployment.may_start, signer.entry(update.digest), NOW_S, root, entry.expires_s) is Reason.DEPLOYMENT_EXPIRED
+    assert manifest.verify(update.envelope, root, acceptance())
 
 
 def test_mix_and_match(signer):
