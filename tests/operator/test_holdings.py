@@ -1,11 +1,17 @@
 """Bundles and archives of a workspace: what they hold, and publishing out of them again."""
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
+from http.client import HTTPConnection
 
 import pytest
 
+from ota.demo.broker import free_port
 from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.bundle import pack_reports
@@ -37,6 +43,42 @@ def memory(tmp_path) -> str:
     """A place of fsspec's, of one test."""
     pytest.importorskip("fsspec")
     return f"memory://archive-{tmp_path.name}"
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A bucket of a server that speaks S3, moto's, in a process of its own."""
+    for each in ("moto", "s3fs", "flask"):
+        pytest.importorskip(each, reason=f"{each} is not installed: pip install 'moto[server,s3]' s3fs")
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for name, value in S3_SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    try:
+        end = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                http = HTTPConnection("127.0.0.1", port, timeout=10)
+                http.request("PUT", "/firmware")
+                assert http.getresponse().status == 200
+                break
+            assert time.monotonic() < end, "the server does not answer"
+            time.sleep(0.1)
+        yield "s3://firmware/lab"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+S3_SETTINGS = {
+    "AWS_ACCESS_KEY_ID": "nobody",
+    "AWS_SECRET_ACCESS_KEY": "nothing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
 
 
 def held(source) -> dict[str, bytes]:
@@ -93,6 +135,20 @@ def test_a_workspace_that_published_nothing_has_nothing_to_pack(workspace, tmp_p
     assert ota(workspace, "publish", str(module(tmp_path, 1)), "--pack", str(tmp_path / "absent" / "a.bundle")) == 1
     assert "is not a folder" in capsys.readouterr().err
     assert ota(workspace, "publish", str(module(tmp_path, 1)), "--pack", "a.bundle", "--wait", "5") == 2
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # of the library for S3
+def test_an_archive_in_s3_holds_everything_and_is_repaired(workspace, packed, s3, capsys):
+    assert ota(workspace, "archive", s3, "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["there"], held(Archive(s3))) == (0, held(BundleFile(packed)))
+    blob = next(topic for topic in held(Archive(s3)) if "/blob/" in topic)
+    Archive(s3).write(blob, b"rotten")
+    assert ota(workspace, "archive", s3, "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["new"], again["repaired"]) == (0, 1)
+    assert held(Archive(s3)) == held(BundleFile(packed))
 
 
 @pytest.mark.parametrize("kind", ["folder", "fsspec"])
