@@ -41,7 +41,7 @@ def add_commands(commands: Any) -> None:
         help="give a group's keys to its boards over the air, and say which have confirmed them",
         epilog="example: ota group-keys deliver lab --wait 60",
     )
-    deliver.add_argument("group", type=output.name)
+    deliver.add_argument("group", type=output.name, help="the group")
     deliver.add_argument(
         "--wait", type=float, default=0.0, metavar="SECONDS", help="until all boards have confirmed; exit code 1 if not"
     )

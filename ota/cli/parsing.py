@@ -17,10 +17,21 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **named})
+        self._within = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Ends the program when something is left over, and names the command that does not know it."""
-        found, strange = super().parse_known_args(args, namespace)
+        """Takes options before, between and behind arguments.
+
+        Ends the program when something is left over, and names the command that does not know it.
+        """
+        if self._within:  # intermixed parsing calls this for its parts
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            parse = super().parse_known_args if self._subparsers else super().parse_known_intermixed_args
+            found, strange = parse(args, namespace)
+        finally:
+            self._within = False
         if strange:
             option = strange[0].partition("=")[0]
             options = [name for action in self._actions if action.help != argparse.SUPPRESS for name in action.option_strings]

@@ -184,3 +184,18 @@ def test_what_is_near_is_named_and_nothing_else():
     assert nearest("memory_page", ["memory_pages", "fuel"]) == " (did you mean memory_pages?)"
     assert nearest("--dry", ["--days", "--dry-run"]) == " (did you mean --dry-run?)"
     assert nearest("x", ["memory_pages", "fuel"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (["config", "blink", "--group", "lab", "a=1"], {"name": "blink", "settings": ["a=1"], "group": "lab"}),
+        (["config", "blink", "a=1", "--device", "b1", "b=2"], {"name": "blink", "settings": ["a=1", "b=2"], "device": ["b1"]}),
+        (["status", "b1", "--json", "echo"], {"device": "b1", "instance": "echo"}),
+        (["publish", "a.wasm", "--together", "b.wasm"], {"together": True}),
+        (["remove", "a", "--dry-run", "b"], {"name": ["a", "b"]}),
+    ],
+)
+def test_options_may_stand_between_arguments(line, found):
+    read = vars(parser().parse_args(line))
+    assert {key: read[key] for key in found} == found

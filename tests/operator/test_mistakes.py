@@ -130,7 +130,10 @@ def test_init_at_a_terminal_asks_for_a_passphrase(tmp_path):
     assert b"ENCRYPTED" in (tmp_path / "o" / "keys" / "root.pem").read_bytes()
 
 
-@pytest.mark.parametrize("words", [("publish", "x.wasm", "--group", "a/b"), ("init", "--group", "#"), ("settings", "a/b")])
+@pytest.mark.parametrize(
+    "words",
+    [("publish", "x.wasm", "--group", "a/b"), ("init", "--group", "#"), ("settings", "a/b", "--board", "x", "-o", "y")],
+)
 def test_what_is_no_name_is_wrong_usage_and_no_traceback(workspace, words):
     done = subprocess.run([*OTA, "-C", str(workspace), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
