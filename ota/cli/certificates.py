@@ -210,7 +210,9 @@ def _retire(arguments: argparse.Namespace) -> int:
         raise OtaError("nothing was changed: say yes, or give --yes")
     authority, roster = CertificateAuthority(workspace), Roster(workspace)
     shared = sorted({roster.group_of(name) for name in names} & set(GroupKeys(workspace).groups()))
+    before = issued.retired(workspace)
     ended = [retire(workspace, authority, roster, name) for name in names]
+    unknown = {each.device for each in ended if not each.known and each.device not in before}
     removed = {}
     if not arguments.offline:
         with Broker(workspace.settings) as broker:
@@ -218,9 +220,10 @@ def _retire(arguments: argparse.Namespace) -> int:
     for each in ended:
         if arguments.json:
             about = {"device": each.device, "certificates": each.certificates, "tokens": each.tokens}
-            output.result_json(about | {"topics": removed.get(each.device), "missing": each.missing})
+            about |= {"topics": removed.get(each.device), "missing": each.missing, "known": each.device not in unknown}
+            output.result_json(about)
             continue
-        known = "" if each.known else "; nothing of that name was known"
+        known = "; nothing of that name was known: is it misspelt?" if each.device in unknown else ""
         topics = f", {amount(removed[each.device], 'topic')}" if each.device in removed else ""
         output.result(f"{each.device} is retired: {each.certificates} certificates, {each.tokens} tokens{topics} ended{known}")
     output.note(f"copy {workspace.folder / 'trust' / CRL_FILE} to the brokers: they let the boards in until they have it")
@@ -228,7 +231,7 @@ def _retire(arguments: argparse.Namespace) -> int:
         output.note(
             f"who has the boards can read what is encrypted for group {group}: replace its key, `ota group-keys new {group}`"
         )
-    return _told(ended[-1].missing)
+    return max(_told(ended[-1].missing), int(bool(unknown)))
 
 
 def _take_back(workspace: Workspace, name: str, arguments: argparse.Namespace) -> int:

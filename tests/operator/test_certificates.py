@@ -78,7 +78,7 @@ def test_retire_ends_certificate_tokens_retained_topics_and_the_place_in_the_lis
     assert [each.serial_number for each in crl] == [board.chain[0].serial_number]
     # Again: nothing is left to be ended; and the name can be used again.
     assert ota(quick.folder, "retire", "board-1", "--yes", "--json") == 0
-    assert said(capsys) == {"device": "board-1", "certificates": 0, "tokens": 0, "topics": 0, "missing": []}
+    assert said(capsys) == {"device": "board-1", "certificates": 0, "tokens": 0, "topics": 0, "missing": [], "known": True}
     assert (
         ota(quick.folder, "settings", "board-1", "--board", "generic-aarch64", "-o", quick.root / "b", "--broker", "mqtt://b") == 1
     )
@@ -93,10 +93,14 @@ def test_retire_ends_certificate_tokens_retained_topics_and_the_place_in_the_lis
     assert ota(quick.folder, "audit", "verify") == 0
 
 
-def test_retire_works_without_the_broker(workspace, capsys):
-    assert ota(workspace, "retire", "board-1", "board-2", "--yes", "--offline") == 0
-    assert capsys.readouterr().out.count("nothing of that name was known") == 2
+def test_retire_works_without_the_broker_and_is_no_success_for_a_name_that_nobody_knows(workspace, capsys):
+    new_token(Workspace.open(workspace), "board-1", 2_000_000_000, 3600)
+    assert ota(workspace, "retire", "board-1", "--yes", "--offline") == 0
+    assert "misspelt" not in capsys.readouterr().out
+    assert ota(workspace, "retire", "board-1", "board-2", "--yes", "--offline") == 1
+    assert capsys.readouterr().out.count("nothing of that name was known: is it misspelt?") == 1
     assert sorted(issued.retired(Workspace.open(workspace))) == ["board-1", "board-2"]
+    assert ota(workspace, "retire", "board-2", "--yes", "--offline") == 0  # it is known as retired now
 
 
 def test_a_token_for_a_batch_goes_into_a_file_that_nobody_else_reads(workspace, tmp_path, capsys):

@@ -174,7 +174,7 @@ def test_a_mistyped_description_names_the_key_what_is_wrong_and_what_is_near(
     module.write_bytes((modules / "monitor-v1.wasm").read_bytes())
     assert right in WHOLE
     module.with_suffix(".toml").write_text(WHOLE)
-    assert ota(workspace, "build", module) == 0
+    assert ota(workspace, "build", module, "-o", tmp_path / "dist") == 0
     capsys.readouterr()
     module.with_suffix(".toml").write_text(WHOLE.replace(right, wrong))
     assert ota(workspace, "build", module) == 1
