@@ -5,6 +5,7 @@ It has one thread and one socket, on which the agent sends the channel of a new 
 descriptor of its process (pidfd), so that nothing else is ever killed in its place. It ends when the agent does.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -22,34 +23,49 @@ def _serve(control: socket.socket, child_main: Any) -> None:
     """The zygote's end: forks until the agent's end is closed."""
     for each in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and `killall` are for the agent, which ends us, children included
         signal.signal(each, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets children by itself
+    _forget_children()
     control.send(b"ready")
     while True:
         request, descriptors, _, _ = socket.recv_fds(control, _LIMIT_BYTES, 1)
         if not request:
             return
         try:
-            pid = os.fork()
+            pid, process = _fork(control, descriptors[0], child_main)
         except OSError as error:
             control.send(str(error.strerror).encode()[:_LIMIT_BYTES])
+            continue
+        finally:
             os.close(descriptors[0])
-            continue
-        if pid == 0:
-            _child(control, descriptors[0], child_main)
-        os.close(descriptors[0])
-        try:
-            process = os.pidfd_open(pid)
-        except OSError as error:
-            control.send(str(error.strerror).encode()[:_LIMIT_BYTES])
-            continue
         socket.send_fds(control, [str(pid).encode()], [process])
         os.close(process)
+
+
+def _fork(control: socket.socket, descriptor: int, child_main: Any) -> tuple[int, int]:
+    """A child and the descriptor of its process. Raises OSError.
+
+    A child that ends at once stays until it has a descriptor: its number would be free, and might be another process's by then.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(control, descriptor, child_main)
+        return pid, os.pidfd_open(pid)
+    finally:
+        _forget_children()
+
+
+def _forget_children() -> None:
+    """From now on the kernel forgets children that have ended; those that ended before are forgotten here."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _child(control: socket.socket, descriptor: int, child_main: Any) -> NoReturn:
     def live() -> None:
         control.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         child_main(socket.socket(fileno=descriptor))
 
     _end_with(live)

@@ -53,6 +53,20 @@ def test_children_have_their_channel_and_end_with_it():
         other.close()
 
 
+def test_a_child_that_ends_at_once_is_a_child_all_the_same():
+    """Its number could be another process's by the time its descriptor is opened."""
+    with opened() as zygote:
+        for _ in range(300):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.close()  # there is nothing for it to do
+            with theirs:
+                last = zygote.fork(theirs)
+        assert last.pid
+        gone_by(last.pid)
+        children = Path(f"/proc/{zygote._process.pid}/task/{zygote._process.pid}/children").read_text()
+        assert children == "", "children that have ended are kept"
+
+
 def gone_by(pid):
     end = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists():
