@@ -10,7 +10,7 @@ import pytest
 from device_agent.storage.store import DATABASE
 from tests.support.lab import INSTANCE, echo, open_lab
 
-TRICKLE_BYTES_S = 2000
+TRICKLE_BYTES_S = 8000
 UPDATE_BYTES = 400_000
 
 
@@ -21,15 +21,19 @@ class Trickle:
         self.slow = False
         self._broker_port = broker_port
         self._server = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = []
         self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
                 board, _ = self._server.accept()
+                self._sockets.append(board)
                 board.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 broker = socket.create_connection(("127.0.0.1", self._broker_port))
+                self._sockets.append(broker)
                 for ways in ((board, broker, False), (broker, board, True)):
                     threading.Thread(target=self._copy, args=ways, daemon=True).start()
 
@@ -44,12 +48,16 @@ class Trickle:
                 each.shutdown(socket.SHUT_RDWR)
 
     def close(self):
-        self._server.close()
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # close alone does not wake up who accepts
+        self._accepting.join(10)
+        for each in (self._server, *self._sockets):
+            each.close()
 
 
 @pytest.fixture
 def board(tmp_path):
-    lab = open_lab(tmp_path)
+    lab = open_lab(tmp_path, fetch_timeout=60)
     trickle = Trickle(lab.broker.port)
     config = lab.config
     lab.config = lambda _, store: config(trickle.url, store)
@@ -73,12 +81,12 @@ def test_slow_retrieval(board):
     lab.install(1)
     before = fetched_bytes(lab)
     trickle.slow = True
-    update = lab.signer.update(echo(2, padding=UPDATE_BYTES), name="echo", version="2.0.0", chunk_bytes=16384)
+    update = lab.signer.update(echo(2, padding=UPDATE_BYTES), name="echo", version="2.0.0", chunk_bytes=4096)
     deployment = lab.deploy(update)
     lab.wait_state("fetching", deployment=deployment)
-    end = time.monotonic() + 15  # longer than silence may last
+    end = time.monotonic() + 12  # more than a silence may last before the connection is doubted
     while time.monotonic() < end:
-        assert lab.of(INSTANCE).attempt.state == "fetching"
+        assert lab.of(INSTANCE).attempt.state == "fetching", lab.of(INSTANCE).attempt
         assert fetched_bytes(lab) <= before + len(update.blob) + 4096
         time.sleep(0.5)
     lab.still_answers(1)
