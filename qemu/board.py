@@ -21,6 +21,7 @@ from boards.definition import Board, load_board
 from boards.errors import BoardError
 from boards.image import Built, build_image, settings_tar
 from boards.packages import LOCKS, load_lock
+from boards.ports import free_ports
 from boards.rootfs import alone, unpacked
 from boards.wheels import find
 from qemu.power import settle
@@ -125,7 +126,7 @@ class EmulatedBoard:
             raise BoardError(f"{self.folder.name} is running")
         if cuttable:
             self._prepare_media()
-        state = _State(0, _free_port(), _free_port())
+        state = _State(0, *free_ports(2))
         command = self._command(state) + (["-loadvm", snapshot] if snapshot else [])
         with (self.folder / "qemu.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -320,12 +321,6 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BoardError(f"{command[0]}: {done.stderr.strip()[-300:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

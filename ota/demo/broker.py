@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from boards.ports import free_port
 from ota.errors import OtaError
 
 MAX_PAYLOAD_BYTES = 1 << 20
@@ -31,14 +32,6 @@ max_payload_size = {payload}
 max_inflight_count = 200
 dynamic_filters = true
 """
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class DemoBroker:

@@ -8,11 +8,11 @@ import ssl
 
 import pytest
 
+from boards.ports import free_port
 from device_agent.broker.buffered import BufferedSocket
 from device_agent.broker.link import Link
 from device_agent.broker.packets import Arrived
 from device_agent.broker.settings import BrokerConfig
-from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 from tests.support.tls import server_certificate
 

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from boards.ports import free_port
 from device_agent.broker import backoff
 from device_agent.broker.backoff import Backoff, Ended
 from device_agent.broker.connection import Connection
 from device_agent.broker.link import Link
 from device_agent.broker.settings import BrokerConfig
-from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 from tests.support.lab import Mosquitto
 from tests.support.scripted_broker import CONNECT, DISCONNECT, ScriptedBroker

@@ -7,6 +7,7 @@ import time
 import paho.mqtt.client as mqtt
 import pytest
 
+from boards.ports import free_ports
 from device_agent.broker.certificates import signing_request
 from ota.cli.main import main
 from ota.formats import topics
@@ -14,7 +15,7 @@ from ota.operator.ca import CertificateAuthority
 from ota.operator.workspace import Workspace
 from tests.support.lab import PATIENCE_S
 from tests.support.rabbitmq import RabbitMq
-from tests.system.test_hostile_board import ELSE, ENROLMENT, OTHERS, OURS, SIGNED, Client, free_ports
+from tests.system.test_hostile_board import ELSE, ENROLMENT, OTHERS, OURS, SIGNED, Client
 
 pytestmark = pytest.mark.full
 BOARDS, OPERATORS = 8883, 8885

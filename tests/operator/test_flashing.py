@@ -7,10 +7,11 @@ import pytest
 
 from boards.definition import load_board
 from boards.flash import Flasher
+from boards.ports import free_port
 from device_agent.node.config import load
 from ota.cli.flash import _Operator, _WithoutBroker
 from ota.cli.main import main
-from ota.demo.broker import DemoBroker, free_port
+from ota.demo.broker import DemoBroker
 from ota.operator.session import BrokerError
 from ota.operator.workspace import Workspace
 

@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from ota.demo.broker import free_port
+from boards.ports import free_port
 from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.bundle import pack_reports

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from ota.demo.broker import DemoBroker, free_port
+from boards.ports import free_port, free_ports
+from ota.demo.broker import DemoBroker
 from tests.conftest import ROOT
 from tests.support.built import built, tool
 from tests.support.lab import Mosquitto, wait_until_it_answers
@@ -71,7 +72,7 @@ class Mochi(_Process):
         self._program = built(SOURCES / "mochi", [[go, "build", "-mod=mod", "-o", "OUT/mochi", package]]) / "mochi"
 
     def command(self) -> list[str]:
-        rest = (free_port(), free_port())
+        rest = free_ports(2)
         return [
             str(self._program), "-tcp", f"{LOOPBACK}:{self.port}", "-ws", f"{LOOPBACK}:{rest[0]}", "-info", f"{LOOPBACK}:{rest[1]}",
         ]  # fmt: skip

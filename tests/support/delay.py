@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 
-from ota.demo.broker import free_port
+from boards.ports import free_port
 
 
 class Delay:

@@ -5,9 +5,9 @@ import subprocess
 import sys
 import time
 
+from boards.ports import free_ports
 from device_agent.broker.certificates import signing_request
 from ota.cli.main import main
-from ota.demo.broker import free_port
 from ota.operator import reports
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority
@@ -27,7 +27,7 @@ class Site:
 
     def __init__(self, folder):
         self.folder = folder
-        self.plain, self.boards, self.enrolment = free_port(), free_port(), free_port()
+        self.plain, self.boards, self.enrolment = free_ports(3)
         server_certificate(folder)
         assert main(["-C", str(folder / "operator"), "init", "--broker", f"mqtt://127.0.0.1:{self.plain}"]) == 0
         self.workspace = Workspace.open(folder / "operator")

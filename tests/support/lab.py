@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from boards.ports import free_port
 from ota.author.build import Update
-from ota.demo.broker import DemoBroker, free_port
+from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.deployment import Entry

@@ -12,7 +12,7 @@ import pytest
 
 from boards.errors import BoardError
 from boards.packages import fetch, load_lock
-from ota.demo.broker import free_port
+from boards.ports import free_ports
 from tests.conftest import ROOT
 from tests.support.cache import CACHE, locked
 
@@ -85,10 +85,11 @@ class RabbitMq:
         return (self.folder / "broker.log").read_text(errors="replace")
 
     def start(self):
+        distribution, names = free_ports(2)
         settings = {
             "RABBITMQ_NODENAME": "test@localhost",
-            "RABBITMQ_DIST_PORT": str(free_port()),
-            "ERL_EPMD_PORT": str(free_port()),
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "ERL_EPMD_PORT": str(names),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_LOGS": "-",
             "ERL_MAX_PORTS": "4096",

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from boards.ports import free_port
 from device_agent.broker.settings import BrokerConfig
-from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 from tests.support.scripted_broker import Packet, packet, packets, parsed
 

@@ -14,8 +14,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from boards.ports import free_port
 from ota.formats import oci
-from tests.support.lab import free_port
 
 LOOPBACK, PATIENCE_S = "127.0.0.1", 60
 USER, PASSWORD = "author", "correct horse"

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from boards.ports import free_port
 from device_agent.broker.settings import BrokerConfig
-from ota.demo.broker import free_port
 from ota.formats.broker_url import BrokerUrl
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, DISCONNECT = 1, 2, 3, 4, 8, 9, 10, 11, 12, 14

@@ -16,6 +16,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from boards.ports import free_ports
 from device_agent.broker.certificates import signing_request
 from ota.cli.main import main
 from ota.formats import topics
@@ -40,17 +41,6 @@ def test_the_page_shows_what_the_command_writes():
     site = BrokerSite("broker.example.com", ("lab",), {"operator": "x", "enrolment": "the password of the user enrolment"})
     shown = dict(re.findall(r"<!-- file: (\S+) -->\n```conf\n(.*?)```", PAGE, re.DOTALL))
     assert shown == {name: text for name, text in files("mosquitto", site).items() if name != "operators.passwd"}
-
-
-def free_ports(count):
-    """Ports that nobody listens on, each another."""
-    probes = [socket.socket() for _ in range(count)]
-    for each in probes:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in probes]
-    for each in probes:
-        each.close()
-    return ports
 
 
 class Site:
