@@ -28,7 +28,8 @@ class Parser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         self._within = True
         try:
-            parse = super().parse_known_args if self._subparsers else super().parse_known_intermixed_args
+            in_order = self._subparsers or "--" in (args or ())  # behind `--` all is an argument
+            parse = super().parse_known_args if in_order else super().parse_known_intermixed_args
             found, strange = parse(args, namespace)
         finally:
             self._within = False
