@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,16 +27,6 @@ if folder := os.environ.get("PYWAMR_TEST_LIBRARY_FOLDER"):  # a sanitizer build 
     import pywamr
 
     pywamr.__path__ = [folder, *pywamr.__path__]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fails a test that leaves something among the sources, where it would get into a commit."""
-    before = set(ROOT.iterdir())
-    result = yield
-    left = sorted(each.name for each in set(ROOT.iterdir()) - before if not each.name.startswith("."))
-    assert not left, f"left in the project's folder while {item.name} ran: {', '.join(left)}"
-    return result
 
 
 @pytest.fixture(scope="session")

@@ -98,3 +98,15 @@ def test_a_failure_is_told_and_time_that_is_up_is_none(tmp_path, monkeypatch, ca
     run_part(Part("it", ("test_it.py::test_it",), 1), run, 0)
     assert run.failed == (["it"] if failed else [])
     assert ("the time was up" in capsys.readouterr().out) == ("sleep" in body)
+
+
+@pytest.mark.parametrize(
+    ("made", "code"), [("", 0), ("open('dist', 'w').close()", 1), ("open('x', 'w').close(); os.remove('x')", 0)]
+)
+def test_a_run_that_leaves_files_among_the_sources_fails(pytester, monkeypatch, made, code):
+    monkeypatch.setattr(tiers, "ROOT", pytester.path)
+    pytester.makeini(MARKERS)
+    pytester.makepyfile(test_it=f"import os\ndef test_it(): {made or 'pass'}\n")
+    result = pytester.runpytest_inprocess("-p", "tests.support.tiers", "-p", "no:cacheprovider")
+    assert result.ret == code
+    assert ("left files in the project's folder: dist" in result.stdout.str()) == bool(code)

@@ -50,6 +50,6 @@ def compile_to(image: Path, wasm: bytes, target: str = "", cpu: str = "", timeou
         source.write_bytes(wasm)
         name, *more = cpu.split("+")
         features = ",".join(f"+{each}" for each in more)
-        command = [str(aotc()), target or host_target(), name, features, str(source), str(image)]
-        done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, timeout=timeout_s)
+        command = [str(aotc()), target or host_target(), name, features, str(source), str(image.absolute())]
+        done = subprocess.run(command, cwd=source.parent, check=True, stderr=subprocess.PIPE, text=True, timeout=timeout_s)
         assert "is not a recognized" not in done.stderr, done.stderr

@@ -52,6 +52,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+class Leftovers:
+    """Fails a run that leaves files among the sources, where they would get into a commit. Those that go away again are none."""
+
+    def __init__(self) -> None:
+        self._before = set(ROOT.iterdir())
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Looks once all tests are done."""
+        left = sorted(each.name for each in set(ROOT.iterdir()) - self._before if not each.name.startswith("."))
+        if left:
+            print(f"\nFAILED: the tests left files in the project's folder: {', '.join(left)}")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     """Says what was chosen."""
     architecture = config.getoption("--architecture")
@@ -81,7 +95,10 @@ class Durations:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Notes durations, in the process that has all reports; not with `-p no:cacheprovider`, which is to leave nothing behind."""
-    if not hasattr(config, "workerinput") and not config.option.collectonly and config.pluginmanager.hasplugin("cacheprovider"):
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    config.pluginmanager.register(Leftovers())
+    if config.pluginmanager.hasplugin("cacheprovider"):
         config.pluginmanager.register(Durations())
 
 
