@@ -53,14 +53,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class Leftovers:
-    """Fails a run that leaves files among the sources, where they would get into a commit. Those that go away again are none."""
+    """Fails a run that leaves files among the sources, where they would get into a commit: .gitignore has all others' names."""
 
     def __init__(self) -> None:
         self._before = set(ROOT.iterdir())
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Looks once all tests are done."""
-        left = sorted(each.name for each in set(ROOT.iterdir()) - self._before if not each.name.startswith("."))
+        left = sorted(each.name for each in set(ROOT.iterdir()) - self._before if not each.name.startswith((".", "__pycache__")))
         if left:
             print(f"\nFAILED: the tests left files in the project's folder: {', '.join(left)}")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
