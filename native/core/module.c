@@ -289,8 +289,9 @@ keep_custom_sections(pw_module *module, const uint8_t *file, uint32_t size)
         return false;
     for (uint64_t at = 8; next_section(file, size, false, &at, &each);) {
         if (each.kind == CUSTOM_SECTION) {
-            memcpy(module->custom + module->custom_size, file + each.head, each.end - each.head);
-            module->custom_size += (uint32_t)(each.end - each.head);
+            uint32_t length = (uint32_t)(each.end - each.head);
+            memcpy(module->custom + module->custom_size, file + each.head, length);
+            module->custom_size += length;
         }
     }
     return true;
@@ -305,7 +306,8 @@ drop_code(uint8_t *file, uint32_t size, bool is_image)
     for (uint64_t at = 8; next_section(file, size, is_image, &at, &each);) {
         if (is_image ? each.kind != AOT_TEXT_SECTION && each.kind != AOT_RELOCATION_SECTION : each.kind != CODE_SECTION)
             continue;
-        uintptr_t from = ((uintptr_t)file + each.body + page - 1) & ~(page - 1), to = ((uintptr_t)file + each.end) & ~(page - 1);
+        uintptr_t from = ((uintptr_t)file + (uintptr_t)each.body + page - 1) & ~(page - 1);
+        uintptr_t to = ((uintptr_t)file + (uintptr_t)each.end) & ~(page - 1);
         if (from < to)
             (void)madvise((void *)from, to - from, MADV_DONTNEED);
     }
