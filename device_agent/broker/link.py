@@ -32,7 +32,7 @@ GOODBYE_S = 2.0
 MARKER_S = 30.0  # until a message to ourselves must have arrived
 DENIED_RETRY_S = 300.0  # between tries of a subscription that was denied
 REASONS_SAID, REFUSED_TOPICS = 16, 100  # that are remembered
-UNSUBACK_S, UNSUBACK_TRIES = 5.0, 12  # then a topic is asked for again without it; while anything comes, after so many times that
+UNSUBACK_S, UNSUBACK_TRIES = 5.0, 12  # then a topic is asked for again without it; while anything comes, up to so many times that
 UNSUBSCRIBE_S = 1.0  # a subscription that is no longer needed is ended with the next SUBSCRIBE, or after this long
 logger = logging.getLogger(__name__)
 
@@ -459,18 +459,25 @@ class Link:
         for group in self._packets(ended):
             self._connection.unsubscribe(group)
             self._ends.update(group)
-            waiting = functools.partial(self._no_unsuback, group, self._connection, self._connection.received_bytes)
-            self._later(UNSUBACK_S, waiting)
+            self._later(UNSUBACK_S, functools.partial(self._no_unsuback, group, self._connection.received_bytes))
             for each in group:
                 self._held.pop(each, None)
                 self._identifiers.drop(each)
 
-    def _no_unsuback(self, ended: list[str], connection: Connection, before: int, tries: int = UNSUBACK_TRIES) -> None:
-        """A broker that does not answer UNSUBSCRIBE on a kept session (rumqttd) gets a clean session from now on."""
-        if self._ends.isdisjoint(ended):
+    def _no_unsuback(
+        self, ended: list[str], before: int, behind: "asyncio.Future[Sent] | None" = None, tries: int = UNSUBACK_TRIES
+    ) -> None:
+        """A broker that does not answer UNSUBSCRIBE on a kept session (rumqttd) gets a clean session from now on.
+
+        On a slow link the answer comes after all that is under way, and before the answer to what was sent after it (`behind`).
+        """
+        if self._ends.isdisjoint(ended) or self._connection is None:
             return
-        if tries and (received := connection.received_bytes) > before:  # on a slow link it comes after all that is under way
-            self._later(UNSUBACK_S, functools.partial(self._no_unsuback, ended, connection, received, tries - 1))
+        received, passed = self._connection.received_bytes, behind is not None and behind.done()
+        if tries and received > before and not passed:
+            if behind is None and self._marker and self._marker not in self._denied:
+                behind = self.publish(self._marker, b"")
+            self._later(UNSUBACK_S, functools.partial(self._no_unsuback, ended, received, behind, tries - 1))
         elif self._resumed:
             self._resumes = False
             self.renew("the broker does not answer UNSUBSCRIBE on a kept session: sessions are not kept any more")
