@@ -1,7 +1,6 @@
 """Loading, describing, instantiating, memory, globals, and the end of life of each object."""
 
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -420,7 +419,7 @@ with pywamr.Runtime() as runtime:
 
 
 def test_code_that_was_loaded_is_not_kept_as_it_came_and_custom_sections_are():
-    done = subprocess.run([sys.executable, "-c", IN_MEMORY], capture_output=True, text=True, check=False)
+    done = subprocess.run([*PYTHON, "-c", IN_MEMORY], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     grown, _, sections = done.stdout.partition(" ")
     assert int(grown) < 8 << 20
