@@ -1,5 +1,6 @@
 """Sees what a board says on the broker: its reports, those of its instances, and its modules' messages by number."""
 
+import secrets
 import threading
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ota.formats import topics
 from ota.formats.report import Attempt, InstanceReport, Message, Refusal, Report, Running, Summary
 from tests.support.reports import board_report, instance_report, messages
 
+SESSION_EXPIRY_S = 600
 SUBSCRIBED = ("out/#", "readings/#", "alerts/#", "devices/+/readings/#", "devices/+/advice/#")  # modules' topics in tests
 
 
@@ -47,7 +49,7 @@ class Observer:
         self.instances: dict[str, InstanceReport] = {}
         self._newest = self._forgotten = 0  # counters of reports
         self._changed = threading.Condition()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, f"observer-{secrets.token_hex(8)}", protocol=paho.MQTTv5)
         self._client.on_connect = self._subscribe
         self._client.on_message = self._received
         self._port = port
@@ -114,9 +116,12 @@ class Observer:
                 raise OtaError(f"waited {timeout_s:.0f} s for: {what}; the board's last report: {self.report}")
 
     def _run(self) -> None:
+        """mosquitto keeps a session that did not begin clean over its own restart: a board that is back before us is heard too."""
+        kept = Properties(PacketTypes.CONNECT)
+        kept.SessionExpiryInterval = SESSION_EXPIRY_S
         while not self._stopped:
             try:
-                self._client.connect("127.0.0.1", self._port, keepalive=5, clean_start=True)
+                self._client.connect("127.0.0.1", self._port, keepalive=5, clean_start=False, properties=kept)
             except OSError:
                 time.sleep(0.01)
                 continue

@@ -53,18 +53,24 @@ def test_the_main_job(tmp_path, kind):
         lab.close()
 
 
-def test_a_board_goes_on_from_its_own_disk_with_no_network(board):
-    board.still_answers(1)
-    board.kill()
-    last = max(board.observer.messages)
-    board.broker.stop()
-    board.start(wait=False)
-    time.sleep(1)
-    board.broker.start()
-    board.observer.wait(lambda: max(board.observer.messages) > last + 10, board.patience_s, "what was kept while offline")
-    assert board.running("1.0.0").running.slot == "confirmed"
-    numbers = sorted(board.observer.messages)
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+def test_a_board_goes_on_from_its_own_disk_with_no_network(tmp_path):
+    lab = open_lab(tmp_path, Mosquitto)  # it hands an observer that is back after the board what was said meanwhile
+    try:
+        lab.start()
+        lab.install(1)
+        lab.still_answers(1)
+        lab.kill()
+        last = max(lab.observer.messages)
+        lab.broker.stop()
+        lab.start(wait=False)
+        time.sleep(1)
+        lab.broker.start()
+        lab.observer.wait(lambda: max(lab.observer.messages) > last + 10, lab.patience_s, "what was kept while offline")
+        assert lab.running("1.0.0").running.slot == "confirmed"
+        numbers = sorted(lab.observer.messages)
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    finally:
+        lab.close()
 
 
 def refused(lab: Lab, update, reason: str, states=("rejected", "failed"), **changes) -> str:
