@@ -216,15 +216,12 @@ class Connection:
         self._state.reason = self._state.reason or reason
         self._lost.set()
 
-    def close(self, *, for_good: bool = False) -> None:
+    def close(self) -> None:
         """Says DISCONNECT if the connection still is, lets go of the socket, and settles what was not acknowledged. Again: nothing.
 
-        `for_good` ends the session at the broker too.
+        The broker keeps the session.
         """
-        properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
-        if for_good:
-            properties.SessionExpiryInterval = 0
-        self._client.disconnect(properties=properties)
+        self._client.disconnect()
         self._client.loop_write()
         if self._socket is not None:
             with contextlib.suppress(OSError):

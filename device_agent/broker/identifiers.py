@@ -40,6 +40,15 @@ class Identifiers:
         self._of: dict[str, int] = {}
         self._overlap: frozenset[str] = frozenset()
 
+    @property
+    def given(self) -> tuple[dict[str, int], int]:
+        """Those that subscriptions have, and the last one that was given."""
+        return dict(self._of), self._last
+
+    def go_on(self, given: Mapping[str, int], last: int) -> None:
+        """The session is that of an agent before."""
+        self._of, self._last = dict(given), last
+
     def begin(self, *, session_present: bool) -> None:
         """A connection begins, whose session may have no subscriptions."""
         if not session_present:

@@ -20,6 +20,7 @@ from device_agent.broker.connection import TOO_LARGE, Connection, Outgoing, Sent
 from device_agent.broker.identifiers import Identifiers, is_wild
 from device_agent.broker.limits import Learned, Limits
 from device_agent.broker.packets import Arrived, UserProperties
+from device_agent.broker.session import KeptSession
 from device_agent.broker.settings import BrokerConfig, Session
 from device_agent.broker.subscription import INPUT_AGAIN, Kind
 from device_agent.broker.words import FAILURE
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 class Link:
     """Connects for as long as it runs. `on_message` gets topic and payload of what is asked for by an exact topic, `on_input` what
     comes for modules, `on_online` and `on_offline` what their names say. The broker keeps subscriptions and QoS 1 messages over
-    short breaks, as long as `session_expiry_s` says.
+    breaks and restarts, as long as `session_expiry_s` says.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Link:
         self._silent = False  # the broker granted a subscription and delivers nothing
         self._said: set[str] = set()  # reasons of lost connections, since one worked
         self._sessions, self._resumes, self._resumed = 0, True, False
+        self._is_known = False  # whether the broker may have a session whose subscriptions are those in `_held`
         self._stopped = False
         self._part_bytes = 0  # of earlier connections
         self.online = False
@@ -225,6 +227,20 @@ class Link:
             found.append("broker-silent: the broker granted a subscription and delivered nothing")
         return tuple(found)
 
+    def go_on(self, session: KeptSession) -> None:
+        """Takes up the session that an earlier agent has left, if it is for this broker and name. Before `run`."""
+        if (session.broker, session.client_id) == (str(self._config.url), self._client_id):
+            self._is_known, self._held = True, dict(session.subscriptions)
+            self._identifiers.go_on(session.identifiers, session.last_identifier)
+
+    @property
+    def session(self) -> KeptSession | None:
+        """What this agent leaves at the broker, None for nothing. After the last connection."""
+        if not self._is_known or not self._resumes or not self._config.session_expiry_s:
+            return None
+        held = dict.fromkeys(self._ends, Kind.PART) | self._held  # UNSUBSCRIBE may not have reached the broker
+        return KeptSession(str(self._config.url), self._client_id, held, *self._identifiers.given)
+
     async def say_goodbye(self, topic: str, payload: bytes) -> None:
         """A last retained message, then DISCONNECT; waits two seconds at most."""
         if not self.online or self._connection is None:
@@ -234,7 +250,7 @@ class Link:
                 await self.publish(topic, payload, retain=True)
         self._stopped = True
         if self._connection is not None:
-            self._connection.close(for_good=True)
+            self._connection.close()
         await asyncio.sleep(0)  # lets the loop write it
 
     # -- one connection after the other
@@ -258,9 +274,8 @@ class Link:
     async def _connect_once(self) -> Ended:
         self._granted = self._progress = False
         self._proving, self._next = self._next, None
-        # The first session of a process is clean: what an earlier process subscribed to is not known any more.
         expiry_s = self._config.session_expiry_s if self._resumes else 0
-        session = Session(self._sessions == 0 or not expiry_s, expiry_s, self._will)
+        session = Session(not self._is_known or not expiry_s, expiry_s, self._will)  # what is not known can't be ended
         connection = Connection(self._config, self._client_id, session, self)
         self._connection = connection
         try:
@@ -323,13 +338,13 @@ class Link:
         if unusable:
             self._connection.end(unusable)
             return
-        self.online = True
+        self.online = self._is_known = True
         self._sessions += 1
         self._denied.clear()
         self._covered = None
         self._refused.clear()
+        held = (dict.fromkeys(self._ends, Kind.PART) | self._held).items() if session_present else ()
         self._ends.clear()
-        held = self._held.items() if session_present else ()
         stale = [each for each, kind in held if kind is not Kind.INPUT or not self._asked(each)]
         self._resumed = bool(stale)
         self._send_ends(stale)

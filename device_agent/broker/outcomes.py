@@ -90,6 +90,16 @@ class Outcomes:
             self.on_messages([each._replace(number=number) for number, each in enumerate(written, first)] if whole else ())
         return True
 
+    async def keep(self, waiting: Sequence[BusMessage]) -> None:
+        """Writes what waits for instances when the agent stops: it is handed over when the agent starts again."""
+        async with self._writing:
+            await self._flush()
+            try:
+                added: Added = await self._on_writer(self._store.add_outcomes, [Outcome(_NOBODY, bus=waiting)], self._bounds)
+                self._counters["bus_dropped"] += added.bus_dropped
+            except Refused as error:
+                logger.error("%d events that wait are lost: %s", len(waiting), error)
+
     async def write(self) -> None:
         """The task that writes."""
         while True:

@@ -74,6 +74,11 @@ class Supervisor:
         return len(self._queue)
 
     @property
+    def waiting_in_memory(self) -> tuple[Pending, ...]:
+        """Those that are nowhere else: not in the durable bus."""
+        return tuple(each for each in self._queue if not each.bus_number)
+
+    @property
     def filters(self) -> tuple[str, ...]:
         """What the module subscribes to that is fed, or will be again."""
         return self._filters

@@ -15,6 +15,7 @@ from device_agent.instance.updates import Update
 from device_agent.node.admission import Modules, check_room, devices_of
 from device_agent.node.config import Config
 from device_agent.node.kinds import Kind, Updated, kind_of
+from device_agent.storage.messages import BusMessage
 from ota.formats.deployment import AGENT, Entry
 from ota.formats.manifest import VerifiedManifest
 from ota.formats.module import ModuleDescription
@@ -188,6 +189,15 @@ class Instances:
     def ended(self, name: str) -> bool:
         """The update of an instance has ended, or another begins in its place. Whether there was a place kept for it."""
         return self._admitted.pop(name, None) is not None
+
+    def waiting(self, now_s: float) -> list[BusMessage]:
+        """Events that are in memory only, for the bus to keep."""
+        modules = [each for each in self._there.values() if isinstance(each, Instance)]
+        return [
+            BusMessage(0, now_s, event.sender, each.name, event.topic, event.payload, event.hops, event.reply_to)
+            for each in modules
+            for event in each.supervisor.waiting_in_memory
+        ]
 
     def collect(self) -> frozenset[tuple[str, bytes]]:
         """Deletes what none of them needs; returns the releases that are left, by instance. On the writer thread."""

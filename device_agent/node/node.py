@@ -17,6 +17,7 @@ from device_agent.broker.link import Link, Sent
 from device_agent.broker.logs import LogQueue
 from device_agent.broker.packets import Arrived
 from device_agent.broker.pair import Pair
+from device_agent.broker.session import KeptSession
 from device_agent.broker.statements import Statements
 from device_agent.channel import frames
 from device_agent.channel.users import WorkerUsers
@@ -71,6 +72,7 @@ class Node:
     def __init__(self, config: Config, launcher: Launcher | None = None) -> None:
         """Opens storage and trust. `launcher`: that started this agent, if one did. Raises StoreError."""
         self._config, self._launcher = config, launcher
+        self._linking: asyncio.Task[None] | None = None
         self.hands_over = False  # whether the launcher is to start what is to run now
         self._store = Store(config.storage, config.free_bytes)
         self._trust = Trust(roots.load(config.trust_root, self._store), self._store, config.board)
@@ -172,13 +174,14 @@ class Node:
         for name, source in config.sources.items():
             spawn(keep_running(name, source, self._traffic.router.offer, self._counters))
         await self._instances.until_started(MODULES_FIRST_S)
+        await self._go_on_with_session()
         start = await self._tasks.on_writer(self._store.next_start, int(time.time()))
         await asyncio.to_thread(self._statements.begin, start)  # a token may take long
         self._desired.start()
         self._delivered.start()
         spawn(clock.watch(self._clock_was_set))
         if self._link is not None:
-            spawn(self._connect())
+            self._linking = spawn(self._connect())
         spawn(self._repair.run())
         spawn(self._watch.run())
         spawn(self._logs.deliver())
@@ -206,6 +209,7 @@ class Node:
 
     async def _shut_down(self) -> None:
         await asyncio.gather(self._say_goodbye(), self._suspend())  # a far broker takes a while to answer
+        await self._leave()
         await self._tasks.close()
         self._bundles.close()
         self._statements.close()
@@ -220,6 +224,24 @@ class Node:
         await self._instances.suspend()
         await self._traffic.outcomes.flush()
         await self._keep_time()
+
+    async def _go_on_with_session(self) -> None:
+        """With what the agent before has left at the broker."""
+        if self._link is not None:
+            with contextlib.suppress(Refused):  # a full disk: with a clean one
+                if session := KeptSession.read(await self._tasks.on_writer(self._store.take_session)):
+                    self._link.go_on(session)
+
+    async def _leave(self) -> None:
+        """For the next agent: what waits for modules, once nothing more can come, and what the broker keeps."""
+        if self._linking is not None:
+            self._linking.cancel()
+            await asyncio.gather(self._linking, return_exceptions=True)
+        if waiting := self._instances.waiting(time.time()):
+            await self._traffic.outcomes.keep(waiting)
+        if self._link is not None and (session := self._link.session) is not None:
+            with contextlib.suppress(Refused):  # a full disk: the next one begins a clean session
+                await self._tasks.on_writer(self._store.keep_session, session.to_bytes())
 
     # -- what parts are made of
 

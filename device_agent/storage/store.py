@@ -90,6 +90,8 @@ ROOTS_KEPT = 8
 """The newest ones, against damage to the last of them; and the first one. The chain grows for as long as the board lives."""
 READY_KEPT = 256
 """Of that many updates the board remembers since when they are ready."""
+_SESSION = "session:"  # in the table documents, and the number of the start
+_SESSION_NAME = f"'{_SESSION}' || (select value from meta where key = 'start')"
 _READY = "ready:"  # in the table meta: when an update was ready, by instance and manifest
 
 
@@ -199,6 +201,22 @@ class Store(Messages):
             floors.lift(self._database, name, keys, epoch, digest)
         if keys:
             self.home.write_anchor()
+
+    @recovers
+    def keep_session(self, session: bytes) -> None:
+        """Keeps what this start of the agent leaves at the broker, for the next one. Raises Refused DISK_FULL."""
+        with self._transaction():
+            self._database.execute(f"insert or replace into documents (name, document) values ({_SESSION_NAME}, ?)", (session,))
+
+    @recovers
+    def take_session(self) -> bytes | None:
+        """What the last start of an agent has left at the broker, once; before `next_start`. Raises Refused DISK_FULL."""
+        sessions = f"from documents where substr(name, 1, {len(_SESSION)}) = '{_SESSION}'"
+        found = self._database.execute(f"select name = {_SESSION_NAME}, document {sessions}").fetchall()
+        if found:
+            with self._transaction():
+                self._database.execute(f"delete {sessions}")
+        return next((session for is_last, session in found if is_last), None)
 
     # -- journal and slots
 

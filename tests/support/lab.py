@@ -183,6 +183,12 @@ publish = ["out/#"]
             self.agent.wait()
             self.agent = None
 
+    def stop(self) -> None:
+        """Ends the agent in good order."""
+        self.agent.terminate()
+        assert self.agent.wait(PATIENCE_S) == 0
+        self.agent = None
+
     def alive(self) -> bool:
         """Whether the agent runs."""
         return self.agent.poll() is None

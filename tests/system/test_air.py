@@ -20,7 +20,8 @@ from ota.operator.publish import artifacts
 from tests.conftest import ROOT
 from tests.support.agents import host_tarball
 from tests.support.air import AirLab
-from tests.support.lab import GROUP, echo, open_lab
+from tests.support.lab import GROUP, Mosquitto, echo, open_lab
+from tests.support.relay import relay
 from tests.support.signing import INSTANCE, VENDOR
 
 pytestmark = pytest.mark.timeout(300)
@@ -59,6 +60,38 @@ def test_an_agent_is_replaced_by_a_newer_one_and_its_module_goes_on(lab):
     lab.still_answers(1)
     found = numbers(lab)
     assert found == list(range(found[0], found[0] + len(found))), "a message was lost over the restart"
+
+
+COMMANDS = {"logging": {}, "messaging": {"subscribe": ["in/command"], "publish": ["out/#"]}}
+
+
+def test_commands_sent_while_an_agent_is_replaced_reach_its_module(tmp_path):
+    """On a broker that keeps sessions."""
+    if Mosquitto.command() is None:
+        pytest.skip("mosquitto is not installed")
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    lab = AirLab(tmp_path, broker, proc=0)
+    try:
+        lab.start()
+        update = lab.signer.update(relay("out/answer"), capabilities=COMMANDS)
+        lab.wait_state("confirmed", deployment=lab.deploy(update))
+        deployment, sent = lab.publish_agent(lab.tarball("0.2.0")), 0
+        while not (found := lab.of(AGENT)) or found.attempt.deployment != deployment or found.attempt.state != "confirmed":
+            assert sent < 6000, "the agent is not confirmed"
+            lab.observer.publish("in/command", str(sent).encode())
+            sent += 1
+            time.sleep(0.02)
+        lab.observer.wait(lambda: len(answers(lab)) >= sent, lab.patience_s, f"an answer to each of {sent} commands")
+        assert answers(lab) == list(range(sent))
+    finally:
+        print(lab.log()[-6000:])
+        lab.close()
+
+
+def answers(lab):
+    """What the module has said of its commands, in order; what it was told twice, once."""
+    return list(dict.fromkeys(int(each.payload) for _, each in sorted(lab.observer.messages.items())))
 
 
 NO_WAY = """import socket
