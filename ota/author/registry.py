@@ -67,6 +67,18 @@ class Repository:
             raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{what} has {len(body)} bytes with the SHA-256 {sha256(body).hex()}")
         return body
 
+    def referrers(self, digest: str) -> tuple[Descriptor, ...]:
+        """What refers to a manifest: the first page that the registry gives, or the tag sha256-… where it keeps none
+        (distribution specification 1.1, "Listing Referrers" and "Referrers Tag Schema"). Raises HttpError, Refused.
+        """
+        for path in (f"referrers/{digest}", f"manifests/{digest.replace(':', '-')}"):
+            try:
+                index = self._get(path, oci.MANIFEST_LIMIT_BYTES, self.times.small_s, oci.INDEXES[0]).body
+            except NotThereError:
+                continue
+            return oci.entries(index, f"{self.reference}: {path}")
+        return ()
+
     def put_blob(self, data: bytes) -> None:
         """Uploads it in one piece. Raises HttpError, Refused REGISTRY_UNTRUSTED."""
         begun = self._ask("POST", urljoin(self.base, "blobs/uploads/"), body=b"")

@@ -48,9 +48,11 @@ def add_commands(commands: Any) -> None:
     )
     inspect.add_argument(
         "file",
-        type=Path,
-        help="a manifest, root, deployment, report, .wasm, .js, .ts, enrolment token, or the folder of `ota build`",
+        type=registry.source,
+        help="a manifest, root, deployment, report, .wasm, .js, .ts, oci://REGISTRY/NAME:TAG, enrolment token, or the folder of "
+        "`ota build`",
     )
+    registry.add_options(inspect, reads_description=False)
     inspect.add_argument("--diag", action="store_true", help="as CBOR diagnostic notation")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
     inspect.set_defaults(handler=_inspect)
@@ -68,7 +70,10 @@ def add_commands(commands: Any) -> None:
     run = commands.add_parser(
         "run", help="run a module here, in this process", epilog="example: ota run blink.wasm --event button=1 --trace"
     )
-    run.add_argument("module", type=Path, help="the .wasm, .js or .ts, with a .toml beside it")
+    run.add_argument(
+        "module", type=registry.source, help="the .wasm, .js or .ts, with a .toml beside it, or oci://REGISTRY/NAME:TAG"
+    )
+    registry.add_options(run)
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
@@ -121,7 +126,12 @@ def _about(update: Update) -> dict[str, Any]:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    path: Path = arguments.file
+    with registry.opened(arguments.file, arguments) as (path, pinned):
+        return _inspect_file(path, pinned, arguments)
+
+
+def _inspect_file(path: Path, pinned: str, arguments: argparse.Namespace) -> int:
+    """Of an artifact in a registry, where it came from and the .toml that it has are shown, too."""
     if path.is_dir():
         Update.load(path)  # its parts are there and belong together
         path = path / "manifest.suit"
@@ -134,10 +144,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
         return 0
     with naming(path):
         found = describe(data)
+    described = path.with_suffix(".toml").read_text("utf-8", "replace") if pinned and path.with_suffix(".toml").exists() else ""
     if arguments.json:
-        output.result_json(found.values)
+        origin = {"artifact": pinned, "artifact_description": described} if pinned else {}
+        output.result_json({**origin, **found.values})
     else:
-        _show(found.rows)
+        about = [("artifact", pinned)] if pinned else []
+        _show([*about, *(("has the .toml", line) for line in described.splitlines()), *found.rows])
     return 0
 
 
@@ -191,9 +204,12 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """The runtime is the agent's; `ota` does not import it but hands over."""
-    if is_script(arguments.module):
-        arguments.module = compile_script(arguments.module)
-    module = str(arguments.module)
+    with registry.opened(arguments.module, arguments) as (path, _):
+        return _run_file(compile_script(path) if is_script(path) else path, arguments)
+
+
+def _run_file(path: Path, arguments: argparse.Namespace) -> int:
+    module = str(path)
     command = [
         sys.executable,
         "-m",
@@ -211,14 +227,14 @@ def _run(arguments: argparse.Namespace) -> int:
     command += [f"--{name}" for name in ("trace", "json", "simulate") if getattr(arguments, name)]
     if not arguments.aot:
         return subprocess.run(command, check=False).returncode
-    with naming(arguments.module):
-        core = core_module(content(arguments.module))
+    with naming(path):
+        core = core_module(content(path))
         wasm.read(core)  # the compiler's own message would not say what is wrong
     if len(core) >= LARGE_BYTES:
-        output.note(f"compiling {arguments.module.name}, {len(core) / 1e6:.1f} MB, ahead of time")
+        output.note(f"compiling {path.name}, {len(core) / 1e6:.1f} MB, ahead of time")
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "image.aot"
-        write_durably(image, Compiler().compile(core, host_target(), name=str(arguments.module)).image)
+        write_durably(image, Compiler().compile(core, host_target(), name=str(path)).image)
         return subprocess.run([*command, "--image", str(image)], check=False).returncode
 
 

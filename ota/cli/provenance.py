@@ -9,7 +9,7 @@ from ota.author import sbom as sboms
 from ota.author.build import Draft, Update, describe, prepare
 from ota.author.rebuild import differences, said_of, signed_again
 from ota.author.source import content
-from ota.cli import operator, output
+from ota.cli import operator, output, registry
 from ota.cli.board import targets_of
 from ota.durable import write_durably
 from ota.errors import KeyFileError, OtaError
@@ -29,7 +29,10 @@ def add_commands(commands: Any) -> None:
     sbom = commands.add_parser(
         "sbom", help="show the bill of materials of an update, or make a module's", epilog="example: ota sbom dist/blink-1.0.0"
     )
-    sbom.add_argument("file", type=Path, help="a .wasm, .js or .ts, or the folder of `ota build`")
+    sbom.add_argument(
+        "file", type=registry.source, help="a .wasm, .js or .ts, oci://REGISTRY/NAME:TAG, or the folder of `ota build`"
+    )
+    registry.add_options(sbom)
     sbom.add_argument("-o", "--out", type=Path, help="into this file (default: standard output)")
     sbom.set_defaults(handler=_sbom)
 
@@ -39,7 +42,12 @@ def add_commands(commands: Any) -> None:
         epilog="example: ota rebuild dist/blink-1.0.0 blink.wasm --check",
     )
     rebuild.add_argument("folder_of_update", type=Path, metavar="FOLDER", help="that `ota build` made")
-    rebuild.add_argument("module", type=Path, help="the .wasm, .js or .ts that it is to be built from, with its .toml beside it")
+    rebuild.add_argument(
+        "module",
+        type=registry.source,
+        help="what it is to be built from: the .wasm, .js or .ts, with its .toml beside it, or oci://REGISTRY/NAME:TAG",
+    )
+    registry.add_options(rebuild)
     rebuild.add_argument("--aot", type=operator.targets, default=(), help="the targets that it was built with, in their order")
     rebuild.add_argument("--sbom", default="", metavar=f"{sboms.AUTO}|FILE", help=f"default: {sboms.AUTO}, where it has one")
     where = rebuild.add_mutually_exclusive_group(required=True)
@@ -51,16 +59,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _sbom(arguments: argparse.Namespace) -> int:
-    path: Path = arguments.file
-    if path.is_dir():
-        bill = Update.load(path).sbom
-        if not bill:
-            raise OtaError(f"{path} names no bill of materials: `ota build --sbom auto` adds one")
-    else:
-        with naming(path):
-            blob = core_module(content(path))
-            about = describe(path, wasm.read(blob))
-        bill = sboms.make(path, blob, about.name, about.version)
+    with registry.opened(arguments.file, arguments) as (path, _):
+        bill = _bill_of(path)
     if arguments.out is None:
         output.result(bill.decode())
     else:
@@ -68,12 +68,25 @@ def _sbom(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bill_of(path: Path) -> bytes:
+    if path.is_dir():
+        bill = Update.load(path).sbom
+        if not bill:
+            raise OtaError(f"{path} names no bill of materials: `ota build --sbom auto` adds one")
+        return bill
+    with naming(path):
+        blob = core_module(content(path))
+        about = describe(path, wasm.read(blob))
+    return sboms.make(path, blob, about.name, about.version)
+
+
 def _rebuild(arguments: argparse.Namespace) -> int:
     workspace = operator.open_workspace(arguments)
     update = Update.load(arguments.folder_of_update)  # read once: what is compared is what was verified
     with naming(arguments.folder_of_update / "manifest.suit"):
         verify_any(update.envelope, workspace.root())
-    again = _again(workspace, update, arguments)
+    with registry.opened(arguments.module, arguments) as (path, _):
+        again = _again(workspace, update, path, arguments)
     found = differences(update, again)
     keys = _keys(workspace)
     made, otherwise = signed_again(update, keys)
@@ -94,7 +107,7 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     return int(bool(found))
 
 
-def _again(workspace: Workspace, update: Update, arguments: argparse.Namespace) -> Draft:
+def _again(workspace: Workspace, update: Update, module: Path, arguments: argparse.Namespace) -> Draft:
     manifest, said = update.manifest, said_of(update)
     if not isinstance(manifest, Manifest):
         raise OtaError("an agent is built by `make`, not from a module")
@@ -104,7 +117,7 @@ def _again(workspace: Workspace, update: Update, arguments: argparse.Namespace) 
     if len(manifest.images) != len(arguments.aot):
         raise OtaError(f"the update has {len(manifest.images)} ahead-of-time images: name their targets with --aot")
     return prepare(
-        arguments.module,
+        module,
         workspace.settings.vendor,
         board=board,
         version=manifest.version,

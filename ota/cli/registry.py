@@ -15,7 +15,7 @@ from ota.cli import output
 from ota.errors import OtaError
 from ota.formats.oci import SCHEME, Reference
 
-__all__ = ["add_commands", "add_options", "check_unused", "fetched", "source"]
+__all__ = ["add_commands", "add_options", "check_unused", "fetched", "opened", "source"]
 
 Source = Path | Reference
 
@@ -35,11 +35,13 @@ def add_commands(commands: Any) -> None:
     push.set_defaults(handler=_push)
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """For what builds."""
+def add_options(command: argparse.ArgumentParser, *, reads_description: bool = True) -> None:
+    """For what takes a module."""
     _add_connection(command)
     command.add_argument("--cosign-key", type=Path, metavar="FILE", help=f"with {SCHEME}: who must have signed it with cosign")
-    command.add_argument("--description", type=Path, metavar="FILE", help=f"with {SCHEME}: the .toml to use for the module")
+    command.set_defaults(description=None)
+    if reads_description:
+        command.add_argument("--description", type=Path, metavar="FILE", help=f"with {SCHEME}: the .toml to use for the module")
 
 
 def _add_connection(command: argparse.ArgumentParser) -> None:
@@ -62,6 +64,17 @@ def source(text: str) -> Source:
         return Reference.parse(text)
     except OtaError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+@contextmanager
+def opened(module: Source, arguments: argparse.Namespace) -> Iterator[tuple[Path, str]]:
+    """The file itself; of an artifact as `fetched`, with where it came from, which is empty for a file."""
+    if isinstance(module, Reference):
+        with fetched(module, arguments) as found:
+            yield found
+    else:
+        check_unused(arguments, str(module))
+        yield module, ""
 
 
 @contextmanager

@@ -32,6 +32,7 @@ __all__ = [
     "Descriptor",
     "Reference",
     "digest_of",
+    "entries",
     "manifest_in",
     "parse_json",
 ]
@@ -98,6 +99,7 @@ class Descriptor:
     size: int
     annotations: Mapping[str, str]
     platform: tuple[str, str] = ("", "")  # operating system and architecture, in indexes
+    artifact_type: str = ""  # likewise
 
     @classmethod
     def parse(cls, value: Any, what: str) -> "Descriptor":
@@ -114,7 +116,8 @@ class Descriptor:
         if not isinstance(platform, dict) or not isinstance(annotations, dict):
             raise malformed(what, f"annotations or platform of {digest} are no objects")
         texts = {key: text for key, text in annotations.items() if isinstance(text, str)}
-        return cls(media_type, digest, size, texts, (str(platform.get("os", "")), str(platform.get("architecture", ""))))
+        about = (str(platform.get("os", "")), str(platform.get("architecture", "")))
+        return cls(media_type, digest, size, texts, about, str(value.get("artifactType", "")))
 
     @property
     def title(self) -> str:
@@ -180,8 +183,7 @@ def manifest_in(index: bytes, what: str) -> Descriptor:
 
     Raises Refused TOO_LARGE, MALFORMED, ARTIFACT_UNSUITABLE.
     """
-    value = parse_json(index, MANIFEST_LIMIT_BYTES, what)
-    every = [each for each in _descriptors(value.get("manifests"), what) if each.media_type in MANIFESTS]
+    every = [each for each in entries(index, what) if each.media_type in MANIFESTS]
     found = [each for each in every if each.platform[1] == "wasm"] or [each for each in every if each.platform == ("", "")]
     if len(found) > 1:
         found = [each for each in found if each.platform[0] == "wasip1"] or found
@@ -192,6 +194,11 @@ def manifest_in(index: bytes, what: str) -> Descriptor:
         )
     _check_size(found[0], MANIFEST_LIMIT_BYTES, what)
     return found[0]
+
+
+def entries(index: bytes, what: str) -> tuple[Descriptor, ...]:
+    """All that an index names. Raises Refused TOO_LARGE, MALFORMED."""
+    return _descriptors(parse_json(index, MANIFEST_LIMIT_BYTES, what).get("manifests"), what)
 
 
 def digest_of(data: bytes) -> str:

@@ -1,19 +1,15 @@
 """Modules in OCI registries: a real registry through the commands, and registries that lie, stall and send elsewhere."""
 
-import base64
 import contextlib
 import json
 import ssl
 import time
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ota.author import artifact, cosign
+from ota.author import artifact
 from ota.author.docker_config import Login
 from ota.author.http import HttpError, Times
 from ota.author.registry import Repository
@@ -166,10 +162,67 @@ def test_a_description_can_be_given_for_an_artifact_that_has_none(workspace, scr
     assert (tmp_path / "dist" / "echo-1.0.0").is_dir()
 
 
+COMMANDS = [
+    ("run", ("--event", "sys/x=1"), "publish  topic=out/echo"),
+    ("inspect", (), 'has the .toml  version = "1.0.0"'),
+    ("sbom", (), '"name": "echo"'),
+]
+
+
+@pytest.mark.parametrize(("verb", "options", "shown"), COMMANDS, ids=[each[0] for each in COMMANDS])
+def test_a_module_in_a_registry_is_taken_by_each_command_as_a_file_is(tmp_path, monkeypatch, capfd, verb, options, shown):
+    server_certificate(tmp_path)
+    registry = DockerRegistry(tmp_path, certificate=tmp_path / "server.pem", htpasswd=HTPASSWD)
+    reference, trusted = f"oci://{registry.host}/echo:1", ("--registry-ca", tmp_path / "server.pem")
+    try:
+        assert ota(tmp_path, verb, reference, *options) == 1
+        assert "registry-untrusted" in capfd.readouterr().err
+        assert ota(tmp_path, verb, reference, *options, *trusted) == 1
+        assert "credentials are wanted" in capfd.readouterr().err
+        monkeypatch.setenv("DOCKER_CONFIG", str(docker_config(tmp_path / "docker", registry.host)))
+        assert ota(tmp_path, "push", reference, module_files(tmp_path), *trusted, "--json") == 0
+        pinned = json.loads(capfd.readouterr().out)["pinned"]
+        assert ota(tmp_path, verb, reference, *options, *trusted) == 0
+        said = capfd.readouterr()
+        assert f"{pinned}: {len(MODULE)} bytes" in said.err
+        assert shown in said.out
+        assert ota(tmp_path, verb, pinned.replace(pinned[-4:], "0000"), *options, *trusted) == 1
+        assert "the server answers 404" in capfd.readouterr().err
+    finally:
+        registry.close()
+
+
+def test_what_is_inspected_in_a_registry_is_named_by_its_digest(scripted, tmp_path, capsys):
+    digest = scripted.serve("x", [MODULE, TOML], plain_artifact(MODULE))
+    pinned = f"oci://{scripted.host}/x@{digest}"
+    assert ota(tmp_path, "inspect", f"oci://{scripted.host}/x:1") == 0
+    assert capsys.readouterr().out.startswith(f"artifact    {pinned}\n")
+    assert ota(tmp_path, "inspect", f"oci://{scripted.host}/x:1", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["artifact"], found["artifact_description"], found["bytes"]) == (pinned, "", len(MODULE))
+    with pytest.raises(SystemExit):
+        ota(tmp_path, "inspect", pinned, "--description", tmp_path / "echo.toml")  # it would change nothing that is shown
+
+
+def test_an_update_is_built_again_from_where_it_came(workspace, registry, tmp_path, capsys):
+    reference = f"oci://{registry.host}/echo:1"
+    assert ota(workspace, "push", reference, module_files(tmp_path)) == 0
+    assert ota(workspace, "build", reference, "-o", tmp_path / "dist") == 0
+    folder = tmp_path / "dist" / "echo-1.0.0"
+    assert ota(workspace, "rebuild", folder, reference, "--check") == 0
+    assert ota(workspace, "push", reference, module_files(tmp_path, 2)) == 0  # the tag moves
+    capsys.readouterr()
+    assert ota(workspace, "rebuild", folder, reference, "--check") == 1
+    assert "not the same: the module" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["--cosign-key", "--registry-ca", "--description"])
 def test_an_option_for_registries_is_no_decoration_of_a_file(workspace, tmp_path, option, capsys):
     for source in (module_files(tmp_path), "document.cbor"):
         assert ota(workspace, "publish", source, "--dry-run", option, tmp_path / "echo.toml") == 2
+        assert f"{option} is for oci://" in capsys.readouterr().err
+    for verb in ("run", "sbom") if option == "--description" else ("run", "sbom", "inspect"):
+        assert ota(workspace, verb, module_files(tmp_path), option, tmp_path / "echo.toml") == 2
         assert f"{option} is for oci://" in capsys.readouterr().err
 
 
@@ -408,57 +461,6 @@ def test_a_token_that_would_be_a_header_of_its_own_is_refused(scripted):
     scripted.answers["/token"] = (200, {}, b'{"token": "abc\\r\\nX: y"}')
     with pytest.raises(HttpError, match="gave no token"):
         artifact.fetch(repository(scripted))
-
-
-# -- cosign
-
-
-def signed(scripted, private, digest: str, about: str | None = None, payload: bytes | None = None) -> None:
-    """What `cosign sign --key` puts beside an artifact."""
-    said = {"critical": {"identity": {"docker-reference": ""}, "image": {"docker-manifest-digest": about or digest}}}
-    said["critical"]["type"] = "cosign container image signature"
-    document = json.dumps(said | {"optional": None}).encode()
-    raw = private.sign(document, *([ec.ECDSA(SHA256())] if isinstance(private, ec.EllipticCurvePrivateKey) else []))
-    document = payload or document
-    layer = descriptor(document, cosign.PAYLOAD) | {"annotations": {cosign.SIGNATURE: base64.b64encode(raw).decode()}}
-    scripted.serve("x", [document], plain_artifact(b"") | {"layers": [layer]}, tag=f"{digest.replace(':', '-')}.sig")
-
-
-KEYS = [lambda: ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate]
-
-
-@pytest.mark.parametrize("kind", KEYS, ids=["p-256", "ed25519"])
-def test_a_signature_of_cosign_is_checked(workspace, scripted, tmp_path, kind, capsys):
-    private = kind()
-    key = tmp_path / "cosign.pub"
-    key.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    digest = scripted.serve("x", [MODULE], plain_artifact(MODULE))
-    (tmp_path / "echo.toml").write_bytes(TOML)
-    words = ("build", f"oci://{scripted.host}/x:1", "-o", tmp_path / "dist", "--description", tmp_path / "echo.toml")
-    assert ota(workspace, *words, "--cosign-key", key) == 1
-    assert "signature-missing" in capsys.readouterr().err
-    signed(scripted, kind(), digest)
-    assert ota(workspace, *words, "--cosign-key", key) == 1
-    assert "signature-invalid" in capsys.readouterr().err
-    signed(scripted, private, digest)
-    assert ota(workspace, *words, "--cosign-key", key) == 0
-
-
-def test_a_signature_of_another_artifact_is_refused(scripted):
-    private = KEYS[0]()
-    digest = scripted.serve("x", [MODULE], plain_artifact(MODULE))
-    for more in ({"about": oci.digest_of(b"other")}, {"payload": b'{"critical": {}}'}):
-        signed(scripted, private, digest, **more)
-        error = refusal(artifact.fetch, repository(scripted), private.public_key())
-        assert error.reason is Reason.SIGNATURE_INVALID
-
-
-def test_a_key_of_another_kind_is_refused(tmp_path):
-    path = tmp_path / "key.pub"
-    other = ec.generate_private_key(ec.SECP384R1()).public_key()
-    path.write_bytes(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    with pytest.raises(OtaError, match="ECDSA P-256 or Ed25519 is expected"):
-        cosign.load_key(path)
 
 
 # -- texts from outside
