@@ -13,6 +13,7 @@ from ota.errors import OtaError
 from ota.formats import suit, topics
 from ota.formats.cbor import sha256
 from ota.formats.chunks import ChunkIndex
+from ota.formats.deployment import Deployment
 from ota.formats.manifest import MANIFEST_LIMIT_BYTES, AnyManifest, AotImage, Manifest, read_manifest
 from ota.formats.reasons import Reason, Refused
 from ota.operator.holdings import Holdings, bill_topic
@@ -28,7 +29,7 @@ __all__ = ["Taken", "renew", "take_back"]
 
 @dataclass(frozen=True)
 class Taken:
-    """What was taken back. `lacking`: manifests that deployments name, and that are not whole there or signed with an old key."""
+    """What was taken back. `lacking`: deployments and manifests that are damaged there, or signed with a replaced key."""
 
     roots: int
     scopes: tuple[Scope, ...]  # whose deployment was newer there
@@ -47,14 +48,13 @@ def take_back(workspace: Workspace, source: Holdings, now_s: int) -> Taken:
         except Refused as error:
             foreign.append((scope, "", f"its deployment there is damaged, or not signed by this workspace's keys ({error})"))
             continue
-        if is_current(workspace, document, scope):
-            workspace.adopt(epochs={scope.key: deployment.epoch})
         ours += 1
-        record = ledger.record(scope)
-        before = verify_ours(workspace, record.document, scope) if record is not None else deployment
-        if record is None or rank(workspace, deployment, document) > rank(workspace, before, record.document):
-            ledger.deployed(scope, document, deployment)
-            newer.append(scope)
+        try:
+            if _take_deployment(workspace, scope, deployment, document):
+                newer.append(scope)
+        except Refused as error:
+            lacking.append((scope, "", str(error)))
+            continue
         wanted = {name: each for name, each in deployment.entries.items() if not each.absent}
         for name, entry in wanted.items():
             if kept.find(entry.manifest_digest) is not None:
@@ -70,6 +70,21 @@ def take_back(workspace: Workspace, source: Holdings, now_s: int) -> Taken:
     if foreign and not ours:
         raise ForeignError(f"{foreign[0][0]}: {foreign[0][2]}")
     return Taken(new_roots, tuple(newer), updates, (*foreign, *lacking))
+
+
+def _take_deployment(workspace: Workspace, scope: Scope, deployment: Deployment, document: bytes) -> bool:
+    """Whether it is newer than ours, and taken. Raises Refused SIGNER_UNKNOWN: whoever stole a replaced key may have made it."""
+    ledger, current = Ledger(workspace), is_current(workspace, document, scope)
+    if current:
+        workspace.adopt(epochs={scope.key: deployment.epoch})
+    if (record := ledger.record(scope)) is not None:
+        before = verify_ours(workspace, record.document, scope)
+        if rank(workspace, deployment, document) <= rank(workspace, before, record.document):
+            return False
+    if not current:
+        raise Refused(Reason.SIGNER_UNKNOWN, "its deployment there is signed with a key that was replaced: publish to it again")
+    ledger.deployed(scope, document, deployment)
+    return True
 
 
 def renew(workspace: Workspace, scopes: Collection[Scope], now_s: int) -> None:

@@ -308,6 +308,29 @@ def test_a_strangers_bundle_is_not_taken_back(workspace, packed, tmp_path):
     assert Ledger(Workspace.open(tmp_path / "other")).records() == []
 
 
+def test_what_a_stolen_key_signed_is_not_taken_from_an_archive_nor_signed_again(quick, tmp_path, capsys):
+    """Who stole the deploy key before it was replaced, and can write to the archive, deploys nothing by the operator's hand."""
+    place = tmp_path / "archive"
+    assert ota(quick.folder, "publish", str(quick.module(1))) == 0
+    assert ota(quick.folder, "archive", str(place)) == 0
+    stolen = quick.copy("stolen")
+    for words in (("keys", "rotate", "deploy"), ("root", "sign"), ("root", "publish")):
+        assert ota(quick.folder, *words) == 0
+    assert ota(quick.folder, "publish", str(quick.module(2))) == 0
+    update = str(quick.module(1))
+    assert ota(stolen, "publish", update, "--device", "board-1", "--pack", str(tmp_path / "a.bundle")) == 0
+    assert ota(stolen, "archive", str(place)) == 0
+    capsys.readouterr()
+    assert ota(quick.folder, "republish", "--from", str(place), "--renew") == 1
+    said = capsys.readouterr().err
+    assert "group lab: signer" not in said  # the workspace has a newer one
+    assert "device board-1: signer-unknown: its deployment there is signed with a key that was replaced" in said
+    assert [each.scope for each in Ledger(quick.workspace).records()] == [LAB]
+    assert quick.retained(topics.device_desired("board-1")) is None
+    kept = Updates(quick.workspace)
+    assert kept.find(quick.entry().manifest_digest).version == "2.0.0"
+
+
 def test_a_damaged_archive_gives_what_is_whole_and_names_what_is_not(workspace, packed, tmp_path):
     place = tmp_path / "archive"
     assert ota(workspace, "archive", str(place)) == 0
