@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from ota.errors import KeyFileError
+from ota.held_keys import HeldP256
 from ota.keyring import SigningKey
 
 __all__ = ["SCHEME", "AgentKeyError", "open_key"]
@@ -92,8 +93,11 @@ def _texts(data: bytes) -> list[bytes]:
     return found
 
 
+_STAYS = "the key stays in the ssh-agent: it can't be written to a file"
+
+
 def _stays(*_: Any, **__: Any) -> NoReturn:
-    raise AgentKeyError("the key stays in the ssh-agent: it can't be written to a file")
+    raise AgentKeyError(_STAYS)
 
 
 class _AgentEd25519(ed25519.Ed25519PrivateKey):
@@ -111,9 +115,10 @@ class _AgentEd25519(ed25519.Ed25519PrivateKey):
     private_bytes = private_bytes_raw = __copy__ = __deepcopy__ = _stays
 
 
-class _AgentP256(ec.EllipticCurvePrivateKey):
+class _AgentP256(HeldP256):
     def __init__(self, blob: bytes, public: ec.EllipticCurvePublicKey) -> None:
-        self._blob, self._public = blob, public
+        super().__init__(public)
+        self._blob = blob
 
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         """DER, as `cryptography` gives it; the agent hashes with SHA-256."""
@@ -122,18 +127,6 @@ class _AgentP256(ec.EllipticCurvePrivateKey):
         r, s = (int.from_bytes(each) for each in _texts(_signature(self._blob, bytes(data))))
         return encode_dss_signature(r, s)
 
-    def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The public half."""
-        return self._public
-
-    @property
-    def curve(self) -> ec.EllipticCurve:
-        """P-256."""
-        return self._public.curve
-
-    @property
-    def key_size(self) -> int:
-        """In bits."""
-        return self._public.key_size
-
-    private_numbers = private_bytes = exchange = __copy__ = __deepcopy__ = _stays
+    def stays(self) -> AgentKeyError:
+        """As `HeldP256` has it."""
+        return AgentKeyError(_STAYS)

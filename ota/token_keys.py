@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-from cryptography.hazmat.primitives.hashes import Hash
 
 from ota.errors import KeyFileError
+from ota.held_keys import HeldP256
 
 __all__ = [
     "ALGORITHMS",
@@ -32,16 +30,17 @@ __all__ = [
     "TokenMissing",
     "TokenP256",
     "TokenUri",
-    "destroy",
     "find",
     "log_out",
     "make",
+    "make_successor",
 ]
 
 SCHEME = "pkcs11:"
 ALGORITHMS = ("es256", "ed25519")  # that keys are made for
 URI_CHARACTERS = 1024
 PIN_BYTES = 256
+SUCCESSOR = b"wamr-ota"  # so begins the CKA_ID of a key that a renewal made
 _PATH, _QUERY = frozenset(("token", "object", "id", "serial", "type")), frozenset(("module-path", "pin-source"))
 
 
@@ -133,8 +132,11 @@ def find(uri: TokenUri, ask: AskPin) -> "TokenKey":
     return _key_of(uri, _session(uri, ask))
 
 
-def make(uri: TokenUri, ask: AskPin, algorithm: str) -> "TokenKey":
-    """A new key pair in the token under the label of the URI, never to be read out. Raises TokenError, also where one exists."""
+def make(uri: TokenUri, ask: AskPin, algorithm: str, identifier: bytes = b"") -> "TokenKey":
+    """A new key pair in the token under the label of the URI, never to be read out; `identifier`: its CKA_ID, b"" for a random one.
+
+    Raises TokenError, also where one exists.
+    """
     if not uri.label:
         raise TokenError(f"{uri.text} names no object: add ;object=LABEL for the new key")
     if algorithm not in ALGORITHMS:
@@ -155,24 +157,44 @@ def make(uri: TokenUri, ask: AskPin, algorithm: str) -> "TokenKey":
         )
         private = {pkcs11.Attribute.SENSITIVE: True, pkcs11.Attribute.EXTRACTABLE: False}
         parameters.generate_keypair(
-            mechanism=mechanism, store=True, label=uri.label, id=os.urandom(8), private_template=private, capabilities=_signs()
+            mechanism=mechanism,
+            store=True,
+            label=uri.label,
+            id=identifier or os.urandom(8),
+            private_template=private,
+            capabilities=_signs(),
         )
     except pkcs11.PKCS11Error as error:
         raise TokenError(f"{uri.text}: the token makes no key for {algorithm}: {_named(error)}") from error
     return _key_of(uri, session)
 
 
-def destroy(uri: TokenUri, ask: AskPin) -> None:
-    """Deletes the keys with the label of the URI, both halves. None there: no effect. Raises TokenError."""
-    if not uri.label:
-        raise TokenError(f"{uri.text} names no object: nothing is deleted")
+def make_successor(uri: TokenUri, present: TokenUri, ask: AskPin) -> "TokenKey":
+    """A new key pair on P-256 under the label of `uri`, which follows the `present` one. Raises TokenError.
+
+    What has the label is deleted, but only what an earlier call made, or what came before a present key that one made: a token may
+    have keys of others.
+    """
+    if not uri.label or uri.label == present.label:
+        raise TokenError(f"{uri.text} names no other object than the present key: nothing is deleted")
     pkcs11, session = _library(), _session(uri, ask)
     try:
-        for kind in (pkcs11.ObjectClass.PRIVATE_KEY, pkcs11.ObjectClass.PUBLIC_KEY):
-            for each in list(session.get_objects(_wanted(uri, kind))):
-                each.destroy()
+        there = [
+            each
+            for kind in (pkcs11.ObjectClass.PRIVATE_KEY, pkcs11.ObjectClass.PUBLIC_KEY)
+            for each in session.get_objects(_wanted(uri, kind))
+        ]
+        if not all(map(_is_successor, there)) and not all(map(_is_successor, _found(present, session))):
+            raise TokenError(f"{uri.text}: the token has a key of this label that is not this board's; it is not replaced")
+        for each in there:
+            each.destroy()
     except pkcs11.PKCS11Error as error:
         raise TokenError(f"{uri.text}: the key can't be deleted: {_named(error)}") from error
+    return make(uri, ask, "es256", SUCCESSOR + os.urandom(8))
+
+
+def _is_successor(found: Any) -> bool:
+    return bytes(found.id).startswith(SUCCESSOR)
 
 
 def _signs() -> Any:
@@ -251,7 +273,10 @@ def _pin(uri: TokenUri, ask: AskPin, label: str) -> str:
     pin = content.strip()
     if not 0 < len(pin) <= PIN_BYTES:
         raise PinRefused(f"the PIN of token {label} is empty, or longer than {PIN_BYTES} bytes")
-    return pin.decode(errors="strict" if pin.isascii() else "replace")
+    try:
+        return pin.decode()
+    except UnicodeDecodeError:  # another PIN in its place would be tried, and counted by the token
+        raise PinRefused(f"the PIN of token {label} is not UTF-8 text") from None
 
 
 def _named(error: BaseException) -> str:
@@ -312,46 +337,27 @@ def _signature(private: Any, message: bytes, mechanism: str) -> bytes:
         raise TokenError(f"the token does not sign: {_named(error)}") from error
 
 
+_STAYS = "the key stays in its token: it can't be written to a file"
+
+
 def _stays(*_: Any, **__: Any) -> NoReturn:
-    raise TokenError("the key stays in its token: it can't be written to a file")
+    raise TokenError(_STAYS)
 
 
-class TokenP256(ec.EllipticCurvePrivateKey):
+class TokenP256(HeldP256):
     """As `cryptography` has private keys, so that certificates can be signed with it too."""
 
     def __init__(self, private: Any, public: ec.EllipticCurvePublicKey) -> None:
-        self._private, self._public = private, public
-
-    def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
-        """DER, as `cryptography` gives it. A token chooses its own nonces: the signature is another each time."""
-        hashing = signature_algorithm.algorithm
-        if isinstance(hashing, Prehashed):
-            raise UnsupportedAlgorithm("only whole messages are signed in tokens")
-        digest = Hash(hashing)
-        digest.update(data)
-        raw = self.sign_digest(digest.finalize())
-        half = len(raw) // 2
-        return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
+        super().__init__(public)
+        self._private = private
 
     def sign_digest(self, digest: bytes) -> bytes:
-        """The halves r and s, one after the other, each as long as the curve's order (as COSE has it)."""
+        """As `HeldP256` has it."""
         return _signature(self._private, digest, "ECDSA")
 
-    def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The public half."""
-        return self._public
-
-    @property
-    def curve(self) -> ec.EllipticCurve:
-        """P-256."""
-        return self._public.curve
-
-    @property
-    def key_size(self) -> int:
-        """In bits."""
-        return self._public.key_size
-
-    private_numbers = private_bytes = exchange = __copy__ = __deepcopy__ = _stays
+    def stays(self) -> TokenError:
+        """Likewise."""
+        return TokenError(_STAYS)
 
 
 class TokenEd25519(ed25519.Ed25519PrivateKey):

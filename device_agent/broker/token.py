@@ -16,15 +16,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-from cryptography.hazmat.primitives.hashes import Hash
 
 from device_agent.broker.identity import TOKEN, IdentityError
 from ota.formats import cbor
+from ota.held_keys import HeldP256
 from ota.token_keys import TokenError, TokenUri
 
 __all__ = ["FAILED", "PIN_REFUSED", "TOKEN", "Holder", "TokenProblem", "close", "key", "make_successor", "uri_of"]
@@ -53,14 +51,21 @@ class Holder:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._refused: dict[str, tuple[int, ...]] = {}  # files of PINs, as they were when the token refused them
+        self._taken: dict[str, tuple[int, ...]] = {}  # and when the process logged in with them
 
-    def open(self, work: str, uri: TokenUri) -> bytes:
-        """What `work` gives: "find", "make", "renew". Starts the process if need be. Raises TokenProblem."""
-        self._check_pin(uri)
+    def open(self, work: str, uri: TokenUri, present: str = "") -> bytes:
+        """What `work` gives: "find", "make", "renew" (in the place of the key before the `present` one). Raises TokenProblem.
+
+        Starts the process if need be; and anew where the file of the PIN has changed: it is tried here before connections use it.
+        """
         with self._held(OPEN_S):
-            if self._process is None or self._process.poll() is not None:
+            self._check_pin(uri)
+            stamp = _stamp(uri.pin_file)
+            if self._process is None or self._process.poll() is not None or self._taken.get(uri.pin_file, stamp) != stamp:
                 self._start()
-            return self._ask([work, uri.text, b""], uri, OPEN_S)
+            found = self._ask([work, uri.text, present.encode()], uri, OPEN_S)
+            self._taken[uri.pin_file] = stamp
+            return found
 
     def sign(self, uri: TokenUri, digest: bytes) -> bytes:
         """The halves r and s. Starts nothing: raises TokenProblem while there is no process, or when it takes too long."""
@@ -98,6 +103,7 @@ class Holder:
 
     def _ask(self, question: list[object], uri: TokenUri, timeout_s: float) -> bytes:
         assert self._channel is not None
+        stamp = _stamp(uri.pin_file)  # before: one that is put there meanwhile was not refused
         self._channel.settimeout(timeout_s)
         try:
             self._channel.send(cbor.encode(question))
@@ -105,7 +111,7 @@ class Holder:
                 case ["", bytes() as found]:
                     return found
                 case [str() as reason, str() as text]:
-                    raise self._problem(reason, text, uri)
+                    raise self._problem(reason, text, uri, stamp)
             raise ValueError("another answer than expected")
         except TimeoutError:
             self._end()
@@ -116,8 +122,8 @@ class Holder:
             self._end()
             raise TokenProblem(FAILED, f"the token's process has ended or answers wrongly ({type(error).__name__})") from None
 
-    def _problem(self, reason: str, text: str, uri: TokenUri) -> TokenProblem:
-        if reason == PIN_REFUSED and (stamp := _stamp(uri.pin_file)):
+    def _problem(self, reason: str, text: str, uri: TokenUri, stamp: tuple[int, ...]) -> TokenProblem:
+        if reason == PIN_REFUSED and stamp:
             self._refused[uri.pin_file] = stamp
         if reason != KEY_MISSING:
             self._end()  # what it knows of tokens is old when one was pulled out
@@ -135,13 +141,14 @@ class Holder:
             self._process.kill()
             self._process.wait()
         self._process = self._channel = None
+        self._taken.clear()
 
 
 _HOLDER = Holder()
 
 
 def close() -> None:
-    """Ends the process that has the token."""
+    """Ends the process that has the token: the next one to open a key logs in anew."""
     _HOLDER.close()
 
 
@@ -177,47 +184,24 @@ def make_successor(content: bytes) -> bytes:
         raise TokenProblem(FAILED, f"{uri.text} names no object, whose successor could be made: add ;object=LABEL")
     label = uri.label.removesuffix(SECOND) if uri.label.endswith(SECOND) else uri.label + SECOND
     following = uri.of(label)
-    _HOLDER.open("renew", following)
+    _HOLDER.open("renew", following, uri.text)
     return following.text.encode() + b"\n"
 
 
-def _stays(*_: Any, **__: Any) -> NoReturn:
-    raise TokenProblem(FAILED, "the key stays in its token")
-
-
-class _TokenKey(ec.EllipticCurvePrivateKey):
+class _TokenKey(HeldP256):
     """As `cryptography` has private keys, so that requests for certificates are signed with it too."""
 
     def __init__(self, uri: TokenUri, point: bytes) -> None:
         self._uri = uri
         try:
-            self._public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+            super().__init__(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
         except ValueError as error:
             raise TokenProblem(FAILED, f"{uri.text}: not a key on P-256: {error}") from error
 
-    def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
-        """DER. A token chooses its own nonces: the signature is another each time."""
-        hashing = signature_algorithm.algorithm
-        if isinstance(hashing, Prehashed):
-            raise UnsupportedAlgorithm("only whole messages are signed in tokens")
-        digest = Hash(hashing)
-        digest.update(data)
-        raw = _HOLDER.sign(self._uri, digest.finalize())
-        half = len(raw) // 2
-        return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
+    def sign_digest(self, digest: bytes) -> bytes:
+        """As `HeldP256` has it."""
+        return _HOLDER.sign(self._uri, digest)
 
-    def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The public half."""
-        return self._public
-
-    @property
-    def curve(self) -> ec.EllipticCurve:
-        """P-256."""
-        return self._public.curve
-
-    @property
-    def key_size(self) -> int:
-        """In bits."""
-        return self._public.key_size
-
-    private_numbers = private_bytes = exchange = __copy__ = __deepcopy__ = _stays
+    def stays(self) -> TokenProblem:
+        """Likewise."""
+        return TokenProblem(FAILED, "the key stays in its token")

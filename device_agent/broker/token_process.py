@@ -1,6 +1,7 @@
 """The process that has the token: loads its PKCS#11 module, logs in, finds and makes keys, signs. One question after the other.
 
-A question is [work, URI, digest], an answer ["", bytes] or [reason, text]; packets of a socket. It ends with the agent.
+A question is [work, URI, bytes], an answer ["", bytes] or [reason, text]; packets of a socket. The bytes are the digest to be
+signed, or the URI of the present key where another one is made. It ends with the agent.
 """
 
 import contextlib
@@ -27,19 +28,18 @@ def main() -> None:
             channel.send(cbor.encode(_answer(*cbor.decode(question, "a question", LIMIT_BYTES))))
 
 
-def _answer(work: str, text: str, digest: bytes) -> list[object]:
+def _answer(work: str, text: str, about: bytes) -> list[object]:
     try:
-        found = _key(work, TokenUri.parse(text))
-        return ["", found.sign_digest(digest) if work == "sign" else _point(found)]
+        found = _key(work, TokenUri.parse(text), about)
+        return ["", found.sign_digest(about) if work == "sign" else _point(found)]
     except TokenError as error:
         return [_REASONS.get(type(error), FAILED), str(error)[:1000]]
 
 
-def _key(work: str, uri: TokenUri) -> TokenP256:
+def _key(work: str, uri: TokenUri, about: bytes) -> TokenP256:
     if work == "renew":
         _KEYS.pop(uri.text, None)
-        token_keys.destroy(uri, _nobody)
-        found: TokenKey = token_keys.make(uri, _nobody, "es256")
+        found: TokenKey = token_keys.make_successor(uri, TokenUri.parse(about.decode()), _nobody)
     elif work == "sign" and uri.text in _KEYS:
         found = _KEYS[uri.text]
     else:

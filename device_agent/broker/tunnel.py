@@ -20,6 +20,7 @@ from typing import Any
 
 from device_agent.broker import token
 from device_agent.broker.settings import BrokerConfig
+from device_agent.broker.tunnel_process import UNREAD
 from ota.token_keys import TokenUri
 
 __all__ = ["TunnelSocket", "open_tunnel"]
@@ -101,6 +102,8 @@ def open_tunnel(config: BrokerConfig, timeout_s: float) -> TunnelSocket:
         stack.callback(_reap, process)
         stack.callback(process.kill)
         if (said := _answer(process)) != "ok":
+            if said.startswith(UNREAD):  # with a PIN that the token takes no more, say: it is not tried here again and again
+                token.close()
             raise OSError(said)
         stack.pop_all()
         return TunnelSocket.of(ours, tcp, process)

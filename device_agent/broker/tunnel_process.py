@@ -15,6 +15,7 @@ import sys
 READ_BYTES = 64 << 10
 HANDSHAKE_S = 10.0
 CLOSE_S = 3.0  # for the broker to answer the end of TLS
+UNREAD = "OpenSSL does not read the key from the token"  # so begins what is said then
 
 
 def main() -> None:
@@ -23,7 +24,8 @@ def main() -> None:
     try:
         asyncio.run(_serve(json.loads(sys.argv[1])))
     except (OSError, ValueError) as error:
-        _say(f"{getattr(error, 'filename', None) or 'TLS'}: {getattr(error, 'strerror', None) or error}")
+        said = str(getattr(error, "strerror", None) or error)
+        _say(said if said.startswith(UNREAD) else f"{getattr(error, 'filename', None) or 'TLS'}: {said}")
     os._exit(0)
 
 
@@ -35,13 +37,17 @@ def _say(line: str) -> None:
 def _context(what: dict[str, str]) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=what["ca_file"])
     try:
-        context.load_cert_chain(what["certificate_file"], what["key_file"])
+        context.load_cert_chain(what["certificate_file"], what["key_file"], _nobody)
     except ssl.SSLError as error:
         raise OSError(
-            f"OpenSSL does not read the key from the token ({error}): is its provider pkcs11 installed"
-            " (Debian 13: pkcs11-provider), is the certificate for this key?"
+            f"{UNREAD} ({error}): is its provider pkcs11 installed (Debian 13: pkcs11-provider), is the certificate for this key?"
         ) from error
     return context
+
+
+def _nobody() -> bytes:
+    """Asked when the token does not take the PIN of its file. Without this, whoever sits at the terminal would be, several times."""
+    raise OSError(f"{UNREAD}: it does not take the PIN")
 
 
 async def _serve(what: dict[str, str]) -> None:

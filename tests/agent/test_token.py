@@ -1,23 +1,29 @@
 """A board's key in a PKCS#11 token: found, made, renewed, refused, and kept apart from the agent."""
 
+import datetime
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from device_agent.broker import token
+from device_agent.broker import token, tunnel
 from device_agent.broker.certificates import signing_request
 from device_agent.broker.identity import Identity, IdentityError, device_key
 from device_agent.broker.pair import Pair
+from device_agent.broker.settings import BrokerConfig
 from device_agent.broker.statements import OWN_KEY, Statements
 from device_agent.broker.token import Holder, TokenProblem, uri_of
 from ota.formats import signed_report
+from ota.formats.broker_url import BrokerUrl
 from ota.formats.cose import Sign1
 from tests.support.boards_with_certificates import csr
 from tests.support.softhsm import MODULE, Token
@@ -105,6 +111,21 @@ def test_keys_of_two_labels_take_turns_and_only_the_next_one_is_replaced(card, f
     assert uri_of(pair.next_key.read_bytes()).label == "device"
     assert device_key(pair.next_key, make=False).public_key() != first
     assert labels(card) == ["device", "device-2"]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("device", "device-2"), ("device-2", "device")])
+def test_a_key_of_somebody_else_is_never_replaced(card, tmp_path, ours, theirs):
+    """A token may have keys of others, under the label that the next key would get."""
+    for label in (ours, theirs):
+        (tmp_path / label).write_text(card.uri(label))
+        device_key(tmp_path / label)
+    other = device_key(tmp_path / theirs).public_key()
+    pair = Pair(tmp_path / "device.pem", tmp_path / ours, None)
+    with pytest.raises(TokenProblem, match="not this board's; it is not replaced"):
+        pair.begin(lambda key: signing_request(key, "board-1"), new_key=True)
+    assert not pair.next_key.exists()
+    assert labels(card) == sorted((ours, theirs))
+    assert device_key(tmp_path / theirs, make=False).public_key() == other
 
 
 def test_a_power_cut_between_the_making_of_a_key_and_its_name_costs_nothing(card, file, tmp_path, monkeypatch):
@@ -195,6 +216,97 @@ def test_a_wrong_pin_is_tried_once_until_its_file_changes(card, file, monkeypatc
     assert len(starts) == 1
     card.pin.write_text("4321\n")
     assert device_key(file).public_key()
+
+
+@pytest.fixture
+def tries(monkeypatch):
+    """How often connections were begun, each of which logs in by itself."""
+    begun, start = [], tunnel._start
+    monkeypatch.setattr(tunnel, "_start", lambda *each: (begun.append(1), start(*each))[1])
+    return begun
+
+
+@pytest.fixture
+def connect(card, file, tmp_path):
+    """Opens a connection with the key of the token, to a port that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ca = certificate_of(tmp_path, file)
+        url = BrokerUrl.parse(f"mqtts://127.0.0.1:{server.getsockname()[1]}")
+        config = BrokerConfig(url, ca_file=ca, certificate_file=ca, key_file=file)
+        yield lambda: tunnel.open_tunnel(config, 10)
+
+
+def certificate_of(folder, key):
+    """A certificate for a key, by itself: it opens nothing."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "board-1")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, device_key(key).public_key(), 5, now, now + datetime.timedelta(days=1))
+    path = folder / "device.pem"
+    path.write_bytes(builder.sign(device_key(key), SHA256()).public_bytes(Encoding.PEM))
+    return path
+
+
+def test_a_pin_that_is_changed_in_its_file_is_tried_once_and_by_no_connection(card, file, connect, tries):
+    """The process that is logged in would not notice, and each new connection would try it, until the token locks."""
+    device_key(file)
+    card.pin.write_text("99999")
+    for text in ("PinIncorrect", "not tried once more", "not tried once more"):
+        with pytest.raises(TokenProblem, match=text):
+            connect()
+    assert tries == []
+    card.pin.write_text("4321\n")
+    assert device_key(file).public_key()
+
+
+def test_a_pin_that_is_changed_on_the_token_is_tried_by_one_connection_at_most(card, file, connect, tries):
+    device_key(file)
+    card.change_pin("77777")
+    with pytest.raises(OSError, match="does not read the key from the token"):
+        connect()
+    for text in ("PinIncorrect", "not tried once more", "not tried once more"):
+        with pytest.raises(TokenProblem, match=text):
+            connect()
+    assert len(tries) == 1
+
+
+def test_threads_that_ask_at_the_same_time_try_a_wrong_pin_once(card, file, monkeypatch):
+    card.pin.write_text("9999")
+    starts, start = [], Holder._start
+    monkeypatch.setattr(Holder, "_start", lambda self: (starts.append(1), start(self)))
+    refused = []
+
+    def ask():
+        with pytest.raises(TokenProblem) as caught:
+            device_key(file)
+        refused.append(caught.value.reason)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert (len(starts), refused) == (1, ["token-pin-refused"] * 4)
+
+
+def test_a_pin_that_is_put_right_while_the_wrong_one_is_refused_is_tried(card, file, monkeypatch):
+    card.pin.write_text("9999")
+    problem = Holder._problem
+
+    def meanwhile(self, *each):
+        card.pin.write_text("4321\n")
+        return problem(self, *each)
+
+    monkeypatch.setattr(Holder, "_problem", meanwhile)
+    with pytest.raises(TokenProblem, match="PinIncorrect"):
+        device_key(file)
+    assert device_key(file).public_key()
+
+
+def test_a_pin_that_is_no_text_is_not_tried(card, file):
+    card.pin.write_bytes(b"43\xff21")
+    with pytest.raises(TokenProblem, match="not UTF-8") as refused:
+        device_key(file)
+    assert refused.value.reason == "token-pin-refused"
 
 
 def test_no_pin_is_tried_that_could_lock_the_token(card, file):

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -62,6 +63,15 @@ class Token:
     def uri(self, key="device"):
         """Of a key with this label."""
         return f"pkcs11:token={self.label};object={key}?module-path={MODULE}&pin-source=file:{self.pin}"
+
+    def change_pin(self, pin):
+        """On the token, and not in its file."""
+        code = (
+            "import sys, pkcs11; one, = pkcs11.lib(sys.argv[1]).get_tokens(token_label=sys.argv[2]);"
+            "one.open(rw=True, user_pin=sys.argv[3]).set_pin(sys.argv[3], sys.argv[4])"
+        )
+        command = [sys.executable, "-c", code, MODULE, self.label, PIN, pin]
+        subprocess.run(command, check=True, env={**os.environ, **self.environment})
 
     def pull_out(self):
         """As a smart card."""
