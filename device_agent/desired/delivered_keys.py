@@ -5,11 +5,13 @@ root changes, or when the document is taken away from the broker: these keys ope
 disk has damaged is decrypted again.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from device_agent.desired.acceptance import NO_ROOM, keep_newer
 from device_agent.desired.desired import Setting
 from device_agent.desired.reading_keys import KeyFiles
 from device_agent.desired.trust import Trust
@@ -18,14 +20,14 @@ from device_agent.instance.services import Services
 from ota.formats import key_delivery, topics
 from ota.formats.encryption import GroupKey
 from ota.formats.key_delivery import KeyDelivery, VerifiedDelivery
-from ota.formats.reasons import Reason, Refused
+from ota.formats.reasons import Refused
 from ota.formats.report import Refusal
 from ota.formats.signed import SignedDocument
 from ota.formats.trust import Root
 
-__all__ = ["DOCUMENT", "FLOOR", "DeliveredKeys"]
+__all__ = ["DOCUMENT", "DeliveredKeys"]
 
-DOCUMENT, FLOOR = "group-keys", "group-keys"
+DOCUMENT = "group-keys"  # and its floor
 logger = logging.getLogger(__name__)
 
 
@@ -112,6 +114,8 @@ class DeliveredKeys:
                 found = await self._services.on_writer(self._verify_and_keep, document, root)
             except Refused as error:
                 self._refuse(document, error)
+                if error.reason in NO_ROOM:
+                    asyncio.get_running_loop().call_later(self._setting.retry_s, self._look_soon)
                 continue
             if root is not self._trust.root:  # it changed while the disk was waited for
                 self._due = True
@@ -129,14 +133,7 @@ class DeliveredKeys:
         """On the writer. What can't be opened raises no floor: another one of the same epoch may be the right one."""
         verified = key_delivery.verified(document, root, self._setting.device, self._setting.group)
         keys = verified.delivery.open(self._keys.own)
-        store, epoch = self._services.store, verified.delivery.epoch
-        floor = store.floor(FLOOR, root.roles["deploy"].keys)
-        if epoch < floor.value:
-            raise Refused(Reason.DEPLOYMENT_REPLAYED, f"group's keys of epoch {epoch}, and {floor.value} was seen")
-        if epoch == floor.value and not floor.digests <= {verified.digest}:
-            raise Refused(Reason.DEPLOYMENT_CONFLICT, f"other keys of the group with epoch {epoch} were accepted before")
-        if store.document(DOCUMENT) != document or epoch > floor.value or not verified.signers <= floor.keys:
-            store.keep_document(DOCUMENT, document, verified.signers, epoch, verified.digest)
+        keep_newer(self._services.store, DOCUMENT, "group's keys", verified, document, root.roles["deploy"].keys)
         return _Found(verified, keys)
 
     def _refuse(self, document: bytes, error: Refused) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from device_agent.desired.acceptance import NO_ROOM, keep_newer
 from device_agent.desired.trust import Trust
 from device_agent.desired.walk import Documents, RootWalk
 from device_agent.instance import states
@@ -252,7 +253,7 @@ class Desired:
         except Refused as error:
             if document in (scope.received, scope.bundled):
                 self._refuse(scope.kind, found.deployment.epoch, error)
-                if error.reason is Reason.DISK_FULL:
+                if error.reason in NO_ROOM:
                     self._consider_later()
             return False
         if document not in (scope.received, scope.bundled) or root is not self._trust.root:
@@ -264,15 +265,8 @@ class Desired:
         return True
 
     def _keep(self, mark: str, found: deployments.VerifiedDeployment, document: bytes, root: trust.Root) -> None:
-        """On the writer: refuses an older document and a second one of the same epoch, keeps this one and notes who signed it."""
-        store, epoch = self._services.store, found.deployment.epoch
-        floor = store.floor(mark, root.roles["deploy"].keys)
-        if epoch < floor.value:
-            raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {epoch} is below {floor.value}, which was seen")
-        if epoch == floor.value and not floor.digests <= {found.digest}:
-            raise Refused(Reason.DEPLOYMENT_CONFLICT, f"another deployment with epoch {epoch} was accepted before")
-        if store.document(mark) != document or epoch > floor.value or not found.signers <= floor.keys:
-            store.keep_document(mark, document, found.signers, epoch, found.digest)
+        """On the writer. Raises Refused."""
+        keep_newer(self._services.store, mark, "deployment", found, document, root.roles["deploy"].keys)
 
     async def restore(self) -> None:
         """Takes up the last documents that were accepted."""

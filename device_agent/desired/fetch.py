@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from device_agent.broker.link import Kind, Link
+from device_agent.desired.acceptance import NO_ROOM
 from device_agent.desired.bundles import Bundles
 from device_agent.desired.reading_keys import KeyFiles
 from device_agent.desired.transfer import Pace, Part, Transfer
@@ -16,7 +17,6 @@ from ota.formats.manifest import MANIFEST_LIMIT_BYTES, AnyManifest, AotImage
 from ota.formats.reasons import Reason, Refused
 
 T = TypeVar("T")
-NO_ROOM = frozenset((Reason.DISK_FULL, Reason.STORAGE_UNWRITABLE))
 TRANSFERS = 4  # at the same time, of all instances: each has a window of its own on its way
 
 

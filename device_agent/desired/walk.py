@@ -8,10 +8,11 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from device_agent.desired.acceptance import NO_ROOM
 from device_agent.desired.trust import Trust
 from device_agent.instance.services import Services
 from ota.formats import topics, trust
-from ota.formats.reasons import Reason, Refused
+from ota.formats.reasons import Refused
 
 __all__ = ["ROOTS_A_SESSION", "Documents", "RootWalk"]
 
@@ -84,7 +85,7 @@ class RootWalk:
                     await self._take(document)
                 except Refused as error:
                     self._refused(number, error)
-                    if error.reason in (Reason.DISK_FULL, Reason.STORAGE_UNWRITABLE):
+                    if error.reason in NO_ROOM:
                         asyncio.get_running_loop().call_later(self._retry_s, self.received, topics.root(number), document)
         self._busy = False
 

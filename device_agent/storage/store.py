@@ -188,6 +188,7 @@ class Store(Messages):
         row = self._database.execute("select value from meta where key = ?", (_TIME,)).fetchone()
         return min(max(int(row[0]), 0), MAX_TIME_S) if row else 0
 
+    @recovers
     def document(self, name: str) -> bytes | None:
         """A document that was accepted."""
         row = self._database.execute("select document from documents where name = ?", (name,)).fetchone()

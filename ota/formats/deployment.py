@@ -153,6 +153,11 @@ class VerifiedDeployment:
     digest: bytes  # SHA-256 of what is signed
     signers: frozenset[bytes]  # the deploy keys that signed it
 
+    @property
+    def epoch(self) -> int:
+        """The deployment's."""
+        return self.deployment.epoch
+
 
 def verified(data: bytes, root: Root, *, group: str = "", device: str = "") -> VerifiedDeployment:
     """A deployment that enough deploy keys signed, for this group, or for this device where one is given.

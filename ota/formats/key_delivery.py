@@ -105,6 +105,11 @@ class VerifiedDelivery:
     digest: bytes  # SHA-256 of what is signed
     signers: frozenset[bytes]
 
+    @property
+    def epoch(self) -> int:
+        """The delivery's."""
+        return self.delivery.epoch
+
 
 def verified(data: bytes, root: Root, device: str, group: str = "") -> VerifiedDelivery:
     """The document for this board and, unless it is empty, this group.
