@@ -7,6 +7,7 @@ from typing import Any
 
 from ota.cli import output
 from ota.formats.encryption import board_key_id, read_public_key
+from ota.formats.reasons import Refused
 from ota.operator.broker import Broker
 from ota.operator.group_keys import GroupKeys
 from ota.operator.key_deliveries import Deliveries, Standing
@@ -51,7 +52,7 @@ def add_commands(commands: Any) -> None:
         default=[],
         type=output.name,
         metavar="NAME",
-        help="also this board, which has no certificate of this workspace; may be repeated",
+        help="also this board, which has no certificate of this workspace or was in another group; may be repeated",
     )
     deliver.add_argument("--dry-run", action="store_true", help="say how far each board is, and send nothing")
     _add_json(deliver)
@@ -91,7 +92,7 @@ def _list(arguments: argparse.Namespace) -> int:
     keys, roster = GroupKeys(workspace), Roster(workspace)
     found = [(group, each.key_id.hex(), str(path)) for group in keys.groups() for path, each in keys.of(group).items()]
     known = {name: roster.encryption_key(name) for name in sorted(roster.names)}
-    boards = [(name, board_key_id(read_public_key(key)).hex()) for name, key in known.items() if key]
+    boards = [(name, _own_key(key)) for name, key in known.items() if key]
     if arguments.json:
         groups = [dict(zip(("group", "key", "file"), each, strict=True)) for each in found]
         output.result_json({"groups": groups, "boards": [{"board": name, "key": key} for name, key in boards]})
@@ -104,10 +105,17 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _own_key(reported: bytes) -> str:
+    try:
+        return board_key_id(read_public_key(reported)).hex()
+    except Refused:
+        return "none that can be used"
+
+
 def _deliver(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
     roster = Roster(workspace)
-    deliveries = Deliveries(workspace, arguments.group, roster.signers, arguments.board)
+    deliveries = Deliveries(workspace, arguments.group, roster, arguments.board)
     with Broker(workspace.settings) as broker:
         view = View(broker, roster)
         view.read()
@@ -120,6 +128,8 @@ def _deliver(arguments: argparse.Namespace) -> int:
                 if _all_confirmed(found):
                     break
     _say_delivered(arguments, found, sent)
+    for name in sorted({*arguments.board} - {each.board for each in found}):
+        output.note(f"{name} has not reported that it is in group {arguments.group}: it gets no key")
     for gap in view.gaps:
         output.note(f"not all boards are known: {gap}")
     return 1 if arguments.wait and not _all_confirmed(found) else 0

@@ -62,9 +62,9 @@ class GroupKeys:
 
     def remove(self, group: str, key: str) -> Path:
         """Nothing is encrypted with a key any more, named by the beginning of its identifier. Raises OtaError."""
-        found = [path for path, each in self.of(group).items() if each.key_id.hex().startswith(key)]
+        found = [path for path, each in self.of(group).items() if len(key) >= 4 and each.key_id.hex().startswith(key)]
         if len(found) != 1:
-            raise OtaError(f"group {group} has {len(found) or 'no'} keys whose identifier begins with {key!r}")
+            raise OtaError(f"{key!r} is not the beginning (4 digits at least) of the identifier of one key of group {group}")
         found[0].unlink()
         if not self._files(group):
             shutil.rmtree(found[0].parent)

@@ -1,8 +1,8 @@
 """Gives boards in the field the keys of their group: a document for each, encrypted to the board's own key, signed, retained.
 
 Who has confirmed them is what the boards' signed reports say. Anybody who can write to the broker can report as a new board of the
-group, with a key of their own. So only boards whose report is signed with a certificate of this workspace get keys, and those that
-the operator names.
+group, with a key of their own; and a board of another group can report that it is in this one. So only boards get keys whose report
+is signed with a certificate of this workspace and that are of this group since they are known, and those that the operator names.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -21,7 +21,7 @@ from ota.operator.audit import ACTIONS, Audit
 from ota.operator.broker import Broker
 from ota.operator.group_keys import GroupKeys
 from ota.operator.reports import Device, View
-from ota.operator.signers import Signers
+from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
 
 __all__ = ["Deliveries", "Standing"]
@@ -29,6 +29,7 @@ __all__ = ["Deliveries", "Standing"]
 ABOUT_BYTES = 1024  # a document
 CONFIRMED, OWED, WAITS = "confirmed", "to be sent", "sent"
 UNKNOWN = "no certificate: gets none unless it is named with --board"
+ELSEWHERE = "was in group {}: gets none unless it is named with --board"
 
 
 @dataclass(frozen=True)
@@ -36,26 +37,22 @@ class Standing:
     """How far a board is."""
 
     board: str
-    state: str  # CONFIRMED, OWED, WAITS, UNKNOWN, or why it can't get any
+    state: str  # CONFIRMED, OWED, WAITS, or why it can't get any
     lacking: tuple[str, ...] = ()  # identifiers of keys that it has not confirmed
+    counts: bool = True  # whether it is waited for
 
     @property
     def confirmed(self) -> bool:
         """Whether the board has all of them."""
         return self.state == CONFIRMED
 
-    @property
-    def counts(self) -> bool:
-        """Whether it is waited for."""
-        return self.state != UNKNOWN
-
 
 class Deliveries:
     """The keys of one group, and its boards as a `View` has read them."""
 
-    def __init__(self, workspace: Workspace, group: str, signers: Signers, named: Collection[str] = ()) -> None:
-        """`named`: boards that get keys without a certificate. Raises OtaError where the group has no key."""
-        self._workspace, self._group, self._signers, self._named = workspace, group, signers, frozenset(named)
+    def __init__(self, workspace: Workspace, group: str, roster: Roster, named: Collection[str] = ()) -> None:
+        """`named`: boards that get keys because the operator says so. Raises OtaError where the group has no key."""
+        self._workspace, self._group, self._roster, self._named = workspace, group, roster, frozenset(named)
         self._keys: Mapping[bytes, GroupKey] = {each.key_id: each for each in GroupKeys(workspace).of(group).values()}
         if not self._keys:
             raise OtaError(f"group {group} has no key: `ota group-keys new {group}` makes one")
@@ -77,14 +74,25 @@ class Deliveries:
         for board in self.boards(view):
             assert board.report is not None
             lacking = tuple(each.hex() for each in sorted(self._keys) if each not in board.report.group_keys)
-            if not (self._signers.is_certified(board.name) or board.name in self._named):
-                yield Standing(board.name, UNKNOWN, lacking)
+            if why := self._why_not(board.name):
+                yield Standing(board.name, why, lacking, counts=False)
             elif not board.report.encryption:
                 yield Standing(board.name, "its agent has no key of its own to encrypt for", lacking)
+            elif not _is_key(board.report.encryption):
+                yield Standing(board.name, "what it reports as its own key is none", lacking)
             elif not self._is_there(board):
                 yield Standing(board.name, OWED, lacking)
             else:
                 yield Standing(board.name, WAITS if lacking else CONFIRMED, lacking)
+
+    def _why_not(self, name: str) -> str:
+        """Why a board gets none unless it is named; "" for one that does."""
+        if name in self._named:
+            return ""
+        if not self._roster.signers.is_certified(name):
+            return UNKNOWN
+        home = self._roster.home_of(name)
+        return "" if home == self._group else ELSEWHERE.format(home)
 
     def _is_there(self, board: Device) -> bool:
         """Whether the right document is retained: ours, of these keys and no other, for the key that the board has now."""
@@ -99,10 +107,14 @@ class Deliveries:
         return list(found.key_ids) == sorted(self._keys) and recipients == [own]
 
     def send(self, broker: Broker, view: View, now_s: int) -> int:
-        """Publishes what is to be sent; how many documents. Raises OtaError, BrokerError, Refused for a key that is none."""
+        """Publishes what is to be sent; how many documents. Raises OtaError, BrokerError."""
         signers = self._workspace.role_keys("deploy")
         if lack := self._workspace.root().roles["deploy"].lacks({each.public.key_id for each in signers}):
             raise OtaError(f"keys are signed by the role deploy, and there are {lack}: all of its keys have to be at hand")
+        for board in self.boards(view):
+            if board.name in self._named:
+                self._roster.assign(board.name, self._group)
+        self._roster.save()
         owed = {each.board for each in self.standings(view) if each.state == OWED}
         messages = {each.name: self._document(each, signers, now_s) for each in self.boards(view) if each.name in owed}
         broker.publish_all([(topics.group_keys(name), document) for name, document in messages.items()])
@@ -138,3 +150,11 @@ class Deliveries:
         except Refused:
             return False
         return True
+
+
+def _is_key(data: bytes) -> bool:
+    try:
+        read_public_key(data)
+    except Refused:
+        return False
+    return True

@@ -34,6 +34,7 @@ class Sighting:
     read_s: int = 0  # when anything of it was read last
     forgotten: bool = False  # its certificate alone does not list it again
     encryption: str = ""  # the board's own key to encrypt for, an encoded COSE_Key in hexadecimal digits
+    home: str = ""  # the group whose keys it gets: that it was set up for, or reported first with a certificate of ours
 
 
 def sighted(before: Sighting | None, report: Report, now_s: int, *, live: bool) -> Sighting:
@@ -92,6 +93,11 @@ class Roster:
         sighting = self._boards.get(name)
         return sighting.group if sighting else ""
 
+    def home_of(self, name: str) -> str:
+        """The group whose keys a board may have; "" when that is not known. Another one that it reports later does not count."""
+        sighting = self._boards.get(name)
+        return sighting.home if sighting else ""
+
     def encryption_key(self, name: str) -> bytes:
         """The board's own key to encrypt for, an encoded COSE_Key as its last report had it; empty when that is not known."""
         sighting = self._boards.get(name)
@@ -99,7 +105,8 @@ class Roster:
 
     def sight(self, report: Report, now_s: int, *, live: bool) -> tuple[int, int]:
         """Remembers a report; returns what `arrival` says."""
-        sighting = sighted(self._boards.get(report.device), report, now_s, live=live)
+        home = self.home_of(report.device) or (report.group if self.signers.is_certified(report.device) else "")
+        sighting = replace(sighted(self._boards.get(report.device), report, now_s, live=live), home=home)
         self._boards[report.device] = self._fresh[report.device] = sighting
         return arrival(sighting)
 
@@ -107,7 +114,12 @@ class Roster:
         """A board was set up for a group: it is missing until it reports, with whatever key it has now."""
         self.signers.forget(name)
         if name not in self._boards or self._boards[name].forgotten:
-            self._boards[name] = self._fresh[name] = Sighting(group=group)
+            self._boards[name] = Sighting(group=group)
+        self.assign(name, group)
+
+    def assign(self, name: str, group: str) -> None:
+        """The operator says that a board belongs to a group, whatever it reported before."""
+        self._boards[name] = self._fresh[name] = replace(self._boards.get(name, Sighting(group=group)), home=group)
 
     def forget(self, name: str) -> None:
         """Takes a board out; it comes back when it reports again."""

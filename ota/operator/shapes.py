@@ -10,7 +10,7 @@ _INT, _TEXT, _FLAG, _DIGITS = "a whole number", "text", "true or false", "hexade
 _INT_OR_NULL = "a whole number or null"
 _SIGHTING = {
     **dict.fromkeys(("board_time_s?", "uptime_s?", "after_s?", "before_s?", "read_s?"), _INT),
-    "group?": _TEXT,
+    **dict.fromkeys(("group?", "home?"), _TEXT),
     "encryption?": _DIGITS,
     "forgotten?": _FLAG,
     "ahead_s?": _INT_OR_NULL,

@@ -15,6 +15,7 @@ from ota.formats.report import Report
 from ota.operator.audit import Audit
 from ota.operator.ca import CertificateAuthority
 from ota.operator.group_keys import GroupKeys
+from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
 from tests.support.operator import ota
 from tests.support.publishing import GROUP
@@ -75,13 +76,87 @@ def test_a_stranger_who_reports_as_a_board_of_the_group_gets_no_key(lab, capsys)
 
 
 def test_a_board_with_a_certificate_of_the_workspace_gets_them_unnamed(lab, capsys, tmp_path):
-    pem = CertificateAuthority(lab.workspace).sign(signing_request(tmp_path / "k", "roof-1"), "roof-1")
-    (tmp_path / "c").write_bytes(pem)
-    report = Report("roof-1", GROUP, "generic", "0", int(time.time()), 5, encryption=public_cose_key(OWN.public_key()))
-    lab.put(topics.report("roof-1"), signed(report, Identity.load(tmp_path / "k", tmp_path / "c")))
-    lab.put(topics.online("roof-1"), topics.ONLINE)
+    certified(lab, tmp_path)()
     assert deliver(lab, capsys, named=()) == (0, 1, {"roof-1": "sent"})
     assert sorted(document(lab).open(OWN)) == keys(lab)
+
+
+def certified(lab, folder, name="roof-1"):
+    """A board with a certificate of the workspace, as what it reports to be in a group."""
+    pem = CertificateAuthority(lab.workspace).sign(signing_request(folder / f"{name}.key", name), name)
+    (folder / f"{name}.pem").write_bytes(pem)
+    identity = Identity.load(folder / f"{name}.key", folder / f"{name}.pem")
+
+    def reports(group=GROUP):
+        report = Report(name, group, "generic", "0", int(time.time()), 5, encryption=public_cose_key(OWN.public_key()))
+        lab.put(topics.report(name), signed(report, identity))
+        lab.put(topics.online(name), topics.ONLINE)
+
+    return reports
+
+
+def test_a_board_of_another_group_that_reports_this_one_gets_no_key(lab, capsys, tmp_path):
+    """A stolen board of a harmless group, with a good certificate, asks for the secrets of all groups in turn."""
+    reports = certified(lab, tmp_path)
+    reports("harmless")
+    assert deliver(lab, capsys, named=()) == (0, 0, {})  # the boards are read, whatever group is meant
+    reports(GROUP)
+    state = "was in group harmless: gets none unless it is named with --board"
+    for _ in range(2):
+        assert deliver(lab, capsys, named=()) == (0, 0, {"roof-1": state})
+    assert document(lab) is None
+
+
+def test_a_board_that_the_operator_moved_gets_the_keys_of_its_new_group_from_then_on(lab, capsys, tmp_path):
+    reports = certified(lab, tmp_path)
+    reports("before")
+    deliver(lab, capsys, named=())
+    reports(GROUP)
+    assert deliver(lab, capsys, named=("roof-1",)) == (0, 1, {"roof-1": "sent"})
+    assert ota(lab.folder, "group-keys", "new", GROUP) == 0
+    assert deliver(lab, capsys, named=()) == (0, 1, {"roof-1": "sent"})
+    assert sorted(document(lab).open(OWN)) == keys(lab)
+
+
+def test_a_board_that_was_set_up_for_a_group_gets_no_keys_of_another_that_it_reports_first(lab, capsys, tmp_path):
+    reports = certified(lab, tmp_path)
+    roster = Roster(lab.workspace)
+    roster.expect("roof-1", "harmless")
+    roster.save()
+    reports(GROUP)
+    assert deliver(lab, capsys, named=())[1] == 0
+    assert document(lab) is None
+
+
+def test_what_a_stranger_reported_under_a_name_says_nothing_of_the_board_that_has_a_certificate(lab, capsys, tmp_path):
+    board(lab, group="elsewhere")
+    deliver(lab, capsys, named=())
+    certified(lab, tmp_path)()
+    assert deliver(lab, capsys, named=()) == (0, 1, {"roof-1": "sent"})
+
+
+@pytest.mark.parametrize("wrong", [b"\xa0", b"\x00", public_cose_key(OTHER.public_key())[:-1] + b"\x00"])
+def test_a_board_whose_key_is_none_keeps_no_other_board_from_its_keys(lab, capsys, wrong):
+    board(lab)
+    lab.board("roof-2", encryption=wrong)
+    assert deliver(lab, capsys) == (0, 1, {"roof-1": "sent", "roof-2": "what it reports as its own key is none"})
+    assert sorted(document(lab).open(OWN)) == keys(lab)
+    assert ota(lab.folder, "group-keys", "list", "--json") == 0
+    listed = {each["board"]: each["key"] for each in json.loads(capsys.readouterr().out)["boards"]}
+    assert (len(listed["roof-1"]), listed["roof-2"]) == (16, "none that can be used")
+
+
+def test_a_named_board_that_is_not_in_the_group_is_said(lab, capsys):
+    board(lab)
+    assert ota(lab.folder, "group-keys", "deliver", GROUP, "--board", "roof-9") == 0
+    assert f"roof-9 has not reported that it is in group {GROUP}" in capsys.readouterr().err
+
+
+def test_no_key_is_removed_that_was_not_named(lab, capsys):
+    """As by a variable of a script that is empty."""
+    for words in ("", keys(lab)[0].hex()[:3]):
+        assert ota(lab.folder, "group-keys", "remove", GROUP, words) == 1
+    assert len(keys(lab)) == 1
 
 
 def test_a_board_counts_once_its_own_report_names_the_keys(lab, capsys):
