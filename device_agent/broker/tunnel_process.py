@@ -46,7 +46,7 @@ def _context(what: dict[str, str]) -> ssl.SSLContext:
 
 
 def _nobody() -> bytes:
-    """Asked when the token does not take the PIN of its file. Without this, whoever sits at the terminal would be, several times."""
+    """Asked when the token does not take the PIN of its file. Else whoever sits at the terminal is asked."""
     raise OSError(f"{UNREAD}: it does not take the PIN")
 
 
