@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from device_agent.node.version import agent_version
+
 DEFAULT_CONFIG = Path("/etc/wamr-ota/agent.toml")
 
 
@@ -17,19 +19,6 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False)
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for: the look-up costs a start 20 ms."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **_: object) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the agent's version, and end")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from device_agent.node.version import agent_version
-
-        print(f"device-agent {agent_version()}")
-        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="configuration file (default %(default)s)")
     parser.add_argument("--log-format", choices=("text", "json"), help="default: text on a terminal, json elsewhere")
     parser.add_argument("--debug", action="store_true", help="log more, and show tracebacks")
-    parser.add_argument("--version", action=_Version)
+    parser.add_argument(
+        "--version", action="version", version=f"device-agent {agent_version()}", help="print the agent's version, and end"
+    )
     parser.add_argument("--prog", default="device-agent", help=argparse.SUPPRESS)  # the command that the user gave, for messages
     commands = parser.add_subparsers(dest="command", metavar="command")
     check = commands.add_parser(

@@ -50,6 +50,7 @@ class Zygote:
         self._process: subprocess.Popen[bytes] | None = None
         self._awaited: subprocess.Popen[bytes] | None = None  # while it loads or forks
         self._interrupted: subprocess.Popen[bytes] | None = None
+        self.aot_target = ""  # what ahead-of-time images are to be compiled for here (`pywamr.aot_target`), once it has started
         self._lock = threading.RLock()  # workers are forked on threads: this may take as long as Python takes to start
 
     def start(self) -> None:
@@ -85,7 +86,9 @@ class Zygote:
         used, end = 0.0, time.monotonic() + LOADED_S
         while time.monotonic() < end:
             try:
-                return ours.recv(_LIMIT_BYTES) == b"ready"
+                ready, _, target = ours.recv(_LIMIT_BYTES).decode(errors="replace").partition(" ")
+                self.aot_target = target
+                return ready == "ready"
             except TimeoutError:
                 before, used = used, self._processor_s()
                 if used <= before:

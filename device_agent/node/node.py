@@ -56,7 +56,6 @@ from ota.formats.manifest import VerifiedManifest
 from ota.formats.reasons import Refused
 from ota.formats.report import BATCH_LIMIT_BYTES, LogRecord, Report, encode_logs
 from ota.formats.trust import Root
-from pywamr import aot_target
 
 if TYPE_CHECKING:
     from device_agent.broker.renewal import Renewal
@@ -295,9 +294,10 @@ class Node:
     def _image_classes(self, vendor: bytes) -> tuple[bytes, ...]:
         """The classes of ahead-of-time images that this board can run, the best first, in a vendor's name space."""
         return tuple(
-            manifests.image_class_id(vendor, board, aot_target(), cpu, ABI)
+            manifests.image_class_id(vendor, board, zygote.aot_target, cpu, ABI)
             for cpu in (*self._config.cpus, "")
             for board in (self._config.board, manifests.ANY_BOARD)
+            if zygote.aot_target
         )
 
     # -- what happens

@@ -2,14 +2,9 @@
 
 import os
 
+from ota import __version__
+
 
 def agent_version() -> str:
-    """The installed version; of a flashed agent, also which build of it."""
-    if flashed := os.environ.get("WAMR_OTA_TARBALL", "")[:64]:
-        return flashed
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("wamr-ota")
-    except PackageNotFoundError:
-        return "unknown"
+    """The installed version; of a flashed agent, which build of it."""
+    return os.environ.get("WAMR_OTA_TARBALL", "")[:64] or __version__

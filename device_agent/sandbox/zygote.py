@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pywamr import keep_shared
+from pywamr import aot_target, keep_shared
 
 _LIMIT_BYTES = 64
 
@@ -24,7 +24,7 @@ def _serve(control: socket.socket, child_main: Any) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and `killall` are for the agent, which ends us, children included
         signal.signal(each, signal.SIG_IGN)
     _forget_children()
-    control.send(b"ready")
+    control.send(f"ready {aot_target()}".encode())
     while True:
         request, descriptors, _, _ = socket.recv_fds(control, _LIMIT_BYTES, 1)
         if not request:

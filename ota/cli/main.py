@@ -4,11 +4,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from boards.errors import BoardError
+from ota import __version__
 from ota.cli import (
     audit,
     author,
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "-C", dest="folder", type=Path, default=workspace, metavar="FOLDER", help="the workspace (default: OTA_WORKSPACE, or here)"
     )
     top.add_argument("--debug", action="store_true", help="show tracebacks")
-    top.add_argument("--version", action="version", version=f"ota {version('wamr-ota')}")
+    top.add_argument("--version", action="version", version=f"ota {__version__}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)
     operator.add_commands(commands)
     keys.add_commands(commands)
