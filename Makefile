@@ -152,6 +152,7 @@ coverage: $(VENV)/.test modules
 	@tail -1 build/coverage/report.txt
 
 mutants: $(VENV)/.test
+	$(PIP) "coverage>=7.10"
 	$(BIN)/python -m tests.mutants --out build/mutants.json
 
 # Of fuzz-parsers for each of the big parsers; the others get a tenth.
