@@ -1,6 +1,7 @@
 """The command `ota`: parsing, and the one place where an error becomes a line and an exit code."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,37 +10,38 @@ from typing import Any
 
 from boards.errors import BoardError
 from ota import __version__
-from ota.cli import (
-    audit,
-    author,
-    board,
-    broker,
-    bundles,
-    certificates,
-    completion,
-    flash,
-    fleet,
-    group_keys,
-    instances,
-    keys,
-    logs,
-    operator,
-    provenance,
-    publish,
-    registry,
-    rollout,
-    root,
-)
+from ota.cli import completion
 from ota.cli.output import UsageError
 from ota.cli.parsing import Parser
 from ota.errors import OtaError
 from ota.formats.text import printable
 
 Handler = Callable[[argparse.Namespace], int]
+VERBS = {  # by module of ota.cli, in the order in which they are shown
+    "operator": ("init",),
+    "keys": ("keys",),
+    "group_keys": ("group-keys",),
+    "root": ("sign", "root"),
+    "publish": ("publish",),
+    "registry": ("push",),
+    "instances": ("remove", "config", "withdraw"),
+    "rollout": ("widen", "pause", "resume", "abort", "republish", "clean"),
+    "bundles": ("pack", "archive", "reports"),
+    "broker": ("broker", "broker-config"),
+    "author": ("new", "build", "inspect", "verify", "run", "demo"),
+    "provenance": ("sbom", "rebuild"),
+    "fleet": ("status", "devices"),
+    "logs": ("logs",),
+    "audit": ("audit",),
+    "board": ("boards", "image"),
+    "flash": ("flash", "settings", "enrol"),
+    "certificates": ("ca", "token", "retire"),
+}
+_MODULES = {verb: module for module, verbs in VERBS.items() for verb in verbs}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every verb, each with an example."""
+def parser(verb: str = "") -> argparse.ArgumentParser:
+    """Every verb, each with an example; or only those of the module of one, which takes a tenth of the time."""
     top = Parser(
         prog="ota",
         description="Update WebAssembly firmware on boards: signed, over MQTT, offline first.",
@@ -52,27 +54,23 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show tracebacks")
     top.add_argument("--version", action="version", version=f"ota {__version__}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)
-    operator.add_commands(commands)
-    keys.add_commands(commands)
-    group_keys.add_commands(commands)
-    root.add_commands(commands)
-    publish.add_commands(commands)
-    registry.add_commands(commands)
-    instances.add_commands(commands)
-    rollout.add_commands(commands)
-    bundles.add_commands(commands)
-    broker.add_commands(commands)
-    author.add_commands(commands)
-    provenance.add_commands(commands)
-    fleet.add_commands(commands)
-    logs.add_commands(commands)
-    audit.add_commands(commands)
-    board.add_commands(commands)
-    flash.add_commands(commands)
-    certificates.add_commands(commands)
-    completion.add_commands(commands, parser)
+    for module in (_MODULES[verb],) if verb in _MODULES else VERBS:
+        importlib.import_module(f"ota.cli.{module}").add_commands(commands)
+    if verb not in _MODULES:
+        completion.add_commands(commands, parser)
     _add_general_options(commands)
     return top
+
+
+def _verb(words: Sequence[str]) -> str:
+    """The verb of a command line; "" where there is none before all options have been parsed."""
+    left = iter(words)
+    for word in left:
+        if word == "-C":
+            next(left, None)
+        elif word != "--debug" and not word.startswith("-C"):
+            return word if word in _MODULES else ""
+    return ""
 
 
 def _add_general_options(commands: Any) -> None:
@@ -86,7 +84,8 @@ def _add_general_options(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when done, 1 when refused or failed, 2 for wrong usage, 3 when boards wait for a window, 130 when interrupted."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(_verb(words)).parse_args(words)
     handler: Handler = arguments.handler
     try:
         code = handler(arguments)

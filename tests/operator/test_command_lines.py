@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import subprocess
+import sys
 
 import pytest
 
 from device_agent.__main__ import main as agent
 from ota.cli.completion import subcommands
-from ota.cli.main import main, parser
+from ota.cli.main import VERBS, _verb, main, parser
 from ota.formats.text import amount, nearest
 from tests.support.operator import ota
 
@@ -199,3 +201,36 @@ def test_what_is_near_is_named_and_nothing_else():
 def test_options_may_stand_between_arguments(line, found):
     read = vars(parser().parse_args(line))
     assert {key: read[key] for key in found} == found
+
+
+def test_a_command_is_the_same_whether_the_others_are_there_or_not():
+    (everything,) = subcommands(parser())
+    assert list(everything.choices) == [*(verb for each in VERBS.values() for verb in each), "completion"]
+    for those in VERBS.values():
+        (some,) = subcommands(parser(those[0]))
+        assert tuple(some.choices) == those
+        for path, command in ((path, command) for name in those for path, command in verbs(some.choices[name], (name,))):
+            assert command.format_help() == dict(verbs(everything.choices[path[0]], path[:1]))[path].format_help()
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [
+        (["status"], "status"),
+        (["-C", "status", "--debug", "publish", "x"], "publish"),
+        (["-Cfolder", "init"], "init"),
+        (["--help", "status"], ""),
+        (["stauts"], ""),
+        (["-C"], ""),
+        ([], ""),
+    ],
+)
+def test_the_verb_is_found_behind_the_general_options(words, verb):
+    assert _verb(words) == verb
+
+
+def test_a_command_imports_nothing_that_only_others_need():
+    there = "import sys; from ota.cli.main import parser; parser('boards'); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", there], capture_output=True, text=True, check=True).stdout.split()
+    assert {"ota.cli.board"} < set(found)
+    assert {"ota.cli.fleet", "ota.cli.publish", "paho.mqtt.client", "importlib.metadata"}.isdisjoint(found)
