@@ -17,10 +17,10 @@ def free_ports(count: int) -> list[int]:
     None of them is one that the kernel gives to a connection: such a connection could have the port by the time that the server is
     started, or while it is restarted. Raises OSError when no port is left.
     """
-    candidates = list(range(LOWEST, max(_first_ephemeral(), LOWEST + 1000)))
-    random.shuffle(candidates)
+    candidates = range(LOWEST, max(_first_ephemeral(), LOWEST + 1000))
+    first = random.randrange(len(candidates))  # noqa: S311 (others are not to begin with the same one; no secret)
     found: list[int] = []
-    for port in candidates:
+    for port in (*candidates[first:], *candidates[:first]):
         if len(found) == count:
             break
         if _is_free(port):
