@@ -1,6 +1,7 @@
 """Fixtures: built example modules, public vectors, brokers on the loopback."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ os.environ.setdefault("WAMR_OTA_CACHE", str(ROOT / "build" / "cache"))
 os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(ROOT / "build" / "zig"))
 settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
 settings.load_profile("default")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs have it: what tests start would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if folder := os.environ.get("PYWAMR_TEST_LIBRARY_FOLDER"):  # a sanitizer build of the same library
     import pywamr
