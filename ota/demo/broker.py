@@ -56,8 +56,7 @@ class DemoBroker:
 
     def start(self) -> None:
         """Starts it and waits until it listens. Raises OtaError when it does not."""
-        self._broker = self._iotcore.Broker(config_path=str(self._config))
-        self._broker.start()
+        self._launch()
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end:
             try:
@@ -67,6 +66,10 @@ class DemoBroker:
             else:
                 return
         raise OtaError(f"the broker did not listen on port {self.port} within {START_TIMEOUT_S:.0f} s")
+
+    def _launch(self) -> None:
+        self._broker = self._iotcore.Broker(config_path=str(self._config))
+        self._broker.start()
 
     def stop(self) -> None:
         """Stops it. Again: no effect."""

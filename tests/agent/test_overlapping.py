@@ -10,16 +10,16 @@ from device_agent.broker.identifiers import Identifiers
 from device_agent.broker.link import Kind, Link
 from device_agent.broker.packets import Arrived
 from device_agent.broker.settings import BrokerConfig
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from tests.support.lab import Mosquitto
+from tests.support.rumqttd import Rumqttd
 
 ANY, FIRST, SECOND = "cmd/+/x", "cmd/1/+", "cmd/+/+/deep"
 LEVELS = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=3)
 
 
-@pytest.fixture(params=[DemoBroker, Mosquitto], ids=["rumqttd", "mosquitto"])
+@pytest.fixture(params=[Rumqttd, Mosquitto], ids=["rumqttd", "mosquitto"])
 def broker(request, tmp_path):
     if request.param is Mosquitto and Mosquitto.command() is None:
         pytest.skip("mosquitto is not installed")

@@ -17,7 +17,6 @@ from device_agent.broker.packets import Arrived
 from device_agent.desired import transfer
 from device_agent.desired.bundles import Bundles, OpenBundle
 from device_agent.desired.fetch import Transfers
-from ota.demo.broker import DemoBroker
 from ota.formats import bundle, topics
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.chunks import ChunkIndex
@@ -26,6 +25,7 @@ from ota.operator.broker import Broker
 from ota.operator.workspace import Settings
 from tests.support.lab import GROUP, Mosquitto
 from tests.support.recording_proxy import RecordingProxy
+from tests.support.rumqttd import Rumqttd
 from tests.support.scripted_broker import PUBLISH, SUBSCRIBE, ScriptedBroker
 from tests.support.signing import VENDOR
 
@@ -98,7 +98,7 @@ async def board(config, timeout_s: float = 60.0, marker: str = topics.marker(DEV
         await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.fixture(params=[pytest.param(DemoBroker, id="rumqttd", marks=pytest.mark.full), pytest.param(Mosquitto, id="mosquitto")])
+@pytest.fixture(params=[pytest.param(Rumqttd, id="rumqttd", marks=pytest.mark.full), pytest.param(Mosquitto, id="mosquitto")])
 def broker(request, tmp_path):
     if request.param is Mosquitto and Mosquitto.command() is None:
         pytest.skip("mosquitto is not installed")

@@ -13,7 +13,6 @@ import zipfile
 import pytest
 
 from ota.cli.main import main
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.operator import reports
 from ota.operator.broker import Broker
@@ -23,6 +22,7 @@ from tests.conftest import ROOT
 from tests.support.guest import PASSWORD, Guest
 from tests.support.lab import echo
 from tests.support.reports import instance_report
+from tests.support.rumqttd import Rumqttd
 from tests.support.serial import Cable
 from tests.support.wheels import built_wheel
 
@@ -37,7 +37,7 @@ class Desk:
         built_wheel(architecture)
         self.folder, self.architecture, self.init = folder, architecture, init
         self.flashed = False
-        self.broker = DemoBroker(folder)
+        self.broker = Rumqttd(folder)
         self.broker.start()
         assert main(["-C", str(folder / "operator"), "init", "--broker", self.broker.url]) == 0
         (folder / "password").write_text(PASSWORD + "\n")

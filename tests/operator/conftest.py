@@ -2,10 +2,10 @@
 
 import pytest
 
-from ota.demo.broker import DemoBroker
 from tests.support.lab import Mosquitto
 from tests.support.operator import ota
 from tests.support.publishing import Publishing
+from tests.support.rumqttd import Rumqttd
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def site(request, tmp_path, capsys):
     """An operator, and each of the brokers in turn."""
     if request.param == "mosquitto" and Mosquitto.command() is None:
         pytest.skip("mosquitto is not installed")
-    opened = Publishing(tmp_path, Mosquitto if request.param == "mosquitto" else DemoBroker)
+    opened = Publishing(tmp_path, Mosquitto if request.param == "mosquitto" else Rumqttd)
     capsys.readouterr()
     yield opened
     opened.close()
@@ -31,7 +31,7 @@ def site(request, tmp_path, capsys):
 @pytest.fixture
 def quick(tmp_path, capsys):
     """The same, for what does not depend on the broker."""
-    opened = Publishing(tmp_path, DemoBroker)
+    opened = Publishing(tmp_path, Rumqttd)
     capsys.readouterr()
     yield opened
     opened.close()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from ota.operator import pages
@@ -17,6 +16,7 @@ from ota.operator.session import MAX_PACKET_BYTES, Incoming
 from ota.operator.workspace import Settings
 from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
+from tests.support.rumqttd import Rumqttd
 from tests.support.scripted_broker import PUBLISH, SUBSCRIBE, ScriptedBroker
 
 
@@ -29,7 +29,7 @@ def port(request, tmp_path):
     """A real broker on the loopback."""
     if request.param == "mosquitto" and Mosquitto.command() is None:
         pytest.skip("mosquitto is not installed")
-    broker = Mosquitto(tmp_path) if request.param == "mosquitto" else DemoBroker(tmp_path)
+    broker = Mosquitto(tmp_path) if request.param == "mosquitto" else Rumqttd(tmp_path)
     broker.start()
     yield broker.port
     broker.stop()

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from ota.operator.broker import Broker
 from ota.operator.workspace import Settings
 from tests.support.lab import Mosquitto
 from tests.support.operator import ota
+from tests.support.rumqttd import Rumqttd
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def start(tmp_path):
     def opened(*lines: str, rules: str = "") -> str:
         if Mosquitto.command() is None and lines != ("rumqttd",):
             pytest.skip("mosquitto is not installed")
-        broker = DemoBroker(tmp_path) if lines == ("rumqttd",) else Mosquitto(tmp_path)
+        broker = Rumqttd(tmp_path) if lines == ("rumqttd",) else Mosquitto(tmp_path)
         if lines != ("rumqttd",):
             if rules:
                 (tmp_path / "rules").write_text(rules)

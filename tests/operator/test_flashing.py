@@ -11,9 +11,9 @@ from boards.ports import free_port
 from device_agent.node.config import load
 from ota.cli.flash import _Operator, _WithoutBroker
 from ota.cli.main import main
-from ota.demo.broker import DemoBroker
 from ota.operator.session import BrokerError
 from ota.operator.workspace import Workspace
+from tests.support.rumqttd import Rumqttd
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_broker_that_is_away_during_a_trial_is_a_report_that_has_not_come(oper
     workspace = Workspace.open(operator / "operator")
     assert not _Operator(workspace, board, SimpleNamespace()).reported("roof-1", "1", 10.0, 0.5)
     assert "the report cannot be looked for: " in capsys.readouterr().err
-    broker = DemoBroker(operator)
+    broker = Rumqttd(operator)
     broker.start()
     try:
         settings = operator / "operator/ota.toml"

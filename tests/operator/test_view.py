@@ -11,7 +11,6 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.report import Attempt, LogRecord, Refusal, Running
 from ota.operator.broker import Broker, Incoming
@@ -22,6 +21,7 @@ from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
 from tests.support.operator import ota
 from tests.support.reports import signed, signed_logs
+from tests.support.rumqttd import Rumqttd
 
 
 @pytest.fixture(params=("mosquitto", pytest.param("rumqttd", marks=pytest.mark.full)))
@@ -29,7 +29,7 @@ def port(request, tmp_path):
     """A real broker on the loopback, with its default limits."""
     if request.param == "mosquitto" and Mosquitto.command() is None:
         pytest.skip("mosquitto is not installed")
-    broker = Mosquitto(tmp_path) if request.param == "mosquitto" else DemoBroker(tmp_path)
+    broker = Mosquitto(tmp_path) if request.param == "mosquitto" else Rumqttd(tmp_path)
     broker.start()
     yield broker.port
     broker.stop()

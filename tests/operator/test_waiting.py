@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from ota.cli.waiting import _tell
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment, Entry
 from ota.formats.report import Attempt, Running, Summary
@@ -21,13 +20,14 @@ from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
 from tests.support.operator import ota
 from tests.support.reports import identity, signed
+from tests.support.rumqttd import Rumqttd
 from tests.support.standings import ENTRY, NIGHT, OURS, changed, removing
 
 
 @pytest.fixture
 def site(tmp_path):
     """A broker and a workspace."""
-    with DemoBroker(tmp_path) as broker:
+    with Rumqttd(tmp_path) as broker:
         yield fleet.made(tmp_path / "operator", broker.port), broker.port
 
 

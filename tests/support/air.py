@@ -14,12 +14,12 @@ from boards.onboard import versions
 from boards.tarball import Tarball
 from ota.author.agent import prepare_agent
 from ota.author.build import Update, sign
-from ota.demo.broker import DemoBroker
 from ota.formats.agent import ABI, AgentDescription
 from ota.formats.classes import class_id
 from ota.formats.deployment import AGENT
 from tests.support.agents import host_tarball, lay_packages
 from tests.support.lab import Lab, Mosquitto
+from tests.support.rumqttd import Rumqttd
 from tests.support.signing import VENDOR
 
 # /run is the board's own. What init starts again and again is the launcher.
@@ -31,7 +31,7 @@ while :; do sh {base}/launch {base}/etc/agent.toml 2>>{log}; sleep 0.2; done
 class AirLab(Lab):
     """One board with a flashed agent, `version`. `kill` is a power cut for everything that runs on the board."""
 
-    def __init__(self, folder: Path, broker: DemoBroker | Mosquitto, version: str = "0.1.0", **settings) -> None:
+    def __init__(self, folder: Path, broker: Rumqttd | Mosquitto, version: str = "0.1.0", **settings) -> None:
         if os.geteuid() != 0 or not shutil.which("unshare"):
             pytest.skip("mounts, as root")
         super().__init__(folder, broker, **({"agent_trial": 30, "retry": 1} | settings))

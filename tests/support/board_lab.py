@@ -9,10 +9,10 @@ from pathlib import Path
 
 from boards.console import Console
 from boards.line import SerialLine
-from ota.demo.broker import DemoBroker
 from ota.formats.module import Limits
 from qemu.board import EmulatedBoard
 from tests.support.lab import Lab
+from tests.support.rumqttd import Rumqttd
 from tests.support.wheels import built_wheel
 
 HANG_S = 75.0
@@ -26,7 +26,7 @@ class BoardLab(Lab):
     def __init__(self, folder: Path, name: str, ntp: str = "", **settings) -> None:
         self.board = EmulatedBoard(name, folder / "board")
         built_wheel(self.board.board.processor.target)
-        broker = DemoBroker(folder)
+        broker = Rumqttd(folder)
         broker.start()
         super().__init__(folder, broker, **({"trial": 2, "fetch_timeout": 20, "retry": 2, "proc": 0.5} | settings))
         # Several emulated boards may share a busy machine: a module of theirs is given time.

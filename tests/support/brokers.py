@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from boards.ports import free_port, free_ports
-from ota.demo.broker import DemoBroker
 from tests.conftest import ROOT
 from tests.support.built import built, tool
 from tests.support.lab import Mosquitto, wait_until_it_answers
+from tests.support.rumqttd import Rumqttd
 
 SOURCES = ROOT / "tests" / "brokers"
 START_TIMEOUT_S, STOP_TIMEOUT_S = 120, 30
@@ -123,4 +123,4 @@ class Aedes(_Process):
         raise AssertionError(f"aedes did not listen within {START_TIMEOUT_S} s")
 
 
-KINDS = {"mosquitto": Mosquitto, "rumqttd": DemoBroker, "mochi": Mochi, "hivemq": HiveMq}
+KINDS = {"mosquitto": Mosquitto, "rumqttd": Rumqttd, "mochi": Mochi, "hivemq": HiveMq}

@@ -12,7 +12,6 @@ import pytest
 
 from boards.ports import free_port
 from ota.author.build import Update
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.deployment import Entry
@@ -21,6 +20,7 @@ from ota.operator.publish import artifacts
 from ota.operator.workspace import Settings
 from tests.support import preloaded
 from tests.support.observer import Observer, Seen
+from tests.support.rumqttd import Rumqttd
 from tests.support.signing import INSTANCE, VENDOR, Signer
 from tests.support.wat import contract_module
 
@@ -96,7 +96,7 @@ class Lab:
 
     patience_s = PATIENCE_S
 
-    def __init__(self, folder: Path, broker: DemoBroker | Mosquitto, **settings) -> None:
+    def __init__(self, folder: Path, broker: Rumqttd | Mosquitto, **settings) -> None:
         self.folder = folder
         self.broker = broker
         self.signer = Signer(now_s=int(time.time()))
@@ -287,7 +287,7 @@ publish = ["out/#"]
         assert self.alive()
 
 
-def open_lab(tmp_path: Path, kind=DemoBroker, **settings) -> Lab:
+def open_lab(tmp_path: Path, kind=Rumqttd, **settings) -> Lab:
     if kind is Mosquitto and Mosquitto.command() is None:
         pytest.skip("mosquitto is not installed")
     broker = kind(tmp_path)

@@ -1,7 +1,8 @@
-"""Agents forked from a process that has imported all that they import, which takes an agent half of its start.
+"""Agents and brokers forked from a process that has imported all that they import, which takes an agent half of its start, and a
+broker nearly all of it.
 
-`python -m tests.support.preloaded DESCRIPTOR` is that process. Each agent has a guardian between it and that process, which waits
-for its end and tells it.
+`python -m tests.support.preloaded PROGRAM DESCRIPTOR` is that process. What is forked has a guardian between it and that process,
+which waits for its end and tells it.
 """
 
 import atexit
@@ -19,20 +20,33 @@ import sys
 from pathlib import Path
 from typing import IO
 
-MODULES = ("device_agent.__main__", "device_agent.node.service", "device_agent.node.node", "device_agent.broker.certificates")
+AGENT, BROKER = "agent", "broker"
+MODULES = {  # the first has the program's `main`
+    AGENT: (
+        "device_agent.__main__",
+        "device_agent.node.service",
+        "device_agent.node.node",
+        "device_agent.broker.certificates",
+        "cryptography.hazmat.backends.openssl.backend",
+        "encodings.idna",
+    ),
+    BROKER: ("iotcore._serve",),
+}
 LIMIT_BYTES = 1 << 20
 SHORT_BYTES = 64
 
 
-class Agent:
-    """One agent, like a `subprocess.Popen`."""
+class Forked:
+    """One process, like a `subprocess.Popen`."""
 
-    def __init__(self, server: socket.socket, arguments: list[str], log: IO[bytes], environment: dict[str, str]) -> None:
+    def __init__(
+        self, server: socket.socket, arguments: list[str], standard_input: int, log: IO[bytes], environment: dict[str, str]
+    ) -> None:
         self._told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._told.settimeout(60)
         request = json.dumps({"arguments": arguments, "folder": str(Path.cwd()), "environment": environment})
         with theirs:
-            socket.send_fds(server, [request.encode()], [theirs.fileno(), log.fileno()])
+            socket.send_fds(server, [request.encode()], [theirs.fileno(), log.fileno(), standard_input])
         self.arguments, self.returncode = arguments, None
         self.pid = int(self._told.recv(SHORT_BYTES))
 
@@ -72,11 +86,11 @@ class Agent:
 
 
 @functools.cache
-def _server() -> socket.socket:
-    """The process that agents are forked from: one for each process of tests, which it ends with."""
+def _server(program: str) -> socket.socket:
+    """The process that they are forked from: one for each process of tests, which it ends with."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+        command = [sys.executable, "-m", __name__, program, str(theirs.fileno())]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def close() -> None:
@@ -89,53 +103,62 @@ def _server() -> socket.socket:
     return ours
 
 
-def start(arguments: list[str], log: IO[bytes], environment: dict[str, str]) -> Agent:
+def start(arguments: list[str], log: IO[bytes], environment: dict[str, str]) -> Forked:
     """An agent in a session of its own. `log` gets what it writes to its standard error."""
-    return Agent(_server(), arguments, log, environment)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (no file of ours)
+        return Forked(_server(AGENT), arguments, nothing.fileno(), log, environment)
 
 
-def _serve(control: socket.socket) -> None:
-    """Forks one agent after the other; returns in each of them, with what it is to do in `sys.argv`."""
+def start_broker(options: dict[str, str], standard_input: int, log: IO[bytes]) -> Forked:
+    """A broker that ends with its standard input."""
+    return Forked(_server(BROKER), [json.dumps(options)], standard_input, log, dict(os.environ))
+
+
+def _serve(program: str, control: socket.socket) -> None:
+    """Forks one process after the other; returns in each of them, with what it is to do in `sys.argv`."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guardians
-    for each in MODULES:
+    for each in MODULES[program]:
         importlib.import_module(each)
     gc.collect()
     gc.freeze()
     control.send(b"ready")
     while True:
-        request, descriptors, _, _ = socket.recv_fds(control, LIMIT_BYTES, 2)
+        request, descriptors, _, _ = socket.recv_fds(control, LIMIT_BYTES, 3)
         if not request:
             os._exit(0)
         if os.fork() == 0:
             control.close()
-            _become(json.loads(request), *descriptors)
+            _become(program, json.loads(request), *descriptors)
             return
         for each in descriptors:
             os.close(each)
 
 
-def _become(request: dict, told: int, log: int) -> None:
-    """Returns in the agent. The process that calls it is the agent's guardian, and ends here."""
+def _become(program: str, request: dict, told: int, log: int, standard_input: int) -> None:
+    """Returns in the new process. The one that calls it is its guardian, and ends here."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    agent = os.fork()
-    if agent:
+    child = os.fork()
+    if child:
         with socket.socket(fileno=told) as channel, contextlib.suppress(OSError):
             os.close(log)
+            os.close(standard_input)
             os.setsid()
-            channel.send(str(agent).encode())
-            _, status = os.waitpid(agent, 0)
+            channel.send(str(child).encode())
+            _, status = os.waitpid(child, 0)
             channel.send(str(status).encode())
         os._exit(0)
     os.setsid()
+    os.dup2(standard_input, 0)
     os.dup2(log, 2)
-    os.close(log)
-    os.close(told)
+    for each in (standard_input, log, told):
+        os.close(each)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = ["device-agent", *request["arguments"]]
+    sys.argv = [program, *request["arguments"]]
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
-    sys.exit(importlib.import_module("device_agent.__main__").main())
+    chosen = sys.argv[1]
+    _serve(chosen, socket.socket(fileno=int(sys.argv[2])))
+    sys.exit(importlib.import_module(MODULES[chosen][0]).main())

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ota.author.build import Update
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.cbor import sha256
 from ota.formats.deployment import Deployment, Entry
@@ -21,6 +20,7 @@ from ota.operator.workspace import Workspace
 from tests.support.lab import Mosquitto, echo
 from tests.support.operator import ota
 from tests.support.reports import signed
+from tests.support.rumqttd import Rumqttd
 
 GROUP = "lab"
 LAB = Scope(GROUP)
@@ -29,13 +29,13 @@ LAB = Scope(GROUP)
 class Publishing:
     """One operator and one broker, which can be emptied."""
 
-    def __init__(self, folder: Path, kind: Callable[[Path], DemoBroker | Mosquitto]) -> None:
+    def __init__(self, folder: Path, kind: Callable[[Path], Rumqttd | Mosquitto]) -> None:
         self.root, self._kind = folder, kind
         self.broker = self._started()
         self.folder = folder / "operator"
         assert ota(self.folder, "init", "--vendor", "test.example", "--no-passphrase", "--broker", self.broker.url) == 0
 
-    def _started(self) -> DemoBroker | Mosquitto:
+    def _started(self) -> Rumqttd | Mosquitto:
         (place := self.root / f"broker-{time.monotonic_ns()}").mkdir()
         broker = self._kind(place)
         broker.start()

@@ -12,7 +12,6 @@ import pytest
 
 from boards.onboard import versions
 from ota.author.agent import prepare_agent
-from ota.demo.broker import DemoBroker
 from ota.formats import bundle, topics
 from ota.formats.deployment import AGENT
 from ota.formats.window import Window
@@ -22,6 +21,7 @@ from tests.support.agents import host_tarball
 from tests.support.air import AirLab
 from tests.support.lab import GROUP, Mosquitto, echo, open_lab
 from tests.support.relay import relay
+from tests.support.rumqttd import Rumqttd
 from tests.support.signing import INSTANCE, VENDOR
 
 pytestmark = pytest.mark.timeout(300)
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def lab(tmp_path):
-    broker = DemoBroker(tmp_path)
+    broker = Rumqttd(tmp_path)
     broker.start()
     opened = AirLab(tmp_path, broker)
     try:
@@ -132,7 +132,7 @@ QUICK = ("cannot be imported", "ends")
 @pytest.mark.parametrize("how", [each if each in QUICK else pytest.param(each, marks=pytest.mark.full) for each in BROKEN])
 def test_an_agent_that_does_not_work_gives_way_to_the_one_before_which_says_why(tmp_path, how):
     change, why = BROKEN[how]
-    broker = DemoBroker(tmp_path)
+    broker = Rumqttd(tmp_path)
     broker.start()
     lab = AirLab(tmp_path, broker, agent_trial=8)
     try:
@@ -270,7 +270,7 @@ def test_an_agent_without_a_launcher_says_that_it_is_updated_otherwise(tmp_path)
 def test_power_cuts_at_any_moment_of_an_agents_update_leave_an_agent_that_runs(tmp_path, cuts):
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
-    broker = DemoBroker(tmp_path)
+    broker = Rumqttd(tmp_path)
     broker.start()
     lab = AirLab(tmp_path, broker)
     try:

@@ -12,8 +12,8 @@ import pytest
 from device_agent.instance.states import Phase
 from device_agent.storage import floors
 from device_agent.storage.store import Store
-from ota.demo.broker import DemoBroker
 from tests.support.lab import Lab, echo
+from tests.support.rumqttd import Rumqttd
 from tests.support.signing import INSTANCE
 from tests.system.test_updates import workers
 
@@ -25,7 +25,7 @@ MANY = [pytest.param(100, number, marks=pytest.mark.full) for number in range(1,
 def test_kills_at_random_moments_never_lose_a_board(tmp_path, kills, number):
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
-    broker = DemoBroker(tmp_path)
+    broker = Rumqttd(tmp_path)
     broker.start()
     lab = Lab(tmp_path, broker, trial=0.15, retry=0.5)
     done = 0

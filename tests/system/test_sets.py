@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from ota.demo.broker import DemoBroker
 from ota.formats.window import Window
 from ota.operator.publish import artifacts
 from tests.support.lab import DEVICE, Lab, open_lab
+from tests.support.rumqttd import Rumqttd
 from tests.support.sets import confirmed, deploy_together, members, wait_all
 
 NAMES = ("lamp", "meter", "pump")
@@ -158,7 +158,7 @@ MANY = [pytest.param(100, number, marks=pytest.mark.full) for number in range(1,
 def test_power_cuts_at_random_moments_of_a_set_end_in_all_new_or_all_old(tmp_path, cuts, number):
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
-    broker = DemoBroker(tmp_path)
+    broker = Rumqttd(tmp_path)
     broker.start()
     lab = Lab(tmp_path, broker, trial=0.1, retry=0.5)
     done, ends = 0, []

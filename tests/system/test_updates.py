@@ -13,7 +13,6 @@ import pytest
 from device_agent.instance.crash_loop import MAX_RESTARTS
 from device_agent.instance.supervisor import MAX_TRIES
 from ota.author.build import sign
-from ota.demo.broker import DemoBroker
 from ota.formats import topics
 from ota.formats.chunks import ChunkIndex
 from ota.formats.manifest import MANIFEST_LIMIT_BYTES, vendor_id
@@ -21,6 +20,7 @@ from ota.formats.module import Limits
 from ota.formats.trust import ROOT_TYPE
 from ota.keyring import SigningKey, sign_document
 from tests.support.lab import GROUP, PATIENCE_S, Lab, Mosquitto, echo, open_lab
+from tests.support.rumqttd import Rumqttd
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def board(lab):
     return lab
 
 
-@pytest.mark.parametrize("kind", [pytest.param(DemoBroker, marks=pytest.mark.full), Mosquitto])
+@pytest.mark.parametrize("kind", [pytest.param(Rumqttd, marks=pytest.mark.full), Mosquitto])
 def test_the_main_job(tmp_path, kind):
     lab = open_lab(tmp_path, kind)
     try:
