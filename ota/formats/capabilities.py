@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ota.formats import topics, worlds
+from ota.formats import hosts, topics, worlds
 from ota.formats.fields import Fields, malformed
 from ota.formats.reasons import Reason, Refused
 from ota.formats.text import nearest
@@ -310,15 +310,19 @@ def named(imports: Iterable[tuple[str, str]]) -> str:
 
 
 def what_to_do(missing: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """About imports by the Component Model's names: the capabilities that cover them; why boards have no such thing."""
+    """About imports: the capabilities that cover them; of those by the Component Model's names why boards have no such thing; of
+    those that are meant for another host what makes a module without them.
+    """
+    missing = list(missing)
     named = [each for each in missing if worlds.parse(each[0]) is not None]
-    if wanted := sorted({needed for each in named if (needed := capability_of(*each))}):
+    if wanted := sorted({needed for each in missing if (needed := capability_of(*each))}):
         yield f"ask for {', '.join(wanted)} in [capabilities]"
     unknown = [each for each in named if capability_of(*each) is None and not own_interface(each[0])]
     why: dict[str, set[str]] = {}
     for module, name in unknown:
         why.setdefault(worlds.refusal(module, name), set()).add(module)
     yield from sorted(f"{', '.join(sorted(modules))}: {text}" for text, modules in why.items() if text)
+    yield from hosts.explained(each for each in missing if capability_of(*each) is None)
 
 
 def capability_of(module: str, function: str) -> str | None:

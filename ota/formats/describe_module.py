@@ -3,7 +3,7 @@
 from typing import Any
 
 from ota.formats import component, wasm
-from ota.formats.capabilities import FILTER_VERSIONS, check_exports, interfaces_of, unknown_imports
+from ota.formats.capabilities import FILTER_VERSIONS, check_exports, interfaces_of, unknown_imports, what_to_do
 from ota.formats.cbor import sha256
 from ota.formats.features import HINTS, beyond_core
 from ota.formats.loadable import written_out
@@ -47,7 +47,8 @@ def _makers(data: bytes) -> list[str]:
 def _of_shape(shape: wasm.ModuleShape, values: dict[str, Any], rows: Rows) -> tuple[dict[str, Any], Rows]:
     imports = [f"{module}.{name}" for module, name in shape.imports]
     capabilities = interfaces_of(shape.imports)
-    unknown = [f"{module}.{name}" for module, name in unknown_imports(shape.imports)]
+    nowhere = unknown_imports(shape.imports)
+    unknown = [f"{module}.{name}" for module, name in nowhere]
     is_filter = not set(shape.exports).isdisjoint(FILTER_VERSIONS)
     try:
         abilities, lacks = sorted(check_exports(shape.exports, is_filter=is_filter)), ""
@@ -55,10 +56,18 @@ def _of_shape(shape: wasm.ModuleShape, values: dict[str, Any], rows: Rows) -> tu
         abilities, lacks = [], error.detail
     toml = _description(shape, capabilities)
     values |= {"memory_pages": shape.memory_pages, "imports": imports, "exports": list(shape.exports)}
-    values |= {"capabilities": capabilities, "unknown_imports": unknown, "abilities": abilities, "description": toml}
+    helps = list(what_to_do(nowhere))
+    values |= {
+        "capabilities": capabilities,
+        "unknown_imports": unknown,
+        "what_helps": helps,
+        "abilities": abilities,
+        "description": toml,
+    }
     rows.append(("memory", f"{amount(shape.memory_pages, 'page')} of 64 KiB"))
     rows += [("import", each) for each in imports] + [("export", each) for each in shape.exports]
     rows += [("capability", each) for each in capabilities] + [("no board has", each) for each in unknown]
+    rows += [("what helps", each) for each in helps]
     rows += [("ability", each) for each in abilities] + [("lacks", lacks)] * bool(lacks)
     if not unknown and not lacks:
         rows += [("its .toml", line) for line in toml.splitlines()]

@@ -18,9 +18,9 @@ __all__ = ["HINTS", "beyond_core", "check_core", "explained"]
 
 NEWER = "a newer proposal"  # that is not known here
 HINTS = {
-    "tail-calls": "clang -mno-tail-call, rustc -C target-feature=-tail-call, wasm-opt --disable-tail-call",
-    "exceptions": "clang -fno-exceptions, rustc -C panic=abort",
-    "legacy-exceptions": "clang -fno-exceptions, rustc -C panic=abort",
+    "tail-calls": "clang -mno-tail-call, rustc -C target-feature=-tail-call",
+    "exceptions": "clang -fno-exceptions without setjmp, rustc -C panic=abort",
+    "legacy-exceptions": "clang -fno-exceptions without setjmp, rustc -C panic=abort",
     "gc": "a compiler that manages its memory itself: MoonBit's --target wasm; Kotlin and Dart have none",
     "function-references": "a toolchain's output for core 2.0",
     "memory64": "the target wasm32 instead of wasm64",
@@ -30,19 +30,22 @@ HINTS = {
     "multi-memory": "wasm-opt --multi-memory-lowering",
     "compact-imports": "wasm-opt without -all",
     "wide-arithmetic": "clang -mno-wide-arithmetic, rustc -C target-feature=-wide-arithmetic",
-    "custom-page-sizes": "pages of 64 KiB",
+    "custom-page-sizes": "pages of 64 KiB, wasm-ld without --page-size",
+    "half-precision": "clang -mno-fp16, rustc -C target-feature=-fp16",
+    "stringref": "a toolchain's output for core 2.0",
     "stack-switching": "a toolchain's output for core 2.0",
     NEWER: "a toolchain's output for core 2.0",
 }
 """By the name of the proposal: what to do."""
-_TYPE, _IMPORT, _FUNCTIONS, _TABLE, _MEMORY, _GLOBAL, _ELEMENT, _CODE, _DATA, _TAG = 1, 2, 3, 4, 5, 6, 9, 10, 11, 13
+_TYPE, _IMPORT, _FUNCTIONS, _TABLE, _MEMORY, _GLOBAL, _ELEMENT, _CODE, _DATA, _TAG, _STRINGS = 1, 2, 3, 4, 5, 6, 9, 10, 11, 13, 14
 _END, _GLOBAL_GET, _REF_NULL, _REF_FUNC = 0x0B, 0x23, 0xD0, 0xD2
 _ARITHMETIC = frozenset((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E))  # of extended constant expressions, which boards have
+_EITHER = "either kind of exceptions"  # tags and throw: of the old ones where an instruction is, else of the new ones
 _BY_OPCODE = {
     0x06: "legacy-exceptions", 0x07: "legacy-exceptions", 0x09: "legacy-exceptions", 0x18: "legacy-exceptions",
-    0x19: "legacy-exceptions", 0x08: "exceptions", 0x0A: "exceptions", 0x1F: "exceptions", 0x12: "tail-calls", 0x13: "tail-calls",
+    0x19: "legacy-exceptions", 0x08: _EITHER, 0x0A: "exceptions", 0x1F: "exceptions", 0x12: "tail-calls", 0x13: "tail-calls",
     0x14: "function-references", 0x15: "function-references", 0xD3: "gc", 0xD4: "function-references",
-    0xD5: "function-references", 0xD6: "function-references", 0xFB: "gc", 0xFE: "threads",
+    0xD5: "function-references", 0xD6: "function-references", 0xFE: "threads",
     **dict.fromkeys(range(0xE0, 0xE7), "stack-switching"),
 }  # fmt: skip
 _NUMBERS = {
@@ -53,6 +56,7 @@ _NUMBERS = {
 """How many numbers in LEB128 follow an instruction. Signs do not matter: only their bytes are skipped."""
 _UNASSIGNED = frozenset((0x16, 0x17, 0x1D, 0x1E, *range(0xC5, 0xD0), *range(0xD7, 0xFB)))
 _FC_NUMBERS = {8: 2, 9: 1, 10: 2, 11: 1, 12: 2, 13: 1, 14: 2, 15: 1, 16: 1, 17: 1}
+_STRING_CODES, _RELAXED_CODES, _HALF_CODES = range(0x80, 0xC0), range(0x100, 0x114), range(0x120, 0x150)  # after 0xFB; 0xFD; 0xFD
 _LEB = rb"[\x80-\xff]{0,9}+[\x00-\x7f]"
 _PLAIN = re.compile(
     rb"(?:[\x00\x01\x05\x0b\x0f\x1a\x1b\x45-\xc4\xd1]"  # nothing follows
@@ -69,6 +73,7 @@ _PLAIN = re.compile(
 )
 """A row of instructions of core 2.0 that needs no look at each."""
 _ABSTRACT = {0x69: "exceptions", 0x74: "exceptions", **dict.fromkeys((0x6A, 0x6B, 0x6C, 0x6D, 0x6E, 0x71, 0x72, 0x73), "gc")}
+_ABSTRACT |= {0x67: "stringref"}
 
 
 class _UnknownError(Exception):
@@ -80,6 +85,10 @@ def beyond_core(data: bytes) -> tuple[str, ...]:
     found = _Found()
     for kind, _, _, content in sections(data):
         found.look_at(kind, content)
+    if _EITHER in found.names:
+        found.names -= {_EITHER}
+        if "legacy-exceptions" not in found.names:
+            found.names.add("exceptions")
     return tuple(sorted(found.names))
 
 
@@ -116,9 +125,9 @@ class _Found:
             _DATA: self._segments,
         }
         if kind == _TAG:
-            self._tell("exceptions")
+            self._tell(_EITHER)
         if kind > _TAG:
-            self._tell(NEWER)
+            self._tell("stringref" if kind == _STRINGS else NEWER)
         if kind in looks:
             with self._named():
                 looks[kind](_Bytes(content))
@@ -183,7 +192,7 @@ class _Found:
                 self._value_type(at)
                 at.byte()
             elif kind == 4:
-                self._tell("exceptions")
+                self._tell(_EITHER)
                 at.byte()
                 at.skip(1)
             else:
@@ -267,8 +276,8 @@ class _Found:
                 at.skip(1)
             elif code in (0x43, 0x44):
                 at.take(4 if code == 0x43 else 8)
-            elif code == 0xFD and at.number() == 12:
-                at.take(16)
+            elif code in (0xFB, 0xFD):
+                self._long(code, at)
             elif code not in _ARITHMETIC:
                 if code in _BY_OPCODE:
                     self._tell(_BY_OPCODE[code])
@@ -326,21 +335,32 @@ class _Found:
         if prefix == 0xFC:
             if 19 <= code <= 22:
                 self._tell("wide-arithmetic")
+            elif code in (48, 49):
+                self._tell("half-precision")
+                self._memory_argument(at)
             elif code > 17:
                 raise _UnknownError
             at.skip(_FC_NUMBERS.get(code, 0))
         elif prefix == 0xFD:
-            if code >= 0x100:
-                self._tell("relaxed-simd")
-            if code < 12 or 84 <= code <= 93:
-                self._memory_argument(at)
-            at.take(16 if code in (12, 13) else 1 if 21 <= code <= 34 or 84 <= code <= 91 else 0)
+            self._vectors(code, at)
         elif prefix == 0xFE and code == 3:
             at.byte()
         elif prefix == 0xFE:
             self._memory_argument(at)
         else:
+            if prefix == 0xFB:
+                self._tell("stringref" if code in _STRING_CODES else "gc")
             raise _UnknownError
+
+    def _vectors(self, code: int, at: "_Bytes") -> None:
+        if code in _HALF_CODES:
+            self._tell("half-precision")
+            at.take(1 if code in (0x121, 0x122) else 0)  # a lane
+        elif code >= 0x100:
+            self._tell("relaxed-simd" if code in _RELAXED_CODES else NEWER)
+        if code < 12 or 84 <= code <= 93:
+            self._memory_argument(at)
+        at.take(16 if code in (12, 13) else 1 if 21 <= code <= 34 or 84 <= code <= 91 else 0)
 
     def _memory_argument(self, at: "_Bytes") -> None:
         if at.number() & 0x40:

@@ -19,7 +19,12 @@ HEAD = b"\0asm\1\0\0\0"
 ONE_FUNCTION = HEAD + b"\1\4\1\x60\0\0" + b"\3\2\1\0"
 SWITCHING, CONTINUATION = ONE_FUNCTION + b"\x0a\6\1\4\0\xe2\0\x0b", HEAD + b"\1\6\2\x60\0\0\x5d\0"
 UNKNOWN_TYPE, UNKNOWN_INSTRUCTION = HEAD + b"\1\2\1\x40", ONE_FUNCTION + b"\x0a\5\1\3\0\xf0\x0b"
-UNKNOWN_SECTION = HEAD + b"\x0e\1\0"
+UNKNOWN_SECTION = HEAD + b"\x0f\1\0"
+STRINGS, STRING_TYPE = HEAD + b"\x0e\4\0\1\1" + b"x", HEAD + b"\1\5\1\x60\1\x67\0"
+STRING_CONSTANT = ONE_FUNCTION + b"\x0a\x08\1\6\0\xfb\x82\1\0\x0b"
+STRING_GLOBAL = HEAD + b"\6\x08\1\x67\0\xfb\x82\1\0\x0b"
+HALF_LOAD = HEAD + b"\1\4\1\x60\0\0" + b"\3\2\1\0" + b"\5\3\1\0\1" + b"\x0a\x0b\1\x09\0\x41\0\xfc\x30\1\0\x1a\x0b"
+HALF_LANE = HEAD + b"\1\5\1\x60\1\x7b\0" + b"\3\2\1\0" + b"\x0a\x0b\1\x09\0\x20\0\xfd\xa1\2\3\x1a\x0b"
 USES: dict[str, tuple[str | bytes, ...]] = {
     "tail-calls": ("(func $f (return_call $f))", "(table 1 funcref) (func (return_call_indirect (i32.const 0)))"),
     "exceptions": (
@@ -47,6 +52,8 @@ USES: dict[str, tuple[str | bytes, ...]] = {
     "wide-arithmetic": ("(func (i64.mul_wide_u (i64.const 1) (i64.const 2)) drop drop)",),
     "custom-page-sizes": ("(memory 1 (pagesize 1))",),
     "stack-switching": (SWITCHING, CONTINUATION),
+    "stringref": (STRINGS, STRING_TYPE, STRING_CONSTANT, STRING_GLOBAL),
+    "half-precision": (HALF_LOAD, HALF_LANE),
     "a newer proposal": (UNKNOWN_TYPE, UNKNOWN_INSTRUCTION, UNKNOWN_SECTION),
 }
 CORE = """(module (type $t (func (param i32) (result i32 i64))) (import "a" "f" (func)) (import "a" "g" (global $g i32))
@@ -82,6 +89,19 @@ def test_a_proposal_is_named_with_what_to_do(name, body):
     wasm = made(body)
     assert name in beyond_core(wasm)
     assert f"it uses {name}, which boards do not have: use {HINTS[name]}" in explained(wasm)
+
+
+def test_exceptions_of_the_old_kind_are_not_taken_for_new_ones_too():
+    """Tags and throw are of both."""
+    tag = b"\x0d\3\1\0\0"
+    assert beyond_core(HEAD + tag) == ("exceptions",)
+    assert beyond_core(LEGACY) == ("legacy-exceptions",)
+    assert beyond_core(LEGACY[:-10] + tag + LEGACY[-10:]) == ("legacy-exceptions",)
+
+
+@pytest.mark.parametrize("body", [STRINGS, STRING_TYPE, STRING_CONSTANT, STRING_GLOBAL, HALF_LOAD, HALF_LANE])
+def test_what_has_opcodes_beside_those_of_another_proposal_is_not_named_after_that(body):
+    assert len(beyond_core(body)) == 1
 
 
 def test_every_proposal_with_a_hint_is_found_somewhere():
