@@ -20,13 +20,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="each side of each of the programs (default %(default)s)")
     arguments = parser.parse_args()
-    from bench import air, code, components, events, fetching, fleet, guests, memory, runtime, traffic, transfer
+    from bench import air, code, components, events, fetching, fleet, guests, memory, runtime, signatures, traffic, transfer
     from bench.programs.__main__ import tables
     from bench.programs.measure import measure_all
     from bench.programs.measure import rows as rows_of
     from ota.author.aot import Compiler
 
-    parts = (code, runtime, events, components, memory, traffic, transfer, fetching, fleet, air)
+    parts = (code, runtime, events, components, memory, signatures, traffic, transfer, fetching, fleet, air)
     rows: list[Row] = [row for part in parts for row in part.measure(arguments.rounds)]
     languages = guests.measure(arguments.rounds)
     programs = rows_of(list(measure_all(arguments.seconds)))

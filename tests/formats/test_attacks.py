@@ -33,6 +33,10 @@ def signer():
 
 
 def reason(function, *values, **more):
+    return refusal(function, *values, **more).reason
+
+
+def refusal(function, *values, **more):
     tracemalloc.start()
     try:
         with pytest.raises(Refused) as caught:
@@ -40,7 +44,7 @@ def reason(function, *values, **more):
         assert tracemalloc.get_traced_memory()[1] < BOUND_BYTES
     finally:
         tracemalloc.stop()
-    return caught.value.reason
+    return caught.value
 
 
 def keys_of(*keys):
@@ -122,11 +126,14 @@ def test_expiry_at_each_role(signer):
 
 
 def test_mix_and_match(signer):
-    """The signature of one release over the manifest of another, and one group's deployment for another group."""
+    """The signature of one release beside the manifest of another, with either's digest; one group's deployment for another."""
     one, two = (suit.Envelope.from_bytes(signer.update(content).envelope, 1 << 16) for content in (b"one", b"two"))
-    wrapper = cbor.encode([suit.signed_digest(two.manifest_bytes), *(_bytes(each) for each in one.signatures)])
-    mixed = cbor.encode(CBORTag(suit.ENVELOPE_TAG, {suit.AUTHENTICATION: wrapper, suit.MANIFEST: two.manifest_bytes}))
-    assert reason(manifest.verify, mixed, signer.root(), acceptance()) is Reason.SIGNATURE_INVALID
+    for digest, words in ((two.digest, "the signature does not match"), (one.digest, "the digest of the manifest is")):
+        wrapper = cbor.encode([digest, *(_bytes(each) for each in one.signatures)])
+        mixed = cbor.encode(CBORTag(suit.ENVELOPE_TAG, {suit.AUTHENTICATION: wrapper, suit.MANIFEST: two.manifest_bytes}))
+        refused = refusal(manifest.verify, mixed, signer.root(), acceptance())
+        assert refused.reason is Reason.SIGNATURE_INVALID
+        assert words in refused.detail
     assert reason(deploy, signer.deployment(bytes(32), group="roof")[1], signer.root()) is Reason.GROUP_MISMATCH
 
 
@@ -176,8 +183,11 @@ def test_one_key_under_two_identifiers(signer):
 
 
 def test_key_reuse_across_roles(signer):
-    """A key of two roles signs for each by itself: what it signed as one kind of document passes for no other."""
+    """No root gives a key two roles. If one did, what the key signed as one kind of document would pass for no other."""
     key = SigningKey.generate()
+    for name in ("release", "deploy"):
+        again = signed_root(root_with(signer, 2, **{name: Role(keys_of(signer.keys["root"]), 1)}), signer.keys["root"])
+        assert reason(next_root, signer.root(), again) is Reason.KEY_REUSED
     shared = Role(keys_of(key), 1)
     root = root_with(signer, 1, root=shared, deploy=shared, release=shared)
     as_root = sign_document(signer.deployment(bytes(32))[0].to_payload(), ROOT_TYPE, [key])
@@ -240,17 +250,20 @@ def _document(payload, signer):
 
 
 @pytest.mark.parametrize(
-    ("name", "payload"),
+    ("name", "payload", "words"),
     [
-        ("non-canonical CBOR: a number in a longer form", bytes.fromhex("a1180101")),
-        ("non-canonical CBOR: a map of indefinite length", bytes.fromhex("bf0101ff")),
-        ("keys of a map equal after conversion: 1 and true", bytes.fromhex("a20102f502")),
-        ("keys of a map equal after conversion: 1 and 1.0", bytes.fromhex("a20102f93c0002")),
-        ("deep nesting", b"\x81" * 2000 + b"\x01"),
-        ("huge lengths: bytes", bytes.fromhex("5b7fffffffffffffff")),
-        ("huge lengths: a list", bytes.fromhex("9b00000000ffffffff")),
-        ("huge lengths: a map", bytes.fromhex("bb00000000ffffffff")),
+        ("non-canonical CBOR: a number in a longer form", bytes.fromhex("a1180101"), "not in its shortest form"),
+        ("non-canonical CBOR: a map of indefinite length", bytes.fromhex("bf0101ff"), "an indefinite length"),
+        ("keys of a map equal after conversion: 1 and true", bytes.fromhex("a20102f502"), "a key that is not a whole number"),
+        ("keys of a map equal after conversion: 1 and 1.0", bytes.fromhex("a20102f93c0002"), "a key that is not a whole number"),
+        ("the same key twice", bytes.fromhex("a201020103"), "a key that occurs twice"),
+        ("deep nesting", b"\x81" * 2000 + b"\x01", "nested deeper than 16"),
+        ("huge lengths: bytes", bytes.fromhex("5b7fffffffffffffff"), "CBOR: it ends too early"),
+        ("huge lengths: a list", bytes.fromhex("9b7fffffffffffffff"), "CBOR: it ends too early"),
+        ("huge lengths: a map", bytes.fromhex("baffffffff"), "CBOR: it ends too early"),
     ],
 )
-def test_cbor_that_two_decoders_could_read_differently(signer, name, payload):
-    assert reason(deploy, _document(payload, signer), signer.root()) is Reason.MALFORMED
+def test_cbor_that_two_decoders_could_read_differently(signer, name, payload, words):
+    refused = refusal(deploy, _document(payload, signer), signer.root())
+    assert refused.reason is Reason.MALFORMED
+    assert words in refused.detail
