@@ -209,6 +209,10 @@ def test_links_devices_and_extended_headers_are_refused(kind):
     assert refusal(entry("root/1", type=kind) + END).reason is Reason.BUNDLE_INVALID
 
 
+def test_a_file_that_names_another_one_as_a_link_does_is_refused():
+    assert refusal(entry("root/1", linkname="/etc/passwd") + END).reason is Reason.BUNDLE_INVALID
+
+
 def test_what_follows_the_end_is_refused():
     data = packed(MESSAGES)
     assert refusal(data + b"x").reason is Reason.BUNDLE_INVALID

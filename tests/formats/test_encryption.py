@@ -26,6 +26,7 @@ from ota.formats.encryption import (
     public_key,
     read_public_key,
 )
+from ota.formats.key_delivery import KeyDelivery
 from ota.formats.manifest import MANIFEST_LIMIT_BYTES, Manifest
 from ota.formats.profile import Profile
 from ota.formats.reasons import Reason, Refused
@@ -213,6 +214,17 @@ def test_any_bytes_are_an_encryption_info_or_refused(data):
             read(data)
         except Refused:
             continue
+
+
+@pytest.mark.parametrize("change", [lambda ids: ids[::-1], lambda ids: [ids[0], *ids], lambda ids: ["text"], lambda ids: ids * 5])
+def test_a_delivery_whose_list_of_keys_is_out_of_order_or_says_one_twice_is_refused(change):
+    ids = sorted((GroupKey(b"a" * 16).key_id, GroupKey(b"b" * 16).key_id))
+    value = cbor.decode(KeyDelivery("board", "lab", 1, 5, tuple(ids), b"info", b"sealed").to_payload(), "test", 4096)
+    assert KeyDelivery.from_payload(cbor.encode(value)).key_ids == tuple(ids)
+    value[6] = change(ids)
+    with pytest.raises(Refused) as caught:
+        KeyDelivery.from_payload(cbor.encode(value))
+    assert caught.value.reason is Reason.MALFORMED
 
 
 def test_files_of_keys_are_strict():

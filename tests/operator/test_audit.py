@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from ota.formats.audit import LINE_LIMIT_BYTES, START, Row, encode, hash_of
+from ota.formats.audit import LINE_LIMIT_BYTES, START, Row, encode, hash_of, read_line
 from ota.keyring import SigningKey
 from ota.operator.audit import Audit, AuditError
 from ota.operator.ca import CertificateAuthority
@@ -115,6 +116,14 @@ def test_lines_that_changed_places_are_found(acted):
 def test_a_changed_line_is_found(acted):
     put(acted, [line.replace(b"echo", b"ohce") for line in lines(acted)])
     assert any("signature" in each for each in problems(acted))
+
+
+def test_a_line_that_was_changed_and_signed_again_with_its_own_key_is_found(acted):
+    """Whoever has the key can sign another line, and not the hash of it in the lines after it."""
+    at, found = next((at, each) for at, each in enumerate(lines(acted)) if b"sign-deployment" in each)
+    changed = replace(read_line(found)[0], by="somebody@else")
+    put(acted, [*lines(acted)[:at], encode(changed, acted.role_keys("deploy")[0]), *lines(acted)[at + 1 :]])
+    assert problems(acted) == [f"line {at + 2}: the line before it is another than when it was written"]
 
 
 def test_a_line_signed_with_another_key_than_the_act_needs_is_found(acted):

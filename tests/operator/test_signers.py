@@ -11,7 +11,7 @@ from cbor2 import CBORTag
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from device_agent.broker.certificates import signing_request
@@ -59,6 +59,14 @@ def certified(workspace, tmp_path, name: str, later_s: int = 0) -> Identity:
     authority = CertificateAuthority(workspace, now_s=lambda: time.time() + later_s)
     file.write_bytes(authority.sign(signing_request(key, name), name))
     return Identity.load(key, file)
+
+
+def test_the_certificate_of_a_broker_whose_host_is_called_as_a_board_speaks_for_no_board(workspace, signers):
+    pem, key = CertificateAuthority(workspace).server("roof-1")
+    broker = Identity(load_pem_private_key(key, None), x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER))
+    with pytest.raises(Refused, match="signed with the certificate of a broker") as refused:
+        signers.report("roof-1", signed(fleet.report("roof-1"), broker), NOW_S)
+    assert refused.value.reason is Reason.REPORT_FORGED
 
 
 def of_another_authority(name: str, *, begins_s: int = NOW_S - DAY_S, ends_s: int = NOW_S + DAY_S) -> tuple[Identity, bytes]:
