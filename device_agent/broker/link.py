@@ -59,7 +59,7 @@ class Link:
     ) -> None:
         """`marker` is a topic of this board's own, on which it sends itself messages to learn whether the broker delivers."""
         self._config, self._device = config, device
-        self._client_id = client_id or f"wamr-ota-{device}"
+        self._client_id = client_id or topics.client_id(device)
         self._loop = asyncio.get_running_loop()
         self._on_message, self._on_input, self._on_online, self._on_offline = on_message, on_input, on_online, on_offline
         self._counters: Counter[str] = Counter() if counters is None else counters

@@ -17,7 +17,9 @@ from ota.operator.ca import CertificateAuthority, enrolled
 from ota.operator.workspace import SETTINGS, Settings, Workspace
 
 PASSWORDS = {OPERATOR: "broker.password", ENROLMENT: "enrolment.password"}  # in keys/
-SECRET = frozenset(("certs/broker.key", "enrolment.conf", "operators.csv", "credentials.xml", "definitions.json"))
+SECRET = frozenset(
+    ("certs/broker.key", "enrolment.conf", "operators.passwd", "operators.csv", "credentials.xml", "definitions.json")
+)
 
 
 def add_commands(commands: Any) -> None:

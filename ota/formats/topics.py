@@ -23,6 +23,11 @@ LOCAL, SYSTEM = "local", "sys"  # first levels: topics between a board's modules
 ONLINE, OFFLINE = b"1", b"0"
 
 
+def client_id(device: str) -> str:
+    """The identifier of a board's connection, by which a broker knows its session."""
+    return f"wamr-ota-{device}"
+
+
 def root(number: int) -> str:
     """Root document number `number`."""
     return f"{PREFIX}/root/{number}"

@@ -7,11 +7,13 @@ Those of EMQX and HiveMQ are compared with the rules and have not been run: no p
 
 import hashlib
 import json
+import re
 import secrets
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ota.formats import topics
 from ota.formats.fields import is_name
 from ota.operator.access import BOARD, ENROLMENT, OPERATOR, RESERVED, Rule, rules
 
@@ -278,7 +280,7 @@ def _rabbitmq(site: Site) -> dict[str, str]:
     folder = site.folder or "/etc/rabbitmq"
     users = [{"name": user, "password": site.passwords[user], "tags": []} for user in sorted(RESERVED)]
     users += [{"name": device, "password_hash": "", "tags": []} for device in site.devices]
-    everything = {"vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}
+    everything = dict.fromkeys(("configure", "write", "read"), ".*")
     topic_permissions = [
         {
             "user": user,
@@ -292,7 +294,10 @@ def _rabbitmq(site: Site) -> dict[str, str]:
     definitions = {
         "vhosts": [{"name": "/"}],
         "users": users,
-        "permissions": [{"user": each["name"]} | everything for each in users],
+        "permissions": [
+            *({"user": user, "vhost": "/"} | everything for user in sorted(RESERVED)),
+            *({"user": device, "vhost": "/"} | _amqp_of_client(device) for device in site.devices),
+        ],
         "topic_permissions": topic_permissions,
     }
     return {
@@ -317,6 +322,15 @@ load_definitions = {folder}/definitions.json
         "enabled_plugins": "[rabbitmq_mqtt,rabbitmq_auth_mechanism_ssl].\n",
         "definitions.json": json.dumps(definitions, indent=1) + "\n",
     }
+
+
+def _amqp_of_client(device: str) -> dict[str, str]:
+    """What a board may do with queues and exchanges: its own session's alone.
+
+    Who connects with the identifier of another client gets its queue with it, and what is in there.
+    """
+    own = rf"mqtt-(subscription|will)-{re.escape(topics.client_id(device))}(qos[01])?"
+    return {"configure": f"^{own}$"} | dict.fromkeys(("write", "read"), rf"^(amq\.topic|{own})$")
 
 
 def _amqp(found: Sequence[Rule], device: str, *, write: bool) -> str:

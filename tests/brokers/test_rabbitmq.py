@@ -6,6 +6,8 @@ import time
 
 import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from boards.ports import free_ports
 from device_agent.broker.certificates import signing_request
@@ -49,6 +51,7 @@ class Site:
 
     def client(self, name, **how):
         """Connected as a board of this name."""
+        how = {"identifier": topics.client_id(name)} | how
         return Client(self, BOARDS, certificate=self._certificates[name], **how)
 
 
@@ -196,3 +199,49 @@ def test_a_certificate_of_another_authority_opens_nothing(site, tmp_path):
 
 def test_a_board_that_the_file_does_not_list_is_not_let_in(site):
     assert Client(site, BOARDS, certificate=site.late).refused is not None
+
+
+class Keeping(Client):
+    """One whose session outlives its connection, and goes on with the one that is there."""
+
+    @staticmethod
+    def _session():
+        made = Properties(PacketTypes.CONNECT)
+        made.SessionExpiryInterval = 600
+        return made
+
+
+def _connected(site, name, identifier):
+    connect = mqtt.Client.connect
+    mqtt.Client.connect = lambda self, *each, **named: connect(self, *each, clean_start=False, **named)
+    try:
+        return Keeping(site, BOARDS, certificate=site._certificates[name], identifier=identifier)
+    finally:
+        mqtt.Client.connect = connect
+
+
+@pytest.mark.parametrize("taken", [topics.client_id("roof-2"), "another"])
+def test_a_board_that_takes_the_identifier_of_another_gets_nothing_of_its_session(site, operator, taken):
+    """What waits for roof-2 is not given to roof-3, who comes under the identifier of its session."""
+    secret, own = "devices/roof-2/cmd/door", topics.client_id("roof-2")
+    owner = _connected(site, "roof-2", own)
+    owner._client.subscribe(secret, 1)
+    assert owner._answers.get(timeout=PATIENCE_S) == 1
+    owner._client.loop_stop()
+    owner._client._sock_close()
+    assert operator.publish(secret, b"open", retain=False) == 0
+    thief = _connected(site, "roof-3", taken)
+    try:
+        if thief.refused is None:
+            thief._client.subscribe("devices/roof-3/cmd/x", 1)
+            thief._answers.get(timeout=PATIENCE_S)
+            operator.publish(secret, b"again", retain=False)
+            operator.publish("devices/roof-3/cmd/x", b"fence", retain=False)
+            with pytest.raises(queue.Empty):
+                while True:
+                    assert thief.messages.get(timeout=3)[0] != secret
+    finally:
+        thief.close()
+    again = _connected(site, "roof-2", own)
+    assert again.messages.get(timeout=PATIENCE_S) == (secret, b"open")
+    again.close()

@@ -54,7 +54,8 @@ class Site:
         data.mkdir()
         made = ("broker-config", "mosquitto", "--host", "127.0.0.1", "--group", "lab", "-o", str(folder), "--etc", str(folder))
         assert main(["-C", str(self.operator), *made]) == 0
-        assert (certificates / "broker.key").stat().st_mode & 0o077 == 0
+        for secret in (certificates / "broker.key", folder / "operators.passwd", folder / "enrolment.conf"):
+            assert secret.stat().st_mode & 0o077 == 0
         self.ports = dict(zip((8883, 8884, 8885), free_ports(3), strict=True))
         for name in ("mosquitto.conf", "enrolment.conf"):
             text = (folder / name).read_text().replace("/var/lib/mosquitto", str(data))
