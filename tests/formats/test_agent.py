@@ -150,6 +150,8 @@ def test_members_of_later_versions_are_refused_if_they_are_critical():
 
 def test_an_agent_that_does_not_open_the_database_or_leaves_no_way_back_is_refused():
     check_schema(ABOUT, ours=3, readable_by=3)
+    check_schema(replace(ABOUT, reads=3), ours=3, readable_by=3)  # each at its edge
+    check_schema(ABOUT, ours=4, readable_by=4)
     with pytest.raises(Refused, match=r"schema-mismatch: .* from schema 4 on, this board's is 3"):
         check_schema(replace(ABOUT, reads=4), ours=3, readable_by=3)
     with pytest.raises(Refused, match=r"schema-mismatch: the agent knows schema 4, agents open this board's from schema 5 on"):
@@ -164,3 +166,18 @@ def test_an_agents_manifest_is_described(signer):
     assert rows["agent"] == "0.2.0+0123456789ab"
     assert rows["platform"] == "aarch64, py311, glibc-2.17"
     assert rows["database"] == "schema 4, opens 1 and later, is opened by 3 and later"
+
+
+def test_the_smallest_description_and_the_longest_platform_are_read():
+    first = replace(ABOUT, schema=1, reads=1, readable_by=1, unpacked_bytes=1, platform=Platform("x86_64", "3", "g"))
+    assert AgentDescription.from_bytes(first.to_bytes()) == first
+    assert Platform.parse(["x86_64", "p" * 32, "c" * 32], "test").python == "p" * 32
+    for wrong in (["x86_64", "p" * 33, "c"], ["x86_64", "p", "c" * 33], ["x86_64", "", "c"]):
+        with pytest.raises(Refused, match="malformed: test: the platform is not"):
+            Platform.parse(wrong, "test")
+
+
+@pytest.mark.parametrize("member", ["schema", "reads", "readable_by", "unpacked_bytes"])
+def test_a_description_without_a_schema_or_a_size_is_refused(member):
+    with pytest.raises(Refused, match="malformed"):
+        AgentDescription.from_bytes(replace(ABOUT, **{member: 0}).to_bytes())

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ota.formats import algorithms, cose, suit, trust
+from ota.formats import algorithms, cbor, cose, suit, trust
 from ota.formats.algorithms import ALGORITHMS, CLASSICAL, POST_QUANTUM
 from ota.formats.cose import Sign1, UnusableKey, VerifyKey, read_key
 from ota.formats.manifest import check_signers, verify_any
@@ -75,6 +77,34 @@ def test_algorithm_confusion_a_message_that_names_another_algorithm_than_its_key
     number = next(each.numbers[0] for each in ALGORITHMS if each.name == other)
     forged = replace(message, headers=message.headers | {cose.ALGORITHM: number})
     assert reason(forged.verify, key.public, b"payload") is Reason.SIGNATURE_INVALID
+
+
+@pytest.mark.parametrize("name", [usable(name) for name in NAMES])
+def test_a_signature_of_another_length_is_refused(name):
+    """A zero more in the middle of ES256's is the same two numbers: one signature would have many forms."""
+    key = SigningKey.generate(name)
+    found = Sign1.from_bytes(key.sign1(b"payload")).signature
+    half = len(found) // 2
+    for other in (found[:half] + b"\0" + found[half:], found + b"\0", found[:-1], found[:half], b""):
+        message = replace(Sign1.from_bytes(key.sign1(b"payload")), signature=other)
+        assert reason(message.verify, key.public, b"payload") is Reason.SIGNATURE_INVALID
+
+
+@pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP256K1()])
+def test_a_key_on_another_curve_is_no_key(curve):
+    public = ec.generate_private_key(curve).public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    assert reason(VerifyKey.from_pem, pem) is Reason.MALFORMED
+
+
+@needs_post_quantum
+@pytest.mark.parametrize(("name", "number", "size"), [("ml-dsa-44", -48, 1312), ("ml-dsa-65", -49, 1952)])
+def test_a_post_quantum_key_is_written_as_rfc_9964_has_it(name, number, size):
+    """Key type AKP, the algorithm's number, the public key; the thumbprint is over all three (section 6)."""
+    public = SigningKey.generate(name).public
+    value = public.to_cose_key()
+    assert (list(value), value[1], value[3], len(value[-1])) == ([1, -1, 3], 7, number, size)
+    assert public.key_id == cbor.sha256(cbor.encode({1: 7, 3: number, -1: value[-1]}))
 
 
 @needs_post_quantum

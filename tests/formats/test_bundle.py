@@ -35,7 +35,8 @@ MESSAGES = [
 
 def packed(messages: list[tuple[str, bytes]]) -> bytes:
     made = io.BytesIO()
-    bundle.pack([(topic, partial(bytes, payload)) for topic, payload in messages], made.write)
+    size = bundle.pack([(topic, partial(bytes, payload)) for topic, payload in messages], made.write)
+    assert size == len(made.getvalue())
     return made.getvalue()
 
 
@@ -102,6 +103,26 @@ def test_tar_lists_a_bundle_and_makes_one(tmp_path):
     assert list(contents(path.read_bytes()).topics()) == [topic for topic, _ in MESSAGES]
     with tarfile.open(fileobj=io.BytesIO(packed(MESSAGES))) as archive:
         assert archive.getnames() == [topic.removeprefix("ota/v1/") for topic, _ in MESSAGES]
+
+
+def test_a_member_that_is_longer_than_the_file_is_refused_by_its_header():
+    """One byte more than is there, and the highest number that a header holds."""
+    for size in (len(END) + 1, 8**11 - 1):
+        refused = refusal(entry("crl", size) + END)
+        assert refused.reason is Reason.BUNDLE_TRUNCATED
+        assert f"'crl' has {size} bytes, {len(END)} are there" in refused.detail
+    assert "no end" in refusal(entry("crl", len(END)) + END).detail  # as many as are there: it may be so, and the end lacks
+
+
+def test_members_and_bundles_that_are_as_large_as_allowed_are_taken():
+    whole = [(topics.manifest(BLOB), bytes(MANIFEST_LIMIT_BYTES)), (topics.blob_index(BLOB), b"index")]
+    whole.append((topics.blob_chunk(BLOB, 0), bytes(CHUNK_MAX_BYTES)))
+    assert list(contents(packed(whole)).topics()) == [topic for topic, _ in whole]
+    data = packed(MESSAGES)
+    for size, code in ((bundle.BUNDLE_LIMIT_BYTES, Reason.BUNDLE_INVALID), (bundle.BUNDLE_LIMIT_BYTES + 1, Reason.TOO_LARGE)):
+        with pytest.raises(Refused) as caught:
+            read_contents(Counting(data).read, size)
+        assert caught.value.reason is code
 
 
 def test_a_bundle_that_is_cut_off_is_refused():
