@@ -160,6 +160,7 @@ class Desired:
         """Decides by what was restored, and asks for the documents from now on."""
         self._decide_all()
         self._judge_again()
+        self._go_on_later()
         if self._link is not None:
             for scope in self._scopes:
                 self._link.subscribe(scope.topic)
@@ -329,6 +330,8 @@ class Desired:
     def consider_instance(self, name: str) -> None:
         """Its update has begun or ended: is it what is wanted?"""
         update = self.update(name)
+        if update.interrupted:
+            self._go_on_later()
         if update.ended and update.retryable and update.reason in RETRYABLE:
             self._call_later("failed", self._setting.retry_s * self._growth, self._try_again)
             return
@@ -349,15 +352,27 @@ class Desired:
             elif update.phase is states.Phase.REJECTED and update.reason in CLAIMED:
                 self._decide(name, retry=True)
 
-    def _judge_again(self) -> None:
-        """What the board did not take before the agent started: its settings, its devices or its agent may be others now."""
+    def _go_on_later(self) -> None:
+        """The board was up for a while: what it went down with too often may have been there when the power was bad."""
+        self._call_later("interrupted", self._services.times.forget_s, partial(self._judge_again, interrupted=True))
+
+    def _judge_again(self, *, interrupted: bool = False) -> None:
+        """What the board did not take before the agent started: its settings, its devices or its agent may be others now.
+
+        `interrupted`: what it went down with instead, with its set.
+        """
         for name, wish in list(self._wishes.items()):
             entry = wish.entry
             if entry is None or self.why_not(name) is not None:
                 continue
             update, offered = self.update(name), states.Offered.of_entry(entry, again=True)
-            tried = any(_was_tried(self.update(each)) for each in entry.together)  # then its set would fail again
-            if update.never_ran and not update.retryable and not tried and _same(update, offered):
+            members = [self.update(each) for each in entry.together or (name,)]
+            if interrupted and not any(each.interrupted for each in members):
+                continue
+            others = [each for each in members if each is not update and not (interrupted and each.interrupted)]
+            tried = any(_was_tried(each) for each in others)  # then its set would fail again
+            fits = update.never_ran or (interrupted and update.interrupted)
+            if fits and not update.retryable and not tried and _same(update, offered):
                 self._instances.open(name).post(offered)
 
     def _is_other_root(self) -> bool:

@@ -45,7 +45,7 @@ class Offered:
     manifest: bytes  # empty: the instance is to be removed
     config: Mapping[str, str] = field(default_factory=dict)
     together: tuple[str, ...] = ()  # the set that the instance changes with
-    again: bool = False  # also if this board, as it was before the agent started, did not take it
+    again: bool = False  # also if this board, as it was before the agent started, did not take it or went down with it
 
     @classmethod
     def of_entry(cls, entry: Entry, *, again: bool = False) -> "Offered":

@@ -114,13 +114,18 @@ class Update:
         refused = self.phase is Phase.REJECTED or (self.phase is Phase.FAILED and self.reason in OF_THE_BOARD)
         return refused or (self.ended and self.reason is Reason.SET_FAILED)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether the board went down with it too often: it may be at fault, or the power was."""
+        return self.phase is Phase.ROLLED_BACK and self.reason is Reason.TRIAL_INTERRUPTED
+
     def is_news(self, offered: Offered) -> bool:
         """Whether an offer is another than the one that is under way or has ended, or one that may be tried again."""
         if (self.deployment, self.manifest, self.config) != (offered.deployment, offered.manifest, offered.config):
             return True
         if self.together != offered.together and (not self.ended or self.reason is Reason.SET_FAILED):
             return True
-        return self.retryable or (offered.again and self.never_ran)
+        return self.retryable or (offered.again and (self.never_ran or self.interrupted))
 
 
 @dataclass(frozen=True)
@@ -319,6 +324,7 @@ def _offered(update: Update, event: Offered) -> tuple[Update, tuple[Effect, ...]
         together=event.together,
         number=update.number + 1,
         confirmed=update.confirmed,
+        resumptions=update.resumptions if update.interrupted and update.release == event.release else 0,
     )
     if offered.removal:
         return step(offered, Withdrawn(offered.id))

@@ -148,9 +148,9 @@ def test_only_what_may_go_better_another_time_is_tried_again(reason):
 
 @pytest.mark.parametrize("phase", ENDED)
 @pytest.mark.parametrize("reason", list(Reason))
-def test_what_the_board_did_not_take_is_judged_again_when_the_agent_starts_and_what_ran_is_not(phase, reason):
+def test_what_the_board_did_not_take_or_went_down_with_is_offered_again_and_what_failed_by_itself_is_not(phase, reason):
     before = Update(phase, OFFER.deployment, OFFER.manifest, reason=reason)
-    refused = phase is Phase.REJECTED or (phase is Phase.FAILED and reason in updates.OF_THE_BOARD)
+    refused = phase is Phase.REJECTED or (phase is Phase.FAILED and reason in updates.OF_THE_BOARD) or before.interrupted
     moved, _ = step(before, replace(OFFER, again=True))
     assert (moved.phase is Phase.OFFERED) == (refused or reason is Reason.SET_FAILED or before.retryable)
 
@@ -180,6 +180,26 @@ def test_a_module_that_takes_the_board_down_with_it_is_given_up():
     assert update.phase is Phase.ROLLED_BACK
     assert update.reason is Reason.TRIAL_INTERRUPTED
     assert any(isinstance(effect, RollBack) for effect in effects)
+
+
+def test_what_the_board_went_down_with_too_often_is_tried_again_when_asked_and_given_up_at_the_next_restart():
+    update = happen(Update(), *LOADED_WAY)
+    for _ in range(3):
+        update = happen(update, states.Resumed, *LOADED_WAY[1:])
+    update, _ = step(update, states.Resumed(update.id))
+    assert update.interrupted
+    assert step(update, OFFER) == (update, ())
+    update, _ = step(update, replace(OFFER, again=True))
+    assert update.phase is Phase.OFFERED
+    update = happen(update, *LOADED_WAY[1:])
+    assert happen(update, states.Endured).resumptions == 0
+    update, _ = step(update, states.Resumed(update.id))
+    assert update.interrupted
+
+
+def test_another_release_after_one_that_the_board_went_down_with_has_all_its_tries():
+    update = Update(Phase.ROLLED_BACK, b"d", b"m", 3, Reason.TRIAL_INTERRUPTED)
+    assert step(update, OFFER)[0].resumptions == 0
 
 
 def test_a_stop_in_good_order_in_the_middle_of_a_trial_is_not_counted():

@@ -476,3 +476,31 @@ def test_an_override_of_the_device_does_not_give_way_to_its_group_while_a_new_ro
         assert set(offers(desk)["a"]) == {digest("d")}
 
     run(main)
+
+
+@pytest.mark.parametrize("other", ["set failed", "trapped"])
+def test_a_set_that_the_board_went_down_with_is_offered_again_unless_a_member_failed_by_itself(tmp_path, signer, other):
+    """Once the board has been up for `failures.forget_s`."""
+
+    async def main():
+        desk = Desk(signer, tmp_path)
+        looks = []
+        desk.desired._loop = SimpleNamespace(call_later=lambda delay_s, look: looks.append((delay_s, look)) or Timer())
+        together = {"deployment_id": bytes(16), "together": ("a", "b")}
+        entries = {name: signer.entry(bytes(32), **together) for name in ("a", "b")}
+        _, document = signer.document(entries)
+        await desk.takes(document)
+        ended = {"set failed": (Phase.ROLLED_BACK, Reason.SET_FAILED), "trapped": (Phase.ROLLED_BACK, Reason.TRAPPED)}[other]
+        for name, (phase, reason) in (("a", (Phase.ROLLED_BACK, Reason.TRIAL_INTERRUPTED)), ("b", ended)):
+            found = Update(phase, bytes(16), bytes(32), reason=reason, together=("a", "b"))
+            desk.places.open(name).update = found
+            desk.places.posted[name].clear()
+        desk.desired.consider_instance("a")
+        assert not desk.places.posted["a"]
+        delay_s, look = looks[-1]
+        assert delay_s == 3600
+        look()
+        await desk.rest()
+        return [name for name in ("a", "b") for each in desk.places.posted[name] if each.again]
+
+    assert asyncio.run(main()) == (["a", "b"] if other == "set failed" else [])

@@ -62,6 +62,7 @@ class Desk:
             spawn_supervised=self.spawn_supervised,
             now_s=lambda: self.now_s,
             floor_s=lambda: self.floor_s,
+            times=SimpleNamespace(forget_s=3600.0),
         )
         self.trust = Trust(Start(root), self.store, "generic")
         setting = Setting("board", "lab", 60)

@@ -1,11 +1,14 @@
 """What a board did not take as it was, and takes after its owner has changed something and the agent has started again."""
 
 import os
+import sqlite3
+import time
 import tty
 from pathlib import Path
 
 import pytest
 
+from device_agent.instance.updates import MAX_RESUMPTIONS
 from tests.support.keeper import KeeperLab, keeper
 from tests.support.lab import echo
 from tests.support.sets import deploy_together, wait_all
@@ -28,6 +31,33 @@ def test_a_capability_that_is_granted_later_lets_the_same_deployment_in(lab):
     assert lab.wait_state("rejected", deployment=deployment).attempt.reason == "capability-denied"
     restart(lab, GRANT)
     lab.wait_state("confirmed", deployment=deployment)
+
+
+def test_an_update_that_the_board_went_down_in_too_often_is_tried_again_once_it_stays_up(lab):
+    lab.start()
+    lab.install(1)
+    lab.settings |= {"trial": 10, "forget": 3}
+    restart(lab)
+    deployment = lab.deploy(lab.signer.update(echo(2), name="echo", version="2.0.0"))
+    for resumptions in range(MAX_RESUMPTIONS + 1):
+        wait_until_on_trial(lab, resumptions)
+        lab.kill()
+        lab.start(wait=False)
+    report = lab.wait_state("rolled-back", deployment=deployment)
+    assert report.attempt.reason == "trial-interrupted"
+    lab.wait_state("confirmed", deployment=deployment)
+
+
+def wait_until_on_trial(lab, resumptions: int) -> None:
+    end = time.monotonic() + lab.patience_s
+    while time.monotonic() < end:
+        with sqlite3.connect(f"file:{lab.folder}/store/agent.sqlite?mode=ro", uri=True) as database:
+            (found,) = database.execute("select phase, resumptions from journal order by id desc limit 1").fetchall()
+        database.close()
+        if found == ("trial", resumptions):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"it is {found}, and was to be on trial after {resumptions} restarts")
 
 
 @pytest.fixture
