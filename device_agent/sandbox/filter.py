@@ -301,8 +301,9 @@ class FilterHost(ModuleHost):
         return NOT_FOUND if value is None else self._give(value, at, size_at)
 
     def _property(self, path: tuple[bytes, ...]) -> bytes | None:
-        if path in ((b"plugin_name",), (b"plugin_root_id",), (b"plugin_vm_id",)):
-            return self._name.encode()
+        known = {b"plugin_name": self._name, b"plugin_root_id": self._config.get("root_id", ""), b"plugin_vm_id": ""}
+        if len(path) == 1 and path[0] in known:
+            return known[path[0]].encode()
         if self._request is None or path[0] != b"request":
             return None
         headers = self._request.headers

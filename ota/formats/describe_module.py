@@ -31,7 +31,7 @@ def describe_module(data: bytes) -> tuple[dict[str, Any], Rows]:
     values |= {"made_by": makers, "beyond_core": beyond, "sections": dict(sizes)}
     rows += [("made by", each) for each in makers]
     rows += [("needs", f"{each}, which boards do not have: use {HINTS[each]}") for each in beyond]
-    rows += [("compact imports", "`ota build` writes them out")] * (core != data)
+    rows += [("imports", "`ota build` writes them out as boards read them")] * (core != data)
     try:
         values, rows = _of_shape(wasm.read(core), values, rows)
     except Refused as error:

@@ -109,6 +109,16 @@ def test_a_host_function_answers(call, result, value):
         assert host._read(pointer, size) == value
 
 
+@pytest.mark.parametrize("wanted", ["", "guard"])
+def test_the_root_context_is_the_one_that_the_configuration_names_or_the_nameless_one(wanted):
+    """SDKs for C++ and AssemblyScript look their contexts up by it; what is registered with no name is found with no name."""
+    config = {"routes": "raw/#=clean/#"} | ({"root_id": wanted} if wanted else {})
+    host = opened(probe(f"proxy_get_property {words(96, 14)} {OUTS}"), config)
+    assert host.handle("raw/x", b"").messages == (("clean/x", b"\0"),)
+    pointer, size = struct.unpack("<II", host._read(OUT, 8))
+    assert host._read(pointer, size) == wanted.encode()
+
+
 def test_shared_data_are_keys_with_versions():
     write = f"proxy_set_shared_data {words(0, 3)} {words(16, 5)}"
     read = f"proxy_get_shared_data {words(0, 3)} {OUTS} (i32.const {OUT + 8})"

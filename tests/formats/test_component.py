@@ -13,7 +13,7 @@ from ota.formats.component import COMPONENT_MAGIC, MAX_CORES, MAX_DEPTH, MAX_SEC
 from ota.formats.describe import describe
 from ota.formats.loadable import core_module
 from ota.formats.reasons import Reason, Refused
-from ota.formats.wasm import MAX_ITEMS, MODULE_MAGIC
+from ota.formats.wasm import MAX_ITEMS, MODULE_MAGIC, read
 from tests.support.operator import ota
 from tests.support.tools import wasm_tools
 
@@ -183,6 +183,20 @@ def test_compact_imports_of_every_kind_are_written_out(compact, plain):
     assert given != expected
     assert core_module(given) == expected
     assert core_module(expected) is expected
+
+
+def test_wasi_of_before_preview_1_becomes_preview_1_where_a_function_is_the_same():
+    """The SDK of proxy-wasm for AssemblyScript imports proc_exit so."""
+    text = (
+        '(module (import "{0}" "proc_exit" (func (param i32))) (import "wasi_unstable" "fd_seek" (func)) (import "{0}" "x" (func)))'
+    )
+    given, preview_1 = (wasm_tools("strip", "--all", "-", text=text.format(each)) for each in ("wasi_unstable", WASI_MODULE))
+    assert list(read(core_module(given)).imports) == [
+        (WASI_MODULE, "proc_exit"),
+        ("wasi_unstable", "fd_seek"),
+        ("wasi_unstable", "x"),
+    ]
+    assert core_module(preview_1) is preview_1
 
 
 # -- hostile ones

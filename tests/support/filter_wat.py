@@ -25,7 +25,7 @@ def probe(calls: str = "", action: str = "(i32.const 0)", *, configure: str = "(
     notes = f"(drop (call $put (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 2048) (i32.const {len(body)})))"
     return wat(f"""(module {" ".join(imports.values())} {put} (memory (export "memory") 2)
       (data (i32.const 0) "x-a") (data (i32.const 16) "value") (data (i32.const 32) ":path") (data (i32.const 48) "/other/y?z")
-      (data (i32.const 64) "request\\00path\\00")
+      (data (i32.const 64) "request\\00path\\00") (data (i32.const 96) "plugin_root_id")
       (global $next (mut i32) (i32.const 8192))
       (func (export "proxy_abi_version_0_2_1"))
       (func (export "proxy_on_memory_allocate") (param $size i32) (result i32) (local $at i32)
