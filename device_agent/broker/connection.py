@@ -36,7 +36,6 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 CONNACK_TIMEOUT_S = 30.0
 MISC_MAX_S = 5.0  # between looks at the clock for the keep-alive; an idle board should sleep
-RECEIVE_MAXIMUM = 32  # QoS 1 messages from the broker that wait for an acknowledgement
 SEND_MAXIMUM = 100  # to the broker, where it allows so many; AWS IoT takes no more, and does not say so
 UNSENT_MAX = 256  # messages that wait for the window
 _OWN_MIDS = 1 << 15  # packet identifiers from here on are for messages, those below are paho's
@@ -154,7 +153,7 @@ class Connection:
             client.will_set(*session.will, qos=1, retain=True)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = packets.MAX_PACKET_BYTES
-        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        # No Receive Maximum: each message is acknowledged once it is taken, and mochi ends QoS 1 beyond twice that number.
         properties.SessionExpiryInterval = session.expiry_s
         # No Topic Alias Maximum: without it the broker may use none, and paho does not resolve them.
         client.connect_async(

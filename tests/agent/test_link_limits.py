@@ -450,18 +450,18 @@ def test_an_answer_behind_what_is_under_way_on_a_slow_link_is_waited_for(monkeyp
     asyncio.run(inside())
 
 
-def test_the_board_never_allows_topic_aliases():
+def test_the_board_never_allows_topic_aliases_and_announces_no_receive_maximum():
     async def inside():
         broker = ScriptedBroker()
         async with linked(broker):
             await broker.until(lambda: broker.of(CONNECT))
             body = broker.of(CONNECT)[0].body
-            # Session Expiry Interval, Receive Maximum, Maximum Packet Size, in any order, and no Topic Alias Maximum (0x22)
-            properties, sizes, named = body[11 : 11 + body[10]], {0x11: 5, 0x21: 3, 0x27: 5}, set()
+            # Session Expiry Interval, Maximum Packet Size, in any order; no Receive Maximum (0x21), no Topic Alias Maximum (0x22)
+            properties, sizes, named = body[11 : 11 + body[10]], {0x11: 5, 0x21: 3, 0x22: 3, 0x27: 5}, set()
             while properties:
                 named.add(properties[0])
                 properties = properties[sizes[properties[0]] :]
-            assert named == {0x11, 0x21, 0x27}
+            assert named == {0x11, 0x27}
 
     asyncio.run(inside())
 
