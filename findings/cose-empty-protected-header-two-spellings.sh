@@ -6,7 +6,7 @@
 #   an empty map (41 a0); a reader takes both (section 3), and what is signed has no bytes in either case (section 4.4). pycose and cwt
 #   do so. @auth0/cose signs and verifies the bytes of the message: of the same key and payload it refuses the second spelling.
 # Why it matters here: COSE_Encrypt has an empty protected header with each AES key wrap, and writers differ in the spelling. We write 40, which
-#   all three read; our signatures have a protected algorithm, so that the header is never empty.
+#   all three read, and read both since (`tests/formats/test_encryption.py`). Our signatures have a protected algorithm.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

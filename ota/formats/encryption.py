@@ -86,7 +86,7 @@ class Recipient:
                 pass
             case _:
                 raise malformed(what, "not [protected, unprotected, wrapped key]")
-        if protected == b"" and unprotected.get(ALGORITHM) == A128KW:
+        if protected in _EMPTY and unprotected.get(ALGORITHM) == A128KW:
             fields = Fields(unprotected, what, (ALGORITHM, KEY_ID))
             ephemeral = None
         elif protected == _PROTECTED:
@@ -100,6 +100,7 @@ class Recipient:
 
 
 _PROTECTED = cbor.encode({ALGORITHM: ECDH_ES_A128KW})
+_EMPTY = (b"", cbor.encode({}))  # a reader takes both: RFC 9052, section 3
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class EncryptionInfo:
             case _:
                 raise malformed(what, "not [protected, unprotected, null, recipients]")
         named = unprotected.get(ALGORITHM)
-        if protected != b"" or type(named) is not int or named != A128CTR:
+        if protected not in _EMPTY or type(named) is not int or named != A128CTR:
             algorithm = _protected_algorithm(protected) if protected else named
             raise Refused(Reason.ENCRYPTION_UNSUPPORTED, f"the content is encrypted with algorithm {algorithm!r}, not {A128CTR}")
         if not 0 < len(recipients) <= MAX_RECIPIENTS:

@@ -175,6 +175,12 @@ def test_a_spoilt_encryption_info_is_refused(name):
     assert reason(lambda: EncryptionInfo.from_bytes(data)) is expected
 
 
+def test_both_spellings_of_an_empty_protected_header_are_read():
+    """RFC 9052, section 3: a byte string of no bytes, or one that holds an empty map."""
+    spelt = [b"\xa0", *group()[1:]]
+    assert EncryptionInfo.from_bytes(info([spelt], protected=b"\xa0")) == EncryptionInfo.from_bytes(info([group()]))
+
+
 def test_a_recipient_of_a_kind_that_comes_later_locks_nobody_out():
     read = EncryptionInfo.from_bytes(info([[b"", {1: -5, 4: b"k"}, bytes(40)], group(), [b"\xa1\x01\x18\x23", {}, b""]]))
     assert (len(read.recipients), read.unknown) == (1, 2)
