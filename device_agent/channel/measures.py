@@ -1,7 +1,7 @@
 """Confinement measures of a worker, and which of them may be missing."""
 
-OWN_USER = "own-user"
-MEASURES = ("no-new-privileges", "seccomp", "landlock", OWN_USER)
+MEMORY_LIMIT, OWN_USER = "memory-limit", "own-user"
+MEASURES = ("no-new-privileges", "seccomp", "landlock", MEMORY_LIMIT, OWN_USER)
 """Everything that a worker should have before guest code runs."""
 
 

@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Sequence
 
-from device_agent.channel.measures import OWN_USER, intolerable
+from device_agent.channel.measures import MEMORY_LIMIT, OWN_USER, intolerable
 from ota.formats.reasons import Reason, Refused
 from pywamr import confine
 
@@ -47,13 +47,14 @@ def drop_privileges(
     Raises Refused CONFINEMENT_LACKING when one is missing that is `required`, DEVICE_UNAVAILABLE for a folder of root's.
     """
     _silence(2)  # the agent's own until now, for what Python had to say
-    _limit(resource.RLIMIT_DATA, _data_bytes() + memory_bytes + CODE_FACTOR * code_bytes + DATA_HEADROOM_BYTES)
+    data_bytes = _data_bytes() + memory_bytes + CODE_FACTOR * code_bytes + DATA_HEADROOM_BYTES
+    bounded = frozenset({MEMORY_LIMIT} if _limit(resource.RLIMIT_DATA, data_bytes) else ())
     writable = [descriptor for descriptor, write in folders if write]
     _limit(resource.RLIMIT_FSIZE, FILE_LIMIT_BYTES if writable else 0)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the call is enough
     root = os.geteuid() == 0
     own, why = _take_own_user(user, writable)
-    measures = confine(folders, devices=devices) | own
+    measures = confine(folders, devices=devices) | bounded | own
     if required and (missing := intolerable(measures, root=root)):
         raise Refused(Reason.CONFINEMENT_LACKING, lacking_text(missing, why))
     return measures
@@ -86,11 +87,14 @@ def measures_here(user: int) -> frozenset[str]:
     return measures
 
 
-def _limit(resource_number: int, most: int) -> None:
-    """A limit that cannot be raised again; the system's own where that is lower."""
+def _limit(resource_number: int, most: int) -> bool:
+    """A limit that cannot be raised again; the system's own where that is lower. Whether it holds: QEMU's user mode takes limits of
+    memory and forgets them.
+    """
     hard = resource.getrlimit(resource_number)[1]
     limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource_number, (limit, limit))
+    return resource.getrlimit(resource_number) == (limit, limit)
 
 
 def _silence(*standard: int) -> None:

@@ -5,6 +5,7 @@ Its module writes its name to the log as soon as it is loaded, so that a test se
 
 import errno
 import os
+import resource
 
 from device_agent.sandbox import confinement, worker
 from device_agent.sandbox.contract import Outcome
@@ -38,6 +39,8 @@ worker.open_host = EagerHost
 confinement.confine = lambda folders, *, devices: confine(folders, devices=devices) - _LACKING
 if "own-user" in _LACKING:
     os.setresuid = _refuse
+if "memory-limit" in _LACKING:  # as QEMU's user mode does it
+    resource.setrlimit = lambda *_: None
 main = worker.main
 
 
