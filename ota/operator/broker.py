@@ -218,7 +218,8 @@ class Broker:
 
 
 def _weight(message: Incoming) -> int:
-    return len(message.topic) + len(message.payload) + MESSAGE_OVERHEAD_BYTES
+    about = sum(len(name) + len(value) for name, value in message.about)
+    return len(message.topic) + len(message.payload) + len(message.correlation) + about + MESSAGE_OVERHEAD_BYTES
 
 
 def _pause_s(failures: int) -> float:

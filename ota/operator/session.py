@@ -33,7 +33,6 @@ KEEPALIVE_S = 60
 MAX_PACKET_BYTES = 4 << 20
 PACKETS_AT_ONCE = 64  # read before whoever uses the session looks at them
 PACKET_OVERHEAD_BYTES = 16  # fixed header, length of the topic, packet identifier, properties: 11 at most
-MARK = "by"  # user property
 FIRST_FAILURE = 0x80  # reason codes from here on are errors (MQTT 5, section 2.4)
 UNSUPPORTED_PROTOCOL_VERSION = 0x84
 PASSING = frozenset((0x00, 0x04, 0x88, 0x89, 0x8B, 0x8D, 0x98))  # reasons to disconnect that a new connection may not meet
@@ -80,7 +79,7 @@ class Limits:
 
     def check(self, messages: Sequence[tuple[str, bytes]], mark: str = "") -> None:
         """Raises BrokerError for the first message that is larger than the broker takes."""
-        properties = 5 + len(MARK) + len(mark) if mark else 0
+        properties = 3 + len(mark) if mark else 0
         for topic, payload in messages:
             size = len(payload) + len(topic.encode()) + PACKET_OVERHEAD_BYTES + properties
             if size > self.maximum_packet_bytes:
@@ -99,10 +98,11 @@ class Incoming:
     retained: bool = False
     at_s: float = 0.0  # when it came, by the monotonic clock
     about: tuple[tuple[str, str], ...] = ()  # its user properties
+    correlation: bytes = b""  # its correlation data
 
     def has(self, mark: str) -> bool:
         """Whether it was published with this mark."""
-        return (MARK, mark) in self.about
+        return self.correlation == mark.encode()
 
 
 class Session:
@@ -200,11 +200,14 @@ class Session:
         self.round_trip_s = (self.round_trip_s + seconds) / 2
 
     def publish(self, topic: str, payload: bytes, *, retain: bool, mark: str = "") -> int:
-        """Sends a message at QoS 1; returns its packet identifier. `mark` tells it from others. Raises NoConnectionError."""
+        """Sends a message at QoS 1; returns its packet identifier. `mark` tells it from others. Raises NoConnectionError.
+
+        The mark is correlation data: mochi 2.7.9 sends user properties back in a PUBACK that paho can't read.
+        """
         properties = None
         if mark:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.UserProperty = (MARK, mark)
+            properties.CorrelationData = mark.encode()
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         self._sent(info.rc)
         return info.mid
@@ -293,7 +296,9 @@ class Session:
         self._received += 1
         with contextlib.suppress(UnicodeDecodeError):  # a topic that is no text is none of ours
             about = tuple(getattr(message.properties, "UserProperty", ()))
-            self.arrived.append(Incoming(message.topic, bytes(message.payload), message.retain, time.monotonic(), about))
+            correlation = bytes(getattr(message.properties, "CorrelationData", b""))
+            arrived = Incoming(message.topic, bytes(message.payload), message.retain, time.monotonic(), about, correlation)
+            self.arrived.append(arrived)
 
     def _on_publish(self, client: paho.Client, data: Any, mid: int, code: ReasonCode, properties: Properties | None) -> None:
         self._received += 1

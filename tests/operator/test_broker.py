@@ -17,7 +17,7 @@ from ota.operator.workspace import Settings
 from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
 from tests.support.rumqttd import Rumqttd
-from tests.support.scripted_broker import PUBLISH, SUBSCRIBE, ScriptedBroker
+from tests.support.scripted_broker import PUBLISH, SUBSCRIBE, Packet, ScriptedBroker
 
 
 def settings(port: int) -> Settings:
@@ -55,6 +55,28 @@ def test_a_flood_of_empty_messages_has_an_end_too():
     for _ in range(200_000):
         broker._keep(Incoming("t", b""))
     assert sum(1 for _ in broker.messages(0)) < 140_000
+
+
+@pytest.mark.parametrize("flood", [{"about": (("name", "v" * 60_000),)}, {"correlation": bytes(60_000)}])
+def test_a_flood_of_properties_has_an_end_too(flood):
+    broker = Broker(settings(1))
+    message = Incoming("t", b"", **flood)
+    for _ in range(WAITING_LIMIT_BYTES // 60_000 + 10):
+        broker._keep(message)
+    assert 0 < sum(1 for _ in broker.messages(0)) <= WAITING_LIMIT_BYTES // 60_000
+
+
+def test_a_broker_that_sends_user_properties_back_acknowledges_a_marked_message():
+    """As mochi 2.7.9 does, with reason code 1, which the library does not read."""
+
+    def puback(sent: Packet) -> int:
+        properties = sent.body[4 + len(sent.topics[0]) :][: -len(sent.payload)]  # behind topic and packet identifier
+        return 1 if b"\x26" in properties else 0
+
+    with scripted(puback=puback) as fake, Broker(settings(fake.config.url.port)) as broker:
+        broker.subscribe("a/b")
+        broker.publish_heard("a/b", b"document", "0" * 16, broker.connections)
+        assert [each.payload for each in fake.of(PUBLISH)] == [b"document"]
 
 
 def test_what_is_retained_and_what_is_not_is_told_apart(port):
