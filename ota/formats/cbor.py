@@ -48,7 +48,7 @@ def decode(data: bytes, what: str, limit_bytes: int, tags: Collection[int] = ())
     if len(data) > limit_bytes:
         raise Refused(Reason.TOO_LARGE, f"{what} is {len(data)} bytes, the limit is {limit_bytes}")
     walker = _Walker(data, frozenset(tags), what)
-    if walker.item(0, 0) != len(data):
+    if walker.end() != len(data):
         raise walker.malformed("bytes follow the item")
     try:
         value = cbor2.loads(data)
@@ -59,12 +59,14 @@ def decode(data: bytes, what: str, limit_bytes: int, tags: Collection[int] = ())
 
 def _thaw(value: Any) -> Any:
     """cbor2 6 gives tuples and frozen maps inside a tag, cbor2 5 lists and dicts: the latter, always."""
+    if value is None or isinstance(value, (bytes, str, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_thaw(each) for each in value]
     if isinstance(value, cbor2.CBORTag):
         return cbor2.CBORTag(value.tag, _thaw(value.value))
     if isinstance(value, Mapping):
         return {key: _thaw(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_thaw(each) for each in value]
     return value
 
 
@@ -84,28 +86,57 @@ class _Walker:
     def malformed(self, why: str) -> Refused:
         return Refused(Reason.MALFORMED, f"{self._what} is not strict CBOR: {why}")
 
-    def item(self, at: int, depth: int) -> int:
-        """The offset behind the item at `at`."""
-        if depth > MAX_DEPTH:
-            raise self.malformed(f"nested deeper than {MAX_DEPTH}")
-        if at >= len(self._data):
-            raise self.malformed("it ends too early")
-        head = self._data[at]
-        major, low = head >> 5, head & 31
-        if major == 7:
-            return self._simple(at, low)
-        argument, at = (low, at + 1) if low < 24 else self._argument(at + 1, low)
-        if major < 2:
-            return at
-        if major in (2, 3):
-            return self._string(at, argument, text=major == 3)
-        if major == 4:
-            return self._items(at, argument, depth)
-        if major == 5:
-            return self._map(at, argument, depth)
-        if argument not in self._tags:
-            raise self.malformed(f"tag {argument} has no place here")
-        return self.item(at, depth + 1)
+    def end(self) -> int:  # noqa: C901, PLR0912 (a call for each item took a third of the time to read a fleet's reports)
+        """The offset behind the first item."""
+        data, size, at = self._data, len(self._data), 0
+        left, keys = 1, None  # items to come in the innermost array, map or tag, and a map's keys so far
+        outer: list[tuple[int, set[bytes] | None]] = []
+        while at < size:
+            start, major, argument = at, data[at] >> 5, data[at] & 31
+            awaited = keys if keys is not None and not left & 1 else None  # a key
+            if awaited is not None and major > 3:
+                raise self.malformed("a key that is not a whole number, bytes or text")
+            at += 1
+            if major == 7:
+                at = self._simple(start, argument)
+            else:
+                if argument > 23:
+                    argument, at = self._argument(at, argument)
+                if major > 3:
+                    items, map_keys = self._content(at, major, argument)
+                    if items:
+                        outer.append((left, keys))
+                        left, keys = items, map_keys
+                        if len(outer) > MAX_DEPTH:
+                            raise self.malformed(f"nested deeper than {MAX_DEPTH}")
+                        continue
+                elif major > 1:
+                    at += argument
+                    if at > size:
+                        break
+                    if major == 3:
+                        self._check_text(data[at - argument : at])
+            if awaited is not None:
+                key = data[start:at]
+                if key in awaited:
+                    raise self.malformed("a key that occurs twice")
+                awaited.add(key)
+            left -= 1
+            while not left:
+                if not outer:
+                    return at
+                left, keys = outer.pop()
+                left -= 1
+        raise self.malformed("it ends too early")
+
+    def _content(self, at: int, major: int, argument: int) -> tuple[int, set[bytes] | None]:
+        """How many items an array, map or tag has, and a set for a map's keys."""
+        if major == 6:
+            if argument not in self._tags:
+                raise self.malformed(f"tag {argument} has no place here")
+            return 1, None
+        self._room(at, argument)
+        return (argument, None) if major == 4 else (2 * argument, set())
 
     def _argument(self, at: int, low: int) -> tuple[int, int]:
         """Of more than the first byte."""
@@ -126,36 +157,11 @@ class _Walker:
             return at + 1 + (2 << (low - 25))
         raise self.malformed("a simple value that has no place here")
 
-    def _string(self, at: int, size: int, *, text: bool) -> int:
-        end = at + size
-        if end > len(self._data):
-            raise self.malformed("it ends too early")
-        if text:
-            try:
-                self._data[at:end].decode()
-            except UnicodeDecodeError:
-                raise self.malformed("text that is not UTF-8") from None
-        return end
-
-    def _items(self, at: int, count: int, depth: int) -> int:
-        self._room(at, count)
-        for _ in range(count):
-            at = self.item(at, depth + 1)
-        return at
-
-    def _map(self, at: int, count: int, depth: int) -> int:
-        self._room(at, count)
-        keys: set[bytes] = set()
-        for _ in range(count):
-            if at < len(self._data) and self._data[at] >> 5 > 3:
-                raise self.malformed("a key that is not a whole number, bytes or text")
-            behind = self.item(at, depth + 1)
-            key = self._data[at:behind]
-            if key in keys:
-                raise self.malformed("a key that occurs twice")
-            keys.add(key)
-            at = self.item(behind, depth + 1)
-        return at
+    def _check_text(self, text: bytes) -> None:
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            raise self.malformed("text that is not UTF-8") from None
 
     def _room(self, at: int, count: int) -> None:
         if count > len(self._data) - at:

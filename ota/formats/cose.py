@@ -30,7 +30,7 @@ class VerifyKey:
 
     key: Any  # a public key of `cryptography`, for one of ota.formats.algorithms
 
-    @property
+    @functools.cached_property
     def algorithm(self) -> Algorithm:
         """What it is for."""
         return algorithm_of(self.key)

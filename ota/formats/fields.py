@@ -20,6 +20,8 @@ _KINDS: dict[type, str] = {
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
+_KEYS = frozenset((int, str))
+
 # How documents grow (docs/decisions/0014-growth.md): members with lower numbers are critical, these and higher ones are not.
 NON_CRITICAL = 64
 
@@ -44,7 +46,7 @@ class Fields:
         """Raises Refused MALFORMED for what is no map or has keys of another type, MEMBER_UNKNOWN as `unknown` says."""
         if not isinstance(value, dict):
             raise malformed(what, "not a map")
-        if any(type(key) not in (int, str) for key in value):
+        if not _KEYS.issuperset(map(type, value)):
             raise malformed(what, "a key that is neither a whole number nor text")
         strange = [key for key in value if key not in known]
         if unknown is Unknown.CRITICAL:

@@ -63,32 +63,37 @@ Members that are not named here are not looked at.
 def fault(file: str, value: Any) -> str:
     """What is wrong with the content of a file, "" when nothing is. Those of a folder, one for each device, are alike."""
     folder, _, _ = file.rpartition("/")
-    return _fault(value, _SHAPES.get(file) or _SHAPES[f"{folder}/*.json"], "its content")
+    return _fault(value, _SHAPES.get(file) or _SHAPES[f"{folder}/*.json"])
 
 
-def _fault(value: Any, shape: Any, where: str) -> str:
+def _fault(value: Any, shape: Any, name: str | None = None, items: int = 0) -> str:
+    """Of the member of that name, None for the whole; `items` deep in its lists. Words are for a fault only: boards are many."""
     if isinstance(shape, str):
-        return "" if _is(value, shape) else f"{where} is not {shape}"
+        return "" if _is(value, shape) else f"{_where(name, items)} is not {shape}"
     if isinstance(shape, dict):
-        return _map_fault(value, shape, where) if isinstance(value, dict) else f"{where} is not an object"
+        return _map_fault(value, shape, name, items) if isinstance(value, dict) else f"{_where(name, items)} is not an object"
     if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
-        return f"{where} is not a list" + (f" of {len(shape)}" if isinstance(shape, tuple) else "")
+        return f"{_where(name, items)} is not a list" + (f" of {len(shape)}" if isinstance(shape, tuple) else "")
     shapes = shape if isinstance(shape, tuple) else shape * len(value)
-    return next((found for each, one in zip(value, shapes, strict=True) if (found := _fault(each, one, f"an item of {where}"))), "")
+    return next((found for each, one in zip(value, shapes, strict=True) if (found := _fault(each, one, name, items + 1))), "")
 
 
-def _map_fault(value: dict[str, Any], shape: dict[str, Any], where: str) -> str:
-    if "#" in shape and (wrong := [name for name in value if not _is(name, _DIGITS)]):
-        return f"the name {wrong[0]!r} in {where} is not {_DIGITS}"
+def _where(name: str | None, items: int) -> str:
+    return "an item of " * items + ("its content" if name is None else repr(name))
+
+
+def _map_fault(value: dict[str, Any], shape: dict[str, Any], name: str | None, items: int) -> str:
+    if "#" in shape and (wrong := [each for each in value if not _is(each, _DIGITS)]):
+        return f"the name {wrong[0]!r} in {_where(name, items)} is not {_DIGITS}"
     if each_shape := shape.get("#") or shape.get("*"):
-        return next((found for name, each in value.items() if (found := _fault(each, each_shape, repr(name)))), "")
+        return next((found for key, each in value.items() if (found := _fault(each, each_shape, key))), "")
     for member, one in shape.items():
-        name = member.removesuffix("?")
-        if name in value:
-            if found := _fault(value[name], one, repr(name)):
+        key = member.removesuffix("?")
+        if key in value:
+            if found := _fault(value[key], one, key):
                 return found
-        elif name == member:
-            return f"{where} has no {name!r}"
+        elif key == member:
+            return f"{_where(name, items)} has no {key!r}"
     return ""
 
 
