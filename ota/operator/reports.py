@@ -5,6 +5,7 @@ everything that may have been left out is a gap.
 """
 
 import contextlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from ota.operator.signers import Signers
 
 REFRESH_S = 30.0  # between readings while boards are followed; ten times as long as one takes, if that is longer
 REPORT_BYTES = 1024  # of a usual report
+TOGETHER = 2048  # reports that are verified at once
 NAMED = 4  # boards in a message
 
 
@@ -112,8 +114,12 @@ class View:
         for answer in self._broker.retained(silent, each_bytes=1):
             online[silent[answer.topic]] = answer.payload == topics.ONLINE
         reports = {topics.report(name): name for name in names}
-        for answer in self._broker.retained(reports, each_bytes=REPORT_BYTES):
-            self._answered(reports[answer.topic], answer, online[reports[answer.topic]])
+        answers = self._broker.retained(reports, each_bytes=REPORT_BYTES)
+        while some := list(itertools.islice(answers, TOGETHER)):
+            came = [(reports[each.topic], each.payload) for each in some if each.payload is not None]
+            self._roster.signers.prepare(came, int(self._clock()))
+            for answer in some:
+                self._answered(reports[answer.topic], answer, online[reports[answer.topic]])
         for message in self._broker.messages(0):
             self.take(message)
         why = Counter(each.unknown for each in self.devices.values() if each.unknown)

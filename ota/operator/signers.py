@@ -16,6 +16,7 @@ from ota.formats.fields import is_name
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Batch, InstanceReport, JournalHead, LogRecord, Message, Report, decode_logs, decode_messages
 from ota.formats.signed_report import Statement
+from ota.operator.halves import in_halves
 from ota.operator.issued import retired
 from ota.operator.issuers import Issuers
 from ota.operator.workspace import Workspace, WorkspaceError
@@ -48,6 +49,13 @@ class Signer:
         """The key itself."""
         return VerifyKey.from_cose_key(cbor.decode(bytes.fromhex(self.key), "key", _KEY_LIMIT_BYTES))
 
+    @classmethod
+    def of(cls, key: VerifyKey) -> "Signer":
+        """One whose key is trusted since its first use, and need not be decoded again."""
+        signer = cls(_hex(key))
+        signer.__dict__["verify_key"] = key  # as the property keeps it
+        return signer
+
 
 def believed(statement: Statement, device: str, known: Signer | None, issuers: Issuers, *, certified: bool = False) -> Signer:
     """Whose key a statement must be signed with; signature, counter and the certificate's end are not looked at here.
@@ -73,7 +81,7 @@ def believed(statement: Statement, device: str, known: Signer | None, issuers: I
     if known is not None:
         what = f"it is signed with key {shown.label}, and that of {device} is {known.verify_key.label}"
         raise Refused(Reason.KEY_CHANGED, f"{what}: `ota devices --trust {device}` takes the new one")
-    return Signer(_hex(shown))
+    return Signer.of(shown)
 
 
 def _by_certificate(certificate: bytes, device: str, known: Signer | None, issuers: Issuers) -> Signer | None:
@@ -104,6 +112,20 @@ def _hex(key: VerifyKey) -> str:
     return cbor.encode(key.to_cose_key()).hex()
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A report that was verified with what was known of its board."""
+
+    data: bytes
+    known: Signer | None
+    signer: Signer
+    report: Report
+
+
+def _digest(data: bytes) -> str:
+    return cbor.sha256(data).hex()[:32]
+
+
 class Signers:
     """The boards of a workspace. Raises WorkspaceError when signers.json is damaged."""
 
@@ -118,27 +140,55 @@ class Signers:
             raise WorkspaceError(f"{workspace.folder / FILE} is damaged ({error}): restore it from a backup") from error
         self._fresh: dict[str, Signer | None] = {}
         self._anew: set[str] = set()  # what was known of them is of no account
+        self._ready: dict[str, _Ready] = {}  # reports that were verified already
         self._names: dict[str, set[str]] = {}  # by key
         for name, each in self._known.items():
             self._names.setdefault(each.key, set()).add(name)
+
+    def prepare(self, reports: Iterable[tuple[str, bytes]], now_s: int) -> None:
+        """Verifies reports of different boards, with two processors; `report` is to be asked for each of them right after that."""
+        found = [(device, data) for device, data in reports if not self._was_read(device, data)]
+        verified = in_halves(found, lambda each: self._verified_or_none(each[0], each[1], now_s))
+        self._ready = {
+            device: _Ready(data, self._known.get(device), *result)
+            for (device, data), result in zip(found, verified, strict=True)
+            if result is not None
+        }
+
+    def _verified_or_none(self, device: str, data: bytes, now_s: int) -> "tuple[Signer, Report] | None":
+        """None for what is refused: `report` says why."""
+        try:
+            signer, report = self._verified(device, data, signed_report.REPORT, Report.from_bytes, now_s)
+        except Refused:
+            return None
+        return replace(signer), report  # without the key, which can't be handed from process to process
+
+    def _was_read(self, device: str, data: bytes) -> bool:
+        """Whether it is the report that was read last, and has to be verified no more."""
+        known = self._known.get(device)
+        if known is None or known.digest != _digest(data) or device in self._retired:
+            return False
+        return known.certified_s > 0 or device not in self._certified
 
     def report(self, device: str, data: bytes, now_s: int) -> Report:
         """A board's own report. Raises Refused: nothing of what it says is to be believed then.
 
         The one that was read last is not verified again: it was signed in time, whatever has become of its certificate since.
         """
-        known, digest = self._known.get(device), cbor.sha256(data).hex()[:32]
-        read_before = known is not None and known.digest == digest and (known.certified_s or device not in self._certified)
-        if read_before and device not in self._retired:
+        ready = self._ready.pop(device, None)
+        if self._was_read(device, data):
             return Report.from_bytes(Statement.from_bytes(data, signed_report.REPORT).claimed)
-        signer, report = self._verified(device, data, signed_report.REPORT, Report.from_bytes, now_s)
+        if ready is not None and ready.data == data and ready.known is self._known.get(device):
+            signer, report = ready.signer, ready.report
+        else:
+            signer, report = self._verified(device, data, signed_report.REPORT, Report.from_bytes, now_s)
         if signer.digest:
             _check_counter(signer, report)
         signer = replace(
             signer,
             counter=report.counter,
             time_s=report.time_s,
-            digest=digest,
+            digest=_digest(data),
             heads=_with_head(signer.heads, report.journal),
             read_s=now_s,
         )
