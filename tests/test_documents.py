@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.__main__ import main as agent
 from device_agent.node import config
 from ota.formats.reasons import Reason
 from tests.conftest import ROOT
@@ -211,14 +212,13 @@ COMPLETE = '[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nr
         ('[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n[broker]\nurl = "x"\n', "broker.url"),
     ],
 )
-def test_a_wrong_configuration_is_one_clear_line(tmp_path, text, message):
+def test_a_wrong_configuration_is_one_clear_line(tmp_path, capsys, text, message):
     path = tmp_path / "agent.toml"
     path.write_text(text)
-    command = [sys.executable, "-m", "device_agent", "--config", str(path), "check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert agent(["--config", str(path), "check"]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
 
 
 def test_every_reason_is_documented():
