@@ -78,6 +78,11 @@ def _root(architecture: Architecture) -> Path:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         packages = load_lock(architecture.debian).select(["agent", "tests"])
         root = unpacked(packages, CACHE / "packages", CACHE / "user" / architecture.debian)
+        if not (root / ".precompiled").exists():  # emulated, it takes as long as all else of a short test
+            from boards.image import precompile
+
+            precompile(host_tools(CACHE), root)
+            (root / ".precompiled").touch()
         mark = root / "opt" / "wheel.sha256"
         if not mark.exists() or mark.read_text() != digest:
             shutil.rmtree(root / "opt", ignore_errors=True)
