@@ -20,7 +20,7 @@ def in_halves(items: Sequence[T], work: Callable[[T], R | None]) -> list[R | Non
 
     There is no child for few items, on one processor, or where there are threads, which a fork would tear apart.
     """
-    alone = len(items) < LEAST or len(os.sched_getaffinity(0)) < 2 or threading.active_count() > 1
+    alone = len(items) < LEAST or _processors() < 2 or threading.active_count() > 1
     found: list[R | None] = [None] * len(items)
     if alone:
         found[:] = map(work, items)
@@ -43,6 +43,11 @@ def in_halves(items: Sequence[T], work: Callable[[T], R | None]) -> list[R | Non
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
     return found
+
+
+def _processors() -> int:
+    """Those that this process may use; one on systems other than Linux, where a fork is not safe with every library."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _serve(items: Sequence[T], work: Callable[[T], R | None], writing: int) -> None:

@@ -67,11 +67,13 @@ def test_a_caller_that_is_interrupted_leaves_no_child():
     assert not children()
 
 
-@pytest.mark.parametrize("why", ["few items", "one processor", "threads"])
+@pytest.mark.parametrize("why", ["few items", "one processor", "another system", "threads"])
 def test_there_is_no_child_where_it_is_not_worth_one_or_would_not_be_safe(why, monkeypatch):
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("a child"))
     if why == "one processor":
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    if why == "another system":
+        monkeypatch.delattr(os, "sched_getaffinity")
     if why == "threads":
         monkeypatch.setattr(halves.threading, "active_count", lambda: 2)
     items = ITEMS[: LEAST - 1] if why == "few items" else ITEMS
