@@ -114,11 +114,8 @@ class View:
         for answer in self._broker.retained(silent, each_bytes=1):
             online[silent[answer.topic]] = answer.payload == topics.ONLINE
         reports = {topics.report(name): name for name in names}
-        answers = self._broker.retained(reports, each_bytes=REPORT_BYTES)
-        while some := list(itertools.islice(answers, TOGETHER)):
-            came = [(reports[each.topic], each.payload) for each in some if each.payload is not None]
-            self._roster.signers.prepare(came, int(self._clock()))
-            for answer in some:
+        with contextlib.ExitStack() as stack:
+            for answer in self._verified(self._broker.retained(reports, each_bytes=REPORT_BYTES), reports, stack):
                 self._answered(reports[answer.topic], answer, online[reports[answer.topic]])
         for message in self._broker.messages(0):
             self.take(message)
@@ -127,6 +124,21 @@ class View:
             f"{count} board{'s are' if count > 1 else ' is'} unknown: {each}" for each, count in why.most_common()
         ]
         self._roster.save()
+
+    def _verified(self, answers: Iterator[Answer], names: Mapping[str, str], stack: contextlib.ExitStack) -> Iterator[Answer]:
+        """The same answers, by topic of a board's name: while the reports in some are verified, the next ones are read."""
+        signers, before = self._roster.signers, None
+        while some := list(itertools.islice(answers, TOGETHER)):
+            came = [(names[each.topic], each.payload) for each in some if each.payload is not None]
+            begun = signers.begin(came, int(self._clock()))
+            stack.callback(begun.ahead.close)
+            if before is not None:
+                signers.use(before[0])
+                yield from before[1]
+            before = begun, some
+        if before is not None:
+            signers.use(before[0])
+            yield from before[1]
 
     def _discovered(self) -> Discovered:
         if self._only is not None:

@@ -5,6 +5,7 @@ with a certificate of this workspace signs with the key of that certificate. One
 with: another key is not, until the operator trusts the board anew.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from ota.formats.fields import is_name
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Batch, InstanceReport, JournalHead, LogRecord, Message, Report, decode_logs, decode_messages
 from ota.formats.signed_report import Statement
-from ota.operator.halves import in_halves
+from ota.operator.ahead import Ahead
 from ota.operator.issued import retired
 from ota.operator.issuers import Issuers
 from ota.operator.workspace import Workspace, WorkspaceError
@@ -122,6 +123,14 @@ class _Ready:
     report: Report
 
 
+@dataclass(frozen=True)
+class Verification:
+    """Reports that are being verified, each with its board and what was known of it. Whoever has one closes `ahead`."""
+
+    reports: list[tuple[str, bytes, Signer | None]]
+    ahead: Ahead[tuple[str, bytes, Signer | None], tuple[Signer, Report]]
+
+
 def _digest(data: bytes) -> str:
     return cbor.sha256(data).hex()[:32]
 
@@ -145,13 +154,18 @@ class Signers:
         for name, each in self._known.items():
             self._names.setdefault(each.key, set()).add(name)
 
-    def prepare(self, reports: Iterable[tuple[str, bytes]], now_s: int) -> None:
-        """Verifies reports of different boards, with two processors; `report` is to be asked for each of them right after that."""
-        found = [(device, data) for device, data in reports if not self._was_read(device, data)]
-        verified = in_halves(found, lambda each: self._verified_or_none(each[0], each[1], now_s))
+    def begin(self, reports: Iterable[tuple[str, bytes]], now_s: int) -> "Verification":
+        """Begins to verify reports of different boards, in another process where that is of use, for `use`."""
+        found = [(device, data, self._known.get(device)) for device, data in reports if not self._was_read(device, data)]
+        return Verification(found, Ahead(found, lambda each: self._verified_or_none(each[0], each[1], now_s)))
+
+    def use(self, verification: "Verification") -> None:
+        """Waits for what was begun; `report` is to be asked for each of those boards right after that."""
+        with contextlib.closing(verification.ahead):
+            results = verification.ahead.results()
         self._ready = {
-            device: _Ready(data, self._known.get(device), *result)
-            for (device, data), result in zip(found, verified, strict=True)
+            device: _Ready(data, known, *result)
+            for (device, data, known), result in zip(verification.reports, results, strict=True)
             if result is not None
         }
 

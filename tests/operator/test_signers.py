@@ -370,7 +370,7 @@ def test_a_board_that_is_trusted_anew_may_have_a_lower_counter(signers, workspac
     assert Signers(workspace).counter("a") == 3
 
 
-def test_what_is_verified_by_two_processes_at_once_is_what_one_finds(workspace, monkeypatch):
+def test_what_another_process_verifies_is_what_this_one_finds(workspace, monkeypatch):
     """Among many: a forged report, one of another name, one that is cut, a replayed one, and a board with another key."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     names = fleet.names(300)
@@ -393,7 +393,7 @@ def test_what_is_verified_by_two_processes_at_once_is_what_one_finds(workspace, 
             return str(error)
 
     together, alone = Signers(workspace), Signers(workspace)
-    together.prepare(found.items(), NOW_S)
+    together.use(together.begin(found.items(), NOW_S))
     results = {name: said(together, name) for name in names}
     assert results == {name: said(alone, name) for name in names}
     assert [name for name in names if isinstance(results[name], str)] == [names[each] for each in (1, 2, 4, 5, 6)]
@@ -402,11 +402,11 @@ def test_what_is_verified_by_two_processes_at_once_is_what_one_finds(workspace, 
 
 def test_a_report_that_was_verified_before_a_later_one_came_is_a_replay(signers):
     first, second = signed(fleet.report("board-1")), signed(fleet.report("board-1"))
-    signers.prepare([("board-1", first)], NOW_S)
+    signers.use(signers.begin([("board-1", first)], NOW_S))
     signers.report("board-1", second, NOW_S)
     assert reason(signers.report, "board-1", first, NOW_S) is Reason.REPORT_REPLAYED
 
 
 def test_only_the_bytes_that_were_verified_are_taken_for_verified(signers):
-    signers.prepare([("board-1", signed(fleet.report("board-1")))], NOW_S)
+    signers.use(signers.begin([("board-1", signed(fleet.report("board-1")))], NOW_S))
     assert reason(signers.report, "board-1", signed(fleet.report("board-2")), NOW_S) is Reason.REPORT_FORGED

@@ -1,13 +1,14 @@
-"""Work that a forked child takes a half of is done whatever becomes of the child."""
+"""Work that a forked child does is done whatever becomes of the child."""
 
+import contextlib
 import os
 import threading
 import time
 
 import pytest
 
-from ota.operator import halves
-from ota.operator.halves import LEAST, in_halves
+from ota.operator import ahead
+from ota.operator.ahead import LEAST, Ahead
 
 ITEMS = list(range(LEAST + 1))
 
@@ -15,6 +16,11 @@ ITEMS = list(range(LEAST + 1))
 @pytest.fixture(autouse=True)
 def two_processors(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+
+
+def done(items, work):
+    with contextlib.closing(Ahead(items, work)) as begun:
+        return begun.results()
 
 
 def children() -> bool:
@@ -25,18 +31,18 @@ def children() -> bool:
         return False
 
 
-def test_each_item_has_its_own_result_and_two_processes_make_them():
-    found = in_halves(ITEMS, lambda each: (each * each, os.getpid()))
+def test_each_item_has_its_own_result_and_another_process_makes_them():
+    found = done(ITEMS, lambda each: (each * each, os.getpid()))
     assert [square for square, _ in found] == [each * each for each in ITEMS]
-    assert len({process for _, process in found}) == 2
+    assert os.getpid() not in {process for _, process in found}
 
 
 def test_what_has_no_result_is_told_from_what_has():
-    assert in_halves(ITEMS, lambda each: each or None) == [None, *ITEMS[1:]]
+    assert done(ITEMS, lambda each: each or None) == [None, *ITEMS[1:]]
 
 
 @pytest.mark.parametrize("how", ["ends", "raises", "is interrupted", "can't hand it back"])
-def test_a_child_that_fails_leaves_its_half_to_the_caller(how):
+def test_a_child_that_fails_leaves_its_work_to_the_caller(how):
     ours = os.getpid()
 
     def work(each):
@@ -50,20 +56,14 @@ def test_a_child_that_fails_leaves_its_half_to_the_caller(how):
             raise KeyboardInterrupt
         return threading.Lock()
 
-    assert in_halves(ITEMS, work) == [each if each % 2 == 0 else None for each in ITEMS]
+    assert done(ITEMS, work) == [None] * len(ITEMS)
     assert not children()
 
 
-def test_a_caller_that_is_interrupted_leaves_no_child():
-    ours = os.getpid()
-
-    def work(each):
-        if os.getpid() == ours:
-            raise KeyboardInterrupt
-        time.sleep(60)
-
-    with pytest.raises(KeyboardInterrupt):
-        in_halves(ITEMS, work)
+def test_work_that_nobody_waits_for_leaves_no_child():
+    begun = Ahead(ITEMS, lambda each: time.sleep(60))
+    begun.close()
+    begun.close()
     assert not children()
 
 
@@ -75,6 +75,6 @@ def test_there_is_no_child_where_it_is_not_worth_one_or_would_not_be_safe(why, m
     if why == "another system":
         monkeypatch.delattr(os, "sched_getaffinity")
     if why == "threads":
-        monkeypatch.setattr(halves.threading, "active_count", lambda: 2)
+        monkeypatch.setattr(ahead.threading, "active_count", lambda: 2)
     items = ITEMS[: LEAST - 1] if why == "few items" else ITEMS
-    assert in_halves(items, str) == [str(each) for each in items]
+    assert done(items, str) == [str(each) for each in items]
