@@ -1,6 +1,7 @@
 """What the operator sees of a fleet: every board, or that some are missing."""
 
 import json
+import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from paho.mqtt.properties import Properties
 
 from ota.formats import topics
 from ota.formats.report import Attempt, LogRecord, Refusal, Running
+from ota.operator import reports
 from ota.operator.broker import Broker, Incoming
 from ota.operator.discovery import NO_WILDCARDS
 from ota.operator.reports import View
@@ -53,6 +55,25 @@ def test_every_board_is_seen_whether_it_is_known_or_not(workspace, port, count):
             assert view.gaps == []
             assert {name for name, each in view.devices.items() if each.report and each.online} == boards
         assert fleet.roster(workspace).names == boards
+
+
+def test_new_reports_of_many_boards_are_verified_in_children_all_of_which_have_ended(workspace, port, monkeypatch):
+    """Two lots, in one of them a report that is forged, though a child looks at it."""
+    boards, forked, fork = fleet.names(600), [], os.fork
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(os, "fork", lambda: forked.append(fork()) or forked[-1])
+    monkeypatch.setattr(reports, "TOGETHER", 300)
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, boards)
+        broker.publish_all([(topics.report(boards[7]), signed(fleet.report(boards[8])))])
+        view = View(broker, fleet.roster(workspace))
+        view.read()
+    assert len(forked) == 2
+    assert [name for name, each in view.devices.items() if each.report is None] == [boards[7]]
+    assert "report-forged" in view.devices[boards[7]].unknown
+    for each in forked:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(each, os.WNOHANG)
 
 
 def test_a_board_that_the_broker_lost_is_listed(workspace, port, capsys):
