@@ -38,5 +38,5 @@ def keep_newer(store: Store, name: str, what: str, found: Signed, document: byte
         raise Refused(Reason.DEPLOYMENT_REPLAYED, f"{what}: epoch {found.epoch} is below {floor.value}, which was seen")
     if found.epoch == floor.value and not floor.digests <= {found.digest}:
         raise Refused(Reason.DEPLOYMENT_CONFLICT, f"{what}: another document of epoch {found.epoch} was accepted before")
-    if store.document(name) != document or found.epoch > floor.value or not found.signers <= floor.keys:
+    if store.document(name) != document or not found.signers <= floor.keys:
         store.keep_document(name, document, found.signers, found.epoch, found.digest)

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from device_agent.instance import states, updates
 from device_agent.instance.states import ENDED, TRANSITIONS, Phase
 from device_agent.instance.updates import (
+    CLAIMED,
     HELD_BACK,
     MAX_RESUMPTIONS,
     RETRYABLE,
@@ -424,3 +425,24 @@ def test_every_effect_is_used():
     assert used == set(updates.Effect.__args__)
     assert set(updates._EFFECTS) == set(Phase) - {Phase.IDLE}
     assert Phase.IDLE in ENDED
+
+
+@pytest.mark.parametrize("reason", [*RETRYABLE, *HELD_BACK, *CLAIMED, *ROOT_REASONS], ids=lambda each: each.value)
+@pytest.mark.parametrize("phase", ENDED)
+@pytest.mark.parametrize("together", [(), SET], ids=["alone", "in a set"])
+def test_an_update_is_tried_again_by_where_it_ended_and_why(phase, reason, together):
+    """One that ran and was rolled back is tried again only where the reason is another member's of its set."""
+    where = {Phase.ROLLED_BACK} if together else set()
+    if reason in CLAIMED:
+        where |= {Phase.REJECTED}
+    elif reason in ROOT_REASONS:
+        where |= {Phase.REJECTED, Phase.FAILED}
+    else:
+        where |= {Phase.FAILED}
+    assert Update(phase, reason=reason, together=together).retryable == (phase in where)
+
+
+def test_a_removal_in_a_set_has_handled_no_events_on_trial():
+    update = step(Update(confirmed=b"c" * 32), replace(REMOVAL, together=SET))[0]
+    removed, _ = step(update, states.Cleared(update.id))
+    assert (removed.phase is not update.phase, removed.events) == (True, 0)
