@@ -17,12 +17,13 @@ class Secrets:
 
     def __init__(self, given: bytes | None = None) -> None:
         self.given = given
+        self.typed = False  # whether that was an answer, to the last question
         self.ask: Callable[[str], bytes] | None = None  # with what is locked; None where there is nobody to ask
 
     def answer(self, what: str) -> bytes | None:
         """Asks for the passphrase or PIN of something; None where there is nobody to ask. The last answer is tried first."""
         if self.ask is not None:
-            self.given = self.ask(what)
+            self.given, self.typed = self.ask(what), True
             return self.given
         return None
 

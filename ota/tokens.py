@@ -29,4 +29,9 @@ def make_key(reference: str, secrets: "Secrets", algorithm: str) -> SigningKey:
 
 
 def _asking(secrets: "Secrets") -> AskPin:
-    return lambda label: secrets.given or secrets.answer(f"the PIN of token {label}")
+    """What somebody typed for something else is not tried: a token locks itself after a few wrong PINs."""
+
+    def ask(label: str) -> bytes | None:
+        return secrets.given if secrets.given and not secrets.typed else secrets.answer(f"the PIN of token {label}")
+
+    return ask

@@ -161,6 +161,21 @@ def test_a_wrong_pin_is_tried_once_however_many_keys_are_wanted(token, monkeypat
 
 
 @with_softhsm
+def test_a_passphrase_that_was_typed_for_a_key_file_is_not_tried_as_a_pin(token, tmp_path):
+    """Else each command would try it, and the third one lock the token."""
+    SigningKey.generate().save(tmp_path / "key.pem", b"of the file")
+    tokens.make_key(named(token, "beside-a-file"), secrets(), "es256")
+    tokens.log_out()
+    asked, answers = [], {"the PIN of token ops": PIN.encode(), str(tmp_path / "key.pem"): b"of the file"}
+    typing = Secrets()
+    typing.ask = lambda what: (asked.append(what), answers[what])[1]
+    open_key("key.pem", tmp_path, typing)
+    open_key(named(token, "beside-a-file"), tmp_path, typing)
+    assert asked == [str(tmp_path / "key.pem"), "the PIN of token ops"]
+    open_key("key.pem", tmp_path, typing)  # asked once more, which locks nothing
+
+
+@with_softhsm
 def test_the_pin_comes_from_a_file_that_its_owner_alone_reads(token, tmp_path):
     pin = tmp_path / "pin"
     pin.write_text(PIN + "\n")
