@@ -244,9 +244,8 @@ class Outbox(Delivery):
             self._source = source
             pairs = (BOARD, self._device), ("instance", message.instance), ("module", message.module)
             self._of_source = UserProperties.encoded(*pairs)
-        of_message = UserProperties.encoded(("number", str(message.number)), ("time", f"{message.time_s:.3f}"))
         response = self._response_of(message) if message.reply_to else ""
-        return UserProperties(self._of_source + of_message, response)
+        return UserProperties(self._of_source + UserProperties.numbered(message.number, message.time_s), response)
 
     async def _recover(self, message: Message, sent: Sent) -> None:
         """After a failure: those in flight behind it come to their ends, then all that were not acknowledged are sent again."""

@@ -16,6 +16,7 @@ _USER_PROPERTY = 0x26
 _FIXED = {0x01: 1, 0x02: 4, 0x23: 2}
 _TEXTS = {0x03: 1, 0x08: 1, 0x09: 1, _USER_PROPERTY: 2}
 _IDENTIFIER, _RESPONSE_TOPIC = 0x0B, 0x08
+_NUMBERED = b"\x26\0\x06number\0%c%b\x26\0\x04time\0%c%b"
 
 
 class Malformed(ValueError):
@@ -46,6 +47,11 @@ class UserProperties:
     def encoded(*pairs: tuple[str, str]) -> bytes:
         """Names and values of at most 65,535 bytes each (MQTT 5, section 2.2.2.2)."""
         return b"".join(b"%c%b%b" % (_USER_PROPERTY, _text(name), _text(value)) for name, value in pairs)
+
+    @staticmethod
+    def numbered(number: int, time_s: float) -> bytes:
+        """As `encoded` makes them: number and time of a message, which are others for each."""
+        return _NUMBERED % (len(text := b"%d" % number), text, len(time := b"%.3f" % time_s), time)
 
     @property
     def size_bytes(self) -> int:

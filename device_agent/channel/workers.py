@@ -301,16 +301,21 @@ class Worker:
 
     def _beyond_its_grants(self, done: frames.Done) -> str:
         """What the module may not do and its worker let pass, "" when there is nothing: a worker is not trusted with that alone."""
-        if denied := [topic for topic, _ in done.messages if not self._publish_grants.allow(topic)]:
-            return f"a message on {denied[0][:100]!r}"
-        if denied := [each for each in done.reply_to.values() if not self._subscribe_grants.allow(each)]:
-            return f"a message that is to be answered on {denied[0][:100]!r}"
-        if sum(len(topic.encode()) + len(payload) for topic, payload in done.messages) > frames.MESSAGE_BYTES_PER_EVENT:
+        size = 0
+        for topic, payload in done.messages:
+            if not self._publish_grants.allow(topic):
+                return f"a message on {topic[:100]!r}"
+            size += len(topic.encode()) + len(payload)
+        if size > frames.MESSAGE_BYTES_PER_EVENT:
             return f"messages of more than {frames.MESSAGE_BYTES_PER_EVENT} bytes"
-        if not done.writes:
-            return ""
+        for topic in done.reply_to.values():
+            if not self._subscribe_grants.allow(topic):
+                return f"a message that is to be answered on {topic[:100]!r}"
+        return self._beyond_its_quota(done.writes) if done.writes else ""
+
+    def _beyond_its_quota(self, writes: Sequence[frames.KeyWrite]) -> str:
         before = sum(self._key_bytes.values())
-        for each in done.writes:
+        for each in writes:
             size = len(each.key.encode())
             if not 0 < size <= frames.KEY_LIMIT_BYTES:
                 return f"a key of {size} bytes"

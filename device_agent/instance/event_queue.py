@@ -169,7 +169,10 @@ class EventQueue:
     def _subtract(self, number: int, event: Pending) -> None:
         """Takes an event that is gone from what its sender has. Those before it, if any, are in hand, and few."""
         sender = self._senders[event.sender]
-        del sender.numbers[sender.numbers.index(number)]
+        if sender.numbers[0] == number:
+            sender.numbers.popleft()
+        else:
+            sender.numbers.remove(number)
         sender.size_bytes -= event.size_bytes
         self.size_bytes -= event.size_bytes
         if not sender.numbers:

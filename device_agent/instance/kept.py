@@ -33,6 +33,8 @@ class Kept:
 
     def note(self, spec: ModuleSpec, writes: tuple[KeyWrite, ...]) -> None:
         """Follows the writes of a handled event."""
+        if not writes:
+            return
         keys = self._keys.setdefault(version_of(spec), {})
         for write in writes:
             if write.value is None:
