@@ -97,3 +97,9 @@ def test_an_acknowledgement_says_what_became_of_the_message():
     assert packets.read_puback(b"\1\2") == (0x102, 0)
     assert packets.read_puback(b"\1\2\x87\0") == (0x102, 0x87)
     assert packets.puback(0x102) == packet(4, 0, b"\1\2")
+
+
+@given(st.integers(0, 1 << 63), st.floats(0, 1 << 40))
+def test_number_and_time_of_a_message_are_user_properties_like_others(number, time_s):
+    encoded = UserProperties.encoded(("number", str(number)), ("time", f"{time_s:.3f}"))
+    assert UserProperties.numbered(number, time_s) == encoded
