@@ -68,7 +68,8 @@ _PLAIN = re.compile(
     + rb"|[\x28-\x3e][\x00-\x3f]"
     + _LEB  # of loads and stores: alignment, and offset in the one memory
     + rb"|[\x02-\x04](?:[\x00-\x40\x6f\x70\x7b-\x7f]|[\x80-\xff]{1,9}+[\x00-\x7f])"  # the type of a block
-    rb"|\x43.{4}|\x44.{8}|\xfc[\x00-\x07])*+",
+    rb"|\xfd(?:[\x0e-\x14\x23-\x53\x5e-\x7f]|[\x80-\xff]\x01|[\x0c\x0d].{16}|[\x15-\x22].|[\x00-\x0b][\x00-\x3f]"  # of vectors
+     + _LEB + rb")|\x43.{4}|\x44.{8}|\xfc[\x00-\x07])*+",
     re.DOTALL,
 )
 """A row of instructions of core 2.0 that needs no look at each."""

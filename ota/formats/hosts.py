@@ -11,7 +11,7 @@ _HOSTS = (
         "wasm-bindgen makes modules for JavaScript: build the crate without it, as `ota new --lang rust` does",
     ),
     (
-        r"a\.\w{1,3}|env\.(?:_?emscripten_|_?_syscall_|__cxa_|invoke_|_embind_|_emval_|__assert_fail$|_\w+_js$).*",
+        r"a\.\w{1,3}|env\.(?:_?emscripten_|_?_syscall_|invoke_|_embind_|_emval_|__assert_fail$|_\w+_js$).*",
         "Emscripten makes modules for JavaScript: emcc -sSTANDALONE_WASM --no-entry, or clang for wasm32-wasip1",
     ),
     (
@@ -20,6 +20,7 @@ _HOSTS = (
     ),
     (r"env\.(?:abort|trace|seed|Date\.now)", "AssemblyScript's library: asc --use abort= and without trace and the time"),
     (r"\w+\.napi_\w+", "an addon of Node.js: build its library without Node-API"),
+    (r"env\.(?:__cxa_\w+|_Unwind_\w+)", "exceptions of C++ or Rust: clang -fno-exceptions, rustc -C panic=abort"),
     (r"wasm:(?:js-string|text-encoder|text-decoder)\..*", "JavaScript's own functions: a build for WASI"),
     (r"wasi_unstable\..*", "WASI of before preview 1: a toolchain from 2020 or later"),
     (r"wasi\.thread-spawn", "threads: the target wasm32-wasip1 instead of wasm32-wasip1-threads"),

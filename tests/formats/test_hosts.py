@@ -17,6 +17,7 @@ IMPORTS = {
                    ("env", "_tzset_js"), ("env", "__assert_fail")],
     "GOOS=wasip1": [("gojs", "syscall/js.valueGet"), ("go", "runtime.wasmExit")],
     "asc --use abort=": [("env", "abort")],
+    "exceptions of C++": [("env", "__cxa_throw"), ("env", "_Unwind_RaiseException")],
     "Node-API": [("env", "napi_typeof")],
     "JavaScript's own functions": [("wasm:js-string", "length")],
     "preview 1": [("wasi_unstable", "fd_write")],
