@@ -3,8 +3,9 @@
 #
 # A good engineer would guess: a CDDL validator that knows groups, generics, sockets and `.cbor` reads the array of RFC 8610's first pages, and
 #   says "valid" of what is.
-# What happens: `[int, tstr]` fits a number and a text, `[* (int, tstr)]` does not, `[* int, tstr]` fits no text behind two numbers, `number` is no float, and a
-#   group that is optional in a map is asked for. cddl-verifier takes all of them, and refuses what really does not fit.
+# What happens: `[int, tstr]` fits a number and a text. `[* (int, tstr)]` does not fit them, nor `[* int, tstr]` two numbers and a text;
+#   `number` is no float, and a group that is optional in a map is asked for. cddl-verifier takes all of them, and refuses what
+#   really does not fit.
 # Why it matters here: a SUIT manifest is mostly such arrays (command and argument in turn), so this validator refuses each real one. Our schema
 #   (`docs/reference/documents.cddl`) is checked with cddl-verifier; that another validator refuses a document means little.
 set -euo pipefail
