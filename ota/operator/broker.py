@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from paho.mqtt.reasoncodes import ReasonCode
+
 from ota.operator import pages
 from ota.operator.pages import Answer, Packets, Page
 from ota.operator.session import FIRST_FAILURE, BrokerError, Incoming, Limits, NoConnectionError, Session, named
@@ -40,6 +42,7 @@ class Broker:
         self.packets = Packets()
         self.connections = 0  # made so far: what was kept open on an earlier one is gone
         self._filters: set[str] = set()
+        self._again: tuple[int, list[str]] = (0, [])  # the subscription that a new connection began with, until it is answered
         self._waiting: collections.deque[Incoming] = collections.deque()
         self._waiting_bytes = self._dropped = 0
 
@@ -131,9 +134,7 @@ class Broker:
             self._sort(session)
             if time.monotonic() - started > session.patience_s:
                 raise BrokerError(f"the broker did not answer a subscription in {session.patience_s:.0f} s: {', '.join(filters)}")
-        for each, code in zip(filters, session.answers.pop(mid), strict=False):
-            if code.value >= FIRST_FAILURE:
-                raise BrokerError(f"the broker refused the subscription to {each}: {named(code)}")
+        _check_granted(filters, session.answers.pop(mid))
 
     def messages(self, timeout_s: float, connection: int = 0) -> Iterator[Incoming]:
         """Messages as they come, until `timeout_s` is over. Messages that arrive while it reconnects are lost.
@@ -195,8 +196,9 @@ class Broker:
             self._session = None  # closed, should the next one fail
             self._session = Session(self._settings)
             self.connections += 1
-            if self._filters:
-                self._session.subscribe(sorted(self._filters))
+            self._again = (0, [])
+            if filters := sorted(self._filters):
+                self._again = self._session.subscribe(filters), filters
         return self._session
 
     def _still(self, connection: int) -> Session:
@@ -205,6 +207,10 @@ class Broker:
         return self._session
 
     def _sort(self, session: Session) -> None:
+        mid, filters = self._again
+        if mid in session.answers:
+            self._again = (0, [])
+            _check_granted(filters, session.answers.pop(mid))
         while session.arrived:
             self._keep(session.arrived.popleft())
 
@@ -215,6 +221,12 @@ class Broker:
             return
         self._waiting_bytes += _weight(message)
         self._waiting.append(message)
+
+
+def _check_granted(filters: Sequence[str], codes: Sequence[ReasonCode]) -> None:
+    for each, code in zip(filters, codes, strict=False):
+        if code.value >= FIRST_FAILURE:
+            raise BrokerError(f"the broker refused the subscription to {each}: {named(code)}")
 
 
 def _weight(message: Incoming) -> int:

@@ -134,7 +134,8 @@ class Session:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
-        client.on_subscribe = client.on_unsubscribe = self._on_answers
+        client.on_subscribe = self._on_answers
+        client.on_unsubscribe = self._on_unsubscribed
         client.on_log = self._on_log
         if settings.broker.tls:
             client.tls_set_context(ssl.create_default_context(cafile=settings.ca_file))
@@ -209,26 +210,24 @@ class Session:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.CorrelationData = mark.encode()
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
-        self._sent(info.rc)
-        return info.mid
+        return self._sent(info.rc, info.mid)
 
     def subscribe(self, filters: Sequence[str], qos: int = 1) -> int:
         """Asks for messages, in one packet; returns its identifier. Raises NoConnectionError."""
         code, mid = self._client.subscribe([(each, SubscribeOptions(qos=qos)) for each in filters])
-        self._sent(code)
-        assert mid is not None
-        return mid
+        return self._sent(code, mid)
 
-    def unsubscribe(self, filters: Sequence[str]) -> int:
-        """Ends subscriptions, in one packet; returns its identifier. Raises NoConnectionError."""
-        code, mid = self._client.unsubscribe(list(filters))
-        self._sent(code)
-        assert mid is not None
-        return mid
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Ends subscriptions, in one packet; nobody asks for its answer. Raises NoConnectionError."""
+        self._sent(*self._client.unsubscribe(list(filters)))
 
-    def _sent(self, code: MQTTErrorCode) -> None:
+    def _sent(self, code: MQTTErrorCode, mid: int | None) -> int:
+        """The packet's identifier. It may have been that of an earlier packet, whose answer is not that of this one."""
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS or self._lost:
             raise self._loss()
+        assert mid is not None
+        self.answers.pop(mid, None)
+        return mid
 
     def pump(self, timeout_s: float) -> bool:
         """Writes what waits, reads what came, waits `timeout_s` at most for the first of it; whether something came.
@@ -307,6 +306,9 @@ class Session:
     def _on_answers(self, client: paho.Client, data: Any, mid: int, codes: list[ReasonCode], properties: Properties | None) -> None:
         self._received += 1
         self.answers[mid] = codes
+
+    def _on_unsubscribed(self, client: paho.Client, data: Any, *_: object) -> None:
+        self._received += 1
 
     def _on_log(self, client: paho.Client, data: Any, level: int, text: str) -> None:
         if level == paho.MQTT_LOG_ERR:  # why TLS failed after its handshake, for one

@@ -12,7 +12,7 @@ from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
 from ota.operator import pages
 from ota.operator.broker import WAITING_LIMIT_BYTES, Broker, BrokerError
-from ota.operator.session import MAX_PACKET_BYTES, Incoming
+from ota.operator.session import MAX_PACKET_BYTES, Incoming, Session
 from ota.operator.workspace import Settings
 from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
@@ -190,6 +190,37 @@ def test_a_subscription_that_is_refused_is_an_error_or_an_unknown_and_never_noth
             assert "not authorized" in answer.unknown
             with pytest.raises(BrokerError, match="can't be known"):
                 connection.retained_one("ota/v1/device/a/report")
+
+
+def test_a_subscription_that_is_refused_after_a_reconnection_is_told():
+    with scripted(suback=lambda topic: 0x87 if broker.connections > 1 else 1) as broker:
+        with Broker(settings(broker.config.url.port)) as connection:
+            connection.subscribe("ota/v1/device/a/log")
+            broker.puback = lambda packet: broker.writer.close()
+            with pytest.raises(BrokerError, match=r"refused the subscription to ota/v1/device/a/log: not authorized"):
+                connection.publish_all([("t", b"x")])
+
+
+def test_an_answer_to_an_earlier_packet_is_not_taken_for_one_to_a_later_packet_of_the_same_number(port):
+    """There are 65,535 numbers: who watches a large fleet uses each of them again within the hour."""
+    session = Session(settings(port))
+    try:
+        first = session.subscribe(["a"])
+        while first not in session.answers:
+            session.pump(1)
+        session._client._last_mid = first - 1
+        assert session.publish("a", b"x", retain=False) == first
+        assert first not in session.answers
+    finally:
+        session.close()
+
+
+def test_answers_that_nobody_asks_for_are_not_kept(port):
+    with Broker(settings(port)) as connection:
+        for _ in range(3):
+            assert len(list(connection.retained([f"t/{number}" for number in range(300)]))) == 300
+        connection.publish_all([("t/0", b"x")])
+        assert len(connection._session.answers) <= 3  # of markers
 
 
 @pytest.mark.parametrize(
