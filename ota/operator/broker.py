@@ -26,7 +26,7 @@ SLOWEST_BYTES_PER_S = 1024
 RECONNECTS = 5  # one after the other, without any progress
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.5, 8.0
 WAITING_LIMIT_BYTES = 64 << 20  # of messages that nobody has taken yet; one beyond is dropped
-MESSAGE_OVERHEAD_BYTES = 500
+MESSAGE_OVERHEAD_BYTES, PROPERTY_OVERHEAD_BYTES = 500, 200
 REPORT_BYTES = 4096
 SMALL_BYTES = 1024  # of a message that every broker takes
 TOO_LARGE = ": it may take none of that size (mosquitto: message_size_limit; smaller chunks: --chunk-bytes)"
@@ -230,7 +230,7 @@ def _check_granted(filters: Sequence[str], codes: Sequence[ReasonCode]) -> None:
 
 
 def _weight(message: Incoming) -> int:
-    about = sum(len(name) + len(value) for name, value in message.about)
+    about = sum(len(name) + len(value) + PROPERTY_OVERHEAD_BYTES for name, value in message.about)
     return len(message.topic) + len(message.payload) + len(message.correlation) + about + MESSAGE_OVERHEAD_BYTES
 
 

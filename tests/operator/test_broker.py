@@ -57,7 +57,9 @@ def test_a_flood_of_empty_messages_has_an_end_too():
     assert sum(1 for _ in broker.messages(0)) < 140_000
 
 
-@pytest.mark.parametrize("flood", [{"about": (("name", "v" * 60_000),)}, {"correlation": bytes(60_000)}])
+@pytest.mark.parametrize(
+    "flood", [{"about": (("name", "v" * 60_000),)}, {"about": (("", ""),) * 300}, {"correlation": bytes(60_000)}]
+)
 def test_a_flood_of_properties_has_an_end_too(flood):
     broker = Broker(settings(1))
     message = Incoming("t", b"", **flood)
