@@ -134,7 +134,9 @@ class Broker:
             self._sort(session)
             if time.monotonic() - started > session.patience_s:
                 raise BrokerError(f"the broker did not answer a subscription in {session.patience_s:.0f} s: {', '.join(filters)}")
-        _check_granted(filters, session.answers.pop(mid))
+        codes = session.answers.pop(mid)
+        self._filters.difference_update(each for each, code in zip(filters, codes, strict=False) if code.value >= FIRST_FAILURE)
+        _check_granted(filters, codes)
 
     def messages(self, timeout_s: float, connection: int = 0) -> Iterator[Incoming]:
         """Messages as they come, until `timeout_s` is over. Messages that arrive while it reconnects are lost.

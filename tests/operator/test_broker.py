@@ -203,6 +203,19 @@ def test_a_subscription_that_is_refused_after_a_reconnection_is_told():
                 connection.publish_all([("t", b"x")])
 
 
+def test_a_subscription_that_was_refused_is_not_asked_for_on_the_next_connection():
+    """Who goes on without it, as `ota logs` does, is not ended by it later."""
+    with scripted(suback=lambda topic: 0x87 if topic == "denied" else 1) as broker:
+        with Broker(settings(broker.config.url.port)) as connection:
+            connection.subscribe("granted")
+            with pytest.raises(BrokerError, match="refused the subscription to denied"):
+                connection.subscribe("denied")
+            broker.puback = lambda packet: broker.writer.close() if packet.connection == 1 else 0
+            connection.publish_all([("t", b"x")])
+            assert list(connection.messages(0.01)) == []
+        assert [each.topics for each in broker.of(SUBSCRIBE, 2)] == [("granted",)]
+
+
 def test_an_answer_to_an_earlier_packet_is_not_taken_for_one_to_a_later_packet_of_the_same_number(port):
     """There are 65,535 numbers: who watches a large fleet uses each of them again within the hour."""
     session = Session(settings(port))
