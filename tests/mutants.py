@@ -21,6 +21,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,10 +107,15 @@ def _body(node: ast.AST) -> list[ast.AST]:
 
 def node_of(mutant: Mutant, tree: ast.AST | None = None) -> ast.expr | ast.stmt:
     """The node that is changed, of a tree of its module."""
-    tree = tree or ast.parse((ROOT / mutant.file).read_text(encoding="utf-8"))
+    tree = tree or _tree(mutant.file)
     found = next(node for number, node in enumerate(ast.walk(tree)) if number == mutant.node)
     assert isinstance(found, ast.expr | ast.stmt)
     return found
+
+
+@functools.cache
+def _tree(file: str) -> ast.AST:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"))
 
 
 def mutated(mutant: Mutant) -> CodeType:
@@ -205,6 +211,13 @@ class Functions:
         self._seconds: dict[pytest.Item, float] = {}
         self._of: dict[tuple[str, int], list[pytest.Item]] = {}  # the tests that run a line of a file
 
+    def pytest_sessionstart(self) -> None:
+        """A failure is enough: nobody reads the smallest example."""
+        from hypothesis import Phase, settings  # pytest rewrites its plugin as it is imported first
+
+        settings.register_profile("mutants", settings(), phases=[Phase.explicit, Phase.generate])
+        settings.load_profile("mutants")
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Takes the place of pytest's own loop."""
@@ -299,6 +312,8 @@ def changed_functions(files: Sequence[Path], mutants: Sequence[Mutant], tests: S
             with os.fdopen(writing, "w") as out:
                 json.dump([[mutants.index(each) for each in plugin.alive], plugin.all_s], out)
             os._exit(int(code))
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(99)
     os.close(writing)
