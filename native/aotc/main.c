@@ -7,6 +7,7 @@
  * stack checks are on. The image ends with a custom section that says so, and libwamr_core refuses an image without it. */
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,8 @@
 #else
 #define X86_64_FEATURES X86_FEATURES
 #endif
+
+extern bool pw_again; /* stack.h */
 
 typedef struct aot_target {
     const char *name; /* as board definitions have it */
@@ -174,26 +177,26 @@ compile(const aot_target *target, char *cpu, char *features, wasm_module_t modul
     aot_call_stack_features_init_default(&option.call_stack_features);
     option.call_stack_features.values = false;
 
-    aot_comp_data_t data = aot_create_comp_data(module, target->arch, false);
     char *names = "name";
     option.custom_sections = &names;
     option.custom_sections_count = names_there ? 1 : 0;
-    aot_comp_context_t context = data ? aot_create_comp_context(data, &option) : NULL;
     uint8_t *image = NULL;
     uint32_t size = 0;
-    int status = 1;
-    if (context && aot_compile_wasm(context))
-        image = aot_emit_aot_file_buf(context, data, &size);
-    if (image)
-        status = write_image(out, image, size, target);
-    else
-        fail("compiling", why_not(target, aot_get_last_error()));
-    if (image)
-        wasm_runtime_free(image);
-    if (context)
-        aot_destroy_comp_context(context);
-    if (data)
-        aot_destroy_comp_data(data);
+    do { /* at most twice: a second time where frames were larger than expected */
+        aot_comp_data_t data = aot_create_comp_data(module, target->arch, false);
+        aot_comp_context_t context = data ? aot_create_comp_context(data, &option) : NULL;
+        pw_again = false;
+        if (context && aot_compile_wasm(context))
+            image = aot_emit_aot_file_buf(context, data, &size);
+        if (context)
+            aot_destroy_comp_context(context);
+        if (data)
+            aot_destroy_comp_data(data);
+    } while (pw_again);
+    if (!image)
+        return fail("compiling", why_not(target, aot_get_last_error()));
+    int status = write_image(out, image, size, target);
+    wasm_runtime_free(image);
     return status;
 }
 

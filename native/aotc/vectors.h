@@ -199,7 +199,7 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
 llvm::Error
 pw_make_vectors(llvm::PassBuilder &builder, llvm::ModulePassManager &passes)
 {
-    auto error = builder.parsePassPipeline(passes, "function(mem2reg," PW_COMBINE "simplifycfg),cgscc(inline),function(early-cse,gvn,"
+    auto error = builder.parsePassPipeline(passes, "function(mem2reg," PW_COMBINE "simplifycfg,early-cse,gvn,"
                                                    PW_COMBINE "simplifycfg)");
     passes.addPass(llvm::createModuleToFunctionPassAdaptor(MakeVectors()));
     return error;

@@ -534,14 +534,14 @@ function(wamr_fold_constants)
     wamr_mend(${file} "${unknown}" "${cases}            {\n${operands}${result}${unknown}")
 endfunction()
 
-# WAMR 978ce3f, ahead of time: a relocation of 24 bytes for each call of one function of the module by another, a tenth of an image, though
-# all code lies in one piece. native/aotc/calls.h applies them.
+# WAMR 978ce3f, ahead of time: a relocation of 24 bytes for each call, of one function of the module by another and of the runtime's, a tenth
+# of an image, though all code lies in one piece. native/aotc/calls.h applies them.
 function(wamr_settle_calls)
     set(file core/iwasm/compilation/aot_emit_aot_file.c)
     set(create "AOTObjectData *\naot_obj_data_create(AOTCompContext *comp_ctx)\n{\n")
     wamr_mend(${file} "${create}" "#include \"calls.h\"\n\n${create}")
     set(resolved "        || !aot_resolve_object_relocation_groups(obj_data))\n        goto fail;\n")
-    wamr_mend(${file} "${resolved}" "${resolved}    pw_settle_calls(obj_data);\n")
+    wamr_mend(${file} "${resolved}" "${resolved}    if (!pw_settle_calls(obj_data))\n        goto fail;\n")
 endfunction()
 
 # WAMR 978ce3f, ahead of time for x86-64: the two stores of a frame at each call, a pointer and the function's number, become one of a vector, whose
@@ -562,6 +562,54 @@ function(wamr_reserve_ends)
     foreach(start "memory_inst->memory_data" "shared_heap->base_addr")
         wamr_mend(core/iwasm/common/wasm_runtime_common.c "= ${start} + ${size};" "= ${start} + ${size} + 65536;")
     endforeach()
+endfunction()
+
+# WAMR 978ce3f, ahead of time: before each function stands another that checks the stack, with two relocations of 24 bytes, and a table of frames'
+# sizes. native/aotc/stack.h checks inside.
+function(wamr_check_stack_inside)
+    set(file core/iwasm/compilation/aot_llvm.c)
+    set(create "static AOTFuncContext *\naot_create_func_context(")
+    wamr_mend(${file} "${create}" "#include \"stack.h\"\n\n${create}")
+    wamr_mend(${file} "        comp_ctx->enable_stack_bound_check || comp_ctx->enable_stack_estimation;\n    LLVMValueRef precheck_func" "        is_apart(func_index);\n    LLVMValueRef precheck_func")
+    wamr_mend(${file} "\nLLVMTypeRef\nwasm_type_to_llvm_type(" "\nstatic bool\nis_apart(uint32 number); /* stack.h */\n\nLLVMTypeRef\nwasm_type_to_llvm_type(")
+    set(noinline "LLVMAddAttributeAtIndex(func, LLVMAttributeFunctionIndex, LLVMCreateEnumAttribute(comp_ctx->context, LLVMGetEnumAttributeKindForName(\"noinline\", 8), 0));")
+    wamr_mend(${file} "    else {\n        *p_precheck_func = func;\n" "    else {\n        ${noinline}\n        *p_precheck_func = func;\n")
+    set(end "#if WASM_ENABLE_BRANCH_HINTS != 0\n    func_ctx->function_hints =\n")
+    wamr_mend(${file} "${end}" "    if (!is_apart(func_index) && !pw_check_stack(comp_ctx, func_ctx)) {\n        goto fail;\n    }\n\n${end}")
+    wamr_mend(${file} "         || comp_ctx->enable_stack_estimation)\n        && !aot_create_stack_sizes(" "         || comp_ctx->enable_stack_estimation)\n        && pw_some_apart() && !aot_create_stack_sizes(")
+    set(file core/iwasm/compilation/aot_emit_aot_file.c)
+    set(read "static bool\nread_stack_usage_file(")
+    wamr_mend(${file} "${read}" "bool pw_some_apart(void), pw_measure_frames(AOTCompContext *); /* stack.h */\n\n${read}")
+    wamr_mend(${file} "    if (precheck_found != count) {" "    if (false) { /* precheck_found */")
+    set(resolve "        if ((comp_ctx->enable_stack_bound_check\n             || comp_ctx->enable_stack_estimation)\n            && ")
+    wamr_mend(${file} "${resolve}!aot_resolve_stack_sizes(" "        if (!pw_measure_frames(comp_ctx))\n            return false;\n${resolve}pw_some_apart()\n            && !aot_resolve_stack_sizes(")
+endfunction()
+
+# WAMR 978ce3f, ahead of time: where hardware checks bounds, what tells of a trap does not come back, but code behind it returns a zero to the
+# caller. There the process ends instead.
+function(wamr_end_at_traps)
+    set(file core/iwasm/compilation/aot_emit_exception.c)
+    set(return "        AOTFuncType *aot_func_type = func_ctx->aot_func->func_type;\n        if (!aot_build_zero_function_ret(")
+    set(trap "LLVMGetIntrinsicDeclaration(func_ctx->module, LLVMLookupIntrinsicID(\"llvm.trap\", 9), NULL, 0)")
+    set(end "        if (!comp_ctx->enable_bound_check) {\n            func = ${trap};\n            LLVMBuildCall2(comp_ctx->builder, LLVMGlobalGetValueType(func), func, NULL, 0, \"\");\n            LLVMBuildUnreachable(comp_ctx->builder);\n        }\n        else ")
+    string(REPLACE "        if (" "${end}if (" mended "${return}")
+    wamr_mend(${file} "${return}" "${mended}")
+endfunction()
+
+# WAMR 978ce3f, ahead of time: where no frame is left for a call through a table, the caller returns a zero. Where hardware checks bounds nobody asks
+# whether a call trapped, so that all callers go on as if it had not, until the host hears of a trap.
+function(wamr_trap_without_frames)
+    set(fail "    LLVMPositionBuilderAtEnd(comp_ctx->builder, frame_alloc_fail);\n    if (")
+    set(trap "!comp_ctx->enable_bound_check ? !aot_emit_exception(comp_ctx, func_ctx, EXCE_ALREADY_THROWN, false, NULL, NULL) : ")
+    wamr_mend(core/iwasm/compilation/aot_emit_function.c "${fail}" "${fail}${trap}")
+endfunction()
+
+# WAMR 978ce3f makes vectors before it has made values of a module's locals: no loop becomes one, but neighbouring fields of its own are loaded
+# and stored as vectors, which takes longer, and a twentieth of the compiler's time.
+function(wamr_leave_early_vectors)
+    set(file core/iwasm/compilation/aot_llvm_extra.cpp)
+    set(early "        FPM.addPass(LoopVectorizePass());\n        FPM.addPass(SLPVectorizerPass());\n        FPM.addPass(LoadStoreVectorizerPass());\n        FPM.addPass(VectorCombinePass());\n")
+    wamr_mend(${file} "${early}" "        /* pw_make_vectors, later */\n")
 endfunction()
 
 if(WAMR_ROOT_DIR)
@@ -618,7 +666,11 @@ set(WAMR_MENDS
     wamr_fold_constants
     wamr_make_vectors
     wamr_settle_calls
-    wamr_store_frames_apart)
+    wamr_store_frames_apart
+    wamr_check_stack_inside
+    wamr_end_at_traps
+    wamr_trap_without_frames
+    wamr_leave_early_vectors)
 foreach(mend IN LISTS WAMR_WITHOUT)
     if(NOT mend IN_LIST WAMR_MENDS AND NOT mend STREQUAL ALL)
         message(FATAL_ERROR "WAMR_WITHOUT names ${mend}, which is no mend")

@@ -40,6 +40,8 @@ EXPECTED = {
     "wamr_hold_accesses": "Trap",
     "wamr_settle_calls": [0, 6765],
     "wamr_store_frames_apart": [0, 6765],
+    "wamr_check_stack_inside": [0, 6765],
+    "wamr_trap_without_frames": 7,
     "wamr_fix_vector_nan": 0x7FE00000,
 }
 

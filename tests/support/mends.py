@@ -42,6 +42,8 @@ NOT_SHOWN = {
     "wamr_keep_base": "speed only",
     "wamr_optimise_fully": "speed only",
     "wamr_make_vectors": "speed only",
+    "wamr_leave_early_vectors": "speed only",
+    "wamr_end_at_traps": "size and speed only",
 }
 """Mends that no value tells of on x86-64, or whose fault is no harmless thing to show, and why."""
 
@@ -229,6 +231,28 @@ def frames() -> object:
     """How often an image names constants, where its module has none that need a place, and what its calls come to."""
     code = image(CALLING)
     return [code.count(b".rodata"), result(code, "run", 20)]
+
+
+@shows("wamr_check_stack_inside")
+def stack_sizes() -> object:
+    """How often an image names the table of frames' sizes, and what its calls come to."""
+    code = image(CALLING)
+    return [code.count(b"stack_sizes"), result(code, "run", 20)]
+
+
+@shows("wamr_trap_without_frames")
+def frames_that_run_out() -> object:
+    """What a function does behind a call through the table that has no end."""
+    wasm = wat("""(module (table 1 funcref) (elem (i32.const 0) $f) (type $t (func))
+      (global $g (export "g") (mut i32) (i32.const 7))
+      (func $f (export "run") (call_indirect (type $t) (i32.const 0)) (global.set $g (i32.const 9))))""")
+    with Runtime() as runtime:
+        instance = runtime.load(image(wasm)).instantiate()
+        try:
+            instance.call("run")
+        except Trap:
+            return instance.get_global("g")
+        return "no trap"
 
 
 @shows("wamr_fix_vector_nan")

@@ -1,0 +1,83 @@
+/* Part of WAMR's aot_llvm.c (native/cmake/wamr_source.cmake, wamr_check_stack_inside): each function looks itself whether the stack suffices.
+ *
+ * WAMR puts a function of its own before each one, which knows the size of the frame from a table and then jumps there. Here a function compares
+ * the stack pointer, which its frame has moved by then, with the bound: it may have written into its frame before, which is at most PW_FRAME bytes
+ * of the 64 KiB that lie behind the bound. Functions with larger frames, which are known once there is code, get WAMR's check in a second round. */
+#ifndef PW_STACK_H
+#define PW_STACK_H
+
+#define PW_FRAME 4096
+
+static uint8 *apart; /* by number of function, whether WAMR's check stands before it; NULL: none */
+bool pw_again;        /* there are more of these than were known */
+
+bool
+pw_some_apart(void)
+{
+    return apart != NULL;
+}
+
+static bool
+is_apart(uint32 number)
+{
+    return apart && apart[number];
+}
+
+/* At the end of a function's first block; the rest goes into another. */
+static bool
+pw_check_stack(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx)
+{
+    LLVMBuilderRef builder = comp_ctx->builder;
+    LLVMContextRef context = comp_ctx->context;
+    const char *name = strcmp(comp_ctx->target_arch, "x86_64") == 0 ? "rsp" : "sp", *intrinsic = "llvm.read_register";
+    LLVMTypeRef number = comp_ctx->pointer_size == sizeof(uint64) ? I64_TYPE : I32_TYPE;
+    LLVMMetadataRef text = LLVMMDStringInContext2(context, name, strlen(name));
+    LLVMValueRef which = LLVMMetadataAsValue(context, LLVMMDNodeInContext2(context, &text, 1));
+    LLVMValueRef read = LLVMGetIntrinsicDeclaration(comp_ctx->module, LLVMLookupIntrinsicID(intrinsic, strlen(intrinsic)), &number, 1);
+    LLVMValueRef pointer = LLVMBuildCall2(builder, LLVMGlobalGetValueType(read), read, &which, 1, "sp");
+    if (!create_native_stack_bound(comp_ctx, func_ctx))
+        return false;
+    LLVMValueRef bound = LLVMBuildPtrToInt(builder, func_ctx->native_stack_bound, number, "bound");
+    LLVMValueRef exhausted = LLVMBuildICmp(builder, LLVMIntULT, pointer, bound, "exhausted");
+    LLVMBasicBlockRef rest = LLVMAppendBasicBlockInContext(context, func_ctx->func, "rest");
+    AOTFuncContext alone = *func_ctx; /* its other traps have a frame to write their place into */
+    if (!aot_emit_exception(comp_ctx, &alone, EXCE_NATIVE_STACK_OVERFLOW, true, exhausted, rest))
+        return false;
+    func_ctx->block_stack.block_list_head->llvm_entry_block = rest;
+    return true;
+}
+
+/* Reads what LLVM says of frames, lines as "WASM Module:aot_func#9  72  static". False when there is no saying, or another round is wanted. */
+bool
+pw_measure_frames(AOTCompContext *comp_ctx)
+{
+    uint32 seen = 0, count = comp_ctx->comp_data->func_count;
+    bool more = false;
+    char line[128], kind[16];
+    FILE *file = fopen(comp_ctx->stack_usage_file, "r");
+    while (file && fgets(line, sizeof line, file)) {
+        const char *found = strstr(line, ":" AOT_FUNC_PREFIX);
+        uint32 number, size;
+        if (!found)
+            continue;
+        if (sscanf(found + 1 + strlen(AOT_FUNC_PREFIX), "%" SCNu32 " %" SCNu32 " %15s", &number, &size, kind) != 3 || number >= count)
+            break;
+        seen++;
+        size += comp_ctx->func_ctxes[number]->stack_consumption_for_func_call;
+        if (!is_apart(number) && (strcmp(kind, "static") != 0 || size > PW_FRAME)) {
+            if (!apart && !(apart = calloc(count, 1)))
+                break;
+            apart[number] = 1;
+            more = true;
+        }
+    }
+    bool bad = !file || ferror(file) || seen != count;
+    if (file)
+        fclose(file);
+    pw_again = !bad && more;
+    if (bad)
+        aot_set_last_error("failed to read stack usage file.");
+    return !bad && !more;
+}
+
+#endif
