@@ -604,6 +604,33 @@ function(wamr_trap_without_frames)
     wamr_mend(core/iwasm/compilation/aot_emit_function.c "${fail}" "${fail}${trap}")
 endfunction()
 
+# WAMR 978ce3f, ahead of time: where software checks bounds nobody asks whether table.init, table.copy or table.fill trapped, so that what comes
+# behind them is done.
+function(wamr_trap_at_tables)
+    set(check "bool\ncheck_exception_thrown(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx)")
+    wamr_mend(core/iwasm/compilation/aot_emit_function.c "static ${check}\n{" "extern ${check};\n\n${check}\n{")
+    set(file core/iwasm/compilation/aot_emit_table.c)
+    set(first "static bool\naot_check_table_access(")
+    wamr_mend(${file} "${first}" "extern ${check};\n\n${first}")
+    foreach(count 5 6)
+        set(call "param_values, ${count},\n                         \"\"))) {\n        HANDLE_FAILURE(\"LLVMBuildCall\");\n        goto fail;\n    }\n\n    return ")
+        wamr_mend(${file} "${call}true;" "${call}!comp_ctx->enable_bound_check || check_exception_thrown(comp_ctx, func_ctx);")
+    endforeach()
+endfunction()
+
+# WAMR 978ce3f, where the processor is no x86: stores a vector in parts, so that of one over the end of memory the first part is written. Its last
+# byte is read before.
+function(wamr_probe_vector_stores)
+    set(check "                        CHECK_MEMORY_OVERFLOW(16);\n")
+    set(store "                        STORE_V128(maddr, data);\n")
+    wamr_mend(core/iwasm/interpreter/wasm_interp_fast.c "${check}${store}" "${check}                        (void)*(volatile uint8 *)(maddr + 15);\n${store}")
+    set(cast "    if (!(maddr = LLVMBuildBitCast(comp_ctx->builder, maddr, value_ptr_type,\n                                   \"data_ptr\"))) {\n")
+    set(rest "        HANDLE_FAILURE(\"LLVMBuildBitCast\");\n        return false;\n    }\n\n    if (!(result = LLVMBuildStore(")
+    set(at "LLVMConstInt(I64_TYPE, data_length - 1, false)")
+    set(probe "    if (!comp_ctx->enable_bound_check && data_length > 8 && strcmp(comp_ctx->target_arch, \"x86_64\") != 0) {\n        LLVMValueRef last = ${at};\n        last = LLVMBuildInBoundsGEP2(comp_ctx->builder, INT8_TYPE, maddr, &last, 1, \"last\");\n        LLVMSetVolatile(LLVMBuildLoad2(comp_ctx->builder, INT8_TYPE, last, \"last_byte\"), true);\n    }\n\n")
+    wamr_mend(core/iwasm/compilation/simd/simd_load_store.c "${cast}${rest}" "${probe}${cast}${rest}")
+endfunction()
+
 # WAMR 978ce3f makes vectors before it has made values of a module's locals: no loop becomes one, but neighbouring fields of its own are loaded
 # and stored as vectors, which takes longer, and a twentieth of the compiler's time.
 function(wamr_leave_early_vectors)
@@ -670,6 +697,8 @@ set(WAMR_MENDS
     wamr_check_stack_inside
     wamr_end_at_traps
     wamr_trap_without_frames
+    wamr_trap_at_tables
+    wamr_probe_vector_stores
     wamr_leave_early_vectors)
 foreach(mend IN LISTS WAMR_WITHOUT)
     if(NOT mend IN_LIST WAMR_MENDS AND NOT mend STREQUAL ALL)
