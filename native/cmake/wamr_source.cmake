@@ -604,6 +604,11 @@ function(wamr_trap_without_frames)
     wamr_mend(core/iwasm/compilation/aot_emit_function.c "${fail}" "${fail}${trap}")
 endfunction()
 
+# WAMR 978ce3f, ahead of time: where addresses have 32 bits, a range of memory.fill and memory.copy may end at 0 by overflow. No memory there has 4 GiB.
+function(wamr_refuse_overflow)
+    wamr_mend(core/iwasm/compilation/aot_emit_memory.c "        BUILD_OP(And, cmp, cmp1, cmp, \"overflow\");\n" "        (void)cmp1; /* no memory ends there */\n")
+endfunction()
+
 # WAMR 978ce3f, ahead of time: where software checks bounds nobody asks whether table.init, table.copy or table.fill trapped, so that what comes
 # behind them is done.
 function(wamr_trap_at_tables)
@@ -697,6 +702,7 @@ set(WAMR_MENDS
     wamr_check_stack_inside
     wamr_end_at_traps
     wamr_trap_without_frames
+    wamr_refuse_overflow
     wamr_trap_at_tables
     wamr_probe_vector_stores
     wamr_leave_early_vectors)

@@ -37,6 +37,7 @@ NOT_SHOWN = {
     "wamr_fix_riscv_rounding": "on RISC-V only",
     "wamr_reserve_ends": "on RISC-V only",
     "wamr_vectors_on_riscv": "on RISC-V only",
+    "wamr_refuse_overflow": "on ARMv7 only",
     "wamr_trap_at_tables": "on ARMv7 only",
     "wamr_probe_vector_stores": "where the processor is no x86",
     "wamr_fix_narrowing": "where the processor is no x86",
