@@ -2,6 +2,8 @@
 
 import functools
 import json
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 import wasmtime
@@ -14,7 +16,8 @@ from tests.support.emulated import ARCHITECTURES
 from tests.support.trap_kinds import CALLED_BACK, ended, left, module, summary
 from tests.support.wat import wat
 
-KINDS = {"constants": (False, False), "hidden operands": (True, False), "vectors": (True, True)}
+KINDS = {"constants": (False, "all"), "hidden operands": (True, "all"), "vectors": (True, "vectors")}
+RANGES = {"constant ranges": (False, "ranges"), "hidden ranges": (True, "ranges")}
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -24,8 +27,8 @@ class HostError(Exception):
 
 @functools.cache
 def made(kind: str) -> tuple[bytes, list[str]]:
-    hidden, vectors = KINDS[kind]
-    text, names = module(hidden=hidden, vectors=vectors)
+    hidden, part = (KINDS | RANGES)[kind]
+    text, names = module(hidden=hidden, part=part)
     return wat(text), names
 
 
@@ -114,21 +117,34 @@ def test_frames_of_any_size_stay_within_the_stack(name):
         assert instance.memory.read(0, 65536) == bytes(65536)
 
 
+def compare_there(target: str, kinds: Iterable[str], folder: Path) -> None:
+    """In a Python of another architecture, interpreted and compiled."""
+    for kind in kinds:
+        wasm, names = made(kind)
+        (folder / "names").write_text(json.dumps(names))
+        codes = [wasm]
+        if aotc() is not None and (kind != "vectors" or target == "aarch64"):
+            codes.append(compiled(wasm, target))
+        files = [str(folder / str(number)) for number in range(len(codes))]
+        for file, code in zip(files, codes, strict=True):
+            Path(file).write_bytes(code)
+        done = ARCHITECTURES[target].run("-m", trap_kinds.__name__, str(folder / "names"), *files)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == len(codes)
+        for line in done.stdout.splitlines():
+            compare(json.loads(line), kind)
+
+
+@pytest.mark.emulated
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_a_range_whose_end_overflows_reaches_nothing_outside_memory(target, tmp_path):
+    compare_there(target, RANGES, tmp_path)
+
+
 @pytest.mark.full
 @pytest.mark.emulated
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_on_other_processors_each_kind_of_trap_leaves_what_it_leaves_in_wasmtime(target, tmp_path):
-    for kind in KINDS:
-        wasm, names = made(kind)
-        (tmp_path / "names").write_text(json.dumps(names))
-        codes = [wasm]
-        if aotc() is not None and (kind != "vectors" or target == "aarch64"):
-            codes.append(compiled(wasm, target))
-        files = [str(tmp_path / str(number)) for number in range(len(codes))]
-        for file, code in zip(files, codes, strict=True):
-            (tmp_path / file).write_bytes(code)
-        done = ARCHITECTURES[target].run("-m", trap_kinds.__name__, str(tmp_path / "names"), *files)
-        assert done.returncode == 0, done.stderr
-        for line in done.stdout.splitlines():
-            compare(json.loads(line), kind)
+    compare_there(target, KINDS, tmp_path)

@@ -103,10 +103,11 @@ class Text:
         return HEAD.replace("{wide}", WIDE) + "\n".join((*self.globals, *self.functions, run)) + ")"
 
 
-def module(*, hidden: bool, vectors: bool = False) -> tuple[str, list[str]]:
-    """The text of a module, and the names of its cases."""
+def module(*, hidden: bool, part: str = "all") -> tuple[str, list[str]]:
+    """The text of a module, and the names of its cases: "all", of "vectors" or of "ranges"."""
     text = Text(hidden)
-    for name, body in _accesses(text, vectors=True) if vectors else _all(text):
+    parts = {"all": _all, "vectors": lambda text: _accesses(text, vectors=True), "ranges": _ranges}
+    for name, body in parts[part](text):
         text.add(name, body)
     return text.module(), text.names
 
