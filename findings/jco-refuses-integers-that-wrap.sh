@@ -6,7 +6,7 @@
 #   is true where the i32 is not zero (`convert_int_to_bool`). Wasmtime does so: 0x181 is the u8 129, the s8 -127 and true. The code that
 #   jco writes checks ranges instead, and throws where the upper bits are not what it expects; for a bool, at each number above 1.
 # Why it matters here: compilers of C and Rust clear the upper bits, other writers of modules need not. Filters and modules for boards are
-#   tried in JavaScript by their authors; one that fails there is not wrong. Our host follows the canonical ABI (`tests/agent/test_contract.py`).
+#   tried in JavaScript by their authors; one that fails there is not wrong. Our host follows the canonical ABI.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
