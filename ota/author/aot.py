@@ -36,7 +36,7 @@ class AotError(OtaError):
 
 @dataclass(frozen=True)
 class Compiled:
-    """An image, and what it was compiled for: the flags as the runtime names them, such as "2 aarch64 bounds=hardware"."""
+    """An image, and what it was compiled for: the flags as the runtime names them, such as "3 aarch64 bounds=hardware"."""
 
     image: bytes
     flags: str

@@ -11,7 +11,7 @@ from ota.formats.profile import BY_DIGEST
 from ota.formats.reasons import Reason, Refused
 from tests.support.signing import VENDOR, Signer, acceptance
 
-FLAGS = "2 aarch64 bounds=hardware"
+FLAGS = "3 aarch64 bounds=hardware"
 
 
 def identifier(flags: str = FLAGS, cpu: str = "", board: str = "generic", abi: str = ABI) -> bytes:
@@ -31,9 +31,9 @@ def test_a_board_gets_the_first_image_of_its_classes_and_none_else():
     assert best == manifest.images[1]
     assert manifest.image_for([identifier(cpu="cortex-a53"), identifier()]) == manifest.images[0]
     for other in (
-        identifier("2 aarch64 bounds=software"),
-        identifier("3 aarch64 bounds=hardware"),
-        identifier("2 riscv64 bounds=hardware"),
+        identifier("3 aarch64 bounds=software"),
+        identifier("4 aarch64 bounds=hardware"),
+        identifier("3 riscv64 bounds=hardware"),
         identifier(board="roof"),
         identifier(abi="device:module@0.2.0"),
     ):
@@ -41,7 +41,7 @@ def test_a_board_gets_the_first_image_of_its_classes_and_none_else():
 
 
 def test_the_same_class_is_never_meant_twice():
-    names = [identifier(), identifier(cpu="least"), identifier(cpu="x"), identifier("2 armv7 bounds=software")]
+    names = [identifier(), identifier(cpu="least"), identifier(cpu="x"), identifier("3 armv7 bounds=software")]
     assert len({*names}) == 3  # "" is the least
 
 

@@ -52,7 +52,7 @@ def test_anything_else_is_compiled(monkeypatch, module, other):
     if other == "compiler":
         compiler.llvm = "LLVM 99.0.0"
     if other == "flags":
-        compiler.flags = {**compiler.flags, "x86_64": "3 x86_64 bounds=hardware"}
+        compiler.flags = {**compiler.flags, "x86_64": "4 x86_64 bounds=hardware"}
     content = contract_module(OK, "", '(data (i32.const 7) "x")', "") if other == "module" else module
     target, cpu = "aarch64" if other == "target" else "x86_64", "generic" if other == "cpu" else ""
     assert compiler.compile(content, target, cpu, anew=other == "anew").image == b"made"

@@ -162,6 +162,15 @@ def test_an_image_with_other_bounds_checks_is_refused():
         runtime.load(image.replace(b"bounds=" + ours, b"bounds=" + other))
 
 
+@needs_aotc
+@pytest.mark.parametrize("number", [b"1", b"2"])
+def test_an_image_of_a_compiler_that_let_modules_out_of_the_sandbox_is_refused(number):
+    image, present = compiled(SIMPLE), aot_target().encode()
+    assert present in image
+    with Runtime() as runtime, pytest.raises(UnsupportedError, match="this runtime runs"):
+        runtime.load(image.replace(present, number + present[1:]))
+
+
 def test_every_access_behind_the_memory_traps(runtime):
     instance = runtime.load(SIMPLE).instantiate()
     assert instance.call("load", 65532) == 0

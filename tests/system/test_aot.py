@@ -43,7 +43,7 @@ def test_an_image_that_fits_is_run_and_survives_a_power_cut(lab):
 def test_an_image_that_does_not_fit_gives_way_to_the_module(lab):
     lab.start()
     target = host_target()
-    other_flags = identifier(f"2 {target} bounds=other")
+    other_flags = identifier(f"3 {target} bounds=other")
     assert deploy(lab, 1, [(other_flags, compiled)]) == "interpreter"
     number, rest = aot_target().split(" ", 1)  # as an agent with another version of the runtime says it
     assert deploy(lab, 6, [(identifier(f"{int(number) + 1} {rest}"), compiled)]) == "interpreter"
