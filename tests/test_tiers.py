@@ -1,6 +1,9 @@
 """Which tests run where: nothing is lost between the tiers, and the rest keeps to its time."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -32,6 +35,20 @@ def ran(pytester, *options):
 @pytest.fixture(autouse=True)
 def own_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(tiers.Durations, "path", tmp_path / "durations.json")
+
+
+@pytest.mark.full
+def test_the_same_tests_are_collected_in_the_same_order_by_each_process():
+    """What a set gives has another order in each; workers that disagree end the run before its first test."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--tier", "full"]
+    seen = []
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run(command, cwd=tiers.ROOT, env=environment, capture_output=True, text=True, check=True)
+        seen.append([line for line in done.stdout.splitlines() if "::" in line])
+    first, second = seen
+    assert len(first) > 5000
+    assert first == second
 
 
 @pytest.mark.parametrize("architecture", tiers.ARCHITECTURES)

@@ -427,7 +427,7 @@ def test_every_effect_is_used():
     assert Phase.IDLE in ENDED
 
 
-@pytest.mark.parametrize("reason", [*RETRYABLE, *HELD_BACK, *CLAIMED, *ROOT_REASONS], ids=lambda each: each.value)
+@pytest.mark.parametrize("reason", [each for each in Reason if each in RETRYABLE | HELD_BACK | CLAIMED | ROOT_REASONS], ids=str)
 @pytest.mark.parametrize("phase", ENDED)
 @pytest.mark.parametrize("together", [(), SET], ids=["alone", "in a set"])
 def test_an_update_is_tried_again_by_where_it_ended_and_why(phase, reason, together):
