@@ -79,13 +79,6 @@ def test_a_member_that_is_removed_leaves_its_devices_before_the_set_is_confirmed
     assert (passed.phase, passed.events, Leave() in effects) == (Phase.PASSED, 0, True)
 
 
-@pytest.mark.parametrize("reason", [Reason.MEMORY_EXCEEDED, Reason.CHUNK_MISSING, Reason.SIGNER_UNKNOWN])
-def test_only_a_member_of_a_set_may_go_back_for_a_reason_that_does_not_hold_later(reason):
-    assert member(Phase.ROLLED_BACK, reason).retryable
-    assert not member(Phase.ROLLED_BACK, reason, together=()).retryable
-    assert not member(Phase.CONFIRMED, reason).retryable
-
-
 def test_a_member_that_runs_the_wanted_release_counts_as_passed():
     assert next_step(of(Phase.CONFIRMED, Phase.STAGED, Phase.STAGED)) == Begin("meter", first=True)
     assert next_step(of(Phase.CONFIRMED, Phase.PASSED, Phase.PASSED)) == Confirm(("meter", "pump"))
