@@ -166,6 +166,13 @@ def test_size_is_checked_first():
     assert refused(b"\xff" * 11, limit_bytes=10).reason is Reason.TOO_LARGE
 
 
+@pytest.mark.parametrize("around", [b"\x81", b"\xa1\x01", b"\xd2"], ids=["arrays", "maps", "tags"])
+def test_items_nest_up_to_the_depth_and_no_deeper(around):
+    assert cbor.decode(around * cbor.MAX_DEPTH + b"\x05", "it", 1000, tags=(18,)) is not None
+    for deeper in (1, 2, 300):
+        assert "nested deeper" in refused(around * (cbor.MAX_DEPTH + deeper) + b"\x05", tags=(18,)).detail
+
+
 def test_a_named_tag_is_kept_and_its_content_is_plain():
     tagged = cbor.decode(cbor2.dumps(cbor2.CBORTag(18, [{1: [2]}, None])), "it", 100, tags=(18,))
     assert tagged.value == [{1: [2]}, None]

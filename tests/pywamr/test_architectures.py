@@ -52,7 +52,7 @@ def results(architecture: Architecture, kind: str, files: list[str]) -> list:
 def test_the_tests_of_this_folder_start_python_by_its_command():
     """An emulated program cannot be started by its path alone: `sys.executable` gives exit code 127 and not a word."""
     files = sorted(set((ROOT / "tests/pywamr").glob("test_*.py")) - {ROOT / "tests/pywamr" / name for name in HERE_ONLY})
-    assert len(files) > 20
+    assert len(files) > 10
     assert not [file.name for file in files if "sys.executable" in file.read_text(encoding="utf-8")]
 
 
