@@ -1,6 +1,7 @@
 """Roots of trust on a real board: damaged, newer, rotated, stolen. What was confirmed runs in each case."""
 
 import sqlite3
+import time
 from dataclasses import replace
 
 import pytest
@@ -174,6 +175,11 @@ def test_a_key_that_is_revoked_while_its_update_is_fetched_starts_nothing(tmp_pa
         held = topics.blob_chunk(update.index.digest, 1)
         deployment = lab.deploy(update, leave_out=(held,))
         lab.wait_state("fetching", deployment=deployment)
+        begun = lab.folder / "store" / "blobs" / f"{update.index.digest.hex()}.part"
+        end = time.monotonic() + lab.patience_s
+        while not begun.exists():  # the manifest was verified before
+            assert time.monotonic() < end
+            time.sleep(0.02)
         rotate(lab, 2, "release")
         lab.put([(held, dict(artifacts(update))[held])])
         assert lab.wait_state("failed", "confirmed", deployment=deployment).attempt.reason == "signer-unknown"
