@@ -1,6 +1,7 @@
 """docs/architecture.md says what there is: the rooms with their imports, and modules that exist."""
 
 import itertools
+import os
 import re
 
 import grimp
@@ -49,3 +50,9 @@ def test_each_way_goes_in_one_direction():
         while ends := {each for each in left if not any(each == start and end in left for start, end in arrows)}:
             left -= ends
         assert left == set(), "a circle"
+
+
+def test_findings_can_be_run():
+    found = sorted((ROOT / "findings").glob("*.sh"))
+    assert len(found) > 5
+    assert not [each.name for each in found if not os.access(each, os.X_OK)]
