@@ -182,7 +182,7 @@ def test_a_key_that_is_revoked_while_its_update_is_fetched_starts_nothing(tmp_pa
             time.sleep(0.02)
         rotate(lab, 2, "release")
         lab.put([(held, dict(artifacts(update))[held])])
-        assert lab.wait_state("failed", "confirmed", deployment=deployment).attempt.reason == "signer-unknown"
+        assert lab.wait_state("failed", "rejected", "confirmed", deployment=deployment).attempt.reason == "signer-unknown"
         lab.still_answers(1)
     finally:
         lab.close()
