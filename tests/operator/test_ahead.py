@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,12 +24,22 @@ def done(items, work):
         return begun.results()
 
 
-def children() -> bool:
-    """Whether this process has any that have not been waited for, besides those of other tests."""
-    try:
-        return os.waitpid(-1, os.WNOHANG)[0] != 0
-    except ChildProcessError:
-        return False
+@pytest.fixture(autouse=True)
+def children(monkeypatch):
+    """The children that were forked. Those of other tests in this process are not waited for."""
+    forked, fork = [], os.fork
+
+    def noted() -> int:
+        pid = fork()
+        forked.extend([pid] if pid else [])
+        return pid
+
+    monkeypatch.setattr(os, "fork", noted)
+    return forked
+
+
+def are_gone(pids) -> bool:
+    return bool(pids) and not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +60,7 @@ def test_what_has_no_result_is_told_from_what_has():
 
 
 @pytest.mark.parametrize("how", ["ends", "raises", "is interrupted", "can't hand it back"])
-def test_a_child_that_fails_leaves_its_work_to_the_caller(how):
+def test_a_child_that_fails_leaves_its_work_to_the_caller(how, children):
     ours = os.getpid()
 
     def work(each):
@@ -64,14 +75,14 @@ def test_a_child_that_fails_leaves_its_work_to_the_caller(how):
         return threading.Lock()
 
     assert done(ITEMS, work) == [None] * len(ITEMS)
-    assert not children()
+    assert are_gone(children)
 
 
-def test_work_that_nobody_waits_for_leaves_no_child():
+def test_work_that_nobody_waits_for_leaves_no_child(children):
     begun = Ahead(ITEMS, lambda each: time.sleep(60))
     begun.close()
     begun.close()
-    assert not children()
+    assert are_gone(children)
 
 
 @pytest.mark.parametrize("why", ["few items", "one processor", "another system", "threads"])
