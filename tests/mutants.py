@@ -2,13 +2,16 @@
 
 A change inside a function is made in a process that has run all tests once and noted which lines each of them runs: a fork of it
 gets the changed code and runs the tests of that line, until one fails. A change elsewhere (a constant, a default) is made before
-anything is imported: a forked process compiles the changed module in place of the original and runs all tests, those named like it
-first. A mutant that no test notices survives: either a test is missing, or the change changes nothing that anybody can see;
-docs/testing.md lists them with the reason.
+anything of ours is imported: a forked process compiles the changed module in place of the original and runs all tests, first the
+file that runs most of the module, then the others, those that run it before those that do not.
+
+A mutant that no test notices survives: either a test is missing, or the change changes nothing that anybody can see. The latter are
+listed with the reason in tests/survivors.toml. One that is not listed, and an entry that fits no change any more, make this fail.
 """
 
 import argparse
 import ast
+import contextlib
 import copy
 import functools
 import gc
@@ -21,18 +24,21 @@ import random
 import signal
 import sys
 import time
+import tomllib
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import coverage
 import pytest
 from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parent.parent
+EXPLAINED = ROOT / "tests" / "survivors.toml"
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=1")
 SIDE_BY_SIDE = 2
 PATIENCE = 5  # times what the tests take without a change: what does not end by then is noticed, as an endless loop
 SETS = {
@@ -59,11 +65,12 @@ class Mutant:
     node: int  # which node of ast.walk
     way: int  # which of the node's changes
     inside: bool  # a function's body
+    key: str  # what tests/survivors.toml calls it: function, change, line, and which of several that are alike
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """What may become of a node, with words for it."""
-    new = copy.deepcopy(node)
+    new = copy.copy(node)
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and (other := _COMPARED.get(type(node.ops[0]))):
         new.ops = [other()]
     elif isinstance(node, ast.BoolOp):
@@ -86,17 +93,39 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 
 def mutants_of(path: Path) -> list[Mutant]:
-    """All of a module's mutants; texts of errors and type hints stay as they are."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """All of a module's mutants. Texts of errors, how much of something they show, and type hints stay as they are."""
+    source = path.read_text(encoding="utf-8")
+    tree, lines = ast.parse(source), source.splitlines()
     found = []
-    decorations = {each for node in ast.walk(tree) for whole in getattr(node, "decorator_list", ()) for each in ast.walk(whole)}
+    left_out = {each for node in ast.walk(tree) for whole in _not_changed(node) for each in ast.walk(whole)}
     bodies = {each for node in ast.walk(tree) for part in _body(node) for each in ast.walk(part)}
+    names, alike = dict(_names(tree, "")), Counter[str]()
     for number, node in enumerate(ast.walk(tree)):
-        if node in decorations:  # frozen or not: nobody can see
+        if node in left_out:
             continue
         for way, (text, _) in enumerate(changes(node)):
-            found.append(Mutant(str(path.relative_to(ROOT)), node.lineno, text[:160], number, way, node in bodies))
+            line = lines[node.lineno - 1].strip()
+            whole = text.replace("'", '"').startswith(line.replace("'", '"'))
+            key = f"{names[node] or '(module)'}: {text[:160]}" + ("" if whole else f" | {line}")
+            alike[key] += 1
+            key += f" #{alike[key]}" if alike[key] > 1 else ""
+            found.append(Mutant(str(path.relative_to(ROOT)), node.lineno, text[:160], number, way, node in bodies, key))
     return found
+
+
+def _not_changed(node: ast.AST) -> Iterator[ast.AST]:
+    """Parts that nobody can see: decorators (frozen or not), and at which character a text for people is cut."""
+    yield from getattr(node, "decorator_list", ())
+    if isinstance(node, ast.JoinedStr):
+        yield from (each for each in ast.walk(node) if isinstance(each, ast.Slice))
+
+
+def _names(node: ast.AST, around: str) -> Iterator[tuple[ast.AST, str]]:
+    """Each node below one, with the name of the function or class that it is in."""
+    for child in ast.iter_child_nodes(node):
+        name = f"{around}.{child.name}".lstrip(".") if isinstance(child, ast.FunctionDef | ast.ClassDef) else around
+        yield child, name
+        yield from _names(child, name)
 
 
 def _body(node: ast.AST) -> list[ast.AST]:
@@ -148,14 +177,17 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self.code, module.__dict__)
 
 
-def nearest_first(mutant: Mutant, tests: Sequence[str]) -> list[str]:
-    """The tests, with those before the others that are named like the changed module: they notice most."""
-    name = f"test_{Path(mutant.file).stem}.py"
-    own = [f"{each}/{name}" for each in tests if (ROOT / each / name).is_file()]
-    return [*own, *tests]
+class Nearest:
+    """A plugin of pytest that runs the tests that run a module before all others."""
+
+    def __init__(self, nearest: Sequence[str]) -> None:
+        self._place = {name: number for number, name in enumerate(nearest)}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda each: self._place.get(each.nodeid, len(self._place)))
 
 
-def start(mutant: Mutant, tests: Sequence[str]) -> int:
+def start(mutant: Mutant, tests: Sequence[str], nearest: Sequence[str]) -> int:
     """Runs all tests in a forked process; this one has imported nothing of what is changed. Returns its id."""
     pid = os.fork()
     if pid:
@@ -165,11 +197,11 @@ def start(mutant: Mutant, tests: Sequence[str]) -> int:
         os.setpgid(0, 0)
         _silence()
         sys.meta_path.insert(0, Finder(mutant))
-        code = int(
-            pytest.main(
-                ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=1", *nearest_first(mutant, tests)]
-            )
-        )
+        files = Counter(each.partition("::")[0] for each in nearest)
+        for first in ([file for file, _ in files.most_common(1)], tests):  # of one file much less is imported
+            code = int(pytest.main([*OPTIONS, "-x", *first], plugins=[Nearest(nearest)])) if first else 0
+            if code:
+                break
     finally:
         os._exit(code)
 
@@ -192,7 +224,7 @@ def survivors(mutants: Sequence[Mutant], begin: Callable[[Mutant], tuple[int, fl
                 os.waitpid(pid, 0)
             elif os.waitstatus_to_exitcode(status) == 0:
                 alive.append(mutant)
-                print(f"not noticed: {mutant.file}:{mutant.line}: {mutant.change}", flush=True)
+                print(f"not noticed: {mutant.file}:{mutant.line}: {json.dumps(mutant.key, ensure_ascii=False)}", flush=True)
             del running[pid]
             tried = len(mutants) - len(waiting) - len(running)
             if tried % 20 == 0 or tried == len(mutants):
@@ -206,6 +238,9 @@ class Functions:
     def __init__(self, files: Sequence[Path], mutants: Sequence[Mutant]) -> None:
         self.alive: list[Mutant] = []
         self.all_s = 0.0
+        self.nearest: dict[str, list[str]] = {}  # the tests that run a file, quick ones first
+        import coverage  # installed by `make mutants`
+
         self._mutants = mutants
         self._lines = coverage.Coverage(data_file=None, config_file=False, include=[str(path) for path in files])
         self._seconds: dict[pytest.Item, float] = {}
@@ -235,6 +270,12 @@ class Functions:
         for file in data.measured_files():
             for line, names in data.contexts_by_lineno(file).items():
                 self._of[file, line] = sorted((by_name[each] for each in names if each in by_name), key=self._seconds.__getitem__)
+        for file in data.measured_files():
+            found = {test for (name, _), tests in self._of.items() if name == file for test in tests}
+            self.nearest[str(Path(file).relative_to(ROOT))] = [each.nodeid for each in sorted(found, key=self._seconds.__getitem__)]
+        self._functions = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+        self._caches = [each for each in gc.get_objects() if isinstance(each, functools._lru_cache_wrapper)]
+        gc.freeze()
         self.alive = survivors(self._mutants, self._begin)
         return True
 
@@ -246,7 +287,9 @@ class Functions:
         try:
             os.setpgid(0, 0)
             _silence()
-            change_functions(mutant)
+            change_functions(mutant, self._functions)
+            for each in self._caches:
+                each.cache_clear()
             os._exit(0 if _passes(tests) else 1)
         finally:
             os._exit(1)
@@ -276,18 +319,15 @@ def _silence() -> None:
         os.dup2(quiet, number)
 
 
-def change_functions(mutant: Mutant) -> None:
-    """Gives the functions of this process the changed module's code, and forgets what they have cached."""
+def change_functions(mutant: Mutant, functions: Sequence[FunctionType]) -> None:
+    """Gives those of a module the changed module's code."""
     path = str(ROOT / mutant.file)
     codes = {(code.co_qualname, code.co_firstlineno): code for code in _codes(mutated(mutant))}
-    for each in gc.get_objects():
-        if isinstance(each, FunctionType) and each.__code__.co_filename == path:
+    for each in functions:
+        if each.__code__.co_filename == path:
             new = codes.get((each.__code__.co_qualname, each.__code__.co_firstlineno))
             if new is not None and new.co_freevars == each.__code__.co_freevars:
                 each.__code__ = new
-    for each in gc.get_objects():
-        if isinstance(each, functools._lru_cache_wrapper):
-            each.cache_clear()
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -297,20 +337,27 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(each)
 
 
-def changed_functions(files: Sequence[Path], mutants: Sequence[Mutant], tests: Sequence[str]) -> tuple[list[Mutant], float]:
-    """The survivors among changes of functions, and how long all tests take without one, in seconds.
+@dataclass(frozen=True)
+class Run:
+    """What a process that has run all tests tells of them and of the changes of functions."""
 
-    In a process of its own, so that this one imports nothing of what is changed.
-    """
+    alive: Sequence[int]  # the survivors
+    all_s: float  # how long all tests take without a change
+    nearest: dict[str, list[str]]
+    imported: Sequence[str]  # modules that are not ours
+
+
+def changed_functions(files: Sequence[Path], mutants: Sequence[Mutant], tests: Sequence[str]) -> Run:
+    """In a process of its own, so that this one imports nothing of what is changed."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         try:
             plugin = Functions(files, mutants)
-            options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=1"]
-            code = pytest.main([*options, *tests], plugins=[plugin])
+            code = pytest.main([*OPTIONS, *tests], plugins=[plugin])
             with os.fdopen(writing, "w") as out:
-                json.dump([[mutants.index(each) for each in plugin.alive], plugin.all_s], out)
+                alive = [mutants.index(each) for each in plugin.alive]
+                json.dump([alive, plugin.all_s, plugin.nearest, sorted(_not_ours())], out)
             os._exit(int(code))
         except BaseException:
             traceback.print_exc()
@@ -322,40 +369,83 @@ def changed_functions(files: Sequence[Path], mutants: Sequence[Mutant], tests: S
     _, status = os.waitpid(pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise SystemExit("the tests could not be run, as above")
-    alive, all_s = json.loads(text)
-    return [mutants[each] for each in alive], all_s
+    return Run(*json.loads(text))
 
 
-def run_set(name: str, modules: Sequence[str], sample: int, seed: int) -> dict[str, Any]:
-    """What survives of one set, or of some modules of it."""
+def _not_ours() -> Iterator[str]:
+    """What is imported and lies in no folder of this repository but the environment's."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and ("site-packages" in file or not Path(file).is_relative_to(ROOT)) and "pywamr" not in name:
+            yield name
+
+
+def run_set(name: str, modules: Sequence[str], sample: int, seed: int, again: set[str] | None) -> dict[str, Any]:
+    """What survives of one set, or of some modules of it, and which entries of tests/survivors.toml fit no change."""
     files, tests = SETS[name]
     files = [path for path in files if not modules or path.stem in modules]
     everything = [mutant for path in files for mutant in mutants_of(path)]
     chosen = random.Random(seed).sample(everything, sample) if 0 < sample < len(everything) else everything
-    left, all_s = changed_functions(files, [each for each in chosen if each.inside], tests)
+    chosen = chosen if again is None else [each for each in chosen if each.key in again]
+    inside = [each for each in chosen if each.inside]
+    run = changed_functions(files, inside, tests)
+    left = [inside[each] for each in run.alive]
+    for module in run.imported:
+        with contextlib.suppress(ImportError):  # so that no change has to import them again
+            importlib.import_module(module)
     others = [each for each in chosen if not each.inside]
-    left += survivors(others, lambda mutant: (start(mutant, tests), 10 + PATIENCE * all_s))
+    left += survivors(others, lambda each: (start(each, tests, run.nearest.get(each.file, ())), 20 + PATIENCE * run.all_s))
     left.sort(key=lambda each: (each.file, each.line))
-    return {"all": len(everything), "tried": len(chosen), "survivors": [asdict(each) for each in left]}
+    reasons = explained()
+    found = [
+        {"file": each.file, "line": each.line, "change": each.key, "reason": reasons.get(each.file, {}).get(each.key)}
+        for each in left
+    ]
+    return {"all": len(everything), "tried": len(chosen), "survivors": found, "stale": stale(files)}
+
+
+def explained() -> dict[str, dict[str, str]]:
+    """By file and key, why nobody can notice a change."""
+    return tomllib.loads(EXPLAINED.read_text(encoding="utf-8"))
+
+
+def stale(files: Sequence[Path]) -> list[str]:
+    """Entries of changes that can't be made: the source was changed."""
+    known = {str(path.relative_to(ROOT)): {each.key for each in mutants_of(path)} for path in files}
+    return [f"{file}: {key}" for file, reasons in explained().items() if file in known for key in reasons if key not in known[file]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the survivors and writes them as JSON."""
+    """Writes the survivors as JSON, prints those that are not explained. 1 where there are some, or entries that fit no change."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Change the code, see whether a test notices.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", choices=SETS, action="append", help="what to change; default: everything")
     parser.add_argument("--module", action="append", default=[], help="change only this one of the set, as cose; may be repeated")
     parser.add_argument("--sample", type=int, default=0, help="so many of each set, chosen by --seed; default: all")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--again", type=Path, help="only what survives in this result of an earlier run")
     arguments = parser.parse_args(argv)
     os.environ["HYPOTHESIS_MAX_EXAMPLES"] = "25"
-    result = {name: run_set(name, arguments.module, arguments.sample, arguments.seed) for name in arguments.set or SETS}
+    again = None
+    if arguments.again:
+        sets = json.loads(arguments.again.read_text(encoding="utf-8")).values()
+        again = {each["change"] for found in sets for each in found["survivors"]}
+    result = {name: run_set(name, arguments.module, arguments.sample, arguments.seed, again) for name in arguments.set or SETS}
+    arguments.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    bad = 0
     for name, found in result.items():
-        print(f"{name}: {len(found['survivors'])} of {found['tried']} survive; there are {found['all']}")
-        for each in found["survivors"]:
-            print(f"  {each['file']}:{each['line']}: {each['change']}")
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 0
+        open_ones = [each for each in found["survivors"] if not each["reason"]]
+        bad += len(open_ones) + len(found["stale"])
+        why = f"{len(found['survivors']) - len(open_ones)} of them are explained"
+        print(f"{name}: {len(found['survivors'])} of {found['tried']} survive, {why}; there are {found['all']}")
+        for file in dict.fromkeys(each["file"] for each in open_ones):
+            print(f'["{file}"]')
+            for each in open_ones:
+                if each["file"] == file:
+                    print(f'{json.dumps(each["change"], ensure_ascii=False)} = ""  # line {each["line"]}')
+        for entry in found["stale"]:
+            print(f"no such change, of {EXPLAINED.relative_to(ROOT)}: {entry}")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
