@@ -97,16 +97,41 @@ class Page:
 
 
 class Packets:
-    """How many topics the broker takes in one SUBSCRIBE packet. AWS IoT takes eight and announces nothing: it is learned."""
+    """How many topics the broker takes in one SUBSCRIBE packet. AWS IoT takes eight and announces nothing: it is learned.
+
+    Some brokers cut the connection instead of refusing, and a link that breaks looks the same. So one cut is doubted: fewer topics
+    are asked for until some are granted, then as many as before. A second one is believed, of as many topics, or before any answer.
+    """
 
     def __init__(self) -> None:
         self.topics = topics.TOPICS_A_PACKET
+        self._before = 0  # what it was before a cut that is doubted; 0: none is
+        self._cut = 0  # topics of the packet that was cut last, 0 once as many were granted
+        self._silent = False  # nothing was granted since
 
     def refused(self, count: int) -> bool:
         """The broker did not take a packet of so many topics; whether fewer can be asked for."""
         if count > 1:
-            self.topics = min(self.topics, count // 2)
+            self.topics, self._before = min(self.topics, count // 2), 0
         return count > 1
+
+    def cut(self, count: int) -> bool:
+        """The connection was cut while a packet of so many topics was not answered; whether that is taken for a refusal."""
+        if count <= 1:
+            return False
+        believed = self._silent or 0 < self._cut <= count
+        before = 0 if believed else self._before or self.topics
+        self.refused(count)
+        self._before, self._cut, self._silent = before, count, True
+        return believed
+
+    def granted(self, count: int) -> None:
+        """The broker took a packet of so many topics."""
+        self._silent = False
+        if self._before:
+            self.topics, self._before = self._before, 0
+        if count >= self._cut:
+            self._cut = 0
 
 
 class _Fence:
@@ -251,7 +276,9 @@ class Reading:
                     each for each in zip(page.filters, answers.pop(page.mid), strict=False) if each[1].value >= FIRST_FAILURE
                 ]
                 again = [each for each, code in refused if code.value in topics.TOO_MANY_TOPICS]
-                if again and self._packets.refused(len(page.filters)):
+                if not again:
+                    self._packets.granted(len(page.filters))
+                elif self._packets.refused(len(page.filters)):
                     self._refused.append(Page(tuple(again)))
                     page.leave_out(again)
                 for each, code in refused:
@@ -324,7 +351,7 @@ def read(
                 if page.may_be_cut:
                     break
         except NoConnectionError as error:
-            if not (error.packet and packets.refused(reading.unanswered)):
+            if not _is_refusal(error, packets, reading.unanswered):
                 tries, lost_fences = tries + 1, lost_fences + reading.fenced
                 if error.final:
                     raise
@@ -337,6 +364,13 @@ def read(
             if not reading.ended:  # it may have stalled, and what is open on it may still come
                 session.close()
         waiting.extendleft(reversed([part for page in reading.pages for part in _again(page, smaller=tries > 0)]))
+
+
+def _is_refusal(error: NoConnectionError, packets: Packets, unanswered: int) -> bool:
+    """Whether the connection ended because a packet that asks for topics was not answered and had too many; fewer are asked for."""
+    if error.cut:
+        return packets.cut(unanswered)
+    return error.packet and packets.refused(unanswered)
 
 
 def _given_up(pages: Iterable[Page], why: str) -> Iterator[Page]:

@@ -47,12 +47,13 @@ class BrokerError(OtaError):
 class NoConnectionError(BrokerError):
     """There is no connection, or none any more.
 
-    `final`: the reason would hold for the next one too. `packet`: the broker ended it, perhaps for what was sent last.
+    `final`: the reason would hold for the next one too. `packet`: the broker said that it ends it, perhaps for what was sent last.
+    `cut`: it ended without a word, by the broker or on the way.
     """
 
-    def __init__(self, text: str, *, final: bool = False, packet: bool = False) -> None:
+    def __init__(self, text: str, *, final: bool = False, packet: bool = False, cut: bool = False) -> None:
         super().__init__(text)
-        self.final, self.packet = final, packet
+        self.final, self.packet, self.cut = final, packet, cut
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ class Session:
 
     def _loss(self) -> NoConnectionError:
         if self._lost is None:
-            self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke", packet=True)
+            self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke", cut=True)
         return self._lost
 
     # -- what paho calls
@@ -289,7 +290,7 @@ class Session:
             packet = code.value in TOO_MANY_TOPICS or not code.value
             self._lost = NoConnectionError(text, final=code.value not in PASSING, packet=packet)
         else:
-            self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke", packet=True)
+            self._lost = NoConnectionError(f"the connection to the broker at {self._url} broke", cut=True)
 
     def _on_message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
         self._received += 1

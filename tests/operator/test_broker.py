@@ -309,6 +309,25 @@ def test_how_many_topics_a_broker_takes_in_one_packet_is_learned_once(most, too_
         assert broker.connections <= 6
 
 
+def test_a_link_that_breaks_while_topics_are_asked_for_is_not_taken_for_a_limit_of_the_broker():
+    there = {f"ota/v1/device/b{number}/report": b"%d" % number for number in range(150)}
+    with scripted(retained=there) as broker:
+
+        def breaks(topic):
+            if broker.connections in (1, 3) and topic.endswith(("b40/report", "b140/report")):
+                broker.writer.close()
+            return 1
+
+        broker.suback = breaks
+        with Broker(settings(broker.config.url.port)) as connection:
+            for _ in range(2):
+                found = {each.topic: each.payload for each in connection.retained(there)}
+                assert found == there
+                connection._session.close()
+            assert connection.packets.topics == topics.TOPICS_A_PACKET
+        assert broker.connections > 3
+
+
 def test_a_subscription_that_is_refused_alone_is_not_asked_for_without_end():
     with scripted(topics_a_packet=0, too_many=0x97) as broker, Broker(settings(broker.config.url.port)) as connection:
         answers = list(connection.retained([f"t/{number}" for number in range(40)]))
