@@ -36,6 +36,8 @@ def read(repository: Repository, digest: str, key: PublicKey, what: str) -> Iter
             yield _why_not(_bundle(repository, each, what), digest, key, what)
         except (Refused, NotThereError) as error:  # whoever can write there can add such a thing: another may be good
             yield f"unreadable ({error})"
+    for _ in every[MAX_BUNDLES:]:
+        yield f"not looked at, behind {MAX_BUNDLES} others"
 
 
 def is_signed(data: bytes, signature: Any, key: PublicKey) -> bool:

@@ -220,8 +220,10 @@ def parse_json(data: bytes, limit_bytes: int, what: str) -> dict[str, Any]:
 
 
 def _descriptors(value: Any, what: str) -> tuple[Descriptor, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > MAX_DESCRIPTORS:
-        raise malformed(what, f"no list of at most {MAX_DESCRIPTORS} descriptors")
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise malformed(what, "no list of descriptors")
+    if len(value) > MAX_DESCRIPTORS:
+        raise Refused(Reason.TOO_LARGE, f"{what} names {len(value)} parts, at most {MAX_DESCRIPTORS} are looked through")
     return tuple(Descriptor.parse(each, what) for each in value)
 
 

@@ -172,7 +172,21 @@ def test_what_is_no_signature_by_the_key_is_refused_and_hides_no_good_one(script
 def test_of_very_many_bundles_not_all_are_asked_for(scripted, digest):
     other = KEYS["p-256"]()
     refer(scripted, digest, *(bundle(other, digest) for _ in range(cosign_bundles.MAX_BUNDLES + 5)))
-    assert f"by another key ({cosign_bundles.MAX_BUNDLES})" in refusal(scripted, KEYS["p-256"]()).detail
+    error = refusal(scripted, KEYS["p-256"]())
+    assert error.reason is Reason.SIGNATURE_INVALID
+    assert f"by another key ({cosign_bundles.MAX_BUNDLES})" in error.detail
+    assert f"not looked at, behind {cosign_bundles.MAX_BUNDLES} others (5)" in error.detail
+
+
+@pytest.mark.parametrize("by_tag", [False, True])
+def test_an_artifact_with_more_referrers_than_are_looked_through_is_refused_for_that_reason(scripted, digest, by_tag):
+    private = KEYS["p-256"]()
+    refer(scripted, digest, *[bundle(private, digest)] * (oci.MAX_DESCRIPTORS + 1), by_tag=by_tag)
+    error = refusal(scripted, private)
+    assert error.reason is Reason.TOO_LARGE
+    assert f"names {oci.MAX_DESCRIPTORS + 1} parts, at most {oci.MAX_DESCRIPTORS} are looked through" in error.detail
+    simple(scripted, private, digest)  # a good signature by tag is looked at before
+    assert fetch(scripted, private) == MODULE
 
 
 def test_a_key_of_another_kind_is_refused(tmp_path):
