@@ -20,6 +20,7 @@ from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority, enrolled
 from ota.operator.enrolment import new_token, standing
 from ota.operator.group_keys import GroupKeys
+from ota.operator.ownership import check_ours
 from ota.operator.retire import CRL_FILE, clear, forget_answers, retire, write_crl
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
@@ -215,8 +216,7 @@ def _retire(arguments: argparse.Namespace) -> int:
     unknown = {each.device for each in ended if not each.known and each.device not in before}
     removed = {}
     if not arguments.offline:
-        with Broker(workspace.settings) as broker:
-            removed = {name: clear(broker, name, deployment=True) for name in names}
+        removed = _cleared(workspace, names)
     for each in ended:
         if arguments.json:
             about = {"device": each.device, "certificates": each.certificates, "tokens": each.tokens}
@@ -232,6 +232,20 @@ def _retire(arguments: argparse.Namespace) -> int:
             f"who has the boards can read what is encrypted for group {group}: replace its key, `ota group-keys new {group}`"
         )
     return max(_told(ended[-1].missing), int(bool(unknown)))
+
+
+def _cleared(workspace: Workspace, names: Sequence[str]) -> dict[str, int]:
+    """How many topics of each board were removed from the broker. Raises OtaError, which says that the boards are retired."""
+    try:
+        with Broker(workspace.settings) as broker:
+            check_ours(workspace, broker)
+            return {name: clear(broker, name, deployment=True) for name in names}
+    except OtaError as error:
+        crl = workspace.folder / "trust" / CRL_FILE
+        raise OtaError(
+            f"{', '.join(names)}: retired here, and {crl} says so to brokers, but what the broker keeps of it may still be there:"
+            f" {error}. The same command again removes that"
+        ) from error
 
 
 def _take_back(workspace: Workspace, name: str, arguments: argparse.Namespace) -> int:

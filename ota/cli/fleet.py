@@ -12,6 +12,7 @@ from ota.operator.broker import Broker
 from ota.operator.ca import Enrolled
 from ota.operator.keeping import lost
 from ota.operator.ledger import Ledger
+from ota.operator.ownership import ForeignError, check_ours
 from ota.operator.reports import Device, View
 from ota.operator.retire import clear
 from ota.operator.roster import Roster, listed
@@ -241,6 +242,7 @@ def _devices(arguments: argparse.Namespace) -> int:
 
 
 def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str) -> int:
+    check_ours(workspace, broker)
     left = clear(broker, name, deployment=True)
     if name not in roster.names and not left:
         output.note(f"no board has the name {name}")
@@ -259,6 +261,8 @@ def _trust(broker: Broker, roster: Roster, names: list[str]) -> int:
         roster.signers.forget(name)
     view = View(broker, roster, only=names)
     view.read()
+    if view.foreign:
+        raise ForeignError(view.foreign)
     for name in names:
         device = view.devices[name]
         if device.report is None:

@@ -11,6 +11,7 @@ from ota.formats.reasons import Refused
 from ota.operator.broker import Broker
 from ota.operator.group_keys import GroupKeys
 from ota.operator.key_deliveries import Deliveries, Standing
+from ota.operator.ownership import ForeignError
 from ota.operator.reports import View
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
@@ -44,7 +45,7 @@ def add_commands(commands: Any) -> None:
     )
     deliver.add_argument("group", type=output.name, help="the group")
     deliver.add_argument(
-        "--wait", type=float, default=0.0, metavar="SECONDS", help="until all boards have confirmed; exit code 1 if not"
+        "--wait", type=output.seconds, metavar="SECONDS", help="until all boards have confirmed; exit code 1 if not"
     )
     deliver.add_argument(
         "--board",
@@ -119,20 +120,22 @@ def _deliver(arguments: argparse.Namespace) -> int:
     with Broker(workspace.settings) as broker:
         view = View(broker, roster)
         view.read()
+        if view.foreign:
+            raise ForeignError(view.foreign)
         deliveries.read(broker, view)
         sent = 0 if arguments.dry_run else deliveries.send(broker, view, int(time.time()))
         found = list(deliveries.standings(view))
-        if arguments.wait:
+        if arguments.wait is not None:
             for _ in view.follow(arguments.wait, lambda each: each.report is not None and each.report.group == arguments.group):
                 found = list(deliveries.standings(view))
                 if _all_confirmed(found):
                     break
-    _say_delivered(arguments, found, sent)
+    _say_delivered(arguments, found, sent, view.gaps)
     for name in sorted({*arguments.board} - {each.board for each in found}):
         output.note(f"{name} has not reported that it is in group {arguments.group}: it gets no key")
     for gap in view.gaps:
-        output.note(f"not all boards are known: {gap}")
-    return 1 if arguments.wait and not _all_confirmed(found) else 0
+        output.note(f"incomplete: {gap}")
+    return 1 if view.gaps or (arguments.wait is not None and not _all_confirmed(found)) else 0
 
 
 def _all_confirmed(found: list[Standing]) -> bool:
@@ -140,11 +143,18 @@ def _all_confirmed(found: list[Standing]) -> bool:
     return bool(counted) and all(each.confirmed for each in counted)
 
 
-def _say_delivered(arguments: argparse.Namespace, found: list[Standing], sent: int) -> None:
+def _say_delivered(arguments: argparse.Namespace, found: list[Standing], sent: int, gaps: list[str]) -> None:
     confirmed, counted = sum(each.confirmed for each in found), sum(each.counts for each in found)
     if arguments.json:
         output.result_json(
-            {"group": arguments.group, "sent": sent, "confirmed": confirmed, "boards": [asdict(each) for each in found]}
+            {
+                "group": arguments.group,
+                "sent": sent,
+                "confirmed": confirmed,
+                "complete": not gaps,
+                "reasons": gaps,
+                "boards": [asdict(each) for each in found],
+            }
         )
         return
     if not found:

@@ -234,6 +234,7 @@ def _rehearse(arguments: argparse.Namespace) -> int:
                 "draft": next_root.number if next_root else None,
                 "lacks": lacks,
                 "complete": view.complete,
+                "reasons": view.gaps,
                 "boards": [vars(each) for each in boards],
                 "stale": [{"scope": str(each.scope), "instance": each.instance, "manifest": each.digest} for each in stale],
             }
@@ -241,8 +242,8 @@ def _rehearse(arguments: argparse.Namespace) -> int:
     else:
         _tell(roots[-1], draft, boards, stale)
         for gap in view.gaps:
-            output.note(f"not all boards may be known: {gap}")
-    return 1 if any(each.verdict == "refuses" for each in boards) else 0
+            output.note(f"incomplete: {gap}")
+    return 1 if view.gaps or any(each.verdict == "refuses" for each in boards) else 0
 
 
 def _tell(

@@ -5,31 +5,44 @@ broker might have cut is read again one digit deeper; one that can't be divided 
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from ota.formats import topics
 from ota.formats.fields import is_name
-from ota.operator.broker import Broker, Incoming
+from ota.operator.broker import Broker
 from ota.operator.pages import CHECK, CUT_MESSAGES, Page
+from ota.operator.signers import MAX_BOARDS
 
 AIM = 36  # messages a page of wildcards is to bring: it seldom has CUT_MESSAGES then
 DIGITS = "0123456789abcdef"
 NO_WILDCARDS = "this broker hands out nothing retained to wildcards: boards that are not in the roster are not found"
+TOO_MANY = f"there are more than {MAX_BOARDS} names of boards on the broker, and some are left out: does somebody invent them?"
 
 
 @dataclass
 class Discovered:
     """Boards by name, each with whether it is connected. `gaps` says why there may be more of them."""
 
-    online: dict[str, Incoming] = field(default_factory=dict)
+    known: Collection[str] = ()  # before
+    online: dict[str, bool] = field(default_factory=dict)
     gaps: list[str] = field(default_factory=list)
     possible: bool = True
+    strangers: int = 0  # how many of them were not
+
+    def take(self, name: str, *, online: bool) -> None:
+        """A board, unless it is new and there are too many: those that are known stay."""
+        if name not in self.known and name not in self.online:
+            if len(self.known) + self.strangers >= MAX_BOARDS:
+                self.gaps += [TOO_MANY] if TOO_MANY not in self.gaps else []
+                return
+            self.strangers += 1
+        self.online[name] = online
 
 
-def discover(broker: Broker, expected: int) -> Discovered:
-    """Reads every bucket; `expected` boards make it choose how deep to begin. Raises BrokerError."""
-    found = Discovered()
+def discover(broker: Broker, known: Collection[str]) -> Discovered:
+    """Reads every bucket; how many boards are `known` makes it choose how deep to begin. Raises BrokerError."""
+    found, expected = Discovered(known), len(known)
     if not broker.limits.wildcards:
         return Discovered(possible=False)
     level, each = _depth(broker, found, expected)
@@ -84,7 +97,7 @@ def _take(found: Discovered, page: Page) -> None:
     for message in page.found.values():
         name = message.topic.rpartition("/")[2]
         if message.payload and is_name(name) and topics.online(name) == message.topic:
-            found.online[name] = message
+            found.take(name, online=message.payload == topics.ONLINE)
     for why in sorted(set(page.unknown.values())):
         if why not in found.gaps:
             found.gaps.append(why)

@@ -18,11 +18,12 @@ from ota.formats.report import InstanceReport, Report, Summary
 from ota.formats.signed_report import REPORT, Statement
 from ota.operator import presence
 from ota.operator.broker import Answer, Broker, Incoming
-from ota.operator.discovery import NO_WILDCARDS, Discovered, discover
+from ota.operator.discovery import NO_WILDCARDS, TOO_MANY, Discovered, discover
+from ota.operator.ownership import FIRST_ROOT, foreign
 from ota.operator.pages import Page
 from ota.operator.roster import Roster
 from ota.operator.session import NoConnectionError
-from ota.operator.signers import Signers
+from ota.operator.signers import MAX_BOARDS, Signers
 
 REFRESH_S = 30.0  # between readings while boards are followed; ten times as long as one takes, if that is longer
 REPORT_BYTES = 1024  # of a usual report
@@ -80,6 +81,7 @@ class View:
         self._also, self._of_board, self._heard = frozenset(also), of_board, heard
         self.devices: dict[str, Device] = {}
         self.gaps: list[str] = []
+        self.foreign = ""  # that the broker is another workspace's: nothing that is read there is remembered
         self._kept: set[str] = set()  # boards whose topics are followed on the present connection
         self._kept_also: set[str] = set()  # of the topics in `also`
         self._kept_on = 0
@@ -109,10 +111,13 @@ class View:
         found = self._discovered()
         self._renew()
         names = sorted((self._known() | found.online.keys()) - self._kept)
-        online = {name: found.online[name].payload == topics.ONLINE for name in names if name in found.online}
+        online = {name: found.online[name] for name in names if name in found.online}
         silent = {topics.online(name): name for name in names if name not in online}
-        for answer in self._broker.retained(silent, each_bytes=1):
-            online[silent[answer.topic]] = answer.payload == topics.ONLINE
+        for answer in self._broker.retained([FIRST_ROOT, *silent], each_bytes=1):
+            if answer.topic == FIRST_ROOT:
+                self.foreign = foreign(self._roster.workspace, answer.payload)
+            else:
+                online[silent[answer.topic]] = answer.payload == topics.ONLINE
         reports = {topics.report(name): name for name in names}
         with contextlib.ExitStack() as stack:
             for answer in self._verified(self._broker.retained(reports, each_bytes=REPORT_BYTES), reports, stack):
@@ -120,10 +125,12 @@ class View:
         for message in self._broker.messages(0):
             self.take(message)
         why = Counter(each.unknown for each in self.devices.values() if each.unknown)
-        self.gaps = found.gaps + [
+        self.gaps = [f"{self.foreign}, and so are the boards there"] if self.foreign else []
+        self.gaps += found.gaps + [
             f"{count} board{'s are' if count > 1 else ' is'} unknown: {each}" for each, count in why.most_common()
         ]
-        self._roster.save()
+        if not self.foreign:
+            self._roster.save()
 
     def _verified(self, answers: Iterator[Answer], names: Mapping[str, str], stack: contextlib.ExitStack) -> Iterator[Answer]:
         """The same answers, by topic of a board's name: while the reports in some are verified, the next ones are read."""
@@ -143,7 +150,7 @@ class View:
     def _discovered(self) -> Discovered:
         if self._only is not None:
             return Discovered()
-        found = discover(self._broker, len(self._known()))
+        found = discover(self._broker, self._known())
         if not found.possible:
             if self._roster.listed is None:
                 found.gaps.append(NO_WILDCARDS)
@@ -249,7 +256,7 @@ class View:
     def take(self, message: Incoming) -> Device | None:
         """A message that came by itself: the board that it is about, None when it is about none."""
         name, instance = _subject(message.topic)
-        if not name:
+        if not name or not self._may_be(name):
             return None
         answer = Answer(message.topic, message.payload or None, live=not message.retained)
         device = self.devices.get(name, Device(name))
@@ -262,6 +269,13 @@ class View:
         else:
             return None
         return self.devices[name]
+
+    def _may_be(self, name: str) -> bool:
+        """Whether a board that speaks is listed: not when it is new and there are too many."""
+        if name in self.devices or len(self.devices) < MAX_BOARDS:
+            return True
+        self.gaps += [TOO_MANY] if TOO_MANY not in self.gaps else []
+        return False
 
     def _answered(self, name: str, answer: Answer, online: bool) -> None:
         before = self.devices.get(name, Device(name))

@@ -64,7 +64,7 @@ class Roster:
 
     def __init__(self, workspace: Workspace, listed: Iterable[str] | None = None) -> None:
         """`listed` are names from the operator's own list, None when there is no such list."""
-        self._workspace = workspace
+        self.workspace = workspace
         self.listed = None if listed is None else frozenset(listed)
         self.certificates = enrolled(workspace.folder)
         try:
@@ -127,18 +127,24 @@ class Roster:
         self._boards[name] = self._fresh[name] = Sighting(forgotten=True)
 
     def save(self) -> None:
-        """Writes what is new. The boards that were read last stay, should there be more than MAX_BOARDS."""
+        """Writes what is new. Should there be more than MAX_BOARDS, those stay that have a certificate, then those with a group by
+        the operator's word, then those that were read last: whoever invents names displaces none of them.
+        """
         self.signers.save()
         if not self._fresh:
             return
-        with self._workspace.record(FILE) as state:
+        with self.workspace.record(FILE) as state:
             boards = _parsed(state) | self._fresh
             if len(boards) > MAX_BOARDS:
-                boards = dict(sorted(boards.items(), key=lambda each: each[1].read_s)[-MAX_BOARDS:])
+                boards = dict(sorted(boards.items(), key=self._weight)[-MAX_BOARDS:])
             kept = {name: vars(each) for name, each in sorted(boards.items()) if not each.forgotten or name in self.certificates}
             state.clear()
             state["boards"] = kept
         self._fresh = {}
+
+    def _weight(self, board: tuple[str, Sighting]) -> tuple[bool, bool, int]:
+        name, sighting = board
+        return name in self.certificates, bool(sighting.home), sighting.read_s
 
 
 def _parsed(state: Any) -> dict[str, Sighting]:

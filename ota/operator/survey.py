@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.deployment import Deployment
 from ota.formats.manifest import AnyManifest, verify_any
@@ -18,6 +17,7 @@ from ota.formats.trust import Root, first_root, next_root
 from ota.operator import presence
 from ota.operator.broker import Broker
 from ota.operator.ledger import Ledger
+from ota.operator.ownership import ForeignError
 from ota.operator.scope import Scope
 from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
@@ -26,10 +26,6 @@ __all__ = ["ForeignError", "Survey", "chain", "is_current", "known", "look", "ra
 
 MAX_NEW_ROOTS = 1000
 ROOT_BYTES = MANIFEST_BYTES = 4096  # about
-
-
-class ForeignError(OtaError):
-    """The broker has documents that this workspace's keys did not sign."""
 
 
 @dataclass(frozen=True)

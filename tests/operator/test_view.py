@@ -16,7 +16,7 @@ from ota.formats import topics
 from ota.formats.report import Attempt, LogRecord, Refusal, Running
 from ota.operator import reports
 from ota.operator.broker import Broker, Incoming
-from ota.operator.discovery import NO_WILDCARDS
+from ota.operator.discovery import NO_WILDCARDS, TOO_MANY
 from ota.operator.reports import View
 from tests.support import fleet
 from tests.support.delay import Delay
@@ -109,6 +109,66 @@ def test_names_that_crowd_a_bucket_are_a_gap_and_not_a_complete_list(workspace, 
     found = json.loads(capsys.readouterr().out)
     assert not found["complete"]
     assert "bucket 7a3" in found["reasons"][0]
+
+
+def test_names_that_somebody_invents_have_an_end_and_displace_no_board_that_is_known(workspace, monkeypatch, capsys):
+    for module in ("discovery", "reports", "roster"):
+        monkeypatch.setattr(f"ota.operator.{module}.MAX_BOARDS", 5)
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["known"])
+        assert ota(workspace.folder, "status") == 0
+        fleet.leave(broker, [f"invented-{number}" for number in range(20)])
+        capsys.readouterr()
+        assert ota(workspace.folder, "devices", "--json") == 1
+        found = json.loads(capsys.readouterr().out)
+        assert len(found["boards"]) == 5
+        assert "known" in {each["device"] for each in found["boards"]}
+        assert found["reasons"] == [TOO_MANY]
+        view = View(broker, fleet.roster(workspace))
+        view.read()
+        assert view.take(Incoming(topics.report("late"), signed(fleet.report("late")))) is None
+        assert set(view.devices) >= {"known"}
+        assert len(view.devices) == 5
+
+
+def test_a_crowded_roster_keeps_the_boards_that_the_operator_set_up(workspace, monkeypatch):
+    monkeypatch.setattr("ota.operator.roster.MAX_BOARDS", 3)
+    ours = fleet.roster(workspace)
+    ours.expect("ours", "lab")
+    ours.save()
+    roster = fleet.roster(workspace)
+    for number in range(9):
+        roster.sight(fleet.report(f"invented-{number}"), 1_900_000_000, live=False)
+    roster.save()
+    again = fleet.roster(workspace)
+    assert again.home_of("ours") == "lab"
+    assert len(again.names) == 3
+
+
+def test_a_broker_of_another_workspace_is_named_and_nothing_there_is_remembered_or_removed(workspace, tmp_path, port, capsys):
+    other = fleet.made(tmp_path / "other", port)
+    with Broker(workspace.settings) as broker:
+        broker.publish_all([(topics.root(1), workspace.root_documents()[1])])
+        fleet.leave(broker, ["a"])
+        why = f"{other.settings.broker} belongs to another workspace: ota/v1/root/1 is not the root document of this one"
+        for words in (("status",), ("status", "a"), ("devices",), ("root", "rehearse")):
+            assert ota(other.folder, *words) == 1
+            assert f"incomplete: {why}, and so are the boards there" in capsys.readouterr().err
+            assert ota(other.folder, *words, "--json") == 1
+            found = json.loads(capsys.readouterr().out)
+            assert not found["complete"]
+            assert why in found["reasons"][0]
+        assert fleet.roster(other).names == set()
+        assert not fleet.roster(other).signers.knows("a")
+        assert ota(other.folder, "group-keys", "new", "lab") == 0
+        for words in (("devices", "--forget", "a"), ("devices", "--trust", "a"), ("group-keys", "deliver", "lab")):
+            assert ota(other.folder, *words) == 1
+            assert why in capsys.readouterr().err
+        assert ota(other.folder, "retire", "a", "--yes") == 1
+        assert f"a: retired here, and {other.folder / 'trust' / 'ca.crl'} says so to brokers" in (said := capsys.readouterr().err)
+        assert why in said
+        assert broker.retained_one(topics.report("a"))
+    assert ota(workspace.folder, "status") == 0
 
 
 def test_a_name_in_another_boards_bucket_is_no_board(workspace):
