@@ -14,11 +14,20 @@ from ota.operator.access import ENROLMENT, OPERATOR, RESERVED
 from ota.operator.broker_check import Verdict, check
 from ota.operator.broker_config import BOARDS_PORT, KINDS, OPERATORS_PORT, Site, files, new_password
 from ota.operator.ca import CertificateAuthority, enrolled
+from ota.operator.key_stores import key_store, trust_store
 from ota.operator.workspace import SETTINGS, Settings, Workspace
 
 PASSWORDS = {OPERATOR: "broker.password", ENROLMENT: "enrolment.password"}  # in keys/
 SECRET = frozenset(
-    ("certs/broker.key", "enrolment.conf", "operators.passwd", "operators.csv", "credentials.xml", "definitions.json")
+    (
+        "certs/broker.key",
+        "certs/broker.p12",
+        "enrolment.conf",
+        "operators.passwd",
+        "operators.csv",
+        "credentials.xml",
+        "definitions.json",
+    )
 )
 
 
@@ -121,6 +130,10 @@ def _certificates(workspace: Workspace, host: str, arguments: argparse.Namespace
     found = {"certs/ca.pem": authority.certificate_file.read_bytes(), "certs/crl.pem": lists.pem}
     if not arguments.keep_certificate:
         found["certs/broker.pem"], found["certs/broker.key"] = authority.server(host)
+    if arguments.kind == "hivemq":
+        found["certs/boards.p12"] = trust_store(found["certs/ca.pem"])
+        if "certs/broker.key" in found:
+            found["certs/broker.p12"] = key_store(found["certs/broker.key"], found["certs/broker.pem"])
     return found
 
 

@@ -1,8 +1,8 @@
 """Configurations of brokers: TLS, users by certificate, and the rules of `ota.operator.access`, for boards, operators and enrolment
 apart from each other.
 
-mosquitto's and RabbitMQ's are run against a hostile board (tests/system/test_hostile_board.py, tests/brokers/test_rabbitmq.py).
-Those of EMQX and HiveMQ are compared with the rules and have not been run: no package registry has them with what rules need.
+mosquitto's, RabbitMQ's and HiveMQ's are run against a hostile board (tests/system/test_hostile_board.py,
+tests/brokers/test_hostile.py). EMQX's are compared with the rules and have not been run: no package registry has it.
 """
 
 import hashlib
@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from ota.formats import topics
 from ota.formats.fields import is_name
 from ota.operator.access import BOARD, ENROLMENT, OPERATOR, RESERVED, Rule, rules
+from ota.operator.key_stores import PASSWORD
 
-__all__ = ["KINDS", "Site", "files", "mosquitto_password", "new_password"]
+__all__ = ["KINDS", "Site", "files", "hivemq_password", "mosquitto_password", "new_password"]
 
 BOARDS_PORT, ENROLMENT_PORT, OPERATORS_PORT = 8883, 8884, 8885
 PASSWORD_BYTES = 24
 MESSAGE_BYTES, PACKET_BYTES = 1_500_000, 2_000_000  # the largest message of ours has 1 MiB
 QUEUED, IN_FLIGHT = 10_000, 100
-ITERATIONS = 10_000  # of mosquitto's PBKDF2, at each connection of an operator
+ITERATIONS = 10_000  # of PBKDF2, at each connection of an operator
+SALT_BYTES = 12
 STRANGERS_BYTES = 50_000_000
 
 
@@ -75,7 +77,7 @@ def _mosquitto(site: Site) -> dict[str, str]:
     folder = site.folder or "/etc/mosquitto"
     tls = f"certfile {folder}/certs/broker.pem\nkeyfile {folder}/certs/broker.key"
     passwords = "".join(
-        f"{user}:{mosquitto_password(site.passwords[user], secrets.token_bytes(12))}\n" for user in sorted(RESERVED)
+        f"{user}:{mosquitto_password(site.passwords[user], secrets.token_bytes(SALT_BYTES))}\n" for user in sorted(RESERVED)
     )
     return {
         "mosquitto.conf": f"""per_listener_settings true
@@ -218,9 +220,16 @@ def _emqx_access(rule: Rule) -> str:
 # -- HiveMQ CE, with the File RBAC extension
 
 
+def hivemq_password(password: str, salt: bytes) -> str:
+    """As the extension's own tool writes it: PBKDF2 with HMAC and SHA-512. It takes no plain ones unless it is told to."""
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ITERATIONS, 64)
+    return f"{b64encode(salt).decode()}:{ITERATIONS}:{b64encode(digest).decode()}"
+
+
 def _hivemq(site: Site) -> dict[str, str]:
-    folder = site.folder or "/opt/hivemq/conf"
-    store = f"<path>{folder}/broker.jks</path><password>changeit</password><private-key-password>changeit</private-key-password>"
+    folder = f"{site.folder or '/opt/hivemq/conf'}/certs"
+    lock = f"<password>{PASSWORD}</password>"
+    store = f"<path>{folder}/broker.p12</path>{lock}<private-key-password>{PASSWORD}</private-key-password>"
 
     def permission(rule: Rule) -> str:
         activity = "ALL" if rule.read and rule.write else "SUBSCRIBE" if rule.read else "PUBLISH"
@@ -232,9 +241,10 @@ def _hivemq(site: Site) -> dict[str, str]:
         + "\n    </permissions></role>\n"
         for who in (BOARD, OPERATOR, ENROLMENT)
     )
+    hashed = {user: hivemq_password(site.passwords[user], secrets.token_bytes(SALT_BYTES)) for user in (OPERATOR, ENROLMENT)}
     users = "".join(
-        f"    <user><name>{user}</name><password>{site.passwords[user]}</password><roles><id>{user}</id></roles></user>\n"
-        for user in (OPERATOR, ENROLMENT)
+        f"    <user><name>{user}</name><password>{password}</password><roles><id>{user}</id></roles></user>\n"
+        for user, password in hashed.items()
     )
     return {
         "config.xml": f"""<?xml version="1.0"?>
@@ -244,7 +254,7 @@ def _hivemq(site: Site) -> dict[str, str]:
       <port>{BOARDS_PORT}</port><bind-address>0.0.0.0</bind-address><name>boards</name>
       <tls>
         <keystore>{store}</keystore>
-        <truststore><path>{folder}/boards.jks</path><password>changeit</password></truststore>
+        <truststore><path>{folder}/boards.p12</path>{lock}</truststore>
         <client-authentication-mode>REQUIRED</client-authentication-mode>
       </tls>
     </tls-tcp-listener>
@@ -262,7 +272,8 @@ def _hivemq(site: Site) -> dict[str, str]:
 </hivemq>
 """,
         "credentials.xml": f"""<?xml version="1.0"?>
-<!-- For the File RBAC extension, which knows passwords only: each board needs a user of its name with the role board. -->
+<!-- conf/credentials.xml of the File RBAC extension, which knows passwords only. Each board needs a user of its name with the role
+     board, and its password as the extension's tool writes it: java -jar hivemq-file-rbac-extension-VERSION.jar -p PASSWORD -->
 <file-rbac>
   <users>
 {users}  </users>

@@ -1,15 +1,20 @@
 """Configurations of four brokers: each says what the rules say, for every topic that a hostile board tries."""
 
+import hashlib
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import pkcs12
 
 from ota.formats import topics
 from ota.operator.access import BOARD, ENROLMENT, OPERATOR, RESERVED, allows, rules
-from ota.operator.broker_config import KINDS, Site, files, mosquitto_password
+from ota.operator.broker_config import KINDS, Site, files, hivemq_password, mosquitto_password
 from ota.operator.ca import CertificateAuthority, RequestRefused
+from ota.operator.key_stores import PASSWORD
 from tests.operator.test_ca import request_for
 from tests.support.operator import ota
 
@@ -147,6 +152,28 @@ def test_boards_come_with_a_certificate_and_nobody_without_one_or_a_password(kin
 def test_passwords_are_written_as_mosquitto_has_them():
     """PBKDF2 with HMAC and SHA-512, as its own tool writes it."""
     assert re.fullmatch(r"\$7\$10000\$AAAA\$[A-Za-z0-9+/]{86}==", mosquitto_password("x", bytes(3)))
+
+
+def test_passwords_are_written_as_the_extension_of_hivemq_has_them():
+    """Salt, iterations, PBKDF2 with HMAC and SHA-512: by default it takes no others, and lets nobody in."""
+    assert re.fullmatch(r"AAAA:10000:[A-Za-z0-9+/]{86}==", hivemq_password("x", bytes(3)))
+    for user in ElementTree.fromstring(files("hivemq", SITE)["credentials.xml"]).iter("user"):
+        salt, iterations, digest = user.findtext("password").split(":")
+        given = SITE.passwords[user.findtext("name")].encode()
+        assert b64decode(digest) == hashlib.pbkdf2_hmac("sha512", given, b64decode(salt), int(iterations), 64)
+
+
+def test_stores_for_java_have_the_brokers_key_and_the_authorities(quick, tmp_path):
+    out = tmp_path / "hivemq"
+    assert ota(quick.folder, "broker-config", "hivemq", "--host", "192.0.2.1", "-o", out, "--etc", "/srv/hivemq") == 0
+    named = re.findall(r"<path>/srv/hivemq/(.*?)</path>", (out / "config.xml").read_text())
+    assert sorted(set(named)) == ["certs/boards.p12", "certs/broker.p12"]
+    store = pkcs12.load_pkcs12((out / "certs/broker.p12").read_bytes(), PASSWORD.encode())
+    assert store.cert.certificate.public_key() == store.key.public_key()
+    assert (out / "certs/broker.p12").stat().st_mode & 0o077 == 0
+    trusted = pkcs12.load_pkcs12((out / "certs/boards.p12").read_bytes(), PASSWORD.encode()).additional_certs
+    authorities = x509.load_pem_x509_certificates((quick.folder / "trust/ca.pem").read_bytes())
+    assert [each.certificate for each in trusted] == authorities
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED))

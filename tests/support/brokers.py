@@ -88,18 +88,23 @@ class HiveMq(_Process):
 </hivemq>
 """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, made: Path | None = None) -> None:
+        """`made`: a folder with a configuration and a credentials.xml, in place of a listener for everybody."""
         super().__init__(folder)
         self._java, maven = tool("java", "HiveMQ"), tool("mvn", "HiveMQ")
         copy = [maven, "-q", "-B", "-f", "pom.xml", "dependency:copy-dependencies", "-DoutputDirectory=OUT/lib"]
         self._built = built(SOURCES / "hivemq", [copy])
+        self._made = made
         for each in ("conf", "data", "extensions"):
             (folder / "hivemq" / each).mkdir(parents=True)
-        (folder / "hivemq" / "conf" / "config.xml").write_text(self.CONFIGURATION.format(port=self.port))
+        if made is None:
+            (folder / "hivemq" / "conf" / "config.xml").write_text(self.CONFIGURATION.format(port=self.port))
 
     def command(self) -> list[str]:
-        folders = [str(self.folder / "hivemq" / each) for each in ("conf", "data", "extensions")]
-        return [self._java, "-Xmx512m", "-cp", f"{self._built}/lib/*", str(self._built / "HiveMq.java"), *folders]
+        folders = [self.folder / "hivemq" / each for each in ("conf", "data", "extensions")]
+        if self._made is not None:
+            folders = [self._made, *folders[1:], self._made / "credentials.xml"]
+        return [self._java, "-Xmx512m", "-cp", f"{self._built}/lib/*", str(self._built / "HiveMq.java"), *map(str, folders)]
 
 
 class Aedes(_Process):

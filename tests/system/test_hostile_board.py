@@ -116,15 +116,15 @@ class Site:
 class Client:
     """A client of the broker, with whatever it is told."""
 
-    def __init__(self, site, port, *, certificate=None, password="", identifier=""):
+    def __init__(self, site, port, *, certificate=None, user="operator", password=None, identifier=""):
         self.messages, self._answers = queue.Queue(), queue.Queue()
         self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, identifier, protocol=mqtt.MQTTv5)
         context = ssl.create_default_context(cafile=str(site.operator / "trust/ca.pem"))
         if certificate is not None:
             context.load_cert_chain(*certificate)
         self._client.tls_set_context(context)
-        if password:
-            self._client.username_pw_set("operator", password if password != OURS else site.password)
+        if password is not None:
+            self._client.username_pw_set(user, password if password != OURS else site.password)
         self._client.on_connect = lambda *each: self._answers.put(each[3].value)
         self._client.on_connect_fail = lambda *_: self._answers.put(-1)
         self._client.on_disconnect = lambda *each: self._answers.put(-2)
