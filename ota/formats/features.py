@@ -111,7 +111,6 @@ def check_core(data: bytes) -> None:
 class _Found:
     def __init__(self) -> None:
         self.names: set[str] = set()
-        self._told = False  # whether what is looked at is of one of them
         self._memories = self._imported_globals = 0
 
     def look_at(self, kind: int, content: bytes) -> None:
@@ -136,7 +135,7 @@ class _Found:
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
         """What is not known, and not of a proposal that is, is of a newer one."""
-        self._told = False
+        self._told = False  # whether what is looked at is of a proposal that is known
         try:
             yield
         except _UnknownError:
@@ -178,9 +177,6 @@ class _Found:
         for _ in range(at.number()):
             at.take(at.number())
             name, kind = at.take(at.number()), at.byte()
-            if kind in (0x7E, 0x7F) and not name:
-                self._tell("compact-imports")
-                raise _UnknownError
             if kind == 0:
                 at.skip(1)
             elif kind == 1:
@@ -197,6 +193,8 @@ class _Found:
                 at.byte()
                 at.skip(1)
             else:
+                if kind in (0x7E, 0x7F) and not name:
+                    self._tell("compact-imports")
                 raise _UnknownError
 
     def _limits(self, at: "_Bytes", wide: str) -> None:
@@ -403,8 +401,6 @@ class _Bytes:
         raise malformed("module", "a number of more than 64 bits")
 
     def skip(self, numbers: int) -> None:
-        if numbers > len(self._data) - self._at:
-            raise malformed("module", "it ends too early")
         for _ in range(numbers):
             self.number()
 

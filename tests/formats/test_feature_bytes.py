@@ -137,8 +137,10 @@ def test_blocks_have_a_type_that_is_a_byte_or_a_number(both_ways):
 
 
 def test_handlers_of_try_table_have_a_tag_or_none(both_ways):
-    handlers = b"\x04" + b"\0" + NUMBER * 2 + b"\1" + NUMBER * 2 + b"\2" + NUMBER + b"\3" + NUMBER
-    assert found(0x1F, 0x40, handlers) == {"exceptions", "gc"}
+    handlers = (b"\0" + NUMBER * 2, b"\1" + NUMBER * 2, b"\2" + NUMBER, b"\3" + NUMBER)
+    for each in handlers:
+        assert (each, found(0x1F, 0x40, b"\1", each)) == (each, {"exceptions", "gc"})
+    assert found(0x1F, 0x40, b"\4", *handlers) == {"exceptions", "gc"}
 
 
 def test_labels_and_types_are_counted(both_ways):
@@ -194,8 +196,9 @@ def test_what_is_no_constant_is_told_and_the_rest_is_not_looked_at(value, names)
 
 
 def test_a_global_that_is_imported_may_be_read_and_one_of_the_module_itself_may_not():
-    for imported, name in ((b"\1\1a\1b\3\x7f\0", ()), (b"\1\1a\1b\0\0", ("gc",))):
-        assert beyond_core(section(2, imported) + section(6, b"\1\x7f\0\x23\0\x0b").removeprefix(HEAD)) == name
+    for imported, number, name in ((b"\3\x7f\0", 0, ()), (b"\3\x7f\0", 1, ("gc",)), (b"\0\0", 0, ("gc",))):
+        value = section(6, b"\1\x7f\0\x23" + leb(number) + b"\x0b").removeprefix(HEAD)
+        assert beyond_core(section(2, b"\1\1a\1b" + imported) + value) == name
 
 
 REFERENCE = b"\x64\x70"
@@ -280,11 +283,15 @@ def test_segments_of_elements_are_read_to_their_end(segment):
     assert beyond_core(section(9, b"\2\x08" + segment)) == ("a newer proposal",)
 
 
+def test_the_kind_of_elements_is_a_byte_and_no_type():
+    assert beyond_core(section(9, b"\1\1\x69\0")) == ()
+
+
 def test_segments_of_data_are_read_to_their_end():
     behind = b"\2\1\x41\0\x0b\0"  # into another memory than the first
     for segment in (b"\0\x41\0\x0b\2ab", b"\1\2ab", b"\2\0\x41\0\x0b\2ab"):
         assert beyond_core(section(11, b"\2" + segment + behind)) == ("multi-memory",)
-    assert beyond_core(section(11, b"\2\3" + behind)) == ("a newer proposal",)
+    assert beyond_core(section(11, b"\2\3\x41\0\x0b\2ab" + behind)) == ("a newer proposal",)
 
 
 def test_sections_of_other_kinds_are_told_by_their_number():
