@@ -59,7 +59,7 @@ def run_command(name: str, wasm: bytes, shape: ModuleShape, entry: str, given: G
 
     Raises RunError for one that can't be run, Trap, and KeyboardInterrupt.
     """
-    foreign = [each for each in shape.imports if capability_of(*each) not in ("wasi", "")]
+    foreign = [each for each in shape.imports if capability_of(*each) != "wasi"]
     if foreign:
         told = "; ".join((named(foreign), *what_to_do(foreign)))
         raise RunError(f"{name} is a command, which may import WASI only, and imports {told}")

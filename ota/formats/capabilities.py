@@ -289,7 +289,7 @@ def check_imports(imports: Iterable[tuple[str, str]], declared: Capabilities) ->
 
     Raises Refused IMPORT_UNDECLARED that names each one that is not, the first NAMED of them.
     """
-    missing = [each for each in imports if (needed := capability_of(*each)) is None or (needed and needed not in declared.items)]
+    missing = [each for each in imports if capability_of(*each) not in declared.items]
     if missing:
         told = "; ".join((named(missing), *what_to_do(missing)))
         raise Refused(Reason.IMPORT_UNDECLARED, f"the module imports what its manifest does not declare: {told}")
@@ -326,7 +326,7 @@ def what_to_do(missing: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def capability_of(module: str, function: str) -> str | None:
-    """The capability that covers an import, "" for one that needs none, None for what no board has."""
+    """The capability that covers an import, None for what no board has."""
     if ours := own_interface(module):
         return ours if function in FUNCTIONS[ours] else None
     found = worlds.interface_of(module)

@@ -9,7 +9,7 @@ from device_agent.sandbox.contract import ModuleHost
 from device_agent.sandbox.devices import Devices, open_devices
 from device_agent.sandbox.errors import ContractError
 from device_agent.sandbox.wasi import FUNCTIONS as WASI_FUNCTIONS
-from ota.formats.capabilities import FUNCTIONS, Capabilities, check_granted
+from ota.formats.capabilities import FUNCTIONS, Capabilities
 from ota.formats.module import Limits, ModuleDescription
 from ota.formats.reasons import Reason, Refused
 from pywamr import Trap
@@ -122,62 +122,6 @@ def test_a_serial_port_that_is_granted_is_read_and_written_and_no_other():
     assert denied == bytes((1, 0, 0, 0, 0))
     with pytest.raises(Refused, match="serial port /dev/nothing:9600"):
         open_devices(Capabilities.parse({"serial": {"ports": ["/dev/nothing:9600"]}}, "test"))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "granted", "missing"),
-    [
-        ({"gpio": {"inputs": ["gpiochip0:17"]}}, {"gpio": {"inputs": ["gpiochip0:18"]}}, "gpio.inputs gpiochip0:17"),
-        ({"gpio": {"outputs": ["gpiochip0:17"]}}, {"gpio": {"inputs": ["gpiochip0:17"]}}, "gpio.outputs gpiochip0:17"),
-        ({"serial": {"ports": ["/dev/ttyS0:9600"]}}, {"serial": {"ports": ["/dev/ttyS0:115200"]}}, "serial.ports /dev/ttyS0:9600"),
-        ({"wasi": {"read": ["/srv/data2"]}}, {"wasi": {"read": ["/srv/data"]}}, "wasi.read /srv/data2"),
-        (
-            {"wasi": {"write": ["/srv/data"]}},
-            {"wasi": {"read": ["/srv/data"]}},
-            "wasi.quota_bytes 16777216 (granted 0), wasi.write /srv/data",
-        ),
-        (
-            {"wasi": {"write": ["/a"], "quota_bytes": 9}},
-            {"wasi": {"write": ["/a"], "quota_bytes": 8}},
-            "wasi.quota_bytes 9 (granted 8)",
-        ),
-        ({"random": {}, "wasi": {}}, {}, "random, wasi"),
-    ],
-)
-def test_what_the_policy_does_not_grant_is_named(wanted, granted, missing):
-    with pytest.raises(Refused) as refused:
-        check_granted(Capabilities.parse(wanted, "test"), Capabilities.parse(granted, "test"))
-    assert refused.value.reason is Reason.CAPABILITY_DENIED
-    assert str(refused.value).endswith(f"does not grant: {missing}")
-
-
-def test_a_folder_below_a_granted_one_is_granted():
-    check_granted(
-        Capabilities.parse({"wasi": {"read": ["/srv/data/models"]}}, "test"),
-        Capabilities.parse({"wasi": {"read": ["/srv/data"]}}, "test"),
-    )
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"gpio": {"inputs": ["/dev/gpiochip0:1"]}}, {"gpio": {"inputs": "gpiochip0:1"}},
-        {"serial": {"ports": ["/etc/passwd:9600"]}},
-        {"serial": {"ports": ["/dev/../etc/x:9600"]}}, {"serial": {"ports": ["/dev/ttyS0"]}}, {"wasi": {"read": ["data"]}},
-        {"wasi": {"read": ["/srv/../etc"]}}, {"wasi": {"read": ["/"]}},
-    ],
-)  # fmt: skip
-def test_arguments_that_make_no_sense_are_refused(value):
-    with pytest.raises(Refused) as refused:
-        Capabilities.parse(value, "test")
-    assert refused.value.reason is Reason.MALFORMED
-
-
-@pytest.mark.parametrize("value", [{"gpio": {"lines": []}}, {"wasi": {"sockets": ["x"]}}, {"random": {"size": 1}}])
-def test_an_argument_that_there_is_not_is_refused_as_unknown(value):
-    with pytest.raises(Refused) as refused:
-        Capabilities.parse(value, "test")
-    assert refused.value.reason is Reason.MEMBER_UNKNOWN
 
 
 def test_operator_and_board_have_the_same_list_of_wasi_functions():
