@@ -1,9 +1,10 @@
 """Mutation testing: one small change to a module at a time, and whether a test notices. `python -m tests.mutants --out FILE`.
 
 A change inside a function is made in a process that has run all tests once and noted which lines each of them runs: a fork of it
-gets the changed code and runs the tests of that line, until one fails. A change elsewhere (a constant, a default) is made before
-anything of ours is imported: a forked process compiles the changed module in place of the original and runs all tests, first the
-file that runs most of the module, then the others, those that run it before those that do not.
+gets the changed code and runs the tests of that line, until one fails. A change elsewhere (a constant, a default), and one that
+survives in a line that no test runs (an import may), is made before anything of ours is imported: a forked process compiles the
+changed module in place of the original and runs all tests, first the file that runs most of the module, then the others, those that
+run it before those that do not.
 
 A mutant that no test notices survives: either a test is missing, or the change changes nothing that anybody can see. The latter are
 listed with the reason in tests/survivors.toml. One that is not listed, and an entry that fits no change any more, make this fail.
@@ -38,7 +39,16 @@ from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parent.parent
 EXPLAINED = ROOT / "tests" / "survivors.toml"
-OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=1")
+OPTIONS = (
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+    "--hypothesis-seed=1",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+)
 SIDE_BY_SIDE = 2
 PATIENCE = 5  # times what the tests take without a change: what does not end by then is noticed, as an endless loop
 SETS = {
@@ -187,8 +197,8 @@ class Nearest:
         items.sort(key=lambda each: self._place.get(each.nodeid, len(self._place)))
 
 
-def start(mutant: Mutant, tests: Sequence[str], nearest: Sequence[str]) -> int:
-    """Runs all tests in a forked process; this one has imported nothing of what is changed. Returns its id."""
+def start(mutant: Mutant | None, tests: Sequence[str], nearest: Sequence[str]) -> int:
+    """Runs all tests in a forked process; this one has imported nothing of what is changed, if anything is. Returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -196,7 +206,8 @@ def start(mutant: Mutant, tests: Sequence[str], nearest: Sequence[str]) -> int:
     try:
         os.setpgid(0, 0)
         _silence()
-        sys.meta_path.insert(0, Finder(mutant))
+        if mutant is not None:
+            sys.meta_path.insert(0, Finder(mutant))
         files = Counter(each.partition("::")[0] for each in nearest)
         for first in ([file for file, _ in files.most_common(1)], tests):  # of one file much less is imported
             code = int(pytest.main([*OPTIONS, "-x", *first], plugins=[Nearest(nearest)])) if first else 0
@@ -237,6 +248,7 @@ class Functions:
 
     def __init__(self, files: Sequence[Path], mutants: Sequence[Mutant]) -> None:
         self.alive: list[Mutant] = []
+        self.not_run: list[Mutant] = []  # survivors in lines that no test runs: an import does, or nothing
         self.all_s = 0.0
         self.nearest: dict[str, list[str]] = {}  # the tests that run a file, quick ones first
         import coverage  # installed by `make mutants`
@@ -277,6 +289,7 @@ class Functions:
         self._caches = [each for each in gc.get_objects() if isinstance(each, functools._lru_cache_wrapper)]
         gc.freeze()
         self.alive = survivors(self._mutants, self._begin)
+        self.not_run = [each for each in self.alive if not self._running(each)]
         return True
 
     def _begin(self, mutant: Mutant) -> tuple[int, float]:
@@ -294,14 +307,18 @@ class Functions:
         finally:
             os._exit(1)
 
-    def _tests(self, mutant: Mutant) -> list[pytest.Item]:
-        """Those that run the line, quick ones first. A statement of several lines is noted at its first or at any of them."""
+    def _running(self, mutant: Mutant) -> dict[pytest.Item, None]:
+        """The tests that run its lines. A statement of several lines is noted at its first or at any of them."""
         node = node_of(mutant)
         lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        file = str(ROOT / mutant.file)
-        found = {test: None for line in lines for test in self._of.get((file, line), ())}
+        return dict.fromkeys(test for line in lines for test in self._of.get((str(ROOT / mutant.file), line), ()))
+
+    def _tests(self, mutant: Mutant) -> list[pytest.Item]:
+        """Those that run the line or, where there are none, the nearest line before it; quick ones first."""
+        found = self._running(mutant)
         if not found:
-            before = (line for name, line in self._of if name == file and line < node.lineno)
+            file = str(ROOT / mutant.file)
+            before = (line for name, line in self._of if name == file and line < mutant.line)
             found = dict.fromkeys(self._of.get((file, max(before, default=0)), ()))
         return sorted(found, key=self._seconds.__getitem__)
 
@@ -342,6 +359,7 @@ class Run:
     """What a process that has run all tests tells of them and of the changes of functions."""
 
     alive: Sequence[int]  # the survivors
+    not_run: Sequence[int]  # those of them in lines that no test runs
     all_s: float  # how long all tests take without a change
     nearest: dict[str, list[str]]
     imported: Sequence[str]  # modules that are not ours
@@ -356,8 +374,8 @@ def changed_functions(files: Sequence[Path], mutants: Sequence[Mutant], tests: S
             plugin = Functions(files, mutants)
             code = pytest.main([*OPTIONS, *tests], plugins=[plugin])
             with os.fdopen(writing, "w") as out:
-                alive = [mutants.index(each) for each in plugin.alive]
-                json.dump([alive, plugin.all_s, plugin.nearest, sorted(_not_ours())], out)
+                alive, not_run = ([mutants.index(each) for each in found] for found in (plugin.alive, plugin.not_run))
+                json.dump([alive, not_run, plugin.all_s, plugin.nearest, sorted(_not_ours())], out)
             os._exit(int(code))
         except BaseException:
             traceback.print_exc()
@@ -389,11 +407,14 @@ def run_set(name: str, modules: Sequence[str], sample: int, seed: int, again: se
     chosen = chosen if again is None else [each for each in chosen if each.key in again]
     inside = [each for each in chosen if each.inside]
     run = changed_functions(files, inside, tests)
-    left = [inside[each] for each in run.alive]
+    left = [inside[each] for each in run.alive if each not in run.not_run]
     for module in run.imported:
         with contextlib.suppress(ImportError):  # so that no change has to import them again
             importlib.import_module(module)
-    others = [each for each in chosen if not each.inside]
+    _, status = os.waitpid(start(None, tests, ()), 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit("the tests fail without a change in a process that has imported nothing")
+    others = [each for each in chosen if not each.inside] + [inside[each] for each in run.not_run]
     left += survivors(others, lambda each: (start(each, tests, run.nearest.get(each.file, ())), 20 + PATIENCE * run.all_s))
     left.sort(key=lambda each: (each.file, each.line))
     reasons = explained()
