@@ -246,7 +246,7 @@ def _header(read: Callable[[int, int], bytes], offset: int, size: int) -> tuple[
     if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.linkname or entry.size < 0:
         raise _invalid(f"{entry.name!r} is not a regular file: only these are members of a bundle")
     if entry.size > size - offset - BLOCK:
-        raise _truncated(f"{entry.name!r} has {entry.size} bytes, {max(0, size - offset - BLOCK)} are there")
+        raise _truncated(f"{entry.name!r} has {entry.size} bytes, {size - offset - BLOCK} are there")
     return entry.name, entry.size
 
 

@@ -103,6 +103,7 @@ def test_tar_lists_a_bundle_and_makes_one(tmp_path):
     assert list(contents(path.read_bytes()).topics()) == [topic for topic, _ in MESSAGES]
     with tarfile.open(fileobj=io.BytesIO(packed(MESSAGES))) as archive:
         assert archive.getnames() == [topic.removeprefix("ota/v1/") for topic, _ in MESSAGES]
+        assert {each.mode for each in archive} == {0o644}
 
 
 def test_a_member_that_is_longer_than_the_file_is_refused_by_its_header():
@@ -111,6 +112,9 @@ def test_a_member_that_is_longer_than_the_file_is_refused_by_its_header():
         refused = refusal(entry("crl", size) + END)
         assert refused.reason is Reason.BUNDLE_TRUNCATED
         assert f"'crl' has {size} bytes, {len(END)} are there" in refused.detail
+    second = refusal(entry("root/1", 3) + bytes(512) + entry("crl", len(END) + 1) + END)
+    assert f"'crl' has {len(END) + 1} bytes, {len(END)} are there" in second.detail
+    assert "'crl' has 5 bytes, 0 are there" in refusal(entry("crl", 5)).detail
     assert "no end" in refusal(entry("crl", len(END)) + END).detail  # as many as are there: it may be so, and the end lacks
 
 
@@ -177,6 +181,23 @@ def test_a_chunk_without_those_before_it_is_refused(missing):
     assert refusal(packed([each for number, each in enumerate(MESSAGES) if number != missing])).reason is Reason.BUNDLE_INVALID
 
 
+@pytest.mark.parametrize(
+    ("sizes", "taken"),
+    [
+        ((1024, 1), True), ((1024, 1024), True), ((1,), True), ((1024, 0), False), ((0,), False), ((1023, 1), False),
+        ((1024, 1025), False), ((1024, 1, 1), False),
+    ],
+)  # fmt: skip
+def test_all_chunks_but_the_last_have_one_size_that_chunks_may_have(sizes, taken):
+    chunks = [(topics.blob_chunk(BLOB, number), bytes(size)) for number, size in enumerate(sizes)]
+    data = packed([(topics.blob_index(BLOB), b"i"), *chunks])
+    if not taken:
+        assert refusal(data).reason is Reason.BUNDLE_INVALID
+        return
+    last = contents(data).find(chunks[-1][0])
+    assert (last.size, last.offset) == (sizes[-1], len(data) - len(END) - (512 if sizes[-1] < 513 else 1024))
+
+
 def test_a_shorter_chunk_in_the_middle_is_refused():
     changed = [(topic, b"short" if topic == topics.blob_chunk(BLOB, 4) else payload) for topic, payload in MESSAGES]
     assert refusal(packed(changed)).reason is Reason.BUNDLE_INVALID
@@ -239,6 +260,9 @@ def test_what_follows_the_end_is_refused():
     assert refusal(data + b"x").reason is Reason.BUNDLE_INVALID
     assert refusal(data + packed(MESSAGES)).reason is Reason.BUNDLE_INVALID
     assert refusal(data + bytes(100_000)).reason is Reason.BUNDLE_INVALID
+    filled = data + bytes(2 * tarfile.RECORDSIZE - len(END))  # two records of zeros are its end
+    assert list(contents(filled).topics()) == [topic for topic, _ in MESSAGES]
+    assert refusal(filled + b"\0").reason is Reason.BUNDLE_INVALID
 
 
 def test_endless_data_is_refused_without_being_read():

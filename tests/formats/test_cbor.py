@@ -73,6 +73,12 @@ def test_garbage_is_refused_or_decoded_but_never_anything_else(data):
         (bytes.fromhex("a1810100"), "a key that is not"),  # {[1]: 0}
         (bytes.fromhex("81a101a1f500"), "a key that is not"),  # [{1: {true: 0}}]
         (bytes.fromhex("5bffffffffffffffff00"), "ends too early"),
+        (bytes.fromhex("18"), "ends too early"),
+        (bytes.fromhex("19ff"), "ends too early"),
+        (bytes.fromhex("1c" + "ff" * 16), "indefinite"),
+        (bytes.fromhex("f93c"), "simple value"),
+        (bytes.fromhex("fa3c0000"), "simple value"),
+        (bytes.fromhex("fb3c000000000000"), "simple value"),
     ],
 )
 def test_what_is_not_strict_is_refused(data, why):
@@ -156,7 +162,14 @@ def test_a_second_reader_agrees_on_what_is_strict_and_what_it_says(data):
         assert repr(cbor.decode(data, "it", 1000)) == repr(expected)  # repr: 1, True and 1.0 are told apart, NaN is like NaN
 
 
-@pytest.mark.parametrize("value", [memoryview(b"a"), [bytearray(b"a")], {1: {2}}, {1: [range(2)]}, {frozenset({1}): 2}])
+def test_what_the_decoder_behind_it_refuses_is_malformed():
+    assert refused(bytes.fromhex("d81d00"), tags=(29,)).reason is Reason.MALFORMED  # a reference to what is not there
+
+
+@pytest.mark.parametrize(
+    "value",
+    [memoryview(b"a"), cbor2.CBORTag(18, memoryview(b"a")), [bytearray(b"a")], {1: {2}}, {1: [range(2)]}, {frozenset({1}): 2}],
+)
 def test_what_cbor2_versions_encode_differently_is_not_encoded(value):
     with pytest.raises(TypeError, match="has no CBOR form here"):
         cbor.encode(value)

@@ -219,6 +219,11 @@ def test_an_interface_in_part_is_refused():
     assert refusal(capabilities.check_exports, names[:2]).reason is Reason.EXPORT_MISSING
 
 
+def test_an_index_may_be_as_large_as_allowed_and_no_larger():
+    for size, reason in ((chunks.INDEX_LIMIT_BYTES, Reason.INDEX_MISMATCH), (chunks.INDEX_LIMIT_BYTES + 1, Reason.TOO_LARGE)):
+        assert refusal(chunks.ChunkIndex.from_bytes, bytes(size), bytes(32), bytes(32), 1).reason is reason
+
+
 def test_the_shape_of_a_module_is_read():
     imports = '(import "device:module/clock@0.1.0" "now" (func (result i64)))'
     shape = wasm.read(contract_module(imports=imports))
