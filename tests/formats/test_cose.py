@@ -50,6 +50,13 @@ def test_protected_headers_have_a_size_limit():
     with pytest.raises(Refused) as caught:
         Sign1.from_bytes(refused)
     assert caught.value.reason is Reason.TOO_LARGE
+    largest = cbor2.dumps({1: -8, 4: bytes(4096 - 7)})
+    assert len(largest) == 4096
+    assert Sign1.from_bytes(cbor2.dumps([largest, {}, b"", bytes(64)])).key_id == bytes(4096 - 7)
+    refused = cbor2.dumps([cbor2.dumps({1: -8, 4: bytes(4096 - 6)}), {}, b"", bytes(64)])
+    with pytest.raises(Refused) as caught:
+        Sign1.from_bytes(refused)
+    assert caught.value.reason is Reason.TOO_LARGE
 
 
 def test_a_key_id_is_a_hint_from_either_bucket():
@@ -62,8 +69,15 @@ def test_what_is_no_public_key_is_refused(value):
     refuses("COSE_Key", VerifyKey.from_cose_key, value)
 
 
-def test_a_point_that_is_not_on_its_curve_is_refused():
-    refuses("COSE_Key", VerifyKey.from_cose_key, {1: 2, -1: 1, -2: bytes(32), -3: bytes(32), 3: -7})
+def test_a_point_that_is_not_on_its_curve_is_refused_as_such():
+    refuses("COSE_Key: (?!not a key of)", VerifyKey.from_cose_key, {1: 2, -1: 1, -2: bytes(32), -3: bytes(32), 3: -7})
+
+
+def test_an_identifier_of_an_unusable_key_has_a_byte_at_least_and_so_many_at_most():
+    for identifier in (b"k", bytes(MAX_KEY_ID_BYTES)):
+        assert read_key(identifier, {1: 99}) == UnusableKey(identifier, {1: 99})
+    for identifier in (b"", bytes(MAX_KEY_ID_BYTES + 1)):
+        refuses("not a key under its identifier", read_key, identifier, {1: 99})
 
 
 def test_a_key_under_another_keys_identifier_is_refused():

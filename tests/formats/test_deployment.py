@@ -74,6 +74,11 @@ def test_a_document_for_nobody_or_for_both_is_malformed(whose):
     assert refusal(Deployment.from_payload, changed(change)).reason is Reason.MALFORMED
 
 
+def test_members_behind_the_last_one_that_is_known_are_refused():
+    for change in (lambda value: value.update({7: 0}), lambda value: value[6]["blink"].update({11: 0})):
+        assert refusal(Deployment.from_payload, changed(change)).reason is Reason.MEMBER_UNKNOWN
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", "+", "x" * 65, 7])
 def test_an_instance_whose_name_is_no_name_is_malformed(name):
     payload = changed(lambda value: value[6].update({name: value[6]["blink"]}))
@@ -149,6 +154,29 @@ def test_a_window_is_open_for_its_length_on_each_of_its_days(days, start_min, le
     week = len(DAYS) * DAY_MIN
     expected = {(day * DAY_MIN + start_min + minute) % week for day in days for minute in range(length_min)}
     assert {at for at in range(week) if window.is_open(at // DAY_MIN, at % DAY_MIN)} == expected
+
+
+ROOT = replace(SIGNER.root(), issued_s=1000, expires_s=1_000_000)
+SLACK = deployments.CLOCK_SLACK_S
+
+
+@pytest.mark.parametrize(
+    ("expires_s", "floor_s", "now_s", "code"),
+    [
+        (0, 0, 0, None), (0, 0, 999_999, None), (0, 0, 1_000_000, Reason.ROOT_EXPIRED), (0, 1_000_000, 0, Reason.ROOT_EXPIRED),
+        (5000, 0, 4999, None), (5000, 0, 5000, Reason.DEPLOYMENT_EXPIRED), (5000, 5000, 0, Reason.DEPLOYMENT_EXPIRED),
+        (1, 0, 0, Reason.DEPLOYMENT_EXPIRED), (1000, 0, 0, Reason.DEPLOYMENT_EXPIRED), (1001, 0, 0, None),
+        (500_000, 200_000, 200_000 - SLACK, None), (500_000, 200_000, 200_000 - SLACK - 1, Reason.CLOCK_NOT_SET),
+        (0, 200_000, 0, None),
+    ],
+)  # fmt: skip
+def test_an_install_may_start_until_something_expires_and_where_the_clock_can_tell(expires_s, floor_s, now_s, code):
+    entry = replace(ENTRY, expires_s=expires_s)
+    if code is None:
+        deployments.may_start(entry, floor_s, ROOT, now_s)
+        return
+    assert refusal(deployments.may_start, entry, floor_s, ROOT, now_s).reason is code
+    assert refusal(deployments.may_start, replace(entry, paused=True), floor_s, ROOT, now_s).reason is Reason.DEPLOYMENT_STOPPED
 
 
 def test_named_boards_are_included_beside_the_fraction():
