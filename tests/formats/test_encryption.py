@@ -160,11 +160,17 @@ SPOILT = {
     "a short wrapped key": (info([group(wrapped=bytes(16))]), Reason.MALFORMED),
     "no key identifier": (info([[b"", {1: -3}, bytes(24)]]), Reason.MALFORMED),
     "a long key identifier": (info([group(key_id=bytes(65))]), Reason.MALFORMED),
+    "another kind of key": (info([board(key={1: 3})]), Reason.MALFORMED),
     "another curve": (info([board(key={-1: 2})]), Reason.MALFORMED),
     "a short coordinate": (info([board(key={-2: bytes(31)})]), Reason.MALFORMED),
     "a private key": (info([board(key={-4: bytes(32)})]), Reason.MEMBER_UNKNOWN),
     "no ephemeral key": (info([[cbor.encode({1: -29}), {4: b"k"}, bytes(24)]]), Reason.MALFORMED),
     "not a recipient": (info([b"x"]), Reason.MALFORMED),
+    "another algorithm, and as much beside it as there may be": (
+        info([group()], protected=cbor.encode({1: 1, 4: bytes(4096 - 7)})),
+        Reason.ENCRYPTION_UNSUPPORTED,
+    ),
+    "another algorithm, and more beside it": (info([group()], protected=cbor.encode({1: 1, 4: bytes(4096 - 6)})), Reason.TOO_LARGE),
     "endless": (bytes(16 * 1024 + 1), Reason.TOO_LARGE),
 }
 
@@ -204,6 +210,23 @@ def test_a_group_key_for_a_board_and_a_board_key_for_a_group_are_none():
     value[1][4] = KEY.key_id
     as_board = EncryptionInfo.from_bytes(info([value]))
     assert reason(lambda: ReadingKeys({KEY.key_id: KEY}, BOARD).content_key(as_board)) is Reason.RECIPIENT_MISSING
+
+
+@pytest.mark.parametrize(
+    ("ids", "unknown", "told"),
+    [
+        ([], 2, "nobody known and 2 of unknown kinds"), ([b"a"], 0, "61"), ([b"a", b"b"], 1, "61, 62 and 1 of unknown kinds"),
+        ([b"a"] * 5, 0, "61, 61, 61, 61"),
+    ],
+)  # fmt: skip
+def test_for_whom_it_is_encrypted_instead_is_told(ids, unknown, told):
+    info = EncryptionInfo(IV, tuple(Recipient(each, bytes(24)) for each in ids), unknown)
+    with pytest.raises(Refused) as caught:
+        ReadingKeys({}).content_key(info)
+    assert (caught.value.reason, caught.value.detail) == (
+        Reason.RECIPIENT_MISSING,
+        f"it is encrypted for {told}: no key of this board",
+    )
 
 
 def test_an_ephemeral_key_off_the_curve_is_refused():

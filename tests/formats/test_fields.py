@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ota.formats import cbor
 from ota.formats.cose import UnusableKey, VerifyKey
 from ota.formats.deployment import DEPLOYMENT_TYPE
-from ota.formats.fields import Fields
+from ota.formats.fields import Fields, Unknown
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import Role, SignedDocument, good_signers
 from ota.formats.trust import ROOT_TYPE
@@ -40,6 +40,14 @@ def test_a_field_is_taken_up_to_its_bound_and_refused_beyond(how, bounds, good, 
         with pytest.raises(Refused) as caught:
             read(value, how, **bounds)
         assert caught.value.reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize("unknown", Unknown)
+@pytest.mark.parametrize("key", [b"x", True, None, 1.0])
+def test_a_key_that_is_neither_number_nor_text_is_malformed_however_others_are_taken(key, unknown):
+    with pytest.raises(Refused, match="a key that is neither a whole number nor text") as caught:
+        Fields({key: 1}, "a thing", {1, key}, unknown)
+    assert caught.value.reason is Reason.MALFORMED
 
 
 def test_a_document_of_another_version_is_refused_whichever_it_is():
