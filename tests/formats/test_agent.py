@@ -148,6 +148,19 @@ def test_members_of_later_versions_are_refused_if_they_are_critical():
         AgentDescription.from_bytes(cbor.encode(members | {8: "later"}))
 
 
+def test_a_description_and_an_agent_are_as_large_as_allowed():
+    members = cbor.decode(ABOUT.to_bytes(), "test", 1 << 16)
+    room = 4096 - len(cbor.encode(members | {99: bytes(1000)}))
+    largest = cbor.encode(members | {99: bytes(1000 + room)})
+    assert len(largest) == 4096
+    assert AgentDescription.from_bytes(largest) == ABOUT
+    with pytest.raises(Refused, match="too-large"):
+        AgentDescription.from_bytes(cbor.encode(members | {99: bytes(1001 + room)}))
+    assert AgentDescription.from_bytes(replace(ABOUT, unpacked_bytes=256 << 20).to_bytes()).unpacked_bytes == 256 << 20
+    with pytest.raises(Refused, match="malformed"):
+        AgentDescription.from_bytes(replace(ABOUT, unpacked_bytes=(256 << 20) + 1).to_bytes())
+
+
 def test_an_agent_that_does_not_open_the_database_or_leaves_no_way_back_is_refused():
     check_schema(ABOUT, ours=3, readable_by=3)
     check_schema(replace(ABOUT, reads=3), ours=3, readable_by=3)  # each at its edge
