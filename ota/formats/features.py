@@ -37,7 +37,7 @@ HINTS = {
     NEWER: "a toolchain's output for core 2.0",
 }
 """By the name of the proposal: what to do."""
-_TYPE, _IMPORT, _FUNCTIONS, _TABLE, _MEMORY, _GLOBAL, _ELEMENT, _CODE, _DATA, _TAG, _STRINGS = 1, 2, 3, 4, 5, 6, 9, 10, 11, 13, 14
+_TYPE, _IMPORT, _TABLE, _MEMORY, _GLOBAL, _ELEMENT, _CODE, _DATA, _TAG, _STRINGS = 1, 2, 4, 5, 6, 9, 10, 11, 13, 14
 _END, _GLOBAL_GET, _REF_NULL, _REF_FUNC = 0x0B, 0x23, 0xD0, 0xD2
 _ARITHMETIC = frozenset((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E))  # of extended constant expressions, which boards have
 _EITHER = "either kind of exceptions"  # tags and throw: of the old ones where an instruction is, else of the new ones
@@ -54,7 +54,7 @@ _NUMBERS = {
     **dict.fromkeys((0x11, 0x13), 2),
 }
 """How many numbers in LEB128 follow an instruction. Signs do not matter: only their bytes are skipped."""
-_UNASSIGNED = frozenset((0x16, 0x17, 0x1D, 0x1E, *range(0xC5, 0xD0), *range(0xD7, 0xFB)))
+_UNASSIGNED = frozenset((0x16, 0x17, 0x1D, 0x1E, 0x27, *range(0xC5, 0xD0), *range(0xD7, 0xFB)))
 _FC_NUMBERS = {8: 2, 9: 1, 10: 2, 11: 1, 12: 2, 13: 1, 14: 2, 15: 1, 16: 1, 17: 1}
 _STRING_CODES, _RELAXED_CODES, _HALF_CODES = range(0x80, 0xC0), range(0x100, 0x114), range(0x120, 0x150)  # after 0xFB; 0xFD; 0xFD
 _LEB = rb"[\x80-\xff]{0,9}+[\x00-\x7f]"
