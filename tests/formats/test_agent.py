@@ -13,6 +13,7 @@ from ota.formats.agent import ABI, AgentDescription, AgentManifest, Host, Platfo
 from ota.formats.classes import ANY_BOARD, class_id, vendor_id
 from ota.formats.describe import describe
 from ota.formats.manifest import Acceptance
+from ota.formats.provenance import Kind
 from ota.formats.reasons import Reason, Refused
 from ota.keyring import SigningKey
 from tests.support.signing import VENDOR, Signer
@@ -159,6 +160,12 @@ def test_a_description_and_an_agent_are_as_large_as_allowed():
     assert AgentDescription.from_bytes(replace(ABOUT, unpacked_bytes=256 << 20).to_bytes()).unpacked_bytes == 256 << 20
     with pytest.raises(Refused, match="malformed"):
         AgentDescription.from_bytes(replace(ABOUT, unpacked_bytes=(256 << 20) + 1).to_bytes())
+
+
+def test_what_older_agents_do_not_know_has_numbers_that_they_ignore():
+    said = replace(ABOUT, board="roof", kind=Kind.SECURITY)
+    more, less = (cbor.decode(each.to_bytes(), "test", 1 << 16) for each in (said, ABOUT))
+    assert more == less | {64: "roof", 65: Kind.SECURITY.value}
 
 
 def test_an_agent_that_does_not_open_the_database_or_leaves_no_way_back_is_refused():

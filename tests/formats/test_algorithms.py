@@ -97,6 +97,27 @@ def test_a_key_on_another_curve_is_no_key(curve):
     assert reason(VerifyKey.from_pem, pem) is Reason.MALFORMED
 
 
+def test_a_classical_key_is_written_as_rfc_9053_has_it():
+    """And its thumbprint is over the key alone (RFC 9679): the curve says what it is for."""
+    edwards, curve = SigningKey.generate().public, SigningKey.generate("es256").public
+    raw = edwards.key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    assert edwards.to_cose_key() == {1: 1, -1: 6, -2: raw, 3: -8}
+    assert edwards.key_id == cbor.sha256(cbor.encode({1: 1, -1: 6, -2: raw}))
+    numbers = curve.key.public_numbers()
+    point = {1: 2, -1: 1, -2: numbers.x.to_bytes(32), -3: numbers.y.to_bytes(32)}
+    assert curve.to_cose_key() == point | {3: -7}
+    assert curve.key_id == cbor.sha256(cbor.encode(point))
+
+
+def test_the_rows_have_the_names_numbers_and_sizes_of_their_standards():
+    assert [(each.name, each.family, each.numbers, dict(each.sizes), each.signature_bytes) for each in ALGORITHMS] == [
+        ("ed25519", "classical", (-8, -19), {-2: 32}, 64),
+        ("es256", "classical", (-7, -9), {-2: 32, -3: 32}, 64),
+        ("ml-dsa-44", "post-quantum", (-48,), {-1: 1312}, 2420),
+        ("ml-dsa-65", "post-quantum", (-49,), {-1: 1952}, 3309),
+    ]
+
+
 @needs_post_quantum
 @pytest.mark.parametrize(("name", "number", "size"), [("ml-dsa-44", -48, 1312), ("ml-dsa-65", -49, 1952)])
 def test_a_post_quantum_key_is_written_as_rfc_9964_has_it(name, number, size):

@@ -48,6 +48,7 @@ def test_a_line_reads_back():
 def test_a_log_that_nobody_touched_has_no_problem():
     assert told(chained(ROW, ROW, ROW)) == ([], [1, 2, 3])
     assert told([]) == ([], [])
+    assert START == "00" * 32
 
 
 def spoilt(**members) -> bytes:
