@@ -87,8 +87,8 @@ class _Chunks:
     """The chunks of one blob, side by side: all have the same size, but for the last."""
 
     first: Span
-    count: int = 1
-    last_bytes: int = 0
+    count: int
+    last_bytes: int
 
     def find(self, number: int) -> Span | None:
         if not 0 <= number < self.count:
