@@ -265,10 +265,6 @@ def test_what_follows_the_end_is_refused():
     assert refusal(filled + b"\0").reason is Reason.BUNDLE_INVALID
 
 
-def test_the_limits_of_bundles_are_those_of_their_description():
-    assert (bundle.BUNDLE_LIMIT_BYTES, bundle.MEMBERS_LIMIT, bundle.CRL_LIMIT_BYTES) == (1 << 30, 4096, 1 << 20)
-
-
 def test_endless_data_is_refused_without_being_read():
     def read(offset: int, size: int) -> bytes:
         raise AssertionError("nothing of it may be read")

@@ -179,6 +179,10 @@ def test_an_install_may_start_until_something_expires_and_where_the_clock_can_te
     assert refusal(deployments.may_start, replace(entry, paused=True), floor_s, ROOT, now_s).reason is Reason.DEPLOYMENT_STOPPED
 
 
+def test_an_entry_that_says_nothing_more_is_for_all_boards_at_any_time():
+    assert Entry(MANIFEST, bytes(16), 5) == Entry(MANIFEST, bytes(16), 5, 0, 1_000_000, (), False, None, {}, ())
+
+
 def test_named_boards_are_included_beside_the_fraction():
     entry = replace(ENTRY, boards=("a", "b"), fraction_ppm=0)
     assert [entry.includes(name) for name in "abc"] == [True, True, False]
