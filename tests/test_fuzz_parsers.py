@@ -24,6 +24,13 @@ def test_a_parser_reads_what_its_fuzzing_begins_with(name):
     assert read or name not in fuzz_parsers.BIG
 
 
+def test_a_parser_that_does_not_end_is_a_fault_and_no_end_of_the_others(monkeypatch):
+    monkeypatch.setattr(fuzz_parsers, "START_S", 0)
+    found = fuzz_parsers.run("cbor", 0)
+    assert (found["parser"], found["executions"]) == ("cbor", 0)
+    assert found["fault"].startswith("it did not end within 0 s")
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_bytes_make_a_parser_raise_what_it_must_not(name):
