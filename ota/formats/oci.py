@@ -185,8 +185,7 @@ def manifest_in(index: bytes, what: str) -> Descriptor:
     """
     every = [each for each in entries(index, what) if each.media_type in MANIFESTS]
     found = [each for each in every if each.platform[1] == "wasm"] or [each for each in every if each.platform == ("", "")]
-    if len(found) > 1:
-        found = [each for each in found if each.platform[0] == "wasip1"] or found
+    found = [each for each in found if each.platform[0] == "wasip1"] or found
     if len(found) != 1:
         platforms = ", ".join(sorted("/".join(each.platform) for each in every)) or "none"
         raise Refused(
