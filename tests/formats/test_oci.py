@@ -227,9 +227,11 @@ def test_an_index_that_leaves_the_choice_open_is_refused_with_what_it_has(entrie
 
 def test_an_index_has_at_most_64_entries():
     assert len(oci.entries(index(*[entry()] * 64), "x")) == 64
-    for value in (index(*[entry()] * 65), b'{"manifests": "ab"}', b'{"manifests": {}}', b"{}"):
+    error = refusal(oci.entries, index(*[entry()] * 65), "x")
+    assert (error.reason, error.detail) == (Reason.TOO_LARGE, "x names 65 parts, at most 64 are looked through")
+    for value in (b'{"manifests": "ab"}', b'{"manifests": {}}', b"{}"):
         error = refusal(oci.entries, value, "x")
-        assert (error.reason, error.detail) == (Reason.MALFORMED, "x: no list of at most 64 descriptors")
+        assert (error.reason, error.detail) == (Reason.MALFORMED, "x: no list of descriptors")
 
 
 def test_json_from_outside_has_a_limit_and_is_an_object():
