@@ -57,8 +57,6 @@ class KeyDelivery:
     def from_payload(cls, payload: bytes) -> "KeyDelivery":
         """Raises Refused TOO_LARGE, MALFORMED, MEMBER_UNKNOWN."""
         value = cbor.decode(payload, _WHAT, DELIVERY_LIMIT_BYTES)
-        if not isinstance(value, dict):
-            raise malformed(_WHAT, "not a map")
         fields = Fields(value, _WHAT, range(1, 9), Unknown.CRITICAL)
         fields.version(_VERSION)
         key_ids = fields.items(_KEYS, KEYS)
