@@ -10,7 +10,7 @@ from device_agent.instance.updates import Update
 from device_agent.storage import store as stores
 from device_agent.storage.export import rows as exported
 from device_agent.storage.store import Store
-from ota.formats import journal
+from ota.formats import cbor, journal
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import JournalHead
 
@@ -133,3 +133,105 @@ def test_an_export_too_large_is_refused(board, monkeypatch):
     with pytest.raises(Refused) as caught:
         journal.read(each.to_line() for each in board[0])
     assert caught.value.reason is Reason.TOO_LARGE
+
+
+# -- by hand: each rule for itself
+
+
+def rows_of(*names: str) -> list[journal.Row]:
+    """A row for each name, in chains that fit."""
+    ends, rows = {}, []
+    for number, name in enumerate(names, 1):
+        values = (number, name, "failed", b"d", b"m", b"c", "set", 0, "trapped", "text", 3)
+        ends[name] = journal.chain(ends.get(name, b""), values)
+        rows.append(journal.Row(number, name, values, ends[name]))
+    return rows
+
+
+def head_at(rows, number) -> JournalHead:
+    return journal.head(number, {each.instance: each.hash for each in rows if each.number <= number})
+
+
+def test_rows_of_different_instances_that_changed_places_are_found_without_a_head():
+    rows = rows_of("a", "b", "c")
+    assert texts(rows, []) == []
+    assert texts([rows[0], rows[2], rows[1]], []) == ["2: it follows row 3: rows are reordered or repeated"]
+    assert texts([rows[0], rows[1], rows[1], rows[2]], [])[0] == "2: it follows row 2: rows are reordered or repeated"
+
+
+def test_each_fault_of_a_chain_is_named():
+    rows = rows_of("a", "b", "a", "b")
+    assert texts([rows[0], rows[1], rows[3]], []) == []  # nothing but a head tells what was at the end
+    assert texts([rows[1], rows[2], rows[3]], []) == ["3: it was changed, or a row of a before it is missing"]
+    cut = [replace(rows[0], values=()), *rows[1:]]
+    assert texts(cut, []) == ["1: the beginning of a is missing: it has 2 rows"]
+    assert texts([*rows[:2], replace(rows[2], values=()), rows[3]], []) == ["3: the content of a row of a is missing"]
+
+
+def test_a_beginning_that_is_not_kept_is_believed_of_a_chain_with_all_rows_that_are_kept(monkeypatch):
+    rows = rows_of("a", "b", "a")
+    cut = [replace(rows[0], values=()), *rows[1:]]
+    monkeypatch.setattr(journal, "ROWS_KEPT", 2)
+    assert texts(cut, []) == []
+    monkeypatch.setattr(journal, "ROWS_KEPT", 3)
+    assert texts(cut, []) == ["1: the beginning of a is missing: it has 2 rows"]
+
+
+def test_a_head_vouches_for_its_rows_and_one_that_differs_is_named():
+    rows = rows_of("a", "b", "a")
+    assert journal.judge(rows, [head_at(rows, 2)]) == journal.Verdict((), 2)
+    assert journal.judge(rows, [JournalHead()]) == journal.Verdict((), 0)
+    wrong = JournalHead(2, bytes(32))
+    assert journal.judge(rows, [wrong, head_at(rows, 3)]) == journal.Verdict(
+        (journal.Finding(2, "the rows up to here are not those whose head the board signed"),), 3
+    )
+    lost = [JournalHead(9, bytes(32)), JournalHead(7, bytes(32))]
+    assert texts(rows, lost) == [f"{each}: the board signed the head of row {each}, and there is no such row" for each in (7, 9)]
+
+
+def test_heads_of_rows_that_are_not_kept_any_more_say_nothing(monkeypatch):
+    rows = rows_of("a", "b", "a", "b")
+    strange = [JournalHead(number, bytes(32)) for number in (1, 2)]
+    monkeypatch.setattr(journal, "ROWS_KEPT", 2)
+    kept = [rows[0], replace(rows[1], values=()), *rows[2:]]
+    assert texts(kept, strange[:1]) == []  # before the row whose content went
+    assert texts(kept, strange) == ["2: the rows up to here are not those whose head the board signed"]
+    monkeypatch.setattr(journal, "INSTANCES_KEPT", 3)
+    assert texts(rows, strange[:1]) == ["1: the rows up to here are not those whose head the board signed"]
+    monkeypatch.setattr(journal, "INSTANCES_KEPT", 2)  # there may have been more instances, whose rows went
+    assert texts(rows, strange) == []
+    assert texts(rows, [JournalHead(4, bytes(32))]) == ["4: the rows up to here are not those whose head the board signed"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"time_s": "1"}, {"time_s": True}, {"events": 1.0}, {"phase": 7}, {"reason": None}, {"manifest": "0g"}, {"hash": "0"},
+     {"instance": 2}, {"row": "1"}],
+)  # fmt: skip
+def test_a_line_with_a_value_of_another_kind_is_refused(change):
+    line = rows_of("a")[0].to_line()
+    assert journal.Row.from_line(line) == rows_of("a")[0]
+    with pytest.raises(Refused) as caught:
+        journal.Row.from_line(json.dumps(json.loads(line) | change))
+    assert caught.value.reason is Reason.MALFORMED
+    assert caught.value.detail.startswith("journal: a line is not a row of a journal")
+
+
+def test_a_line_of_a_row_whose_content_went_reads_back_and_empty_lines_are_none():
+    bare = journal.Row(1, "a", (), bytes(32))
+    assert journal.read([bare.to_line() + "\n", "\n", ""]) == [bare]
+
+
+def test_an_export_may_have_as_many_bytes_as_the_limit(monkeypatch):
+    lines = [each.to_line() + "\n" for each in rows_of("a", "b")]
+    monkeypatch.setattr(journal, "EXPORT_LIMIT_BYTES", sum(map(len, lines)))
+    assert journal.read(lines) == rows_of("a", "b")
+    with pytest.raises(Refused, match=r"the export has more than \d+ bytes"):
+        journal.read([*lines, "\n"])
+
+
+def test_the_head_of_a_journal_covers_every_chain_in_the_order_of_names():
+    ends = {"b": b"2", "a": b"1"}
+    assert journal.head(7, ends) == JournalHead(7, cbor.sha256(cbor.encode([["a", b"1"], ["b", b"2"]])))
+    assert journal.head(7, {}) == JournalHead()
+    assert (journal.ROWS_KEPT, journal.INSTANCES_KEPT, journal.EXPORT_LIMIT_BYTES) == (500, 256, 1 << 28)
