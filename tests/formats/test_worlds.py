@@ -137,3 +137,95 @@ def test_the_documents_have_every_interface_with_its_versions():
         assert all(each in text.split(f"| `{interface.name}`")[1].splitlines()[0] for each in drafts)
     for package in worlds._ELSEWHERE:
         assert package in text
+
+
+def test_a_name_that_is_none_of_the_component_model_is_no_interface():
+    assert worlds.interface_of("env") is None
+    assert worlds.interface_of("wasi_snapshot_preview1") is None
+    assert not worlds.is_known("env", "poll")
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "told"),
+    [
+        ("env", "a", ""),
+        ("wasi:io/poll@0.2.0", "poll", ""),
+        ("[export]acme:things/shop@1.0.0", "[resource-new]item", "a board takes no resources of a module"),
+        ("cm32p2|_ex_acme:things/shop@1", "item_new", "a board takes no resources of a module"),
+        ("wasi:logging/logging@0.9.0", "log", "boards have WASI 0.2, and no WASI 0.3 (asynchronous): build for wasm32-wasip2"),
+        ("acme:io/poll@0.3.0", "poll", "no board has this interface"),
+        ("wasi:messaging/consumer@0.2.0", "x", "use wasmcloud:messaging@0.2.0 or device:module/messaging"),
+    ],
+)
+def test_why_an_import_is_not_there_is_said_where_there_is_something_to_say(module, function, told):
+    assert worlds.refusal(module, function) == told
+
+
+HANDLE = "device:module/events@0.1.0#handle"
+TOLD = "wasmcloud:messaging/handler@0.2.0#handle-message"
+
+
+def test_wasmclouds_handler_takes_the_place_of_ours_where_ours_is_not_there():
+    def plain(*names):
+        return worlds.plain_exports(names, "device:module", "0.1.0")
+
+    found = plain(TOLD, f"cabi_post_{TOLD}")
+    assert (found.functions, found.posts, found.is_handler) == (
+        {"events.handle": TOLD},
+        {"events.handle": f"cabi_post_{TOLD}"},
+        True,
+    )
+    assert plain(TOLD).posts == {}
+    both = plain(TOLD, HANDLE)
+    assert (both.functions, both.is_handler) == ({"events.handle": HANDLE}, False)
+    for other in (
+        "wasmcloud:messaging/handler@0.2.0#other",
+        "wasmcloud:messaging/handler@0.3.0#handle-message",
+        "acme:messaging/handler@0.2.0#handle-message",
+        f"cabi_post_{TOLD}",
+        "device:module/events@0.2.0#handle",
+        "other:module/events@0.1.0#handle",
+        "handle",
+    ):
+        found = plain(other)
+        assert (found.functions, found.is_handler) == ({}, False), other
+
+
+def test_the_first_of_several_names_for_one_thing_is_taken():
+    found = worlds.plain_exports(["cm32p2_memory", "memory", "__wasm_call_ctors", "_initialize"], "device:module", "0.1.0")
+    assert (found.allocator, found.memory, found.initialiser) == ("", "memory", "_initialize")
+
+
+def test_a_command_is_what_exports_run_of_wasi_0_2():
+    commands = ["wasi:cli/run@0.2.0#run", "wasi:cli/run@0.2.3#run", "cm32p2|wasi:cli/run@0.2|run"]
+    others = [
+        "wasi:cli/run@0.3.0#run", "wasi:cli/run@0.2.0#stop", "cabi_post_wasi:cli/run@0.2.0#run", "cm32p2|wasi:cli/run@0.2|run_post",
+        "wasi:http/run@0.2.0#run", "env#run", "run",
+    ]  # fmt: skip
+    assert worlds.run_exports([*commands, *others]) == [
+        ("wasi:cli/run@0.2.0", commands[0]),
+        ("wasi:cli/run@0.2.3", commands[1]),
+        ("wasi:cli/run@0.2", commands[2]),
+    ]
+
+
+def test_interfaces_that_boards_do_not_call_are_listed_once_by_name():
+    exports = [HANDLE, "cm32p2|acme:things/shop@1|buy", "cm32p2|acme:things/shop@1|sell", "memory", "acme:a/b#c", "env#x"]
+    assert worlds.other_exports(exports, "device:module") == ["acme:a/b", "acme:things/shop@1"]
+
+
+@pytest.mark.parametrize(
+    ("version", "compatible", "others"),
+    [
+        ("1.0.0", ["1", "1.2", "1.2.3", "1.0.0+build"], ["2.0.0", "0.1.0", "1.0.0-rc.1"]),
+        ("0.2.0", ["0.2", "0.2.9"], ["0.3.0", "0.0.2", "0.20.0"]),
+        ("0.0.3", ["0.0.3+x"], ["0.0.4", "0.0", "0"]),
+        ("0.1.0-draft", ["0.1.0-draft", "0.1.0-draft+x"], ["0.1.0", "0.1.0-draft2"]),
+        ("", [""], ["0", "1"]),
+    ],
+)
+def test_versions_are_compatible_as_in_semver(version, compatible, others):
+    name = worlds.Name("a:b/c", version, canonical=False)
+    assert name.package == "a:b"
+    assert all(name.has(each) for each in compatible)
+    assert not any(name.has(each) for each in others)
