@@ -142,7 +142,7 @@ def rows_of(*names: str) -> list[journal.Row]:
     """A row for each name, in chains that fit."""
     ends, rows = {}, []
     for number, name in enumerate(names, 1):
-        values = (number, name, "failed", b"d", b"m", b"c", "set", 0, "trapped", "text", 3)
+        values = (number, name, "failed", b"d", b"m", b"c", "set", 0, "trapped", "grün", 3)
         ends[name] = journal.chain(ends.get(name, b""), values)
         rows.append(journal.Row(number, name, values, ends[name]))
     return rows
@@ -199,7 +199,7 @@ def test_heads_of_rows_that_are_not_kept_any_more_say_nothing(monkeypatch):
     monkeypatch.setattr(journal, "INSTANCES_KEPT", 3)
     assert texts(rows, strange[:1]) == ["1: the rows up to here are not those whose head the board signed"]
     monkeypatch.setattr(journal, "INSTANCES_KEPT", 2)  # there may have been more instances, whose rows went
-    assert texts(rows, strange) == []
+    assert texts(rows, [*strange, JournalHead(3, bytes(32))]) == []
     assert texts(rows, [JournalHead(4, bytes(32))]) == ["4: the rows up to here are not those whose head the board signed"]
 
 
@@ -210,6 +210,7 @@ def test_heads_of_rows_that_are_not_kept_any_more_say_nothing(monkeypatch):
 )  # fmt: skip
 def test_a_line_with_a_value_of_another_kind_is_refused(change):
     line = rows_of("a")[0].to_line()
+    assert '"detail": "grün"' in line
     assert journal.Row.from_line(line) == rows_of("a")[0]
     with pytest.raises(Refused) as caught:
         journal.Row.from_line(json.dumps(json.loads(line) | change))

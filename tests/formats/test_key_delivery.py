@@ -65,7 +65,9 @@ def test_keys_are_believed_of_the_deploy_role_and_as_a_delivery_alone():
         ([SIGNER.keys["deploy"]], "application/other", Reason.SIGNATURE_INVALID),
     ):
         assert refusal(key_delivery.verified, signed(delivery(), *keys, kind=kind), SIGNER.root(), "roof-1").reason is reason
+    assert refusal(KeyDelivery.from_payload, bytes(64 * 1024)).reason is Reason.MALFORMED
     data = bytes(DELIVERY_LIMIT_BYTES + 1)
+    assert (len(data), KEYS) == (64 * 1024 + 1, 8)
     assert refusal(key_delivery.verified, data, SIGNER.root(), "roof-1").reason is Reason.TOO_LARGE
     assert refusal(KeyDelivery.from_payload, data).reason is Reason.TOO_LARGE
 

@@ -121,6 +121,41 @@ def test_what_is_no_name_of_a_vulnerability_is_refused(name):
     assert refusal(replace(SAID, cves=(name,)).to_bytes).reason is Reason.MALFORMED
 
 
+def test_each_text_is_read_up_to_its_limit():
+    longest = "CVE-2026-" + "1" * 19
+    for member, good, bad in (
+        (2, "a" * 4000, "a" * 4001),
+        (-1, "r" * 256, "r" * 257),
+        (-2, "b" * 256, "b" * 257),
+        (-4, " ".join([longest] * 64), " ".join([longest] * 64) + "  "),
+        (-4, longest, longest + "1"),
+        (-5, "o" * 256, "o" * 257),
+    ):
+        assert Provenance.from_bytes(cbor.encode({LANGUAGE: {member: good}}))
+        assert refusal(Provenance.from_bytes, cbor.encode({LANGUAGE: {member: bad}})).reason is Reason.MALFORMED
+    assert refusal(Provenance.from_bytes, bytes(8192)).reason is Reason.MALFORMED
+    assert refusal(Provenance.from_bytes, bytes(8193)).reason is Reason.TOO_LARGE
+
+
+def test_the_numbers_of_texts_and_kinds_are_those_of_manifests():
+    assert cbor.decode(SAID.to_bytes(), "test", 1 << 14) == {
+        "und": {
+            2: SAID.advisory,
+            -1: SAID.revision,
+            -2: SAID.builder,
+            -3: SAID.sbom.hex(),
+            -4: " ".join(SAID.cves),
+            -5: SAID.origin,
+        }
+    }
+    assert {kind: kind.value for kind in Kind} == {
+        Kind.UNSPECIFIED: 0,
+        Kind.FUNCTIONAL: 1,
+        Kind.SECURITY: 2,
+        Kind.UNKNOWN: -1,
+    }
+
+
 def test_more_names_than_the_limit_are_refused():
     names = tuple(f"CVE-2026-{number:04}" for number in range(CVE_LIMIT + 1))
     assert Provenance.from_bytes(replace(SAID, cves=names[:-1]).to_bytes()).cves == names[:-1]

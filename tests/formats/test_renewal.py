@@ -93,6 +93,7 @@ def test_a_message_of_another_kind_or_without_its_certificate_is_no_request(head
 
 def test_a_request_has_at_most_16_kib_with_a_certificate_of_8():
     largest = bytes(CERTIFICATE_LIMIT_BYTES)
+    assert (len(largest), REQUEST_LIMIT_BYTES) == (8192, 16_384)
     assert SignedRequest.from_bytes(message(NAMED, {X5CHAIN: largest}, REQUEST.to_payload())).certificate == largest
     error = refusal(SignedRequest.from_bytes, bytes(REQUEST_LIMIT_BYTES + 1))
     assert (error.reason, error.detail) == (

@@ -7,9 +7,7 @@ import pytest
 from ota.formats import cbor, report
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import (
-    BATCH_LIMIT_BYTES,
     BATCH_LIMIT_RECORDS,
-    REPORT_LIMIT_BYTES,
     Attempt,
     InstanceReport,
     JournalHead,
@@ -126,6 +124,28 @@ def test_what_a_board_says_reads_back():
     assert InstanceReport.from_bytes(INSTANCE.to_bytes()) == INSTANCE
 
 
+def test_what_a_board_or_an_instance_has_not_said_is_empty():
+    assert Running() == Running("", "", b"", b"", 0, "none", "", ())
+    assert Attempt() == Attempt("idle", b"", b"", b"", "", "", 0, 0, 0)
+    assert Summary("i") == Summary("i", "", "", 0, "none", "idle", "", 0)
+    assert JournalHead() == JournalHead(0, b"") == report.NO_ROWS
+    assert Report("d", "g", "b", "a", 1, 2) == Report(
+        "d", "g", "b", "a", 1, 2, (), (), {}, (), 0, (), 0, JournalHead(0, b""), b"", ()
+    )
+    assert InstanceReport("d", "i", 1) == InstanceReport("d", "i", 1, Running(), Attempt(), {}, 0)
+
+
+def test_a_board_says_at_most_64_instances_and_four_refusals():
+    value = cbor.decode(BOARD.to_bytes(), "test", 1 << 16)
+    for member, count in (("instances", 64), ("refusals", 4)):
+        assert Report.from_bytes(cbor.encode(value | {member: value[member] * count}))
+        error = refusal(Report.from_bytes, cbor.encode(value | {member: value[member] * (count + 1)}))
+        assert error.detail == f"report: field {member!r} has {count + 1} items, the limit is {count}"
+    many = replace(BOARD, instances=BOARD.instances * 65, refusals=BOARD.refusals * 5)
+    read = Report.from_bytes(many.to_bytes())
+    assert (len(read.instances), len(read.refusals)) == (64, 4)
+
+
 def test_what_is_beyond_a_limit_is_cut_by_the_writer():
     wide = replace(
         BOARD, algorithms=(WORD + "w",) * 17, group_keys=tuple(bytes([n]) * 8 for n in range(25)), counters={"": 1, "a": 2}
@@ -139,10 +159,10 @@ def test_what_is_beyond_a_limit_is_cut_by_the_writer():
 @pytest.mark.parametrize(
     ("read", "limit"),
     [
-        (Report.from_bytes, REPORT_LIMIT_BYTES),
-        (InstanceReport.from_bytes, REPORT_LIMIT_BYTES),
-        (decode_logs, BATCH_LIMIT_BYTES),
-        (decode_messages, BATCH_LIMIT_BYTES),
+        (Report.from_bytes, 64 * 1024),
+        (InstanceReport.from_bytes, 64 * 1024),
+        (decode_logs, 512 * 1024),
+        (decode_messages, 512 * 1024),
     ],
 )
 def test_what_is_too_large_is_refused_before_it_is_read(read, limit):

@@ -7,7 +7,7 @@ import pytest
 from ota.formats import cbor
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import MAX_SIGNATURES, Role, SignedDocument, check_signatures, good_signers
-from ota.formats.trust import MAX_KEYS, ROLES, ROOT_TYPE, Root, first_root, next_root
+from ota.formats.trust import MAX_KEYS, NOBODY, ROLES, ROOT_TYPE, Root, first_root, next_root
 from ota.keyring import SigningKey, sign_document
 from tests.support.signing import Signer
 
@@ -153,6 +153,16 @@ def test_a_root_names_at_most_32_keys():
     assert Root.from_payload(root.to_payload()) == root
     error = refusal(Root.from_payload, replace(root, roles=dict(root.roles) | {"deploy": Role(keys_of(*keys), 1)}).to_payload())
     assert (error.reason, error.detail) == (Reason.MALFORMED, "root document: 33 keys, the limit is 32")
+
+
+def test_a_root_has_room_in_a_packet_of_128_kib_and_nobody_is_trusted_before_the_first():
+    assert refusal(Root.from_payload, bytes(120 * 1024)).reason is Reason.MALFORMED
+    assert refusal(Root.from_payload, bytes(120 * 1024 + 1)).reason is Reason.TOO_LARGE
+    assert refusal(first_root, bytes(120 * 1024 + 1)).reason is Reason.TOO_LARGE
+    assert refusal(next_root, SIGNER.root(), bytes(120 * 1024 + 1)).reason is Reason.TOO_LARGE
+    assert Root(0, 0, 0, "", {name: Role({}, 1) for name in ("root", "release", "deploy")}) == NOBODY
+    assert refusal(next_root, NOBODY, SIGNER.root_document()).reason is Reason.SIGNER_UNKNOWN
+    assert Role({}, 1) == Role({}, 1, {}, mixed=False)
 
 
 def test_a_key_with_two_roles_is_named_by_its_first_16_digits():

@@ -122,6 +122,13 @@ def test_what_no_broker_sees_and_what_no_module_says_there(topic, on_board, for_
     assert topics.is_for_modules(topic) is for_modules
 
 
+def test_the_answers_of_brokers_that_take_fewer_topics_at_once_are_known():
+    """MQTT 5, section 2.4: unspecified, malformed, protocol error, implementation specific, packet too large, quota exceeded."""
+    assert {0x80, 0x81, 0x82, 0x83, 0x95, 0x97} == topics.TOO_MANY_TOPICS
+    assert (topics.TOPICS_A_PACKET, TOPIC_CHARACTERS) == (32, 256)
+    assert (topics.ONLINE, topics.OFFLINE) == (b"1", b"0")
+
+
 def test_a_template_has_at_most_256_characters():
     text = "t" * (256 - len("/{topic}")) + "/{topic}"
     assert Template.parse(text).prefix({}) == text.removesuffix("{topic}")

@@ -225,6 +225,7 @@ def test_names_of_any_length_are_written_out_as_they_were(size):
 
 
 def test_imports_that_are_written_out_have_a_limit(monkeypatch):
+    assert (loadable.MAX_IMPORTS_BYTES, wasm.CODE) == (1 << 20, 10)
     older = named("wasi_unstable") + named("proc_exit") + b"\0\0"
     size = len(named(WASI_MODULE) + named("proc_exit") + b"\0\0")
     monkeypatch.setattr(loadable, "MAX_IMPORTS_BYTES", size)

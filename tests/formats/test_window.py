@@ -149,6 +149,7 @@ def test_each_member_of_a_window_is_read_up_to_its_limit(member, good, bad, reas
             Window.parse(VALUE | {member: content}, "test")
         assert caught.value.reason is reason
     assert Window.parse(VALUE, "test") == Window(frozenset((0, 1)), 90, 60)
+    assert Window.parse(VALUE, "test").to_value() == VALUE
 
 
 @pytest.mark.parametrize(("mask", "length", "told"), [(0, 60, "no day"), (3, 0, "no minute"), (0, 0, "no day")])
