@@ -138,7 +138,7 @@ class AotImage:
         return cbor.encode([*commands, *fetch, suit.IMAGE_MATCH, REPORT])
 
     @classmethod
-    def from_bytes(cls, encoded: bytes, *, encrypted: bool = False) -> "AotImage":
+    def from_bytes(cls, encoded: bytes, *, encrypted: bool) -> "AotImage":
         """Raises Refused MALFORMED, COMMAND_UNSUPPORTED, and for an encrypted one TOO_LARGE, ENCRYPTION_UNSUPPORTED."""
         ciphertext = None
         if encrypted:
