@@ -70,7 +70,7 @@ class Runner:
     async def resume(self, lapsed: Refused | None = None) -> None:
         """Goes on with an update that the journal ends with. `lapsed`: why the operator does not want it any more."""
         update = self.update
-        if update.ended:
+        if update.ended or update.number:  # it was not the journal's any more: another came while the module before was started
             return
         verdict = None
         if self.target.crosses_restart and update.phase is Phase.TRIAL:

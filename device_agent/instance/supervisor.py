@@ -258,11 +258,12 @@ class Supervisor:
                     await self._feed(worker)
 
     async def _feed(self, worker: Worker) -> None:
+        """A tick that is due, and then what waits: a module whose ticks take longer than their period has its events between them."""
         try:
             if self._tick_is_due():
                 self._schedule_tick(worker)
                 await self._deliver(worker, worker.tick(time.time_ns()), Pending("", b""))
-            elif self._queue:
+            if self._queue:
                 await self._feed_row(worker)
         except WorkerFailed as failure:
             if not self._stopped:

@@ -5,19 +5,28 @@ from types import SimpleNamespace
 
 import pytest
 
+from device_agent.channel.frames import KeyWrite
+from device_agent.channel.workers import Worker
+from device_agent.instance import slots
 from device_agent.instance.instance import RESTART_MAX_S, Instance
-from device_agent.instance.kept import Kept
+from device_agent.instance.kept import Kept, version_of
 from device_agent.instance.services import InstancePolicy, Services, Times
 from device_agent.instance.states import ON_TRIAL, Phase
 from device_agent.instance.updates import Update
+from device_agent.storage.messages import Bounds, Outcome
 from device_agent.storage.store import Store
+from tests.support.signing import Signer
+from tests.support.worker_rig import counting
 
 
 class Bench:
     """An instance with no module, whose tasks run when they are awaited, and whose timers are only noted."""
 
-    def __init__(self, folder, phase: Phase) -> None:
-        store = Store(folder)
+    def __init__(self, folder, phase: Phase, policy: InstancePolicy = InstancePolicy()) -> None:  # noqa: B008  (it is frozen)
+        store = self.store = Store(folder)
+
+        async def flush() -> bool:
+            return True
 
         async def on_writer(function, *values):
             return function(*values)
@@ -31,13 +40,13 @@ class Bench:
             lambda envelope: None,
             lambda verified: None,
             lambda vendor: (),
-            Kept(store, on_writer, lambda: None),
+            Kept(store, on_writer, flush),
             Times(),
             lambda: 0.0,
             lambda: 0,
         )
         hooks = SimpleNamespace(moved=lambda name: None, follow=lambda name: None)
-        self.instance = Instance("m", InstancePolicy(), services, hooks, Update(phase, b"d" * 16, b"m" * 32))
+        self.instance = Instance("m", policy, services, hooks, Update(phase, b"d" * 16, b"m" * 32))
         self.instance._timers = SimpleNamespace(later=self.later, cancel=lambda what: False)
         self.timers: list[tuple[str, float]] = []
 
@@ -62,5 +71,27 @@ def test_with_no_trial_it_is_looked_at_at_once(tmp_path):
         bench = Bench(tmp_path, Phase.ROLLED_BACK)
         await bench.instance.mended("confirmed")
         assert bench.timers == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("number", "keeps"), [(1, {"count": b"7"}), (2, {})])
+def test_a_trial_that_fails_takes_nothing_from_the_factory_module_also_where_it_was_of_that_release(tmp_path, number, keeps):
+    """An image's factory module is often the first one that is published, too."""
+
+    async def main():
+        signer = Signer()
+        factory = signer.update(counting(1)).save(tmp_path / "factory")
+        tried = signer.update(counting(number), sequence=1)
+        bench = Bench(tmp_path / "store", Phase.ROLLED_BACK, InstancePolicy(factory=factory))
+        spec = slots.module_spec("m", tried.manifest, tried.digest, {}, bench.instance.policy, tmp_path / "blob")
+        assert (number == 1) == (slots.version("factory", "m", bench.store, factory) == version_of(spec))
+        outcome = Outcome(version_of(spec), [KeyWrite("count", b"7")])
+        bench.store.add_outcomes([outcome], Bounds())
+        bench.store.save_state(version_of(spec), b"state")
+        bench.instance._closed = True  # nothing is started
+        await bench.instance.abandon_trial(Worker(spec, lambda *_: None))
+        assert bench.store.keys(version_of(spec)) == keeps
+        assert bench.store.state(version_of(spec)) == (b"state" if keeps else b"")
 
     asyncio.run(main())

@@ -133,8 +133,12 @@ class Board:
         policy = InstancePolicy(Capabilities({"logging": {}, "messaging": GRANTED}))
         self.instances = {name: Instance(name, policy, services, hooks, self.store.last_update(name)) for name in NAMES}
         for instance in self.instances.values():
-            self.spawn(instance.start())
-            self.spawn(instance.runner.resume())
+            self.spawn(self.begin(instance))
+
+    async def begin(self, instance: Instance) -> None:
+        """As the node does it (device_agent.node.instances)."""
+        await instance.start()
+        await instance.runner.resume()
 
     def runners(self):
         return {name: each.runner for name, each in self.instances.items()}
@@ -438,4 +442,27 @@ def test_a_module_has_its_devices_and_memory_from_the_start_on_until_it_is_remov
     boards.offer(name="lamp", number=0, config=0, refused=False)
     boards.all_goes_well_for_a_while(24)
     assert lamp.modules == ()
+    boards.teardown()
+
+
+def test_an_update_that_begins_while_the_module_of_before_is_started_is_not_taken_for_the_journals():
+    boards = started_again("lamp")
+    while not boards.open_gates:
+        boards.the_disk_writes(1)
+    (starting,) = boards.open_gates
+    boards.offer(name="lamp", number=2, config=0, refused=False)
+    lamp = boards.board.instances["lamp"]
+    while lamp.update.phase is not Phase.TRIAL:
+        for gate in boards.open_gates:
+            if gate is not starting:
+                gate.set_result(True)
+        while boards.board.disk:
+            boards.board.write()
+        boards.settle()
+    starting.set_result(True)
+    boards.settle()
+    boards.all_goes_well_for_a_while(24)
+    rows = boards.board.store.home.connection.execute("select phase, resumptions from journal where instance = 'lamp' order by id")
+    last = rows.fetchall()[-6:]
+    assert last == [(each, 0) for each in ("offered", "fetching", "staged", "starting", "trial", "confirmed")]
     boards.teardown()

@@ -10,7 +10,7 @@ from device_agent.channel.workers import Worker, WorkerFailed
 from ota.formats.capabilities import Capabilities
 from ota.formats.reasons import Reason
 from tests.support.wat import OK, contract_module
-from tests.support.worker_rig import PUBLISH, Rig, counting, handed, spec, with_rig
+from tests.support.worker_rig import BODY, COUNT, PUBLISH, Rig, counting, handed, spec, with_rig
 
 # Some milliseconds.
 SPIN = """
@@ -267,3 +267,18 @@ async def test_what_a_refused_event_and_one_that_trapped_took_is_counted_too(rig
     assert (counters["events"], counters["host_calls"], counters["traps"]) == (2, 2, 1)
     assert counters["time_us"] > took_us
     assert str(rig.failures[0]).startswith("trapped: with an event on in/bad in hand: ")
+
+
+TICK = f"""(func (export "device:module/timer@0.1.0#tick") (param i64) (result i32) (call $spin) {OK})"""
+
+
+@with_rig
+async def test_a_module_whose_ticks_take_longer_than_their_period_has_its_events_all_the_same(rig, tmp_path):
+    """A slow board: as soon as a tick has ended the next one is due."""
+    body, data = BODY.format(version=1, trap=ord("t"), hang=ord("h")), '(data (i32.const 100) "out")'
+    slow = contract_module(body, PUBLISH, data, COUNT + SPIN + TICK)
+    await rig.supervisor.run(await rig.worker(spec(tmp_path, slow, tick_ms=1, deadline_ms=60_000)), b"", {})
+    for _ in range(3):
+        rig.supervisor.offer("in", b"")
+    await rig.until(lambda: len(rig.outcomes) == 3)
+    assert rig.supervisor.counters["events_handled"] == 3
