@@ -11,22 +11,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from device_agent.desired.acceptance import NO_ROOM, keep_newer
+from device_agent.desired.standing import Standing
 from device_agent.desired.trust import Trust
 from device_agent.desired.walk import Documents, RootWalk
 from device_agent.instance import states
 from device_agent.instance.services import Services
 from device_agent.instance.updates import CLAIMED, HELD_BACK, RETRYABLE, Update
-from device_agent.storage import floors
 from ota.formats import deployment as deployments
-from ota.formats import topics, trust
-from ota.formats.deployment import AGENT, Deployment, Entry
-from ota.formats.fields import MAX_TIME_S
+from ota.formats import trust
+from ota.formats.deployment import AGENT, Entry
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Refusal
 
-LOOKS_LIMIT = 16
-"""After so many documents a decision waits for no further one."""
 RETRY_GROWTH = 60
 """An update that fails without end is tried again ever later, at last after so many times `retry_s`: each try wears the disk."""
 logger = logging.getLogger(__name__)
@@ -57,38 +53,6 @@ class Updatables(Protocol):
 
     def prune(self, wanted: Collection[str]) -> None:
         """Forgets those that have nothing, and that nobody wants."""
-
-
-@dataclass(frozen=True)
-class _Look:
-    """A document that verifies under a root, before the disk says whether it is an old one."""
-
-    found: deployments.VerifiedDeployment
-    document: bytes
-    root: trust.Root = field(repr=False)
-
-
-@dataclass
-class _Scope:
-    """One of the two documents."""
-
-    kind: str  # "group" or "device", as reports name it
-    topic: str
-    group: str
-    device: str  # empty: it is the group's
-    received: bytes | None = None  # from the broker last, accepted or not
-    bundled: bytes | None = None  # from a bundle last, if it was accepted
-    accepted: Deployment | None = None  # the last one, if it verifies under the root in force
-    due: list[_Look] = field(default_factory=list)  # of the two above: what the disk is still to be asked about
-
-    @property
-    def mark(self) -> str:
-        """What its floor and its copy on disk are called."""
-        return floors.DEPLOYMENT + (f"@{self.device}" if self.device else self.group)
-
-    def verified(self, document: bytes, root: trust.Root) -> deployments.VerifiedDeployment:
-        """Raises Refused."""
-        return deployments.verified(document, root, group=self.group, device=self.device)
 
 
 @dataclass
@@ -138,10 +102,7 @@ class Desired:
         """`held` has the root in force; `changed` reports and looks at what waits; `count` counts by name."""
         self._setting, self._services, self._trust, self._link = setting, services, held, link
         self._instances, self._changed, self._count = instances, changed, count
-        self._scopes = (
-            _Scope("group", topics.desired(setting.group), setting.group, ""),
-            _Scope("device", topics.device_desired(setting.device), "", setting.device),
-        )
+        self._standing = Standing(setting.device, setting.group, services, held, self)
         self.refusals: dict[str, Refusal] = {}  # of documents, by kind
         self.refused: dict[str, EntryRefusal] = {}  # by instance
         self._other_root = True  # nothing was tried again under it yet: the power may have gone just after it was adopted
@@ -150,151 +111,56 @@ class Desired:
         self._looks: dict[str, asyncio.TimerHandle] = {}  # that are to come, by what for
         self._growth = 1  # of the time until failed updates are tried again
         self._loop = asyncio.get_running_loop()
-        self._walk = RootWalk(services, held, link, setting.retry_s, self._adopted, partial(self._refuse, "root"))
-        self._busy = False  # with documents that are due
-        self._owed = False  # a decision, once no document is due
+        self._walk = RootWalk(services, held, link, setting.retry_s, self._adopted, partial(self.refuse, "root"))
 
     # -- documents
 
     def start(self) -> None:
         """Decides by what was restored, and asks for the documents from now on."""
-        self._decide_all()
+        self.decide()
         self._judge_again()
         self._go_on_later()
         if self._link is not None:
-            for scope in self._scopes:
-                self._link.subscribe(scope.topic)
+            for topic in self._standing.topics:
+                self._link.subscribe(topic)
         self._walk.start()
-
-    def received(self, topic: str, payload: bytes) -> bool:
-        """Takes a message that is one of these documents; False for another."""
-        for scope in self._scopes:
-            if topic == scope.topic and not payload:
-                return True  # it was taken away: what was accepted stays
-            if topic == scope.topic:
-                scope.received = payload
-                self._growth = 1
-                self._take_up(scope)
-                return True
-        return self._walk.received(topic, payload)
-
-    async def take(self, topic: str, document: bytes) -> None:
-        """Takes a document out of a bundle, by the same rules; it is in force when this returns. Raises Refused."""
-        for scope in self._scopes:
-            if topic == scope.topic:
-                await self._take_bundled(scope, document)
-                return
-        await self._walk.add(document)
-
-    async def _take_bundled(self, scope: _Scope, document: bytes) -> None:
-        """The broker's last document, also one on its way to the disk, stays what it is."""
-        root = None
-        while root is not self._trust.root:  # it may change while the disk is waited for
-            root = self._trust.root
-            found = scope.verified(document, root)
-            await self._services.on_writer(self._keep, scope.mark, found, document, root)
-        if scope.accepted is not None and scope.accepted.epoch > found.deployment.epoch:
-            raise Refused(Reason.DEPLOYMENT_REPLAYED, f"deployment epoch {scope.accepted.epoch} came meanwhile")
-        scope.bundled, scope.accepted, self._growth = document, found.deployment, 1
-        self._clear(scope.kind)
-        self._decide_all()
-
-    def _adopted(self) -> None:
-        """Another root is in force."""
-        self._other_root, self._owed, self._growth = True, True, 1
-        self._clear("root")
-        for scope in self._scopes:
-            scope.accepted = None  # until it verifies under the new root
-        self.consider()
-        self._decide_if_owed()
-
-    def _take_up(self, scope: _Scope) -> None:
-        """The broker's document, and that of a bundle: the newer one is accepted. What was due of those before them is not."""
-        root = self._trust.root
-        scope.due = []
-        for document in dict.fromkeys((scope.received, scope.bundled)):
-            if document is None:
-                continue
-            try:
-                found = scope.verified(document, root)
-            except Refused as error:
-                claimed = deployments.claimed(document)
-                self._refuse(scope.kind, claimed.epoch if claimed else 0, error)
-                continue
-            scope.due.append(_Look(found, document, root))
-        if scope.due and not self._busy:
-            self._busy = True
-            self._services.spawn_supervised(self._look())
-
-    async def _look(self) -> None:
-        """One document at a time, however many come while the disk is slow.
-
-        Decides once both scopes have been looked at, for the group's document without the device's would be another wish; and
-        now and then where documents come without end.
-        """
-        looks = 0
-        while (scope := next((each for each in self._scopes if each.due), None)) is not None:
-            self._owed |= await self._accept(scope, scope.due.pop(0))
-            looks += 1
-            if looks % LOOKS_LIMIT == 0:
-                self._decide_if_owed(busy=True)
-        self._busy = False
-        self._decide_if_owed()
-
-    def _decide_if_owed(self, *, busy: bool = False) -> None:
-        """Decides, unless documents are still looked at. What no root in force vouches for any more is not wanted any more."""
-        if self._owed and (busy or not self._busy):
-            self._decide_all()
-
-    async def _accept(self, scope: _Scope, look: _Look) -> bool:
-        """Another document, or root, may arrive while this waits for the disk: that is then looked at by itself."""
-        found, document, root = look.found, look.document, look.root
-        try:
-            await self._services.on_writer(self._keep, scope.mark, found, document, root)
-        except Refused as error:
-            if document in (scope.received, scope.bundled):
-                self._refuse(scope.kind, found.deployment.epoch, error)
-                if error.reason in NO_ROOM:
-                    self._consider_later()
-            return False
-        if document not in (scope.received, scope.bundled) or root is not self._trust.root:
-            return False
-        if scope.accepted is not None and scope.accepted.epoch > found.deployment.epoch:
-            return False
-        scope.accepted = found.deployment
-        self._clear(scope.kind)
-        return True
-
-    def _keep(self, mark: str, found: deployments.VerifiedDeployment, document: bytes, root: trust.Root) -> None:
-        """On the writer. Raises Refused."""
-        keep_newer(self._services.store, mark, "deployment", found, document, root.roles["deploy"].keys)
 
     async def restore(self) -> None:
         """Takes up the last documents that were accepted."""
-        for scope in self._scopes:
-            document: bytes | None = await self._services.on_writer(self._services.store.document, scope.mark)
-            if document is None:
-                continue
-            try:
-                scope.accepted = scope.verified(document, self._trust.root).deployment
-            except Refused as error:
-                logger.warning("the %s's deployment that was kept is not taken up: %s", scope.kind, error)
-                continue
-            scope.received = document
+        await self._standing.restore()
         self._merge()
+
+    def received(self, topic: str, payload: bytes) -> bool:
+        """Takes a message that is one of these documents; False for another."""
+        if not self._standing.received(topic, payload):
+            return self._walk.received(topic, payload)
+        if payload:
+            self._growth = 1
+        return True
+
+    async def take(self, topic: str, document: bytes) -> None:
+        """Takes a document out of a bundle, by the same rules; it is in force when this returns. Raises Refused."""
+        if await self._standing.take(topic, document):
+            self._growth = 1
+        else:
+            await self._walk.add(document)
+
+    def _adopted(self) -> None:
+        """Another root is in force."""
+        self._other_root, self._growth = True, 1
+        self.clear("root")
+        self._standing.adopt()
 
     @property
     def issued_s(self) -> int:
         """When the newest of what is accepted was issued: it is not earlier now. Seconds since 1970."""
-        documents = [each.accepted.issued_s for each in self._scopes if each.accepted is not None]
-        return min(max(self._trust.root.issued_s, *documents, 0), MAX_TIME_S)
+        return self._standing.issued_s
 
     # -- what is wanted
 
     def consider(self) -> None:
         """Looks at everything once more: time has passed, or the root has changed."""
-        for scope in self._scopes:
-            self._take_up(scope)
+        self._standing.consider()
 
     def keys_came(self) -> None:
         """The board can decrypt what it could not."""
@@ -323,7 +189,7 @@ class Desired:
 
     def why_lapsed(self, name: str, update: Update) -> Refused | None:
         """Why an update that is found in the journal is not to be resumed, None if it is."""
-        if update.ended or not any(each.accepted for each in self._scopes):
+        if update.ended or not self._standing.in_force:
             return None
         return self._why_stop(name, update)
 
@@ -377,7 +243,7 @@ class Desired:
 
     def _is_other_root(self) -> bool:
         """Whether what an earlier root did not allow is to be tried again: once for each root, with a document that it allows."""
-        if not self._other_root or not any(each.accepted for each in self._scopes):
+        if not self._other_root or not self._standing.in_force:
             return False
         self._other_root = False
         self._looked_too_early |= {name for name in self._wishes if not self.update(name).ended}
@@ -386,18 +252,18 @@ class Desired:
     def _merge(self) -> None:
         """What is wanted of each instance, from both documents."""
         self._wishes = {}
-        for scope in self._scopes:  # the device's comes last
-            for name, entry in scope.accepted.entries.items() if scope.accepted is not None else ():
-                if entry.includes(self._setting.device) and scope.accepted is not None:
-                    self._wishes[name] = _Wish(entry, scope.accepted.issued_s)
+        for document in self._standing.in_force:  # the device's comes last
+            for name, entry in document.entries.items():
+                if entry.includes(self._setting.device):
+                    self._wishes[name] = _Wish(entry, document.issued_s)
         for wish in self._wishes.values():
             members = wish.entry.together if wish.entry is not None else ()
             found = [self.entry(each) for each in members]
             ours = wish.entry.deployment_id if wish.entry is not None else b""
             wish.whole = all(each is not None and each.deployment_id == ours for each in found)
 
-    def _decide_all(self) -> None:
-        self._owed = False
+    def decide(self) -> None:
+        """What is wanted may be another by now: each instance gets its offer, or is told why not."""
         self._merge()
         retry = self._is_other_root()
         for name in sorted({*self._wishes, *self._instances.names(), *self.refused}):
@@ -414,7 +280,7 @@ class Desired:
             assert entry is not None
             self._refuse_entry(name, EntryRefusal(entry, error))
             if error.reason in deployments.CLOCK_REASONS:
-                self._consider_later()
+                self.consider_later()
             return
         if self.refused.pop(name, None) is not None:
             self._changed()
@@ -456,7 +322,7 @@ class Desired:
 
     # -- what is refused
 
-    def _consider_later(self) -> None:
+    def consider_later(self) -> None:
         """Looks again after the time for a retry."""
         self._call_later("refused", self._setting.retry_s, self.consider)
 
@@ -470,7 +336,7 @@ class Desired:
             self._looks[what].cancel()
         self._looks[what] = self._loop.call_later(delay_s, look)
 
-    def _refuse(self, kind: str, epoch: int, error: Refused) -> None:
+    def refuse(self, kind: str, epoch: int, error: Refused) -> None:
         """A document as a whole: reported, not stored."""
         refusal = Refusal(kind, epoch, error.reason.value, error.detail)
         if self.refusals.get(kind) != refusal:
@@ -479,7 +345,8 @@ class Desired:
             self.refusals[kind] = refusal
             self._changed()
 
-    def _clear(self, kind: str) -> None:
+    def clear(self, kind: str) -> None:
+        """A document that was refused is not any more."""
         if self.refusals.pop(kind, None) is not None:
             self._changed()
 

@@ -200,7 +200,7 @@ def test_messages_without_end_while_the_disk_is_slow_cost_one_task_and_the_newes
                 desk.wants(document)
                 await asyncio.sleep(0)
         assert len(desk.tasks) == 1
-        assert sum(len(each.due) for each in desk.desired._scopes) <= 2
+        assert sum(len(each.due) for each in desk.desired._standing._scopes) <= 2
         await desk.rest()
         assert desk.refusal is None
         assert desk.posted == [states.Offered(id_of(made[-1][0]), bytes(32))]

@@ -504,3 +504,42 @@ def test_a_set_that_the_board_went_down_with_is_offered_again_unless_a_member_fa
         return [name for name in ("a", "b") for each in desk.places.posted[name] if each.again]
 
     assert asyncio.run(main()) == (["a", "b"] if other == "set failed" else [])
+
+
+@pytest.mark.parametrize("over", ["forged", "older"])
+def test_what_was_accepted_stays_in_force_under_a_new_root_though_what_came_last_was_refused(signer, tmp_path, over):
+    """After a restart it would be in force, too: the disk has it."""
+
+    async def main():
+        desk = Desk(signer, tmp_path)
+        _, older = signer.document({"a": signer.entry(digest("o"))})
+        _, good = signer.document({"a": signer.entry(digest("a"))})
+        _, forged = signer.document({"a": signer.entry(digest("x"))}, keys=[SigningKey.generate()])
+        await desk.takes(good)
+        await desk.takes(forged if over == "forged" else older)
+        refused = desk.refusal
+        assert refused in (Reason.SIGNER_UNKNOWN, Reason.DEPLOYMENT_REPLAYED)
+        root = signer.root(2, expires_s=NOW_S + 9_000_000)
+        desk.desired.received(topics.root(2), sign_document(root.to_payload(), ROOT_TYPE, [signer.keys["root"]]))
+        await desk.rest()
+        assert desk.trust.root.number == 2
+        assert desk.desired.entry("a").manifest_digest == digest("a")
+        assert desk.refusal is refused
+
+    run(main)
+
+
+def test_a_document_that_came_on_a_stick_is_not_refused_for_a_newer_one_of_the_broker(signer, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        desk.go.set()
+        _, packed = signer.document({"a": signer.entry(digest("p"))})
+        _, newer = signer.document({"a": signer.entry(digest("n"))})
+        await desk.desired.take(topics.desired("lab"), packed)
+        assert desk.desired.entry("a").manifest_digest == digest("p")
+        await desk.takes(newer)
+        assert desk.desired.entry("a").manifest_digest == digest("n")
+        assert desk.refusal is None
+        assert not desk.counters["refusals"]
+
+    run(main)
