@@ -75,7 +75,7 @@ class ModuleHost:
         self._message_rate = Rate(limits.messages_per_s)
         self._log_rate = Rate(limits.log_lines_per_s)
         self._keys: dict[str, bytes] = {}
-        self._config = config
+        self._text_of_manifest, self._config = description.config, config
         self._log = self._limited(log)
         self._clock_ns = clock_ns
         self._messages: list[tuple[str, bytes]] = []
@@ -136,8 +136,11 @@ class ModuleHost:
         self._keys = dict(keys)
         if "state" in self.interfaces and state:
             self._call("state", "restore", state)
-        config = "\n".join(f"{key}={value}" for key, value in sorted(self._config.items())).encode()
-        return self._call("startup", "init", config) if "startup" in self.interfaces else self._take()
+        return (
+            self._call("startup", "init", _settings(self._text_of_manifest, self._config))
+            if "startup" in self.interfaces
+            else self._take()
+        )
 
     def handle(self, topic: str, payload: bytes, reply_to: str = "") -> Outcome:
         """Hands over an event. `reply_to`: the topic on which its sender waits for an answer; a handler of wasmCloud's is told.
@@ -487,3 +490,9 @@ class ModuleHost:
             return
         pointer, size = self._lower(error.encode())
         self._write(out, b"\1\0\0\0" + pointer.to_bytes(4, "little") + size.to_bytes(4, "little"))
+
+
+def _settings(text: bytes, config: Mapping[str, str]) -> bytes:
+    """The manifest's text, and a line for each setting, for `startup.init`. A line break in a value is followed by a space."""
+    lines = ("\n ".join(f"{key}={value}".split("\n")).encode() for key, value in sorted(config.items()))
+    return b"\n".join(filter(None, (text, *lines)))

@@ -293,3 +293,26 @@ def test_fuel_is_for_all_that_an_event_does():
     module = host(wasm, fuel=1300)
     for _ in range(3):
         module.handle("t", b"x")
+
+
+SAYS_ITS_CONFIGURATION = """
+  (func (export "device:module/startup@0.1.0#init") (param $at i32) (param $size i32) (result i32)
+    (call $publish (i32.const 100) (i32.const 3) (local.get $at) (local.get $size) (i32.const 80)) (i32.const 0))"""
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "given"),
+    [
+        (b"", {}, b""),
+        (b"", {"b": "2", "a": "1"}, b"a=1\nb=2"),
+        (b"", {"a": "1\nadmin=1", "b": "\n"}, b"a=1\n admin=1\nb=\n "),
+        (b"unit=1min", {}, b"unit=1min"),
+        (b"unit=1min", {"unit": "1h"}, b"unit=1min\nunit=1h"),
+    ],
+    ids=["none", "settings", "line breaks", "the manifest's", "both"],
+)
+def test_a_module_is_initialised_with_what_its_manifest_says_and_with_one_line_for_each_setting(text, config, given):
+    capabilities = Capabilities.parse({"messaging": {"publish": ["out"]}}, "test")
+    wasm = contract_module(OK, PUBLISH, '(data (i32.const 100) "out")', SAYS_ITS_CONFIGURATION)
+    opened = ModuleHost(wasm, ModuleDescription("m", "1", capabilities, config=text), config, Logged())
+    assert opened.begin(b"", {}).messages == (("out", given),)
