@@ -336,6 +336,9 @@ class Connection:
         self, client: paho.Client, data: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         self._count_small(_SMALL_PACKET_BYTES * 8)  # a TLS handshake and reason strings
+        if self._state.accepted_s is not None:
+            self.end("the broker answered CONNECT twice")
+            return
         if code.is_failure:
             needed = "; MQTT 5 is needed" if code.value == UNSUPPORTED_PROTOCOL_VERSION else ""
             self.end(f"the broker refused the connection: {code}{why(properties)}{needed}")
@@ -391,6 +394,8 @@ class Connection:
         connection.give(packet)
         while connection.has_given and not self._lost.is_set():
             if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                if self._state.from_broker is None:  # else that is why
+                    self.end(f"the broker sent a packet that can't be read, of type {packet[0] >> 4}")
                 self._lost.set()
 
     def _message(self, first: int, body: bytes) -> None:

@@ -144,8 +144,10 @@ def needs(
             found.add_blobs(parse(store.envelope(slot.envelope) or b""))
     if not update.ended:
         found.manifests.add(update.manifest)
-        if update.verified is not None:
-            found.add_blobs(update.verified.manifest)
+        with contextlib.suppress(Refused):  # one that the journal had is not verified yet, and what it has fetched stays
+            found.add_blobs(
+                update.verified.manifest if update.verified is not None else parse(store.envelope(update.manifest) or b"")
+            )
     from_factory = version("factory", instance, store, factory)
     if from_factory is not None:
         found.releases.add(from_factory.release)

@@ -258,7 +258,7 @@ class Supervisor:
                     await self._feed(worker)
 
     async def _feed(self, worker: Worker) -> None:
-        """A tick that is due, and then what waits: a module whose ticks take longer than their period has its events between them."""
+        """A tick that is due, and then what waits: where ticks take longer than their period, events come between them."""
         try:
             if self._tick_is_due():
                 self._schedule_tick(worker)

@@ -1,12 +1,16 @@
-"""One connection to the broker: what is kept for it has a bound."""
+"""One connection to the broker: what is kept for it has a bound, and what ends it is told for what it is."""
 
 import asyncio
+from types import SimpleNamespace
+
+import pytest
 
 from device_agent.broker import connection
 from device_agent.broker.buffered import BufferedSocket
 from device_agent.broker.packets import puback
 from device_agent.broker.settings import BrokerConfig, Session
 from ota.formats.broker_url import BrokerUrl
+from tests.support.scripted_broker import CONNACK, DISCONNECT, SUBACK, UNSUBACK, ScriptedBroker, packet
 
 
 class Full:
@@ -36,3 +40,35 @@ def test_a_broker_that_sends_and_takes_nothing_loses_its_connection(monkeypatch)
         return ours._ended().reason
 
     assert asyncio.run(main()).startswith("the broker sends, and takes nothing")
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (packet(SUBACK, 0, b"\0\1\0\x42"), "the broker sent a packet that can't be read, of type 9"),
+        (packet(SUBACK, 0, b""), "the broker sent a packet that can't be read, of type 9"),
+        (packet(UNSUBACK, 0, b"\0\1\0\x42"), "the broker sent a packet that can't be read, of type 11"),
+        (packet(DISCONNECT, 0, b"\x42\0"), "the broker sent a packet that can't be read, of type 14"),
+        (packet(CONNACK, 0, b"\0\0\0"), "the broker answered CONNECT twice"),
+    ],
+    ids=["suback", "empty suback", "unsuback", "disconnect", "connack"],
+)
+def test_a_packet_that_ends_a_connection_is_not_taken_for_another_client_with_the_boards_name(sent, reason):
+    async def main():
+        async with ScriptedBroker() as broker:
+            accepted = []
+
+            def accept(limits, session_present) -> None:
+                accepted.append(limits)
+                broker.send(sent)
+
+            ours = connection.Connection(broker.config, "x", Session(True, 0, None), SimpleNamespace(accepted=accept))
+            await ours.open()
+            try:
+                async with asyncio.timeout(60):
+                    ended = await ours.serve()
+            finally:
+                ours.close()
+            assert (ended.reason, ended.closed, len(accepted)) == (reason, False, 1)
+
+    asyncio.run(main())

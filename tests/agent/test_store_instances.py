@@ -3,6 +3,7 @@
 import pytest
 
 from device_agent.channel.frames import KeyWrite
+from device_agent.instance import slots
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
 from device_agent.storage import floors
@@ -12,6 +13,7 @@ from device_agent.storage.store import Bounds, BusMessage, Commit, Outcome, Stor
 from ota.formats.deployment import release_id
 from ota.formats.reasons import Reason
 from tests.support.kept import M2, SIGNERS, M, again, slot
+from tests.support.signing import Signer
 
 
 @pytest.fixture
@@ -166,3 +168,17 @@ def test_the_release_that_runs_keeps_its_state_when_it_goes_on_trial_again(store
     store.add_outcomes([Outcome(M, [KeyWrite("k", b"1")])], Bounds())
     store.begin_trial(M, M, b"now")
     assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"now")
+
+
+def test_what_an_update_in_the_journal_has_fetched_is_not_deleted_before_it_is_resumed(store):
+    """Another instance may be confirmed first, or the disk be full."""
+    update = Signer().update(b"module" * 100)
+    store.add_envelope(update.envelope)
+    part = store.blob_path(update.manifest.digest).with_suffix(".part")
+    store.begin_blob(update.index)
+    found = slots.needs("m", store, None, lambda vendor: (), Update(Phase.FETCHING, b"d" * 16, update.digest), (), ())
+    store.collect(found.manifests, found.releases, found.blobs)
+    assert part.exists()
+    found = slots.needs("m", store, None, lambda vendor: (), Update(Phase.FAILED, b"d" * 16, update.digest), (), ())
+    store.collect(found.manifests, found.releases, found.blobs)
+    assert not part.exists()
