@@ -32,6 +32,7 @@ class OpenBundle:
         self.path = path
         self.lost: Refused | None = None  # since when it can't be read
         self.damaged: set[str] = set()  # topics whose messages in it are not what they should be: the broker is asked for them
+        self._file = -1
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -63,6 +64,10 @@ class OpenBundle:
         with contextlib.suppress(OSError):
             os.close(self._file)
         self._file = -1
+
+    def __del__(self) -> None:
+        """Nobody may wait for it any more once a thread has opened it: a stick with an open file can't be unmounted."""
+        self.close()
 
     def _read(self, offset: int, size: int) -> bytes:
         try:

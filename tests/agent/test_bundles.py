@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import json
 import os
+import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +86,28 @@ def test_a_stick_that_is_pulled_out_in_the_middle_ends_the_fetch_and_leaves_what
     found = fetched(bundles, lambda number: os.truncate(path, 0) if number == 2 else None)
     assert found == [payload for _, payload in CONTENT[1:3]]
     assert held.lost.reason is Reason.BUNDLE_GONE
+
+
+def test_a_bundle_that_nobody_waits_for_any_more_once_it_is_open_does_not_keep_its_stick_from_being_unmounted(tmp_path):
+    path, opening, go_on = packed(tmp_path / "a.bundle"), threading.Event(), threading.Event()
+
+    def slowly(path) -> OpenBundle:
+        opening.set()
+        assert go_on.wait(60)
+        return OpenBundle(path)
+
+    async def main() -> None:
+        bundles = Bundles()
+        task = asyncio.ensure_future(bundles.run(slowly, path))
+        await asyncio.to_thread(opening.wait, 60)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        go_on.set()
+        await bundles.run(lambda: None)
+        bundles.close()
+
+    asyncio.run(main())
+    assert path not in {each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
 
 
 def test_an_error_of_the_stick_is_a_bundle_that_is_gone(tmp_path, monkeypatch):
