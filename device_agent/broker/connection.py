@@ -35,6 +35,7 @@ from ota.formats.topics import TOO_MANY_TOPICS
 T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 CONNACK_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 600.0  # of a connection that answers no SUBSCRIBE and acknowledges no message, though it has some
 MISC_MAX_S = 5.0  # between looks at the clock for the keep-alive; an idle board should sleep
 SEND_MAXIMUM = 100  # to the broker, where it allows so many; AWS IoT takes no more, and does not say so
 UNSENT_MAX = 256  # messages that wait for the window
@@ -112,6 +113,7 @@ class Connection:
         self._unsubscribing: dict[int, list[str]] = {}
         self._socket: BufferedSocket | None = None
         self._lost = asyncio.Event()
+        self._answered_s = self._loop.time()  # when nothing waited for an answer, or the last one came
         self._mid = _OWN_MIDS
         self._flushing: asyncio.Handle | None = None
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
@@ -180,11 +182,20 @@ class Connection:
                     break
                 if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                     self.end(f"nothing came for {self._config.keepalive_s} s")
+                self._judge_silence()
                 with contextlib.suppress(TimeoutError):
                     # Not wait_for: on Python 3.11 it forgets that it was cancelled when what it waits for comes at the same time.
                     async with asyncio.timeout(min(self._config.keepalive_s / 6, MISC_MAX_S)):
                         await self._lost.wait()
         return self._ended()
+
+    def _judge_silence(self) -> None:
+        """Ends a connection on which the broker answers PINGREQ alone: on another one it may do what it is asked for."""
+        open_ones = len(self._subscribing) + len(self._in_flight)
+        if not open_ones:
+            self._answered_s = self._loop.time()
+        elif self._loop.time() - self._answered_s > ANSWER_TIMEOUT_S:
+            self.end(f"the broker has answered none of {open_ones} packets for {ANSWER_TIMEOUT_S:.0f} s")
 
     def _ended(self) -> Ended:
         state, code = self._state, self._state.from_broker
@@ -356,6 +367,7 @@ class Connection:
 
     def _subscribed(self, client: paho.Client, data: Any, mid: int, codes: list[ReasonCode], properties: Properties | None) -> None:
         self._count_small()
+        self._answered_s = self._loop.time()
         topics = self._subscribing.pop(mid, [])
         self._listener.subscribed(topics, codes)
 
@@ -414,6 +426,7 @@ class Connection:
         message = self._in_flight.pop(mid, None)
         if message is None:
             return
+        self._answered_s = self._loop.time()
         if code >= FAILURE:
             self._listener.refused(message.topic, len(message.payload), reason_of(code))
             denied = Sent.DENIED if code in TOPIC_DENIED else Sent.REFUSED

@@ -14,6 +14,7 @@ from ota.formats.reasons import Refused
 __all__ = ["KeptSession"]
 
 LIMIT_BYTES = 1 << 20
+_IDENTIFIER_BITS = 28  # of a subscription's identifier (MQTT 5, section 3.8.2.1.2)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class KeptSession:
         match cbor.decode(data, "a kept session", LIMIT_BYTES):
             case [str() as broker, str() as client_id, dict() as kinds, dict() as numbers, int() as last]:
                 named = all(type(each) is str for each in (*kinds, *kinds.values(), *numbers))
-                if named and all(type(each) is int for each in numbers.values()) and Kind.__members__.keys() >= {*kinds.values()}:
+                numbered = all(type(each) is int and 0 < each < 1 << _IDENTIFIER_BITS for each in (*numbers.values(), last + 1))
+                if named and numbered and Kind.__members__.keys() >= {*kinds.values()}:
                     return cls(broker, client_id, {topic: Kind[name] for topic, name in kinds.items()}, numbers, last)
         raise malformed("a kept session", "it has other fields")
 

@@ -4,13 +4,14 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from device_agent.broker import connection
 from device_agent.broker.buffered import BufferedSocket
 from device_agent.broker.packets import puback
 from device_agent.broker.settings import BrokerConfig, Session
 from ota.formats.broker_url import BrokerUrl
-from tests.support.scripted_broker import CONNACK, DISCONNECT, SUBACK, UNSUBACK, ScriptedBroker, packet
+from tests.support.scripted_broker import CONNACK, DISCONNECT, PUBLISH, SUBACK, SUBSCRIBE, UNSUBACK, ScriptedBroker, packet
 
 
 class Full:
@@ -70,5 +71,39 @@ def test_a_packet_that_ends_a_connection_is_not_taken_for_another_client_with_th
             finally:
                 ours.close()
             assert (ended.reason, ended.closed, len(accepted)) == (reason, False, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("asked", ["subscription", "message"])
+def test_a_broker_that_answers_nothing_but_pings_loses_its_connection(monkeypatch, asked):
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connection, "MISC_MAX_S", 0.01)
+
+    class Silent(ScriptedBroker):
+        def _answer(self, taken, writer) -> None:
+            if taken.kind not in (SUBSCRIBE, PUBLISH):
+                super()._answer(taken, writer)
+
+    async def main():
+        async with Silent() as broker:
+            settled = []
+
+            def accept(limits, session_present) -> None:
+                if asked == "subscription":
+                    ours.subscribe([("doc", SubscribeOptions(qos=1))])
+                else:
+                    ours.publish(connection.Outgoing("out", b"", False, settled.append))
+
+            ours = connection.Connection(broker.config, "x", Session(True, 0, None), SimpleNamespace(accepted=accept))
+            await ours.open()
+            try:
+                async with asyncio.timeout(60):
+                    ended = await ours.serve()
+            finally:
+                ours.close()
+            assert ended.reason == "the broker has answered none of 1 packets for 0 s"
+            assert not ended.closed
+            assert settled == ([] if asked == "subscription" else [connection.Sent.LOST])
 
     asyncio.run(main())

@@ -91,7 +91,7 @@ def test_an_agent_that_was_never_connected_leaves_nothing():
     asyncio.run(inside())
 
 
-@given(st.dictionaries(st.text(), st.sampled_from(Kind)), st.dictionaries(st.text(), st.integers(0, 1 << 28)), st.text())
+@given(st.dictionaries(st.text(), st.sampled_from(Kind)), st.dictionaries(st.text(), st.integers(1, (1 << 28) - 1)), st.text())
 def test_a_session_is_read_as_it_was_written(subscriptions, identifiers, name):
     kept = KeptSession(name, name, subscriptions, identifiers, 5)
     assert KeptSession.read(kept.to_bytes()) == kept
@@ -109,6 +109,9 @@ def test_a_session_is_read_as_it_was_written(subscriptions, identifiers, name):
         cbor.encode(["mqtt://b:1", "name", {"doc": "INPUT"}, {"doc": "7"}, 1]),
         cbor.encode(["mqtt://b:1", "name", {7: "INPUT"}, {}, 1]),
         cbor.encode(["mqtt://b:1", "name", {}, {7: 7}, 1]),
+        cbor.encode(["mqtt://b:1", "name", {"in": "INPUT"}, {"in": 0}, 1]),
+        cbor.encode(["mqtt://b:1", "name", {"in": "INPUT"}, {"in": 1 << 28}, 1]),
+        cbor.encode(["mqtt://b:1", "name", {}, {}, -1]),
     ],
 )
 def test_what_is_no_session_is_no_use(wrong):
