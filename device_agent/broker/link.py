@@ -6,7 +6,6 @@ docs/reference/link.md describes the behaviour.
 
 import asyncio
 import contextlib
-import functools
 import logging
 import secrets
 from collections import Counter
@@ -17,24 +16,19 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from device_agent.broker.backoff import Backoff, Ended
 from device_agent.broker.connection import TOO_LARGE, Connection, Outgoing, Sent
-from device_agent.broker.identifiers import Identifiers, is_wild
 from device_agent.broker.limits import Learned, Limits
 from device_agent.broker.packets import Arrived, UserProperties
 from device_agent.broker.session import KeptSession
 from device_agent.broker.settings import BrokerConfig, Session
-from device_agent.broker.subscription import INPUT_AGAIN, Kind
-from device_agent.broker.words import FAILURE
+from device_agent.broker.subscribing import Subscribing
+from device_agent.broker.subscription import Kind
 from ota.formats import topics
-from ota.formats.topics import TOO_MANY_TOPICS
 
 __all__ = ["Kind", "Link", "Sent"]
 
 GOODBYE_S = 2.0
 MARKER_S = 30.0  # until a message to ourselves must have arrived
-DENIED_RETRY_S = 300.0  # between tries of a subscription that was denied
 REASONS_SAID, REFUSED_TOPICS = 16, 100  # that are remembered
-UNSUBACK_S, UNSUBACK_TRIES = 5.0, 12  # then a topic is asked for again without it; while anything comes, up to so many times that
-UNSUBSCRIBE_S = 1.0  # a subscription that is no longer needed is ended with the next SUBSCRIBE, or after this long
 logger = logging.getLogger(__name__)
 
 
@@ -66,29 +60,19 @@ class Link:
         self._will: tuple[str, bytes] | None = None
         self._connection: Connection | None = None
         self._backoff = Backoff()
-        self._learned = Learned()
+        self.learned = Learned()  # of limits that the broker has and does not announce
         self._marker, self._expected = marker, b""  # its topic, and the one that is on its way
         self._echoed = asyncio.Event()
-        self._wanted: dict[str, Kind] = {marker: Kind.MARKER} if marker else {}
-        self._covered: frozenset[str] | None = None  # inputs that a wider one brings; None where that is to be found out
-        self._identifiers = Identifiers(self._counters)
-        self._held: dict[str, Kind] = {}  # what this connection was asked for
-        self._renewed: set[str] = set()  # to be asked for once more on this connection
-        self._repeated: set[str] = set()  # inputs whose retained messages are to come once more
-        self._ends: set[str] = set()  # of which the UNSUBACK has not come: rumqttd may take a SUBSCRIBE behind it first
-        self._changing: asyncio.Handle | None = None
-        self._ending: asyncio.TimerHandle | None = None
-        self._retrying: asyncio.TimerHandle | None = None
+        self._subscribing = Subscribing(self, marker, self._counters)
         self._timers: list[asyncio.TimerHandle] = []
         self._granted = self._progress = False
         self._next: asyncio.Future[bool] | None = None  # whether the next connection works
         self._proving: asyncio.Future[bool] | None = None  # whether this one does
-        self._denied: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._silent = False  # the broker granted a subscription and delivers nothing
         self._said: set[str] = set()  # reasons of lost connections, since one worked
-        self._sessions, self._resumes, self._resumed = 0, True, False
-        self._is_known = False  # whether the broker may have a session whose subscriptions are those in `_held`
+        self._sessions, self._resumes = 0, True
+        self._is_known = False  # whether the broker may have a session whose subscriptions are known
         self._stopped = False
         self._part_bytes = 0  # of earlier connections
         self.online = False
@@ -101,37 +85,23 @@ class Link:
 
     def subscribe(self, topic: str, kind: Kind = Kind.DOCUMENT) -> None:
         """Asks for a topic or filter now, if online, and on each connection. Those of one turn of the loop share a packet."""
-        if self._wanted.get(topic) is kind:
-            return
-        if topic in self._held:
-            self._renewed.add(topic)  # its end was not sent yet: without it nothing retained would come
-        self._wanted[topic] = kind
-        self._covered = None
-        self._change_soon()
+        self._subscribing.subscribe(topic, kind)
 
     def unsubscribe(self, topic: str) -> None:
         """Ends a subscription."""
-        kind = self._wanted.pop(topic, None)
-        self._denied.pop(topic, None)
-        self._covered = None
-        if kind is not Kind.PART:
-            self._change_soon()
-        elif self._ending is None or self._ending.when() <= self._loop.time():
-            self._ending = self._later(UNSUBSCRIBE_S, self._change_soon)
+        self._subscribing.unsubscribe(topic)
 
     def ask_again(self, wanted: Iterable[str]) -> None:
         """Ends subscriptions and begins them again, for their retained messages."""
-        self._renewed.update(each for each in wanted if each in self._held and each in self._wanted)
-        self._change_soon()
+        self._subscribing.ask_again(wanted)
 
     def repeat(self, filter_: str) -> None:
         """Asks for the retained messages of an input once more, for a module that is new to it."""
-        self._repeated.add(filter_)
-        self._change_soon()
+        self._subscribing.repeat(filter_)
 
     def denied(self, topic: str) -> str:
         """Why the broker denies a subscription; empty when it does not."""
-        return self._denied.get(topic, "")
+        return self._subscribing.denied.get(topic, "")
 
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, properties: UserProperties | None = None
@@ -167,7 +137,7 @@ class Link:
 
     def room(self, topic: str) -> int:
         """How many bytes a batch for a topic may have: what the broker announces, or what it was seen to take."""
-        return min(self.limits.payload_bytes(topic), self._learned.payload_bytes(self._loop.time()))
+        return min(self.limits.payload_bytes(topic), self.learned.payload_bytes(self._loop.time()))
 
     @property
     def window(self) -> int:
@@ -186,7 +156,7 @@ class Link:
 
     async def answers(self, timeout_s: float) -> bool:
         """Whether a message to ourselves arrives in time: what waits behind a stalled window does not. False without a marker."""
-        if not self._marker or self._marker in self._denied:
+        if not self._marker or self.denied(self._marker):
             return False
         self._send_marker()
         with contextlib.suppress(TimeoutError):
@@ -196,7 +166,7 @@ class Link:
 
     def nudge(self) -> None:
         """Sends an empty marker: mosquitto 2.0.11 may keep QoS 0 messages behind a full socket until the client's next packet."""
-        if self._marker and self._marker not in self._denied:
+        if self._marker and not self.denied(self._marker):
             self.publish(self._marker, b"")
 
     def renew(self, reason: str) -> None:
@@ -219,8 +189,8 @@ class Link:
             self._backoff.lasts(self._connection.lasted_s)
         if self._backoff.contended:
             found.append("session-taken-over: another client connects with this board's name")
-        if self._denied:
-            found.append(f"subscription-denied: {', '.join(f'{topic} ({why})' for topic, why in sorted(self._denied.items()))}")
+        if denied := self._subscribing.denied:
+            found.append(f"subscription-denied: {', '.join(f'{topic} ({why})' for topic, why in sorted(denied.items()))}")
         if self._refused:
             found.append(f"publish-refused: {', '.join(f'{topic} ({why})' for topic, why in sorted(self._refused.items()))}")
         if self._silent:
@@ -230,16 +200,15 @@ class Link:
     def go_on(self, session: KeptSession) -> None:
         """Takes up the session that an earlier agent has left, if it is for this broker and name. Before `run`."""
         if (session.broker, session.client_id) == (str(self._config.url), self._client_id):
-            self._is_known, self._held = True, dict(session.subscriptions)
-            self._identifiers.go_on(session.identifiers, session.last_identifier)
+            self._is_known = True
+            self._subscribing.go_on(session)
 
     @property
     def session(self) -> KeptSession | None:
         """What this agent leaves at the broker, None for nothing. After the last connection."""
         if not self._is_known or not self._resumes or not self._config.session_expiry_s:
             return None
-        held = dict.fromkeys(self._ends, Kind.PART) | self._held  # UNSUBSCRIBE may not have reached the broker
-        return KeptSession(str(self._config.url), self._client_id, held, *self._identifiers.given)
+        return KeptSession(str(self._config.url), self._client_id, *self._subscribing.left)
 
     async def say_goodbye(self, topic: str, payload: bytes) -> None:
         """A last retained message, then DISCONNECT; waits two seconds at most."""
@@ -294,12 +263,12 @@ class Link:
     def _learn(self, ended: Ended, connection: Connection) -> Ended:
         """A connection that a packet of ours ended is no sign of another client with this board's name."""
         size_bytes, asked = connection.largest_bytes, connection.unanswered_topics
-        if (ended.closed or ended.packet_refused) and self._learned.too_many_topics(asked, self._loop.time()):
+        if (ended.closed or ended.packet_refused) and self.learned.too_many_topics(asked, self._loop.time()):
             logger.info("the broker closed the connection at a packet of %d topics: asking for fewer at a time", asked)
             ended = replace(ended, closed=False)
         if ended.too_large and size_bytes:
-            self._learned.too_large(size_bytes, self._loop.time())
-        elif ended.closed and self._learned.closed(size_bytes, self._loop.time()):
+            self.learned.too_large(size_bytes, self._loop.time())
+        elif ended.closed and self.learned.closed(size_bytes, self._loop.time()):
             logger.info("the broker closed the connection at %d bytes: sending less at a time", size_bytes)
             return replace(ended, closed=False)
         return ended
@@ -313,7 +282,7 @@ class Link:
         for each in self._timers:
             each.cancel()
         self._timers.clear()
-        self._ending = self._retrying = None
+        self._subscribing.end()
         if was_online:
             self._on_offline()
 
@@ -340,31 +309,21 @@ class Link:
             return
         self.online = self._is_known = True
         self._sessions += 1
-        self._denied.clear()
-        self._covered = None
         self._refused.clear()
-        held = (dict.fromkeys(self._ends, Kind.PART) | self._held).items() if session_present else ()
-        self._ends.clear()
-        stale = [each for each, kind in held if kind is not Kind.INPUT or not self._asked(each)]
-        self._resumed = bool(stale)
-        self._send_ends(stale)
-        self._identifiers.begin(session_present=session_present)
-        self._held.clear()
-        self._renewed.clear()
-        self._change()
+        self._subscribing.begin(session_present=session_present)
         self._on_online()
 
     def message(self, arrived: Arrived) -> bool:
         """Gives a message on, unless it is the marker."""
         topic, payload = arrived.topic, arrived.payload
-        kind = self._wanted.get(topic) or self._held.get(topic) or Kind.INPUT
+        kind = self._subscribing.kind_of(topic)
         if topic == self._marker:
             if payload == self._expected:
                 self._silent = False
                 self._echoed.set()
             return False
         if kind is Kind.INPUT:
-            if self._identifiers.takes(arrived):
+            if self._subscribing.takes(arrived):
                 self._on_input(arrived)
             return False
         self._on_message(topic, payload)
@@ -372,44 +331,17 @@ class Link:
         return kind is Kind.PART
 
     def subscribed(self, asked: list[str], codes: list[ReasonCode]) -> None:
-        """Notes what was granted and denied. What may have been too much for one packet is asked for again in smaller ones."""
-        many = any(code.value in TOO_MANY_TOPICS for code in codes)
-        smaller = many and self._learned.too_many_topics(len(asked), self._loop.time())
-        for topic, code in zip(asked, codes, strict=False):
-            if smaller and code.value in TOO_MANY_TOPICS:
-                self._held.pop(topic, None)
-                self._change_soon()
-            elif code.value < FAILURE:
-                self._granted = True
-                self._judge(works=True)
-                if self._denied.pop(topic, None):
-                    logger.info("the broker grants the subscription to %s now", topic)
-                    self._covered = None
-                    self._change_soon()
-                if topic == self._marker and self._connection is not None and not self._echoed.is_set():
-                    self._send_marker()
-                    self._later(MARKER_S, self._judge_silence)
-            elif topic in self._wanted:
-                if topic not in self._denied:
-                    logger.warning("the broker denies the subscription to %s: %s", topic, code)
-                self._denied[topic] = str(code)
-                self._identifiers.drop(topic)
-                if self._wanted[topic] is Kind.INPUT:
-                    self._covered = None
-                    self._change_soon()
-        if self._denied and (self._retrying is None or self._retrying.when() <= self._loop.time()):
-            self._retrying = self._later(DENIED_RETRY_S, self._retry_denied)
+        """The broker has answered a SUBSCRIBE packet."""
+        self._subscribing.subscribed(asked, codes)
 
     def unsubscribed(self, ended: list[str]) -> None:
-        """Subscribes to what was only to be asked for again."""
-        self._ends.difference_update(ended)
-        if not self._wanted.keys().isdisjoint(ended):
-            self._change_soon()
+        """The broker has answered an UNSUBSCRIBE packet."""
+        self._subscribing.unsubscribed(ended)
 
     def refused(self, topic: str, size_bytes: int, code: ReasonCode) -> None:
         """Notes what the broker did not take."""
         if code.value == TOO_LARGE:
-            self._learned.too_large(size_bytes, self._loop.time())
+            self.learned.too_large(size_bytes, self._loop.time())
         self._note_refusal(topic, f"{code} ({size_bytes} bytes)" if code.value == TOO_LARGE else str(code))
 
     def acknowledged(self, topic: str) -> None:
@@ -424,85 +356,25 @@ class Link:
             self._refused[topic] = why
         self._counters["publishes_refused"] += 1
 
-    # -- subscriptions
+    # -- what subscriptions need (device_agent.broker.subscribing.Line)
 
-    def _change_soon(self) -> None:
-        if self._changing is None and self.online:
-            self._changing = self._loop.call_soon(self._change)
+    @property
+    def accepted_connection(self) -> Connection | None:
+        """The one that the broker has accepted, while there is one."""
+        return self._connection if self.online else None
 
-    def _change(self) -> None:
-        """Sends what has changed, an UNSUBSCRIBE and a SUBSCRIBE packet for all of it together."""
-        self._changing = None
-        if self._connection is None or not self.online:
-            return
-        over = [each for each in self._held if not self._asked(each) or each in self._renewed]
-        inputs = {each for each in over if self._held[each] is Kind.INPUT and each not in self._renewed}
-        self._send_ends([each for each in over if each not in inputs])
-        self._renewed.clear()
-        wildcards = self._connection.limits.wildcards
-        for each in [each for each in self._wanted if not wildcards and is_wild(each)]:
-            self._denied[each] = "the broker has no wildcard subscriptions"
-            self._covered = None
-        new = [each for each in self._wanted if self._asked(each) and each not in self._held and each not in self._ends]
-        new = [each for each in new if wildcards or not is_wild(each)]
-        again = self._inputs_again()
-        asked = [*new, *(each for each in again if each in self._held)]
-        alone = self._identifiers.needed(asked, self._held) if self._connection.limits.identifiers else {}
-        for group in [[each] for each in alone] + self._packets([each for each in asked if each not in alone]):
-            options = [INPUT_AGAIN if each in again else self._wanted[each].value for each in group]
-            self._connection.subscribe(list(zip(group, options, strict=True)), alone.get(group[0], 0))
-            self._held.update((each, self._wanted[each]) for each in group)
-        self._send_ends([each for each in self._held if each in inputs])  # last: a wider one may have taken its place
+    def granted(self, topic: str) -> None:
+        """The connection does what it is for; the first time, whether it also delivers is to be seen."""
+        self._granted = True
+        self._judge(works=True)
+        if topic == self._marker and self._connection is not None and not self._echoed.is_set():
+            self._send_marker()
+            self.later(MARKER_S, self._judge_silence)
 
-    def _inputs_again(self) -> set[str]:
-        """The inputs whose retained messages are to come, though the broker may hold a subscription to them."""
-        repeated, self._repeated = self._repeated, set()
-        inputs = (each for each, kind in self._wanted.items() if kind is Kind.INPUT and repeated and self._asked(each))
-        return {each for each in inputs if any(topics.covers(each, other) for other in repeated)}
-
-    def _asked(self, topic: str) -> bool:
-        """Whether a subscription is wanted, and not an input that a wider one brings: some brokers would send it twice."""
-        if self._covered is None:
-            self._covered = self._identifiers.arrange(self._wanted, self._denied)
-        return topic in self._wanted and topic not in self._covered
-
-    def _packets(self, asked: list[str]) -> list[list[str]]:
-        return self.limits.packets(asked, self._learned.topics_a_packet(self._loop.time()))
-
-    def _send_ends(self, ended: list[str]) -> None:
-        assert self._connection is not None
-        for group in self._packets(ended):
-            self._connection.unsubscribe(group)
-            self._ends.update(group)
-            self._later(UNSUBACK_S, functools.partial(self._no_unsuback, group, self._connection.received_bytes))
-            for each in group:
-                self._held.pop(each, None)
-                self._identifiers.drop(each)
-
-    def _no_unsuback(
-        self, ended: list[str], before: int, behind: "asyncio.Future[Sent] | None" = None, tries: int = UNSUBACK_TRIES
-    ) -> None:
-        """A broker that does not answer UNSUBSCRIBE on a kept session (rumqttd) gets a clean session from now on.
-
-        On a slow link the answer comes after all that is under way, and before the answer to what was sent after it (`behind`).
-        """
-        if self._ends.isdisjoint(ended) or self._connection is None:
-            return
-        received, passed = self._connection.received_bytes, behind is not None and behind.done()
-        if tries and received > before and not passed:
-            if behind is None and self._marker and self._marker not in self._denied:
-                behind = self.publish(self._marker, b"")
-            self._later(UNSUBACK_S, functools.partial(self._no_unsuback, ended, received, behind, tries - 1))
-        elif self._resumed:
-            self._resumes = False
-            self.renew("the broker does not answer UNSUBSCRIBE on a kept session: sessions are not kept any more")
-        else:
-            self.unsubscribed(ended)
-
-    def _retry_denied(self) -> None:
-        for each in self._denied:
-            self._held.pop(each, None)
-        self._change_soon()
+    def keep_no_session(self, reason: str) -> None:
+        """From the next connection on, which is made soon, the broker keeps none."""
+        self._resumes = False
+        self.renew(reason)
 
     # -- the marker
 
@@ -516,7 +388,7 @@ class Link:
             self._silent = True
             logger.warning("the broker granted a subscription to %s and delivers nothing: may this board read it?", self._marker)
 
-    def _later(self, delay_s: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+    def later(self, delay_s: float, function: Callable[[], None]) -> asyncio.TimerHandle:
         """Calls a function later, if this connection lasts."""
         self._timers = [each for each in self._timers if each.when() > self._loop.time()]
         self._timers.append(self._loop.call_later(delay_s, function))

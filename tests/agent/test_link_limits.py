@@ -423,7 +423,7 @@ def test_a_session_is_resumed_without_what_an_old_window_subscribed_to():
 @pytest.mark.parametrize("comes", ["all in order", "all but the answer", "nothing"])
 def test_an_answer_behind_what_is_under_way_on_a_slow_link_is_waited_for(monkeypatch, comes):
     """A broker that sends nothing, or answers what was sent later, does not answer: sessions are not kept any more."""
-    monkeypatch.setattr("device_agent.broker.link.UNSUBACK_S", 0.6)
+    monkeypatch.setattr("device_agent.broker.subscribing.UNSUBACK_S", 0.6)
 
     async def inside():
         broker = ScriptedBroker(connack=connack(b"", session=True), unsuback=lambda connection: connection != 2)
