@@ -9,7 +9,8 @@ import pytest
 from device_agent.desired import roots
 from device_agent.desired.trust import Trust
 from device_agent.desired.walk import ROOTS_A_SESSION, RootWalk
-from device_agent.storage.store import ROOTS_KEPT, Store
+from device_agent.storage.documents import ROOTS_KEPT
+from device_agent.storage.store import Store
 from ota.formats import topics, trust
 from ota.formats.reasons import Reason, Refused
 from ota.formats.signed import Role
