@@ -191,6 +191,11 @@ COMPLETE = '[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nr
         (COMPLETE + "[policy.grants.network]\n", "policy.grants: capability 'network' is not one of"),
         (COMPLETE + "[grants.logging]\n", "there is no setting grants.logging"),
         (COMPLETE + "[policy]\ninstances = 65\n", "policy.instances must be a number from 1 to 64"),
+        (COMPLETE + '[broker]\nurl = "mqtt://b"\nkeepalive_s = 86400\n', "broker.keepalive_s must be a number from 1 to 65535"),
+        (
+            COMPLETE + '[broker]\nurl = "mqtt://b"\nsession_expiry_s = 5e9\n',
+            "session_expiry_s must be a number from 0 to 4294967295",
+        ),
         (
             COMPLETE + "[instances.agent]\n",
             'instances.agent must be named with 1 to 64 letters, digits, - _ or ., other than "agent"',

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import enum
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -161,7 +162,10 @@ class Connection:
         client.connect_async(
             config.url.host, config.url.port, keepalive=config.keepalive_s, clean_start=session.clean, properties=properties
         )
-        code = client.reconnect()
+        try:
+            code = client.reconnect()
+        except struct.error as error:
+            raise ValueError("the user name or the password is too long for MQTT") from error
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise OSError(paho.error_string(code))
         client._sock = BufferedSocket(client._sock)  # the library has no place for a socket of ours
@@ -227,10 +231,7 @@ class Connection:
         self._lost.set()
 
     def close(self) -> None:
-        """Says DISCONNECT if the connection still is, lets go of the socket, and settles what was not acknowledged. Again: nothing.
-
-        The broker keeps the session.
-        """
+        """Says DISCONNECT, which keeps the session, lets go of the socket, settles what was not acknowledged. Again: nothing."""
         self._client.disconnect()
         self._client.loop_write()
         if self._socket is not None:

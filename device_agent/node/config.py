@@ -220,8 +220,8 @@ class _Reader:
             ca_file=self._file("broker.ca_file") if self._has("broker.ca_file") else None,
             username=self._get("broker.username", str) if self._has("broker.username") else "",
             password_file=self._file("broker.password_file") if self._has("broker.password_file") else None,
-            keepalive_s=int(self._number("broker.keepalive_s", 30, 1)),
-            session_expiry_s=int(self._number("broker.session_expiry_s", 3600, 0)),
+            keepalive_s=int(self._number("broker.keepalive_s", 30, 1, 0xFFFF)),
+            session_expiry_s=int(self._number("broker.session_expiry_s", 3600, 0, 0xFFFF_FFFF)),
         )
 
     def _url(self, name: str) -> BrokerUrl:

@@ -119,6 +119,18 @@ def test_why_the_broker_refuses_is_said_once(caplog, monkeypatch, connack, told)
     assert caplog.text.count(told) == 1
 
 
+def test_a_password_that_fits_no_packet_is_told_and_ends_nothing(tmp_path, caplog, monkeypatch):
+    """The file is read at each attempt, and may be another by now."""
+    (password := tmp_path / "password").write_text("x" * 70_000)
+
+    async def inside():
+        async with ScriptedBroker() as broker:
+            await tried(replace(broker.config, username="board", password_file=password), 2, monkeypatch)
+
+    asyncio.run(inside())
+    assert caplog.text.count("is too long for MQTT") == 1
+
+
 def test_a_broker_that_does_not_answer_at_all_is_told(caplog, monkeypatch):
     """amqtt 0.12.1 leaves a CONNECT of MQTT 5 unanswered and the connection open."""
     monkeypatch.setattr("device_agent.broker.connection.CONNACK_TIMEOUT_S", 0.1)
