@@ -6,6 +6,7 @@ from device_agent.broker.packets import Arrived
 from ota.formats import topics
 
 TOPICS_KEPT = 1024
+TOPIC_CHARACTERS = 512  # of a topic that is remembered: those of modules have 256, and stand behind a template's prefix
 
 
 class Handled:
@@ -16,6 +17,8 @@ class Handled:
 
     def repeats(self, arrived: Arrived, digest: bytes) -> bool:
         """Whether a message is a retained one, sent because of a subscription, whose content was the topic's last already."""
+        if len(arrived.topic) > TOPIC_CHARACTERS:
+            return False
         known = self._digests.get(arrived.topic)
         self._digests[arrived.topic] = digest
         self._digests.move_to_end(arrived.topic)

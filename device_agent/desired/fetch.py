@@ -132,7 +132,7 @@ class Fetcher:
         def check(data: bytes) -> ChunkIndex:
             return ChunkIndex.from_bytes(data, wanted.index_digest, wanted.sent_digest, wanted.size)
 
-        index = await self._get(Part(topics.blob_index(wanted.sent_digest), about), Reason.CHUNK_MISSING, check)
+        index = await self._get(Part(topics.blob_index(wanted.sent_digest), about, INDEX_LIMIT_BYTES), Reason.CHUNK_MISSING, check)
         missing = sorted(await self._on_writer(self._store.begin_blob, index))
         self._chunks += len(index.digests)
         self._done_chunks += len(index.digests) - len(missing)

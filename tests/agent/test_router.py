@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from device_agent.broker.link import Kind, Link
 from device_agent.broker.outcomes import Outcomes
 from device_agent.broker.packets import Arrived
+from device_agent.broker.retained import Handled
 from device_agent.broker.router import Router, Routes
 from device_agent.channel.frames import Done, KeyWrite
 from device_agent.channel.workers import ModuleSpec
@@ -242,6 +243,16 @@ def test_a_retained_input_is_handled_once_by_each_instance_and_again_when_it_has
     assert first.got == [("x", b"1"), ("x", b"1"), ("x", b"2")]
     assert second.got == [("x", b"1"), ("x", b"1"), ("x", b"2")]
     assert rig.counters["retained_repeats"] == 1
+
+
+def test_topics_that_no_module_has_are_not_remembered():
+    """A neighbour may write on topics of 64 KiB each, which `in/#` covers."""
+    handled = Handled()
+    for number in range(10):
+        assert not handled.repeats(Arrived(f"groups/lab/in/{number}{'x' * 60_000}", b"", retained=True), b"digest")
+    assert sum(map(len, handled._digests)) == 0
+    assert not handled.repeats(Arrived("groups/lab/in/x", b"", retained=True), b"digest")
+    assert handled.repeats(Arrived("groups/lab/in/x", b"", retained=True), b"digest")
 
 
 def test_retained_inputs_are_told_apart_over_real_reconnections(tmp_path):

@@ -317,3 +317,23 @@ def test_counts_belong_to_the_update_that_is_fetched():
             await asyncio.gather(fetching, return_exceptions=True)
 
     asyncio.run(inside())
+
+
+@pytest.mark.parametrize(("part", "most"), [(transfer.Part("a", 100), 101), (transfer.Part("a", 100, 5000), 5001)])
+def test_a_broker_that_sends_megabytes_for_a_small_part_fills_no_memory_with_them(part, most):
+    async def main():
+        source = SimpleNamespace(begin=lambda topic: None, end=lambda topic: None, sessions=1, part_bytes=0)
+        reading = transfer.Transfer(source, transfer.Pace(), 1.0, Reason.CHUNK_MISSING)
+        sizes: list[int] = []
+
+        async def take(_, payload: bytes) -> None:
+            sizes.append(len(payload))
+
+        task = asyncio.ensure_future(reading.run([part], take))
+        await asyncio.sleep(0)
+        reading.arrived("a", bytes(1 << 20))
+        assert [len(payload) for _, payload in reading._arrived] == [most]
+        await task
+        assert sizes == [most]
+
+    asyncio.run(main())
