@@ -127,7 +127,12 @@ class Documents(Messages):
 
     @recovers
     def take_session(self) -> bytes | None:
-        """What the last start of an agent has left at the broker, once; before `next_start`. Raises Refused DISK_FULL."""
+        """What the last start of an agent has left at the broker, once; before `next_start`. Raises Refused DISK_FULL.
+
+        Nothing while the disk can't be written: the next start would take it up once more, when it is another.
+        """
+        if self.home.in_memory:
+            return None
         sessions = f"from documents where substr(name, 1, {len(_SESSION)}) = '{_SESSION}'"
         found = self._database.execute(f"select name = {_SESSION_NAME}, document {sessions}").fetchall()
         if found:

@@ -128,3 +128,15 @@ def test_a_session_is_taken_up_once_and_by_the_next_start_alone(tmp_path):
     store.next_start(1)  # of an agent that knows nothing of it, before this version say
     assert store.take_session() is None
     store.close()
+
+
+def test_a_session_that_can_t_be_taken_off_the_disk_is_not_taken_up(tmp_path, monkeypatch):
+    """Each start would go on with it, though what the broker has changes in each."""
+    store = Store(tmp_path)
+    store.next_start(1)
+    store.keep_session(LEFT.to_bytes())
+    monkeypatch.setattr(store.home, "in_memory", True)  # as on a disk that is read-only by now
+    assert store.take_session() is None
+    monkeypatch.setattr(store.home, "in_memory", False)
+    assert KeptSession.read(store.take_session()) == LEFT
+    store.close()
