@@ -190,6 +190,7 @@ def test_both_spellings_of_an_empty_protected_header_are_read():
 def test_a_recipient_of_a_kind_that_comes_later_locks_nobody_out():
     read = EncryptionInfo.from_bytes(info([[b"", {1: -5, 4: b"k"}, bytes(40)], group(), [b"\xa1\x01\x18\x23", {}, b""]]))
     assert (len(read.recipients), read.unknown) == (1, 2)
+    assert EncryptionInfo(IV, read.recipients) == replace(read, unknown=0)  # what is sealed is for known kinds
     alone = EncryptionInfo.from_bytes(info([[b"", {1: -5, 4: KEY.key_id}, bytes(40)]]))
     assert reason(lambda: ReadingKeys({KEY.key_id: KEY}).content_key(alone)) is Reason.RECIPIENT_MISSING
 
