@@ -57,6 +57,7 @@ def refused(function, *values, **more) -> Refused:
             {"wasi": {"write": ["/a"], "quota_bytes": 8}},
             "wasi.quota_bytes 9 (granted 8)",
         ),
+        ({"wasi": {"quota_bytes": 1}}, {"wasi": {}}, "wasi.quota_bytes 1 (granted 0)"),
         ({"random": {}, "wasi": {}}, {}, "random, wasi"),
         ({"random": {}, "gpio": {"inputs": ["gpiochip0:1"]}}, {"gpio": {}}, "gpio.inputs gpiochip0:1, random"),
     ],
@@ -310,6 +311,12 @@ def test_exports_are_the_interfaces_that_are_whole():
 def test_what_a_module_lacks_is_told(exports, told):
     error = refused(check_exports, exports)
     assert (error.reason, error.detail) == (Reason.EXPORT_MISSING, told)
+
+
+def test_of_many_versions_of_a_filter_the_first_are_told():
+    many = [f"proxy_abi_version_{number:04}" for number in range(20)]
+    told = f"the filter exports {', '.join(many)[:200]}, the board has {', '.join(FILTER_VERSIONS)}"
+    assert refused(check_exports, many, is_filter=True).detail == told
 
 
 A_FILTER = [FILTER_VERSIONS[1], "proxy_on_context_create", "memory", "malloc"]

@@ -415,6 +415,11 @@ def test_what_a_module_lacks_is_shown_and_no_description_is_suggested():
     assert (found.values["made_by"], found.values["abilities"]) == (["abc 2.1", "def"], [])
 
 
+@pytest.mark.parametrize("text", ['(import "env" "abort" (func))' + CONTRACT, "(memory 1)"])
+def test_no_description_is_suggested_for_what_no_board_runs(text):
+    assert not any(label == "its .toml" for label, _ in rows(made(text)))
+
+
 def test_a_module_with_imports_in_short_is_shown_as_boards_get_it():
     compact = MODULE_MAGIC + b"\1\4\1\x60\0\0" + b"\2\x0e\1\1a\0\x7f\2\1b\0\0\1c\0\0"
     shown = rows(compact)
