@@ -156,6 +156,11 @@ class Desired:
         """When the newest of what is accepted was issued: it is not earlier now. Seconds since 1970."""
         return self._standing.issued_s
 
+    @property
+    def epochs(self) -> dict[str, int]:
+        """Those of the documents in force, by kind."""
+        return {each.kind: each.accepted.epoch for each in self._scopes if each.accepted is not None}
+
     # -- what is wanted
 
     def consider(self) -> None:

@@ -401,6 +401,7 @@ class Node:
             root=self._trust.root.number,
             journal=self._store.journal_head,
             group_keys=self._keys.group_key_ids,
+            documents=self._desired.epochs,
         )
 
 

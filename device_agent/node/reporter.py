@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from device_agent.broker.identity import IdentityError
 from device_agent.broker.statements import Statements
@@ -30,6 +30,7 @@ class BoardState:
     root: int = 0  # number of the root document in force
     journal: JournalHead = NO_ROWS
     group_keys: tuple[bytes, ...] = ()  # identifiers
+    documents: Mapping[str, int] = field(default_factory=dict)  # epochs of the deployments in force, by kind
 
 
 class Reporter:
@@ -124,6 +125,7 @@ class Reporter:
             root=state.root,
             journal=state.journal,
             group_keys=state.group_keys,
+            documents=state.documents,
         )
         return self._statements.sign(REPORT, lambda counter: replace(board, counter=counter).to_bytes(), introduce=True)
 

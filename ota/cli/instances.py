@@ -51,10 +51,11 @@ def add_commands(commands: Any) -> None:
         help="take instances out of a deployment: a device follows its group again",
         description="Take instances out of the deployment of a device, which follows its group again, or of a group, whose boards"
         " keep what they run.",
-        epilog="example: ota withdraw blink --device roof-1",
+        epilog="example: ota withdraw blink --device roof-1 --wait 60",
     )
     withdraw.add_argument("name", type=output.name, nargs="+", help="an instance; a set is withdrawn as a whole")
     scopes.add_scope(withdraw)
+    waiting.add_options(withdraw)
     add_devices_option(withdraw)
     _add_general_options(withdraw)
     withdraw.set_defaults(handler=_withdraw)
@@ -115,7 +116,6 @@ def _groups(arguments: argparse.Namespace) -> dict[str, Present]:
 
 
 def _withdraw(arguments: argparse.Namespace) -> int:
-    arguments.wait = None
     groups = _groups(arguments) if arguments.device else {}
 
     def decide(found: Present, _: int) -> Edit:
@@ -128,7 +128,7 @@ def _withdraw(arguments: argparse.Namespace) -> int:
                 )
         return edit
 
-    return _change(arguments, decide, arguments.name)
+    return _change(arguments, decide, arguments.name, {name: each.deployment for name, each in groups.items()})
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -147,13 +147,18 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _change(arguments: argparse.Namespace, decide: Decide, names: list[str]) -> int:
-    """Decides for each group or device, and publishes the result, or says what it would be."""
+def _change(
+    arguments: argparse.Namespace, decide: Decide, names: list[str], withdrawn_to: Mapping[str, Deployment] | None = None
+) -> int:
+    """Decides for each group or device, and publishes the result, or says what it would be.
+
+    `withdrawn_to`: the instances are taken out; what devices follow again, by device.
+    """
     workspace = open_workspace(arguments)
     with Broker(workspace.settings) as broker:
         surveys = entries.survey(workspace, broker, scopes.scopes(workspace, arguments))
         now_s = int(time.time()) if arguments.dry_run else check_clock(arguments, max(each.signed_s for each in surveys.values()))
-        if hasattr(arguments, "window"):  # all but `withdraw`
+        if withdrawn_to is None:
             roster = open_roster(workspace, arguments)
             if arguments.wait is None:
                 entries.warn_of_strangers(roster, surveys)
@@ -169,7 +174,9 @@ def _change(arguments: argparse.Namespace, decide: Decide, names: list[str]) -> 
     _tell(done, edits, names, arguments)
     if arguments.dry_run or arguments.wait is None:
         return 0
-    return waiting.wait(workspace, list(done.values()), names, now_s, arguments)
+    if withdrawn_to is not None:  # the rest of a set, too
+        names = sorted({name for each in edits.values() for name in each.drops})
+    return waiting.wait(workspace, list(done.values()), names, now_s, arguments, withdrawn_to)
 
 
 def _tell(done: Mapping[Scope, Deployment], edits: Mapping[Scope, Edit], names: list[str], arguments: argparse.Namespace) -> None:

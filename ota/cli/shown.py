@@ -147,6 +147,7 @@ def as_json(device: Device, now_s: float) -> dict[str, Any]:
         "counters": report.counters,
         "problems": report.problems,
         "root": report.root,
+        "documents": dict(report.documents) if report.documents is not None else None,
         "algorithms": report.algorithms,
         "journal": {"row": report.journal.row, "digest": report.journal.digest},
     }

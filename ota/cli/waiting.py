@@ -2,16 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ota.cli import output
 from ota.cli.fleet import open_roster
+from ota.errors import OtaError
 from ota.formats.deployment import Deployment
 from ota.formats.text import printable
 from ota.operator.broker import Broker
 from ota.operator.roster import Roster
 from ota.operator.waiting import Kind, Outcome, Standing, Waiting
+from ota.operator.withdrawing import Withdrawing
 from ota.operator.workspace import Workspace
 
 __all__ = ["STAGED", "add_options", "wait"]
@@ -43,11 +45,12 @@ def wait(
     instances: Collection[str],
     since_s: float,
     arguments: argparse.Namespace,
+    groups: Mapping[str, Deployment] | None = None,
 ) -> int:
     """Waits for the entries of these instances in what was published at `since_s`; returns the exit code.
 
     `published` is the document of one group, or documents of single devices. `arguments` has those of `add_options` and of
-    `fleet.add_devices_option`, and `json`.
+    `fleet.add_devices_option`, and `json`. `groups`: the instances were withdrawn; what devices follow again, by device.
     """
     roster = open_roster(workspace, arguments)
     several = len(instances) > 1
@@ -61,14 +64,18 @@ def wait(
 
     if not arguments.json:
         _warn(roster, published)
-    with Broker(workspace.settings) as broker:
-        only_online = arguments.wait_for == "online"
-        waiting = Waiting(broker, roster, workspace.root(), published, instances, only_online=only_online)
-        try:
+    only_online = arguments.wait_for == "online"
+    try:
+        with Broker(workspace.settings) as broker:
+            common = broker, roster, workspace.root(), published, instances
+            if groups is None:
+                waiting = Waiting(*common, only_online=only_online)
+            else:
+                waiting = Withdrawing(*common, groups=groups, only_online=only_online)
             outcome = waiting.run(arguments.wait, since_s, changed)
-        except KeyboardInterrupt:
-            output.note("the update is published, and boards go on with it: `ota status` shows how far they are")
-            raise
+    except (KeyboardInterrupt, OtaError):
+        output.note("the update is published, and boards go on with it: `ota status` shows how far they are")
+        raise
     if arguments.json:
         output.result_json(_as_json(published, instances, outcome))
     else:
@@ -122,7 +129,9 @@ def _as_json(published: Sequence[Deployment], instances: Collection[str], outcom
 
 def _entry_json(deployment: Deployment, instance: str) -> dict[str, Any]:
     whose = {"device": deployment.device} if deployment.device else {"group": deployment.group}
-    entry = deployment.entries[instance]
+    entry = deployment.entries.get(instance)
+    if entry is None:
+        return {**whose, "instance": instance, "deployment": None, "manifest": None}
     return {**whose, "instance": instance, "deployment": entry.deployment_id, "manifest": entry.manifest_digest or None}
 
 

@@ -1,5 +1,6 @@
 """What devices say: reports (retained), log records and telemetry."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ STATES = ("idle", "offered", "fetching", "staged", "starting", "trial", "passed"
 INSTANCES, REFUSALS = 64, 4
 _REPORT_KEYS = (
     *("v", "device", "group", "board", "agent", "time", "uptime", "instances", "refusals", "counters", "problems"),
-    *("root", "algorithms", "counter", "journal", "encryption", "group-keys"),
+    *("root", "algorithms", "counter", "journal", "encryption", "group-keys", "documents"),
 )
 _SUMMARY_KEYS = ("name", "module", "version", "sequence", "slot", "state", "reason", "counter")
 LEVELS = ("trace", "debug", "info", "warn", "error")
@@ -26,6 +27,7 @@ LACKING, WORD_CHARACTERS = 8, 64
 ALGORITHMS, DIGEST_BYTES = 16, 32
 ENCRYPTION_KEY_BYTES = 256
 GROUP_KEYS, KEY_ID_BYTES = 24, 8
+DOCUMENTS = ("group", "device")
 _WORD_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -113,6 +115,7 @@ class Report:
     journal: JournalHead = JournalHead()
     encryption: bytes = b""  # the board's own key to encrypt for, an encoded COSE_Key; empty: the board does not say
     group_keys: tuple[bytes, ...] = ()  # identifiers of keys of groups that it has
+    documents: Mapping[str, int] | None = None  # epochs of the deployments in force, of "group" and "device"; None: it does not say
 
     def to_bytes(self) -> bytes:
         """Encoded. What is beyond a limit is cut: a report that nobody reads tells nothing."""
@@ -144,6 +147,7 @@ class Report:
             }
             | ({"encryption": self.encryption} if self.encryption else {})
             | ({"group-keys": list(self.group_keys[:GROUP_KEYS])} if self.group_keys else {})
+            | ({"documents": dict(self.documents)} if self.documents is not None else {})
         )
 
     @classmethod
@@ -169,6 +173,7 @@ class Report:
             journal=_journal_head(top.items("journal", 8)),
             encryption=top.data("encryption", limit=ENCRYPTION_KEY_BYTES) if "encryption" in top else b"",
             group_keys=_key_ids(top.items("group-keys", GROUP_KEYS)) if "group-keys" in top else (),
+            documents=_documents(top.map("documents")) if "documents" in top else None,
         )
 
 
@@ -312,6 +317,11 @@ def _key_ids(values: list[Any]) -> tuple[bytes, ...]:
     if not all(isinstance(each, bytes) and 0 < len(each) <= KEY_ID_BYTES for each in values):
         raise malformed("report", "an identifier of a key that is none")
     return tuple(values)
+
+
+def _documents(value: Any) -> dict[str, int]:
+    fields = Fields(value, "report: documents", DOCUMENTS, Unknown.IGNORE)
+    return {name: fields.number(name) for name in DOCUMENTS if name in fields}
 
 
 def _words(values: list[Any], characters: int = WORD_CHARACTERS) -> tuple[str, ...]:

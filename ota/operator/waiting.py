@@ -18,9 +18,10 @@ from ota.operator.broker import Broker
 from ota.operator.reports import Device, View
 from ota.operator.roster import Roster
 
-__all__ = ["Kind", "Outcome", "Standing", "Waiting", "judge"]
+__all__ = ["UNTOLD", "Kind", "Outcome", "Standing", "Waiting", "judge", "not_yet", "refused"]
 
 ENDED_BADLY = ("rejected", "failed", "rolled-back")
+UNTOLD = "untold"  # an agent that says nothing of it, and will not
 WORKING = ("offered", "fetching", "staged", "starting", "trial", "passed")
 _CLOCK = frozenset(each.value for each in CLOCK_REASONS)
 _ROOT = frozenset(each.value for each in ROOT_REASONS)
@@ -65,23 +66,37 @@ def judge(device: Device, instance: str, deployment: Deployment, since_s: float,
     if seen is not None and seen.unknown:
         return Standing(Kind.UNKNOWN, "unreadable" if seen.unreadable else "unknown", detail=seen.unknown)
     entry = deployment.entries[instance]
-    passing = _CLOCK | _ROOT if 0 < device.report.root < root else _CLOCK
     report = seen.report if seen is not None else None
     if report is not None and report.attempt.deployment == entry.deployment_id:
-        standing = _attempted(report.attempt, passing)
+        standing = _attempted(report.attempt, _passing(device, root))
         if standing is not None:
             return standing
-    refusal = _refusal(device, deployment, since_s)
-    if refusal is not None:
-        waits = refusal.reason in passing
-        return Standing(Kind.PENDING if waits else Kind.FAILED, "waiting" if waits else "rejected", refusal.reason, refusal.detail)
+    if (standing := refused(device, deployment, since_s, root)) is not None:
+        return standing
     if report is not None and _runs(report.running, entry):
         return Standing(Kind.CONFIRMED, "confirmed")  # it ran this already
     if entry.absent and report is None and all(each.name != instance for each in device.report.instances):
         return Standing(Kind.CONFIRMED, "absent")  # there was nothing to remove
-    if device.online or device.live:
-        return Standing(Kind.PENDING, "pending")
-    return Standing(Kind.OFFLINE, "offline")
+    return not_yet(device)
+
+
+def refused(device: Device, deployment: Deployment, since_s: float, root: int) -> Standing | None:
+    """How every instance stands where the board refused the document as a whole; None where it did not."""
+    refusal = _refusal(device, deployment, since_s)
+    if refusal is None:
+        return None
+    waits = refusal.reason in _passing(device, root)
+    return Standing(Kind.PENDING if waits else Kind.FAILED, "waiting" if waits else "rejected", refusal.reason, refusal.detail)
+
+
+def not_yet(device: Device) -> Standing:
+    """Of a board that has said nothing of it."""
+    return Standing(Kind.PENDING, "pending") if device.online or device.live else Standing(Kind.OFFLINE, "offline")
+
+
+def _passing(device: Device, root: int) -> frozenset[str]:
+    """Reasons for which a board looks again by itself."""
+    return _CLOCK | _ROOT if device.report is not None and 0 < device.report.root < root else _CLOCK
 
 
 def _attempted(attempt: Attempt, passing: frozenset[str]) -> Standing | None:
@@ -164,7 +179,7 @@ class Outcome:
         """
         every = [each for found in self.standings.values() for each in found.values()]
         open_yet = any(each.kind is Kind.PENDING or each.state == "unknown" for each in every)
-        return any(each.kind in _ENDED for each in every) and not open_yet
+        return any(each.kind in _ENDED or each.state == UNTOLD for each in every) and not open_yet
 
     def summary(self) -> str:
         """For a person."""
@@ -196,8 +211,12 @@ class Waiting:
         instances: Collection[str],
         *,
         only_online: bool = False,
+        also: Collection[str] = (),
     ) -> None:
-        """`deployments`: what was published, one document of a group, or documents of devices; `instances`: whose entries count."""
+        """`deployments`: what was published, one document of a group, or documents of devices; `instances`: whose entries count.
+
+        `also`: more topics for `_heard`.
+        """
         self._root, self._roster = root, roster
         self._instances = sorted(instances)
         self._present = {_topic(each): each for each in deployments}
@@ -208,13 +227,14 @@ class Waiting:
         self._view = View(
             broker,
             roster,
-            also=self._present,
+            also={*self._present, *also},
             of_board=lambda name: () if self._devices else (topics.device_desired(name),),
             instances=self._instances,
             heard=self._heard,
             only=self._devices or None,
         )
-        self._view.expect({name for each in deployments for one in self._instances for name in each.entries[one].boards})
+        named = [each.entries[one].boards for each in deployments for one in self._instances if one in each.entries]
+        self._view.expect({name for boards in named for name in boards})
 
     def run(self, timeout_s: float, since_s: float, changed: Changed = _ignored) -> Outcome:
         """`changed` gets board, instance and its standing when that is another. Raises BrokerError."""
@@ -241,16 +261,22 @@ class Waiting:
             changed(device.name, "", Standing(Kind.UNKNOWN, "moved", detail="the board is in another group now"))
             return
         for instance in self._instances:
-            if not deployment.entries[instance].includes(device.name):
+            standing = self._standing(device, instance, deployment, since_s)
+            if standing is None:
                 continue
-            own = self._own.get(device.name, {}).get(instance)
-            overridden = own is not None and own.includes(device.name)
-            standing = _OVERRIDDEN if overridden else judge(device, instance, deployment, since_s, self._root.number)
             if found.get(instance) != standing:
                 found[instance] = standing
                 changed(device.name, instance, standing)
         if not found:
             del self.outcome.standings[device.name]
+
+    def _standing(self, device: Device, instance: str, deployment: Deployment, since_s: float) -> Standing | None:
+        """None where it is not for this board."""
+        if not deployment.entries[instance].includes(device.name):
+            return None
+        own = self._own.get(device.name, {}).get(instance)
+        overridden = own is not None and own.includes(device.name)
+        return _OVERRIDDEN if overridden else judge(device, instance, deployment, since_s, self._root.number)
 
     def _deployment(self, device: Device) -> Deployment | None:
         """The document that is waited for on a board; None when it is for others."""
@@ -285,8 +311,11 @@ class Waiting:
         except Refused as error:
             self.outcome.superseded = f"a document that our keys did not sign ({error})"
             return
-        if present.epoch < ours.epoch:
-            return  # boards refuse it
+        if present.epoch >= ours.epoch:  # boards refuse others
+            self._compare(topic, ours, present)
+
+    def _compare(self, topic: str, ours: Deployment, present: Deployment) -> None:
+        """With what is retained now, which is not older."""
         for name in self._instances:
             entry = present.entries.get(name)
             if entry is None:

@@ -39,8 +39,10 @@ def test_the_next_good_deployment_takes_a_refusal_away(tmp_path):
         _, good = signer.deployment(bytes(32), fraction_ppm=0)
         desk.wants(forged)
         desk.wants(good)
+        assert desk.desired.epochs == {}
         await desk.rest()
         assert desk.refusal is None
+        assert desk.desired.epochs == {"group": signer.epoch}  # what the board reports that it has
 
     asyncio.run(main())
 

@@ -255,6 +255,9 @@ INSTANCE_REPORT = InstanceReport("d", "i", 5, RUNNING, Attempt("trial", bytes(16
 
 def test_reports_logs_and_messages_read_back():
     assert Report.from_bytes(REPORT.to_bytes()) == REPORT
+    for documents in ({}, {"group": 3}, {"device": 4}, {"group": 3, "device": 4}):
+        said = replace(REPORT, documents=documents)
+        assert Report.from_bytes(said.to_bytes()) == said
     assert InstanceReport.from_bytes(INSTANCE_REPORT.to_bytes()) == INSTANCE_REPORT
     logs = [LogRecord(1.5, "info", "i", "m 1", "hello"), LogRecord(2.0, "error", "", "", "x")]
     assert decode_logs(encode_logs("d", 7, logs)) == Batch("d", 7, logs)
@@ -275,6 +278,9 @@ def test_true_is_no_number():
     for key in ("v", "time", "uptime"):
         assert refusal(Report.from_bytes, encode(value | {key: True})).reason is Reason.MALFORMED
     assert refusal(Report.from_bytes, encode(value | {"counters": {"events": True}})).reason is Reason.MALFORMED
+    for wrong in ({"group": True}, {"device": -1}, [3]):
+        assert refusal(Report.from_bytes, encode(value | {"documents": wrong})).reason is Reason.MALFORMED
+    assert Report.from_bytes(encode(value | {"documents": {"group": 3, "later": "x"}})).documents == {"group": 3}
     value = decode(INSTANCE_REPORT.to_bytes(), "report", 10_000)
     assert refusal(InstanceReport.from_bytes, encode(value | {"time": True})).reason is Reason.MALFORMED
 

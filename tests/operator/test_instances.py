@@ -6,12 +6,15 @@ import time
 import pytest
 
 from ota.formats import topics
-from ota.formats.deployment import FRACTION_ALL
+from ota.formats.deployment import FRACTION_ALL, config_digest
+from ota.formats.report import Running
 from ota.formats.window import Window
 from ota.operator.ledger import Ledger
 from ota.operator.publish import artifacts
 from ota.operator.scope import Scope
 from ota.operator.updates import Updates
+from ota.operator.workspace import MAX_SEQUENCE
+from tests.support import fleet
 from tests.support.operator import ota
 from tests.support.publishing import GROUP, LAB
 
@@ -277,6 +280,32 @@ def test_devices_have_documents_of_their_own_which_are_kept_like_those_of_groups
     assert ota(quick.folder, "clean") == 0
     assert quick.retained(topics.manifest(update.digest)) is None
     assert quick.retained(topics.manifest(quick.entry().manifest_digest)) is not None
+
+
+def test_a_withdrawal_is_waited_for_as_other_changes_are(quick, capsys):
+    quick.board("roof-1")
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    assert ota(quick.folder, "publish", quick.module(2), "--device", "roof-1") == 0
+    for words in ((), ("--device", "roof-1")):
+        assert ota(quick.folder, "config", "echo", "a=1", *words) == 0
+    ours = quick.deployment().entries["echo"]
+    capsys.readouterr()
+
+    def board(documents: dict[str, int]) -> None:
+        running = Running("echo", "1.0.0", ours.manifest_digest, config_digest(ours.config), 1, "confirmed")
+        with quick.connect() as broker:
+            fleet.leave(broker, ["roof-1"], documents=documents)
+            fleet.leave_instance(broker, ["roof-1"], "echo", running=running)
+
+    board({"device": MAX_SEQUENCE, "group": MAX_SEQUENCE})
+    assert ota(quick.folder, "withdraw", "echo", "--device", "roof-1", "--wait", "60") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 1 boards confirmed it"
+    board({"device": 0, "group": MAX_SEQUENCE})
+    assert ota(quick.folder, "withdraw", "echo", "--wait", "60", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["confirmed"]
+    assert found["published"] == [{"group": "lab", "instance": "echo", "deployment": None, "manifest": None}]
+    assert found["boards"]["roof-1"]["instances"]["echo"]["state"] == "withdrawn"
 
 
 def test_a_device_that_would_refuse_what_its_group_has_is_named_when_it_is_withdrawn(quick, capsys):

@@ -10,6 +10,7 @@ from ota.formats.deployment import config_digest
 from ota.formats.report import Attempt, InstanceReport, Refusal, Running, Summary
 from ota.operator.reports import Device, Seen
 from ota.operator.waiting import Kind, Outcome, Standing, judge
+from ota.operator.withdrawing import judge_withdrawn
 from tests.support import fleet
 from tests.support.standings import ENTRY, NIGHT, OURS, changed, removing
 
@@ -152,3 +153,53 @@ def test_a_board_has_confirmed_when_all_its_instances_have():
     assert board(Kind.CONFIRMED, Kind.OVERRIDDEN).confirmed
     assert board(Kind.OVERRIDDEN).ended
     assert not board(Kind.OVERRIDDEN).confirmed
+
+
+OWN = replace(OURS, group="", device="b", epoch=9, entries={})  # without an entry for the instance any more
+OTHER = Running("m", "2", b"n" * 32, b"", 2, "confirmed")
+
+
+def withdrawn(said=None, *, report=True, state: str = "idle", running: Running = OTHER, refusals=(), **changes) -> Device:
+    """A board that runs what its own document had, and says which documents it has."""
+    made = device(state, running=running, refusals=refusals, **changes)
+    return replace(made, report=replace(made.report, documents=said) if report else None)
+
+
+@pytest.mark.parametrize(
+    ("board", "group", "kind", "state"),
+    [
+        (withdrawn({"device": 9, "group": 3}), None, Kind.CONFIRMED, "withdrawn"),
+        (withdrawn({"device": 10}), None, Kind.CONFIRMED, "withdrawn"),  # another change came since
+        (withdrawn({"device": 8}, online=True), None, Kind.PENDING, "pending"),
+        (withdrawn({"group": 9}, online=True), None, Kind.PENDING, "pending"),  # of another document
+        (withdrawn({}, online=True), None, Kind.PENDING, "pending"),
+        (withdrawn({"device": 8}), None, Kind.OFFLINE, "offline"),
+        (withdrawn(report=False), None, Kind.SILENT, "never-reported"),
+        (replace(withdrawn(report=False), unknown="no answer"), None, Kind.UNKNOWN, "unknown"),
+        (withdrawn(None), None, Kind.UNKNOWN, "untold"),  # an older agent
+        (withdrawn({"device": 8}, refusals=[refused("device", 9, "deployment-replayed")]), None, Kind.FAILED, "rejected"),
+        (withdrawn({"device": 9}, online=True), OURS, Kind.PENDING, "pending"),  # it is to follow its group, and runs its own yet
+        (withdrawn({"device": 8}, online=True, running=RUNS), OURS, Kind.PENDING, "pending"),
+        (withdrawn({"device": 9}, running=RUNS), OURS, Kind.CONFIRMED, "confirmed"),
+        (withdrawn({"device": 9}, state="confirmed"), OURS, Kind.CONFIRMED, "confirmed"),
+        (withdrawn({"device": 9}, state="rejected", reason="sequence-too-old"), OURS, Kind.FAILED, "rejected"),
+        (withdrawn(None, state="fetching"), OURS, Kind.PENDING, "fetching"),
+        (withdrawn({"device": 9}), changed(paused=True), Kind.CONFIRMED, "withdrawn"),  # nobody begins that
+        (withdrawn({"device": 9}), changed(fraction_ppm=0, boards=("c",)), Kind.CONFIRMED, "withdrawn"),  # it is for others
+    ],
+)
+def test_how_a_board_stands_to_what_is_withdrawn(board, group, kind, state):
+    found = judge_withdrawn(board, "m", OWN, group, since_s=50)
+    assert (found.kind, found.state) == (kind, state)
+
+
+def test_a_groups_board_has_a_withdrawal_once_it_has_the_groups_document():
+    group = replace(OURS, epoch=4, entries={})
+    for epoch, kind in ((3, Kind.PENDING), (4, Kind.CONFIRMED)):
+        assert judge_withdrawn(withdrawn({"group": epoch}, online=True), "m", group, None, since_s=50).kind is kind
+
+
+def test_nothing_more_is_waited_for_where_agents_do_not_say_it():
+    outcome = Outcome({"b": {"m": judge_withdrawn(withdrawn(None), "m", OWN, None, since_s=50)}})
+    assert outcome.ended
+    assert not outcome.confirmed

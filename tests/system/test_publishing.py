@@ -162,9 +162,10 @@ def test_a_device_has_its_own_until_that_is_withdrawn(operator):
     operator.lab.running("2.0.0", "echo")
     operator.publish(1, "--new-sequence")  # the group's boards take it, this one does not
     assert operator.lab.of("echo").running.version == "2.0.0"
-    operator.ota("withdraw", "echo", "--device", DEVICE)
-    operator.confirmed()
-    operator.lab.running("1.0.0", "echo")
+    operator.ota("withdraw", "echo", "--device", DEVICE, "--wait", "60")
+    assert operator.lab.of("echo").running.version == "1.0.0"
+    operator.ota("withdraw", "echo", "--wait", "60")  # from the group: the board has that document, and keeps what it runs
+    assert operator.lab.of("echo").running.version == "1.0.0"
 
 
 def test_a_configuration_is_taken_without_a_new_version_and_shown(operator, capsys):
