@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     )
     verbs = audit.add_subparsers(dest="verb", metavar="verb", required=True)
     log = verbs.add_parser("log", help="what was done with the keys of this workspace", epilog="example: ota audit log --json")
-    log.add_argument("--lines", type=int, default=LINES, metavar="N", help="the last N acts; 0: all (default %(default)s)")
+    log.add_argument("--lines", type=_lines, default=LINES, metavar="N", help="the last N acts; 0: all (default %(default)s)")
     log.add_argument("--json", action="store_true", help="machine-readable, an act a line")
     log.set_defaults(handler=_log)
     verify = verbs.add_parser(
@@ -41,6 +41,12 @@ def add_commands(commands: Any) -> None:
     verify.add_argument("--device", type=output.name, metavar="NAME", help="that board")
     verify.add_argument("--json", action="store_true", help="machine-readable")
     verify.set_defaults(handler=_verify)
+
+
+def _lines(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
 
 
 def _log(arguments: argparse.Namespace) -> int:

@@ -72,6 +72,9 @@ def _write(arguments: argparse.Namespace) -> int:
     disk = find_disk(arguments.disk)
     disk.check(size, arguments.even_if)
     if arguments.dry_run:
+        if arguments.json:
+            output.result_json({"disk": str(disk.path), "size_bytes": size, "sha256": None, "written": False})
+            return 0
         output.result(f"{arguments.image} ({size / 1e6:.0f} MB) would be written to {disk.title}; nothing was written")
         return 0
     if not arguments.yes and not output.confirm(f"{disk.title}\nEverything on it will be lost. Write {arguments.image}?"):
@@ -79,7 +82,7 @@ def _write(arguments: argparse.Namespace) -> int:
     with output.progress(str(disk.path), 2 * size) as advance:
         digest = write_image(arguments.image, disk, lambda _, count: advance(count))
     if arguments.json:
-        output.result_json({"disk": str(disk.path), "size_bytes": size, "sha256": digest})
+        output.result_json({"disk": str(disk.path), "size_bytes": size, "sha256": digest, "written": True})
     else:
         output.result(f"{disk.path}: {size / 1e6:.0f} MB written and read back, SHA-256 {digest}")
     return 0

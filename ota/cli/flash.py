@@ -245,6 +245,9 @@ def _flash(arguments: argparse.Namespace) -> int:
             operator.flasher = flasher
         if arguments.dry_run:
             facts = flasher.look()
+            if arguments.json:
+                output.result_json({"device": arguments.device, "changed": False, "facts": asdict(facts)})
+                return 0
             output.result(f"{board.name} on {arguments.port} could be flashed; nothing was changed")
             output.note(", ".join(f"{name} {version or 'is not there'}" for name, version in facts.packages.items()))
             return 0

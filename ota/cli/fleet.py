@@ -50,21 +50,22 @@ def add_commands(commands: Any) -> None:
         "devices", help="the boards that have a certificate or ever reported", epilog="example: ota devices --forget board-7"
     )
     add_devices_option(devices)
-    devices.add_argument(
+    change = devices.add_mutually_exclusive_group()
+    change.add_argument(
         "--forget",
         type=output.name,
         action="append",
         metavar="NAME",
         help="remove a board that is gone from the list, and its retained messages from the broker; may be repeated",
     )
-    devices.add_argument(
+    change.add_argument(
         "--trust",
         type=output.name,
         action="append",
         metavar="NAME",
         help="believe a board with the key, counter and journal that it has now, whatever it had before; may be repeated",
     )
-    devices.add_argument("--json", action="store_true", help="machine-readable")
+    devices.add_argument("--json", action="store_true", help="machine-readable; a line for each board that is forgotten or trusted")
     devices.set_defaults(handler=_devices)
 
 
@@ -83,17 +84,26 @@ def open_roster(workspace: Workspace, arguments: argparse.Namespace) -> Roster:
 # -- status
 
 
-def _status(arguments: argparse.Namespace) -> int:
+def _asked_for(arguments: argparse.Namespace) -> str | None:
+    """The one board that is asked for, None for all. Raises UsageError."""
     if arguments.named_device and arguments.device:
         raise output.UsageError("name the board once: as BOARD or with --device")
     if arguments.named_instance and (arguments.instance or not arguments.named_device):
         raise output.UsageError("--instance goes with --device")
-    name = arguments.device = arguments.device or arguments.named_device
+    name: str | None = arguments.device or arguments.named_device
+    arguments.device = name
     arguments.instance = arguments.instance or arguments.named_instance
     if name is not None and arguments.group is not None:
         raise output.UsageError("either a board or --group, not both")
     if arguments.watch and arguments.instance is not None:
         raise output.UsageError("--watch tells of all instances of a board")
+    if arguments.watch and (arguments.prometheus or arguments.chunks):
+        raise output.UsageError("--watch tells of changes of boards: --prometheus and --chunks are for one reading")
+    return name
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    name = _asked_for(arguments)
     workspace = Workspace.open(arguments.folder)
     roster = open_roster(workspace, arguments)
 
@@ -217,9 +227,10 @@ def _devices(arguments: argparse.Namespace) -> int:
     roster = open_roster(workspace, arguments)
     with Broker(workspace.settings) as broker:
         if arguments.forget:
-            return max([_forget(workspace, broker, roster, name) for name in dict.fromkeys(arguments.forget)])
+            names = list(dict.fromkeys(arguments.forget))
+            return max([_forget(workspace, broker, roster, name, as_json=arguments.json) for name in names])
         if arguments.trust:
-            return _trust(broker, roster, list(dict.fromkeys(arguments.trust)))
+            return _trust(broker, roster, list(dict.fromkeys(arguments.trust)), as_json=arguments.json)
         view = View(broker, roster)
         view.read()
     found = [view.devices[name] for name in sorted(view.devices)]
@@ -241,22 +252,27 @@ def _devices(arguments: argparse.Namespace) -> int:
     return _said(view)
 
 
-def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str) -> int:
+def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str, *, as_json: bool) -> int:
     check_ours(workspace, broker)
     left = clear(broker, name, deployment=True)
     if name not in roster.names and not left:
+        if as_json:
+            output.result_json({"device": name, "forgotten": False, "topics": 0})
         output.note(f"no board has the name {name}")
         return 1
     roster.forget(name)
     roster.save()
     Ledger(workspace).forget(Scope(device=name))
-    output.result(f"{name} is forgotten; it is listed again when it reports again")
+    if as_json:
+        output.result_json({"device": name, "forgotten": True, "topics": left})
+    else:
+        output.result(f"{name} is forgotten; it is listed again when it reports again")
     if name in roster.certificates:
         output.note(f"its certificate stays valid until {_until(roster.certificates[name])}: `ota retire {name}` ends it")
     return 0
 
 
-def _trust(broker: Broker, roster: Roster, names: list[str]) -> int:
+def _trust(broker: Broker, roster: Roster, names: list[str], *, as_json: bool) -> int:
     for name in names:
         roster.signers.forget(name)
     view = View(broker, roster, only=names)
@@ -265,7 +281,9 @@ def _trust(broker: Broker, roster: Roster, names: list[str]) -> int:
         raise ForeignError(view.foreign)
     for name in names:
         device = view.devices[name]
-        if device.report is None:
+        if as_json:
+            output.result_json({"device": name, "key": roster.signers.label(name) or None, "unknown": device.unknown})
+        elif device.report is None:
             output.note(f"{name}: {device.unknown or 'it has not reported: the first key that it comes with is believed'}")
         else:
             output.result(f"{name} is believed with key {roster.signers.label(name)}")

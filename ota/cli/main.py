@@ -85,7 +85,10 @@ def _add_general_options(commands: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when done, 1 when refused or failed, 2 for wrong usage, 3 when boards wait for a window, 130 when interrupted."""
     words = sys.argv[1:] if argv is None else argv
-    arguments = parser(_verb(words)).parse_args(words)
+    try:
+        arguments = parser(_verb(words)).parse_args(words)
+    except KeyboardInterrupt:
+        return _interrupted()
     handler: Handler = arguments.handler
     try:
         code = handler(arguments)
@@ -102,8 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"ota: {printable(_words(error, arguments), keep)}\n")
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        sys.stderr.write("ota: interrupted\n")
-        return 130
+        return _interrupted()
     except Exception as error:  # a fault of ours: one line, as all errors
         if arguments.debug:
             raise
@@ -111,6 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = printable(f"internal error in {arguments.command}: {type(error).__name__}: {error}")
         sys.stderr.write(f"ota: {about}; please report it with the output of --debug\n")
         return 1
+
+
+def _interrupted() -> int:
+    sys.stderr.write("ota: interrupted\n")
+    return 130
 
 
 def _words(error: Exception, arguments: argparse.Namespace) -> str:

@@ -3,9 +3,10 @@
 import argparse
 import getpass
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +34,11 @@ def result(text: str) -> None:
 
 def result_json(value: Any) -> None:
     """The result for machines: one JSON value a line."""
-    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:  # what a board says may be no number, for which JSON has no word
+        value = _finite(value)
+        text = json.dumps(value, ensure_ascii=False, default=_plain)
     result(text if text.isprintable() else json.dumps(value, default=_plain))
 
 
@@ -101,6 +106,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     raise TypeError(f"{value!r} has no JSON form")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -171,7 +171,11 @@ def _print_root(data: bytes, arguments: argparse.Namespace) -> None:
 def _edit(arguments: argparse.Namespace) -> int:
     workspace = open_workspace(arguments)
     if arguments.discard:
-        output.result("the draft is removed" if root_draft.discard(workspace) else "there is no draft")
+        removed = root_draft.discard(workspace)
+        if arguments.json:
+            output.result_json({"discarded": removed})
+        else:
+            output.result("the draft is removed" if removed else "there is no draft")
         return 0
     expires_s = int(time.time()) + arguments.days * DAY_S
     return edited(workspace, lambda root: replace(root, expires_s=expires_s), f"expires in {arguments.days} days", arguments)

@@ -39,6 +39,7 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._session: Session | None = None
+        self._limits: Limits | None = None
         self.packets = Packets()
         self.connections = 0  # made so far: what was kept open on an earlier one is gone
         self._filters: set[str] = set()
@@ -58,8 +59,10 @@ class Broker:
 
     @property
     def limits(self) -> Limits:
-        """What the broker announced."""
-        return self._connected().limits
+        """What the broker announced on the last connection, which may have broken since."""
+        if self._limits is None:
+            self._limits = self._connected().limits
+        return self._limits
 
     @property
     def round_trip_s(self) -> float:
@@ -197,6 +200,7 @@ class Broker:
         if self._session is None or self._session.lost:
             self._session = None  # closed, should the next one fail
             self._session = Session(self._settings)
+            self._limits = self._session.limits
             self.connections += 1
             self._again = (0, [])
             if filters := sorted(self._filters):

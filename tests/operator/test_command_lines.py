@@ -8,9 +8,11 @@ import sys
 import pytest
 
 from device_agent.__main__ import main as agent
+from ota.cli import output
 from ota.cli.completion import subcommands
 from ota.cli.main import VERBS, _verb, main, parser
 from ota.formats.text import amount, nearest
+from ota.operator.session import NoConnectionError
 from tests.support.operator import ota
 
 AGENT = """\
@@ -161,6 +163,78 @@ def test_a_wait_that_is_interrupted_says_that_the_boards_go_on(quick, capsys, mo
     assert capsys.readouterr().err.endswith(
         "the update is published, and boards go on with it: `ota status` shows how far they are\nota: interrupted\n"
     )
+
+
+def test_a_wait_that_fails_says_that_the_update_is_published(quick, capsys, monkeypatch):
+    def failed(*_: object) -> None:
+        raise NoConnectionError("the connection broke")
+
+    monkeypatch.setattr("ota.operator.waiting.Waiting.run", failed)
+    assert ota(quick.folder, "publish", quick.module(1), "--wait", "60") == 1
+    assert capsys.readouterr().err.endswith(
+        "the update is published, and boards go on with it: `ota status` shows how far they are\nota: the connection broke\n"
+    )
+
+
+def test_ctrl_c_while_the_command_line_is_read_is_no_traceback(capsys, monkeypatch):
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ota.cli.main.parser", interrupted)
+    assert main(["status"]) == 130
+    assert capsys.readouterr().err == "ota: interrupted\n"
+
+
+def test_what_changes_something_answers_machines_too(quick, capsys):
+    quick.board("roof-1")
+
+    def said(*words: str, code: int = 0) -> list[object]:
+        assert ota(quick.folder, *words, "--json") == code
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    (trusted,) = said("devices", "--trust", "roof-1")
+    assert trusted["device"] == "roof-1"
+    assert trusted["key"]
+    forgotten = said("devices", "--forget", "roof-1", "--forget", "nobody", code=1)
+    assert forgotten == [
+        {"device": "roof-1", "forgotten": True, "topics": 2},
+        {"device": "nobody", "forgotten": False, "topics": 0},
+    ]
+    assert said("root", "edit", "--discard") == [{"discarded": False}]
+    said("root", "edit")
+    assert said("root", "edit", "--discard") == [{"discarded": True}]
+
+
+def test_what_is_no_number_is_null_for_machines(capsys):
+    output.result_json({"time_s": float("nan"), "list": [float("inf"), 1.5], "deep": {"x": (float("-inf"),)}})
+    assert json.loads(capsys.readouterr().out) == {"time_s": None, "list": [None, 1.5], "deep": {"x": [None]}}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("status", "--watch", "--prometheus"), "--watch tells of changes of boards"),
+        (("status", "--watch", "--chunks"), "--watch tells of changes of boards"),
+    ],
+)
+def test_options_that_would_be_passed_over_are_wrong_usage(workspace, capsys, words, said):
+    assert ota(workspace, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("audit", "log", "--lines", "-5"),
+        ("group-keys", "deliver", "lab", "--wait", "nan"),
+        ("group-keys", "deliver", "lab", "--wait", "-1"),
+        ("devices", "--forget", "a", "--trust", "b"),
+    ],
+)
+def test_an_option_without_a_meaning_is_wrong_usage(workspace, words):
+    with pytest.raises(SystemExit) as ended:
+        ota(workspace, *words)
+    assert ended.value.code == 2
 
 
 def test_what_is_packed_is_signed_and_not_published(quick, tmp_path, capsys):
