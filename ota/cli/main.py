@@ -137,8 +137,19 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _open_standard_files() -> None:
+    """In the place of those that whoever began this has closed, or the next file or connection would get their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            file = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115  it stays open; the lowest number is this one
+            setattr(sys, name, file)
+
+
 def run() -> None:
     """The console script."""
+    _open_standard_files()
     sys.exit(main())
 
 

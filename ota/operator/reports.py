@@ -130,7 +130,16 @@ class View:
             f"{count} board{'s are' if count > 1 else ' is'} unknown: {each}" for each, count in why.most_common()
         ]
         if not self.foreign:
+            self.remember()
+
+    def remember(self) -> None:
+        """Writes what was read, where that can be written: a disk that is full or read-only hides no board."""
+        try:
             self._roster.save()
+        except OSError as error:
+            self.gaps.append(
+                f"what was read can't be remembered: {error.filename or self._roster.workspace.folder}: {error.strerror}"
+            )
 
     def _verified(self, answers: Iterator[Answer], names: Mapping[str, str], stack: contextlib.ExitStack) -> Iterator[Answer]:
         """The same answers, by topic of a board's name: while the reports in some are verified, the next ones are read."""

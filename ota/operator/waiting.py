@@ -250,7 +250,7 @@ class Waiting:
             outcome.gaps = self._view.gaps
             if outcome.ended or outcome.superseded:
                 break
-        self._roster.save()
+        self._view.remember()
         return outcome
 
     def _judge(self, device: Device, since_s: float, changed: Changed) -> None:

@@ -272,6 +272,15 @@ def test_output_that_nobody_takes_is_no_traceback():
     assert (done.returncode, done.stderr) == (1, "ota: standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_files_that_are_closed_are_no_traceback(tmp_path, closed):
+    command = f"{sys.executable} -m ota.cli.main -C {tmp_path}/w init {closed} && ls {tmp_path}/w/ota.toml"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout.endswith("ota.toml\n")
+
+
 def test_a_full_disk_is_told_with_what_was_being_written(workspace, modules, tmp_path, capsys, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,10 +1,12 @@
 """What the operator sees of a fleet: every board, or that some are missing."""
 
+import errno
 import json
 import os
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
@@ -169,6 +171,21 @@ def test_a_broker_of_another_workspace_is_named_and_nothing_there_is_remembered_
         assert why in said
         assert broker.retained_one(topics.report("a"))
     assert ota(workspace.folder, "status") == 0
+
+
+@pytest.mark.parametrize("words", [("status",), ("devices",)])
+def test_a_workspace_that_cannot_be_written_hides_no_board(workspace, monkeypatch, capsys, words):
+    def full(path: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"])
+    monkeypatch.setattr("ota.operator.workspace.write_durably", full)
+    assert ota(workspace.folder, *words) == 1
+    said = capsys.readouterr()
+    assert "a       lab" in said.out
+    assert "incomplete: what was read can't be remembered: " in said.err
+    assert "No space left on device" in said.err
 
 
 def test_a_name_in_another_boards_bucket_is_no_board(workspace):
