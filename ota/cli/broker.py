@@ -10,6 +10,7 @@ from ota.cli.operator import add_passphrase, open_workspace
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
+from ota.operator import acts
 from ota.operator.access import ENROLMENT, OPERATOR, RESERVED
 from ota.operator.broker_check import Verdict, check
 from ota.operator.broker_config import BOARDS_PORT, KINDS, OPERATORS_PORT, Site, files, new_password
@@ -142,5 +143,6 @@ def _password(workspace: Workspace, user: str) -> str:
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
     made = new_password()
+    acts.record(workspace, "make-password", {"user": user})
     write_durably(path, made.encode() + b"\n", 0o600)
     return made

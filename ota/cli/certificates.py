@@ -15,7 +15,7 @@ from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats.enrolment import SERIAL
 from ota.formats.text import amount
-from ota.operator import issued
+from ota.operator import acts, issued
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority, enrolled
 from ota.operator.enrolment import new_token, standing
@@ -73,8 +73,10 @@ def add_commands(commands: Any) -> None:
         help="how many boards may enrol with it (default %(default)s)",
     )
     add_hours(token)
+    token.add_argument("--group", type=output.name, help="that the boards belong to (default: the workspace's)")
     token.add_argument("-o", "--out", type=Path, required=True, help="the file for it, which is a secret: mode 0600")
     token.add_argument("--json", action="store_true", help="machine-readable result")
+    add_passphrase(token)
     token.set_defaults(handler=_token)
 
     gone = commands.add_parser(
@@ -97,23 +99,25 @@ def add_hours(command: argparse.ArgumentParser) -> None:
     command.add_argument("--hours", type=output.number, default=24.0, help="how long the token is good (default %(default)s)")
 
 
-def make_token(workspace: Workspace, names: str, hours: float, count: int = 1) -> str:
+def make_token(workspace: Workspace, names: str, hours: float, count: int, group: str) -> str:
     """A token, with a word about certificates and tokens that there are already. Raises OtaError."""
     if not 0 < hours <= MAX_HOURS:
         raise OtaError(f"a token is good for more than 0 and at most {MAX_HOURS} hours, not {hours:g}")
     now_s = int(time.time())
     for each in standing(workspace, names, now_s):
         output.note(f"note: {each}")
-    return new_token(workspace, names, now_s, int(hours * HOUR_S), count).to_text()
+    return new_token(workspace, names, now_s, int(hours * HOUR_S), count, group).to_text()
 
 
 def _token(arguments: argparse.Namespace) -> int:
-    workspace = Workspace.open(arguments.folder)
+    workspace = open_workspace(arguments)
     if arguments.out.exists():
         raise OtaError(f"{arguments.out} is there already")
-    write_durably(arguments.out, make_token(workspace, arguments.names, arguments.hours, arguments.count).encode() + b"\n", 0o600)
+    group = arguments.group or workspace.settings.group
+    made = make_token(workspace, arguments.names, arguments.hours, arguments.count, group)
+    write_durably(arguments.out, made.encode() + b"\n", 0o600)
     if arguments.json:
-        output.result_json({"file": str(arguments.out), "names": arguments.names, "count": arguments.count})
+        output.result_json({"file": str(arguments.out), "names": arguments.names, "count": arguments.count, "group": group})
     else:
         many = f"{arguments.count} boards" if arguments.count > 1 else "one enrolment"
         output.result(f"{arguments.out}: a token of {arguments.names} for {many} in the next {arguments.hours:g} hours")
@@ -249,6 +253,8 @@ def _cleared(workspace: Workspace, names: Sequence[str]) -> dict[str, int]:
 
 
 def _take_back(workspace: Workspace, name: str, arguments: argparse.Namespace) -> int:
+    if name in issued.retired(workspace):
+        acts.record(workspace, "take-back-device", {"device": name})
     done = issued.take_back(workspace, name)
     if done and not arguments.offline:  # else the next board of the name would read its predecessor's refusal
         with Broker(workspace.settings) as broker:

@@ -91,6 +91,7 @@ def add_commands(commands: Any) -> None:
         help="the board's key is in a PKCS#11 token: pkcs11:token=…;object=…?module-path=…&pin-source=…",
     )
     settings.add_argument("--json", action="store_true", help="machine-readable result")
+    add_passphrase(settings)
     _add_settings(settings)
     settings.set_defaults(handler=_settings)
 
@@ -300,7 +301,7 @@ def _start_by_u_boot(board: Board, arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> int:
-    workspace, board = Workspace.open(arguments.folder), load_board(arguments.board)
+    workspace, board = open_workspace(arguments), load_board(arguments.board)
     made = _board_settings(workspace, board, arguments)
     if arguments.out.exists():
         raise OtaError(f"{arguments.out} is there already")
@@ -309,7 +310,7 @@ def _settings(arguments: argparse.Namespace) -> int:
     token = (
         ""
         if arguments.no_token or arguments.no_broker
-        else make_token(workspace, arguments.device, arguments.hours, arguments.batch)
+        else make_token(workspace, arguments.device, arguments.hours, arguments.batch, made.group)
     )
     files = made.files(workspace, token=token, enrolment=arguments.enrol_at)
     arguments.out.mkdir(mode=0o700, parents=True)

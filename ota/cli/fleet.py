@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ota.cli import output, shown
-from ota.operator import issued, prometheus
+from ota.operator import acts, issued, prometheus
 from ota.operator.broker import Broker
 from ota.operator.ca import Enrolled
 from ota.operator.keeping import lost
 from ota.operator.ledger import Ledger
-from ota.operator.ownership import ForeignError, check_ours
+from ota.operator.ownership import check_ours
 from ota.operator.reports import Device, View
 from ota.operator.retire import clear
 from ota.operator.roster import Roster, listed
@@ -66,6 +66,7 @@ def add_commands(commands: Any) -> None:
         help="believe a board with the key, counter and journal that it has now, whatever it had before; may be repeated",
     )
     devices.add_argument("--json", action="store_true", help="machine-readable; a line for each board that is forgotten or trusted")
+    devices.add_argument("--passphrase-file", type=Path, help="file that holds the keys' passphrase, with --forget and --trust")
     devices.set_defaults(handler=_devices)
 
 
@@ -224,13 +225,17 @@ def _watch(view: View, wanted: Callable[[Device], bool], arguments: argparse.Nam
 
 def _devices(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
+    if arguments.forget or arguments.trust:
+        from ota.cli.operator import open_workspace  # reading needs no keys, and nothing of what this imports
+
+        workspace = open_workspace(arguments)
     roster = open_roster(workspace, arguments)
     with Broker(workspace.settings) as broker:
         if arguments.forget:
             names = list(dict.fromkeys(arguments.forget))
             return max([_forget(workspace, broker, roster, name, as_json=arguments.json) for name in names])
         if arguments.trust:
-            return _trust(broker, roster, list(dict.fromkeys(arguments.trust)), as_json=arguments.json)
+            return _trust(workspace, broker, roster, list(dict.fromkeys(arguments.trust)), as_json=arguments.json)
         view = View(broker, roster)
         view.read()
     found = [view.devices[name] for name in sorted(view.devices)]
@@ -254,6 +259,7 @@ def _devices(arguments: argparse.Namespace) -> int:
 
 def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str, *, as_json: bool) -> int:
     check_ours(workspace, broker)
+    acts.record(workspace, "forget-device", {"device": name})
     left = clear(broker, name, deployment=True)
     if name not in roster.names and not left:
         if as_json:
@@ -272,13 +278,13 @@ def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str, *, 
     return 0
 
 
-def _trust(broker: Broker, roster: Roster, names: list[str], *, as_json: bool) -> int:
+def _trust(workspace: Workspace, broker: Broker, roster: Roster, names: list[str], *, as_json: bool) -> int:
+    check_ours(workspace, broker)
     for name in names:
+        acts.record(workspace, "trust-device", {"device": name, "instead_of": roster.signers.label(name)})
         roster.signers.forget(name)
     view = View(broker, roster, only=names)
     view.read()
-    if view.foreign:
-        raise ForeignError(view.foreign)
     for name in names:
         device = view.devices[name]
         if as_json:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ota.cli import output
+from ota.cli.operator import add_passphrase, open_workspace
 from ota.formats.encryption import board_key_id, read_public_key
 from ota.formats.reasons import Refused
 from ota.operator.broker import Broker
@@ -32,6 +33,7 @@ def add_commands(commands: Any) -> None:
     )
     new.add_argument("group", type=output.name, help="the group")
     _add_json(new)
+    add_passphrase(new)
     new.set_defaults(handler=_new)
 
     shown = verbs.add_parser("list", help="the keys of groups, and boards' own", epilog="example: ota group-keys list")
@@ -57,6 +59,7 @@ def add_commands(commands: Any) -> None:
     )
     deliver.add_argument("--dry-run", action="store_true", help="say how far each board is, and send nothing")
     _add_json(deliver)
+    add_passphrase(deliver)
     deliver.set_defaults(handler=_deliver)
 
     remove = verbs.add_parser(
@@ -67,6 +70,7 @@ def add_commands(commands: Any) -> None:
     remove.add_argument("group", type=output.name, help="the group")
     remove.add_argument("key", help="the beginning of its identifier")
     _add_json(remove)
+    add_passphrase(remove)
     remove.set_defaults(handler=_remove)
 
 
@@ -75,7 +79,7 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    keys = GroupKeys(Workspace.open(arguments.folder))
+    keys = GroupKeys(open_workspace(arguments))
     path = keys.make(arguments.group)
     found = keys.of(arguments.group)
     if arguments.json:
@@ -114,7 +118,7 @@ def _own_key(reported: bytes) -> str:
 
 
 def _deliver(arguments: argparse.Namespace) -> int:
-    workspace = Workspace.open(arguments.folder)
+    workspace = open_workspace(arguments)
     roster = Roster(workspace)
     deliveries = Deliveries(workspace, arguments.group, roster, arguments.board)
     with Broker(workspace.settings) as broker:
@@ -166,7 +170,7 @@ def _say_delivered(arguments: argparse.Namespace, found: list[Standing], sent: i
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    keys = GroupKeys(Workspace.open(arguments.folder))
+    keys = GroupKeys(open_workspace(arguments))
     path = keys.remove(arguments.group, arguments.key)
     if arguments.json:
         output.result_json(

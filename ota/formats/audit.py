@@ -28,6 +28,14 @@ ROLES_OF_ACTIONS: Mapping[str, str] = {
     "sign-certificate": "ca",
     "rotate-authority": "ca",
     "retire-device": "ca",
+    "take-back-device": "ca",
+    "forget-device": "ca",
+    "trust-device": "ca",
+    "make-token": "ca",
+    "make-password": "ca",
+    "make-group-key": "deploy",
+    "remove-group-key": "deploy",
+    "hand-out-group-keys": "deploy",
 }
 _MEMBERS = {"number": int, "time": str, "by": str, "action": str, "about": dict, "before": str}
 

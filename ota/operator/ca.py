@@ -172,7 +172,7 @@ class CertificateAuthority:
         while (self._folder / "keys" / f"ca-{number}.pem").exists():
             number += 1
         made = self._own(self._new_key(f"ca-{number}", token), f" {number}")
-        self._log("rotate-authority", {"next": made.subject.rfc4514_string()})
+        self.log("rotate-authority", {"next": made.subject.rfc4514_string()})
         over = [each for each in self.certificates[1:] if each.not_valid_after_utc + self._grace <= self._now()]
         if over:  # what they signed can still be looked at
             _append(self.certificate_file.with_name("ca-ended.pem"), over)
@@ -186,7 +186,7 @@ class CertificateAuthority:
         if not later:
             raise OtaError(f"{self.certificate_file} has no next authority: `ota ca rotate` makes one")
         newest = max(later, key=issued.authority_number)
-        self._log("rotate-authority", {"signs": newest.subject.rfc4514_string()})
+        self.log("rotate-authority", {"signs": newest.subject.rfc4514_string()})
         self._present = self.authority(newest)
         self._keep([newest, *(each for each in self.certificates if each != newest)])
         self.certificates = self._read()
@@ -222,10 +222,11 @@ class CertificateAuthority:
 
     def retire(self, device: str) -> list[issued.Revoked]:
         """Ends a device's certificates and its name; those that were revoked by it. Raises AuditError."""
-        self._log("retire-device", {"device": device})
+        self.log("retire-device", {"device": device})
         return issued.retire(self._workspace, device, int(self._now_s()))
 
-    def _log(self, action: str, about: Mapping[str, str]) -> None:
+    def log(self, action: str, about: Mapping[str, str]) -> None:
+        """Adds a row to the audit log, signed by the authority that signs certificates now. Raises AuditError."""
         Audit(self._workspace).record(action, self._present.key, int(self._now_s()), about)
 
     def successors(self) -> list[x509.Certificate]:
@@ -259,7 +260,7 @@ class CertificateAuthority:
         )
         about = {"device": device, "serial": serial_of(certificate), "until": until.isoformat()}
         about["digest"] = sha256(certificate.public_bytes(Encoding.DER)).hex()
-        self._log("sign-certificate", about)
+        self.log("sign-certificate", about)
         issued.add(self._workspace, device, record_of(certificate, mark_of(signing_request).hex(), parent))
         pem = certificate.public_bytes(Encoding.PEM)
         write_durably(self._folder / "devices" / f"{device}.pem", pem)
@@ -281,7 +282,7 @@ class CertificateAuthority:
             .add_extension(x509.SubjectAlternativeName([name]), critical=False)
         )
         about = {"host": host, "serial": serial_of(certificate), "until": until.isoformat()}
-        Audit(self._workspace).record("sign-certificate", self._present.key, int(self._now_s()), about)
+        self.log("sign-certificate", about)
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return certificate.public_bytes(Encoding.PEM) + self._present.pem, private
 

@@ -12,11 +12,12 @@ from ota.formats.enrolment import SERIAL, Answer, Request, Token, address, allow
 from ota.formats.fields import is_name
 from ota.formats.reasons import Reason, Refused
 from ota.formats.renewal import SignedRequest
-from ota.operator import issued
+from ota.operator import acts, issued
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority, RequestRefused, enrolled, key_asked_for
 from ota.operator.outcome import Outcome
 from ota.operator.renewal import answer_renewal
+from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
 
 __all__ = ["Outcome", "answer", "drop_tokens", "finished", "new_token", "serve", "standing"]
@@ -27,10 +28,11 @@ KEPT_S = 90 * 86_400  # after a token expired
 MAX_COUNT = 100_000
 
 
-def new_token(workspace: Workspace, names: str, now_s: int, valid_s: int, count: int = 1) -> Token:
+def new_token(workspace: Workspace, names: str, now_s: int, valid_s: int, count: int = 1, group: str = "") -> Token:
     """A token for one enrolment of one device, good for `valid_s` seconds; or for `count` devices, whose names fit a pattern.
 
-    Raises OtaError for what is no name, and for a device that was retired.
+    `group`: that they belong to by the operator's word, "" for none. Raises OtaError for what is no name, and for a device that was
+    retired; KeyFileError where the authority's key, which signs the line in the audit log, can't be used.
     """
     if not is_name(names) and not is_pattern(names):
         raise OtaError(f"{names!r} is not a name for a device, nor one with {SERIAL} in it")
@@ -39,6 +41,8 @@ def new_token(workspace: Workspace, names: str, now_s: int, valid_s: int, count:
     if names in issued.retired(workspace):
         raise OtaError(f"{names} was retired: `ota retire {names} --undo` makes the name good for another board")
     token = Token(secrets.token_bytes(8), secrets.token_bytes(32))
+    about = {"token": token.identifier.hex(), "names": names, "count": str(count), "group": group, "hours": f"{valid_s / 3600:g}"}
+    acts.record(workspace, "make-token", about, now_s)
     with workspace.record(FILE, MODE) as tokens:
         for old in [each for each, about in tokens.items() if about["expires_s"] + KEPT_S < now_s]:
             del tokens[old]
@@ -47,6 +51,7 @@ def new_token(workspace: Workspace, names: str, now_s: int, valid_s: int, count:
             "names": names,
             "count": count,
             "expires_s": now_s + valid_s,
+            "group": group,
             "made": {},
         }
     return token
@@ -109,6 +114,10 @@ def answer(workspace: Workspace, authority: CertificateAuthority, data: bytes, n
     except RequestRefused as error:
         why = Reason.REQUEST_INVALID.value
         return where, Answer.make(token, request, reason=why), Outcome(device, why, str(error))
+    if group := about.get("group"):
+        roster = Roster(workspace)
+        roster.assign(device, group)
+        roster.save()
     with workspace.record(FILE, MODE) as tokens:
         if name in tokens:
             tokens[name]["made"][device]["certificate"] = certificate.decode()

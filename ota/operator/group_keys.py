@@ -18,6 +18,7 @@ from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats.encryption import KEY_BYTES, KEY_LIMIT_BYTES, GroupKey, read_public_key
 from ota.formats.reasons import naming
+from ota.operator import acts
 from ota.operator.roster import Roster
 from ota.operator.scope import Scope
 from ota.operator.workspace import Workspace
@@ -54,6 +55,7 @@ class GroupKeys:
         if len(self.of(group)) >= MAX_KEYS:
             raise OtaError(f"group {group} has {MAX_KEYS} keys, which is the limit: remove those that no board needs")
         key = GroupKey(os.urandom(KEY_BYTES))
+        acts.record(self.workspace, "make-group-key", {"group": group, "key": key.key_id.hex()})
         folder = self.workspace.folder / FOLDER / group
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / f"group-{key.key_id.hex()}.key"
@@ -65,6 +67,8 @@ class GroupKeys:
         found = [path for path, each in self.of(group).items() if len(key) >= 4 and each.key_id.hex().startswith(key)]
         if len(found) != 1:
             raise OtaError(f"{key!r} is not the beginning (4 digits at least) of the identifier of one key of group {group}")
+        about = {"group": group, "key": found[0].stem.removeprefix("group-")}
+        acts.record(self.workspace, "remove-group-key", about)
         found[0].unlink()
         if not self._files(group):
             shutil.rmtree(found[0].parent)

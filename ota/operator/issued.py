@@ -153,7 +153,10 @@ def retire(workspace: Workspace, device: str, now_s: int) -> list[Revoked]:
 
 
 def take_back(workspace: Workspace, device: str) -> bool:
-    """Makes a retired name good for another board; what it had stays revoked. Returns whether it was retired."""
+    """Makes a retired name good for another board; what it had stays revoked. Returns whether it was retired.
+
+    The caller has recorded it (ota.operator.acts).
+    """
     with workspace.record(RETIRED) as state:
         return state.setdefault("devices", {}).pop(device, None) is not None
 

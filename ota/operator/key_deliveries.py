@@ -2,7 +2,7 @@
 
 Who has confirmed them is what the boards' signed reports say. Anybody who can write to the broker can report as a new board of the
 group, with a key of their own; and a board of another group can report that it is in this one. So only boards get keys whose report
-is signed with a certificate of this workspace and that are of this group since they are known, and those that the operator names.
+is signed with a certificate of this workspace and that were set up or enrolled for this group, and those that the operator names.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -29,7 +29,8 @@ __all__ = ["Deliveries", "Standing"]
 ABOUT_BYTES = 1024  # a document
 CONFIRMED, OWED, WAITS = "confirmed", "to be sent", "sent"
 UNKNOWN = "no certificate: gets none unless it is named with --board"
-ELSEWHERE = "was in group {}: gets none unless it is named with --board"
+ELSEWHERE = "belongs to group {}: gets none unless it is named with --board"
+NOWHERE = "was set up for no group: gets none unless it is named with --board"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Deliveries:
         if not self._roster.signers.is_certified(name):
             return UNKNOWN
         home = self._roster.home_of(name)
-        return "" if home == self._group else ELSEWHERE.format(home)
+        return "" if home == self._group else ELSEWHERE.format(home) if home else NOWHERE
 
     def _is_there(self, board: Device) -> bool:
         """Whether the right document is retained: ours, of these keys and no other, for the key that the board has now."""

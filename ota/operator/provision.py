@@ -12,6 +12,7 @@ from ota.formats.capabilities import Capabilities
 from ota.formats.enrolment import is_pattern
 from ota.formats.fields import is_name
 from ota.formats.reasons import Refused
+from ota.operator import acts
 from ota.operator.group_keys import GroupKeys
 from ota.operator.workspace import Workspace
 from ota.token_keys import TokenError, TokenUri
@@ -111,7 +112,7 @@ class BoardSettings:
     def files(
         self, workspace: Workspace, *, certificate: bytes = b"", token: str = "", enrolment: BrokerUrl | None = None
     ) -> Mapping[str, bytes]:
-        """The files of its settings, with a certificate, or with a token to get one. Raises ProvisionError.
+        """The files of its settings, with a certificate, or with a token to get one. Raises ProvisionError, AuditError.
 
         `enrolment` is the broker for boards without a certificate, or with one that has expired.
         """
@@ -119,7 +120,10 @@ class BoardSettings:
         files = {"root.cbor": workspace.root_documents()[1]}
         if workspace.settings.ca_file is not None and self.broker is not None:
             files["broker-ca.pem"] = workspace.settings.ca_file.read_bytes()
-        files |= {path.name: key.to_bytes() for path, key in GroupKeys(workspace).of(self.group).items()}
+        if keys := GroupKeys(workspace).of(self.group):
+            about = {"group": self.group, "device": self.device, "keys": ", ".join(each.key_id.hex() for each in keys.values())}
+            acts.record(workspace, "hand-out-group-keys", about)
+        files |= {path.name: key.to_bytes() for path, key in keys.items()}
         if certificate:
             files["device.pem"] = certificate
         if self.ntp:

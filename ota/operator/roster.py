@@ -34,7 +34,7 @@ class Sighting:
     read_s: int = 0  # when anything of it was read last
     forgotten: bool = False  # its certificate alone does not list it again
     encryption: str = ""  # the board's own key to encrypt for, an encoded COSE_Key in hexadecimal digits
-    home: str = ""  # the group whose keys it gets: that it was set up for, or reported first with a certificate of ours
+    home: str = ""  # the group whose keys it gets: that it was set up or enrolled for, by the operator's word
 
 
 def sighted(before: Sighting | None, report: Report, now_s: int, *, live: bool) -> Sighting:
@@ -94,7 +94,7 @@ class Roster:
         return sighting.group if sighting else ""
 
     def home_of(self, name: str) -> str:
-        """The group whose keys a board may have; "" when that is not known. Another one that it reports later does not count."""
+        """The group whose keys a board may have; "" when that is not known. What it reports itself does not count."""
         sighting = self._boards.get(name)
         return sighting.home if sighting else ""
 
@@ -105,7 +105,7 @@ class Roster:
 
     def sight(self, report: Report, now_s: int, *, live: bool) -> tuple[int, int]:
         """Remembers a report; returns what `arrival` says."""
-        home = self.home_of(report.device) or (report.group if self.signers.is_certified(report.device) else "")
+        home = self.home_of(report.device)
         sighting = replace(sighted(self._boards.get(report.device), report, now_s, live=live), home=home)
         self._boards[report.device] = self._fresh[report.device] = sighting
         return arrival(sighting)

@@ -34,6 +34,7 @@ _SHAPES: dict[str, Any] = {
             "names": _TEXT,
             "count": _INT,
             "expires_s": _INT,
+            "group?": _TEXT,
             "made": {"*": {"mark": _DIGITS, "address": _TEXT, "certificate?": _TEXT}},
         }
     },

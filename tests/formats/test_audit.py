@@ -123,6 +123,8 @@ def test_an_act_that_is_not_known_is_not_believed():
 def test_each_act_has_the_role_that_signs_it():
     acts = {"sign-root": "root", "sign-manifest": "release", "sign-deployment": "deploy"}
     assert acts.items() <= ROLES_OF_ACTIONS.items()
-    assert {role for act, role in ROLES_OF_ACTIONS.items() if act not in acts} == {"ca"}
+    deploy = {"make-group-key", "remove-group-key", "hand-out-group-keys"}
+    assert {act for act, role in ROLES_OF_ACTIONS.items() if role == "deploy"} == {"sign-deployment", *deploy}
+    assert {role for act, role in ROLES_OF_ACTIONS.items() if act not in {*acts, *deploy}} == {"ca"}
     for act, role in acts.items():
         assert told(chained(replace(ROW, action=act), key=ROLE_KEYS[role])) == ([], [1])

@@ -1,9 +1,11 @@
 """The audit log: each act has a line, and a line that is removed, changed or moved is found."""
 
+import errno
 import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -12,11 +14,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from ota.formats.audit import LINE_LIMIT_BYTES, START, Row, encode, hash_of, read_line
+from ota.cli.main import parser
+from ota.formats.audit import LINE_LIMIT_BYTES, ROLES_OF_ACTIONS, START, Row, encode, hash_of, read_line
 from ota.keyring import SigningKey
 from ota.operator.audit import Audit, AuditError
 from ota.operator.ca import CertificateAuthority
+from ota.operator.group_keys import GroupKeys
+from ota.operator.workspace import Workspace
 from tests.support.operator import ota
+from tests.support.verbs import verbs
 
 
 @pytest.fixture
@@ -185,3 +191,98 @@ def test_the_command_shows_the_acts_and_says_whether_the_log_is_whole(acted, cap
     told = json.loads(capsys.readouterr().out)
     assert told["rows"] == 4
     assert "line 1" in told["problems"][0]
+
+
+# -- what has a line
+
+SIGNS = {"sign-manifest", "sign-deployment"}
+ACTS = {  # what each command that changes trust, secrets or what boards do writes into the log
+    ("init",): set(),  # the first root and authority, which are the beginning
+    ("publish",): SIGNS,
+    ("build",): {"sign-manifest"},
+    **{(verb,): {"sign-deployment"} for verb in ("remove", "config", "withdraw", "widen", "pause", "resume")},
+    ("abort",): SIGNS,
+    ("republish",): SIGNS,  # with --renew; else the same documents
+    ("sign",): {"sign-root", *SIGNS},
+    ("root", "sign"): {"sign-root"},
+    ("root", "publish"): SIGNS,  # of what is signed again; the root has a line of each signature
+    ("group-keys", "new"): {"make-group-key"},
+    ("group-keys", "remove"): {"remove-group-key"},
+    ("group-keys", "deliver"): {"sign-deployment"},
+    ("broker-config",): {"make-password", "sign-certificate"},
+    ("flash",): {"sign-certificate", "hand-out-group-keys"},
+    ("settings",): {"make-token", "hand-out-group-keys"},
+    ("enrol",): {"sign-certificate"},
+    ("ca", "rotate"): {"rotate-authority"},
+    ("ca", "switch"): {"rotate-authority"},
+    ("token",): {"make-token"},
+    ("retire",): {"retire-device", "take-back-device"},
+    ("devices",): {"forget-device", "trust-device"},
+}
+QUIET = {  # commands that read, write drafts and files which nobody obeys, or take away what nothing needs
+    *(("keys", verb) for verb in ("list", "new", "add", "rotate", "revoke", "threshold")),
+    *(("root", verb) for verb in ("show", "edit", "rehearse")),
+    *(("broker", "check"), ("group-keys", "list"), ("ca", "show"), ("ca", "crl"), ("audit", "log"), ("audit", "verify")),
+    *(("boards",), ("boards", "show"), ("image", "build"), ("image", "write")),
+    *((verb,) for verb in ("push", "clean", "pack", "archive", "reports", "new", "inspect", "verify", "run", "demo", "sbom")),
+    *((verb,) for verb in ("rebuild", "status", "logs", "completion")),
+}
+
+
+def test_every_command_is_known_to_write_into_the_log_or_to_have_no_need_to():
+    assert {path for path, _ in verbs(parser())} == ACTS.keys() | QUIET
+    assert ACTS.keys().isdisjoint(QUIET)
+    assert set().union(*ACTS.values()) == set(ROLES_OF_ACTIONS)
+
+
+def test_acts_that_sign_no_document_have_a_line_before_they_have_an_effect(quick, tmp_path, capsys, monkeypatch):
+    key = next(iter(GroupKeys(quick.workspace).of("lab").values()), None)
+    assert key is None
+    quick.board("roof-1")
+
+    def told(*words: str | Path) -> list[tuple[str, dict[str, str]]]:
+        before = len(list(Audit(quick.workspace).rows()))
+        assert ota(quick.folder, *words) == 0
+        return [(row.action, dict(row.about)) for row in Audit(quick.workspace).rows()][before:]
+
+    ((action, about),) = told("token", "roof-2", "--hours", "2", "-o", tmp_path / "token")
+    assert (action, about["names"], about["count"], about["group"], about["hours"]) == ("make-token", "roof-2", "1", "lab", "2")
+    assert [action for action, _ in told("group-keys", "new", "lab")] == ["make-group-key"]
+    (key,) = GroupKeys(quick.workspace).of("lab").values()
+    found = told("settings", "roof-3", "--board", "qemu-aarch64", "--broker", "mqtt://b.example", "-o", tmp_path / "roof-3")
+    assert [action for action, _ in found] == ["make-token", "hand-out-group-keys"]
+    assert found[1][1] == {"group": "lab", "device": "roof-3", "keys": key.key_id.hex()}
+    assert told("group-keys", "remove", "lab", key.key_id.hex()) == [
+        ("remove-group-key", {"group": "lab", "key": key.key_id.hex()})
+    ]
+    ((action, about),) = told("devices", "--trust", "roof-1")
+    assert (action, about["device"]) == ("trust-device", "roof-1")
+    assert told("devices", "--forget", "roof-1") == [("forget-device", {"device": "roof-1"})]
+    assert [action for action, _ in told("retire", "roof-2", "--yes")] == ["retire-device"]
+    assert [action for action, _ in told("retire", "roof-2", "--undo")] == ["take-back-device"]
+    found = told("broker-config", "mosquitto", "-o", tmp_path / "broker", "--host", "b.example")
+    assert [action for action, _ in found] == ["make-password", "make-password", "sign-certificate"]
+    assert problems(quick.workspace) == []
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept = {path: path.read_bytes() for path in quick.folder.rglob("*.json")}
+    monkeypatch.setattr("ota.operator.audit.os.fsync", full)
+    for words in (("token", "x", "-o", tmp_path / "x"), ("group-keys", "new", "lab"), ("devices", "--forget", "roof-3")):
+        assert ota(quick.folder, *words) == 1
+        assert "nothing is done that the log does not tell" in capsys.readouterr().err
+    assert kept == {path: path.read_bytes() for path in quick.folder.rglob("*.json")}
+    assert not (tmp_path / "x").exists()
+    assert GroupKeys(quick.workspace).groups() == []
+
+
+def test_a_locked_workspace_wants_its_passphrase_for_a_token_and_for_keys_of_groups(tmp_path, capsys):
+    (passphrase := tmp_path / "passphrase").write_text("open sesame")
+    folder = tmp_path / "w"
+    assert ota(folder, "init", "--passphrase-file", passphrase) == 0
+    for number, words in enumerate((("token", "a", "-o", tmp_path / "token"), ("group-keys", "new", "lab"))):
+        assert ota(folder, *words) == 1
+        assert "passphrase" in capsys.readouterr().err
+        assert ota(folder, *words, "--passphrase-file", passphrase) == 0
+        assert len(list(Audit(Workspace.open(folder)).rows())) == number + 1

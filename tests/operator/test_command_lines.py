@@ -1,6 +1,5 @@
 """What a command line means, and what is said of one that means nothing: one line, what is nearest to it, and where help is."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from ota.cli.main import VERBS, _verb, main, parser
 from ota.formats.text import amount, nearest
 from ota.operator.session import NoConnectionError
 from tests.support.operator import ota
+from tests.support.verbs import verbs
 
 AGENT = """\
 [device]
@@ -29,12 +29,6 @@ NO_JSON = {  # what they print is no result for machines, or is one already
     ("demo",),
     ("sbom",),
 }
-
-
-def verbs(command: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], argparse.ArgumentParser]]:
-    below = [each for group in subcommands(command) for name, each in group.choices.items() for each in verbs(each, (*path, name))]
-    needed = any(group.required for group in subcommands(command))
-    return below if needed else [(path, command), *below]
 
 
 @pytest.mark.parametrize(

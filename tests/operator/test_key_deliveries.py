@@ -10,10 +10,12 @@ from device_agent.broker.certificates import signing_request
 from device_agent.broker.identity import Identity
 from ota.formats import key_delivery, topics
 from ota.formats.encryption import public_cose_key
+from ota.formats.enrolment import Request
 from ota.formats.reasons import Refused
 from ota.formats.report import Report
 from ota.operator.audit import Audit
 from ota.operator.ca import CertificateAuthority
+from ota.operator.enrolment import answer, new_token
 from ota.operator.group_keys import GroupKeys
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
@@ -81,10 +83,14 @@ def test_a_board_with_a_certificate_of_the_workspace_gets_them_unnamed(lab, caps
     assert sorted(document(lab).open(OWN)) == keys(lab)
 
 
-def certified(lab, folder, name="roof-1"):
-    """A board with a certificate of the workspace, as what it reports to be in a group."""
-    pem = CertificateAuthority(lab.workspace).sign(signing_request(folder / f"{name}.key", name), name)
-    (folder / f"{name}.pem").write_bytes(pem)
+def certified(lab, folder, name="roof-1", enrolled_for=GROUP):
+    """A board that enrolled with a token of the workspace, as what it reports to be in a group."""
+    workspace, now_s = lab.workspace, int(time.time())
+    token = new_token(workspace, name, now_s, 60, group=enrolled_for)
+    request = Request.make(token, name, signing_request(folder / f"{name}.key", name))
+    _, made, outcome = answer(workspace, CertificateAuthority(workspace), request.to_bytes(), now_s)
+    assert outcome.reason == ""
+    (folder / f"{name}.pem").write_bytes(made.certificate)
     identity = Identity.load(folder / f"{name}.key", folder / f"{name}.pem")
 
     def reports(group=GROUP):
@@ -97,18 +103,18 @@ def certified(lab, folder, name="roof-1"):
 
 def test_a_board_of_another_group_that_reports_this_one_gets_no_key(lab, capsys, tmp_path):
     """A stolen board of a harmless group, with a good certificate, asks for the secrets of all groups in turn."""
-    reports = certified(lab, tmp_path)
+    reports = certified(lab, tmp_path, enrolled_for="harmless")
     reports("harmless")
     assert deliver(lab, capsys, named=()) == (0, 0, {})  # the boards are read, whatever group is meant
     reports(GROUP)
-    state = "was in group harmless: gets none unless it is named with --board"
+    state = "belongs to group harmless: gets none unless it is named with --board"
     for _ in range(2):
         assert deliver(lab, capsys, named=()) == (0, 0, {"roof-1": state})
     assert document(lab) is None
 
 
 def test_a_board_that_the_operator_moved_gets_the_keys_of_its_new_group_from_then_on(lab, capsys, tmp_path):
-    reports = certified(lab, tmp_path)
+    reports = certified(lab, tmp_path, enrolled_for="before")
     reports("before")
     deliver(lab, capsys, named=())
     reports(GROUP)
@@ -116,6 +122,14 @@ def test_a_board_that_the_operator_moved_gets_the_keys_of_its_new_group_from_the
     assert ota(lab.folder, "group-keys", "new", GROUP) == 0
     assert deliver(lab, capsys, named=()) == (0, 1, {"roof-1": "sent"})
     assert sorted(document(lab).open(OWN)) == keys(lab)
+
+
+@pytest.mark.parametrize(("enrolled_for", "state"), [("harmless", "belongs to group harmless"), ("", "was set up for no group")])
+def test_the_first_group_that_a_new_board_reports_is_not_believed(lab, capsys, tmp_path, enrolled_for, state):
+    """A board with a good certificate, taken over before it reported at all, asks for the secrets of a group at once."""
+    certified(lab, tmp_path, enrolled_for=enrolled_for)()
+    assert deliver(lab, capsys, named=()) == (0, 0, {"roof-1": f"{state}: gets none unless it is named with --board"})
+    assert document(lab) is None
 
 
 def test_a_board_that_was_set_up_for_a_group_gets_no_keys_of_another_that_it_reports_first(lab, capsys, tmp_path):
