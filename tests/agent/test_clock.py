@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from device_agent.desired import clock
 from device_agent.instance import states
 from device_agent.node.board_clock import BoardClock
 from device_agent.storage.store import Store
@@ -228,3 +229,23 @@ def test_a_signed_document_by_a_stranger_moves_no_floor(signer, tmp_path):
         desk.store.close()
 
     asyncio.run(main())
+
+
+# -- what counts as a clock that was set
+
+
+@pytest.mark.parametrize(("step_s", "noticed"), [(4.9, 0), (5.0, 1), (-4.9, 0), (-5.0, 1), (1e9, 1)])
+def test_a_clock_is_set_when_it_moves_five_seconds_against_the_time_since_the_start(step_s, noticed):
+    changed, slept = [], []
+    wall_s, since_start_s = [100.0], [0.0]
+
+    async def sleep(seconds: float) -> None:
+        if len(slept) == 3:
+            raise asyncio.CancelledError
+        slept.append(seconds)
+        wall_s[0] += seconds + (step_s if len(slept) == 2 else 0)
+        since_start_s[0] += seconds
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(clock.watch(lambda: changed.append(1), lambda: wall_s[0], lambda: since_start_s[0], sleep))
+    assert (len(changed), slept) == (noticed, [10.0] * 3)
