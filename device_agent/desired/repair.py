@@ -10,6 +10,8 @@ from device_agent.instance import slots
 from device_agent.storage.store import Store
 from ota.formats.reasons import Refused
 
+RETRY_GROWTH = 60
+"""What nobody has any more is asked for ever later, at last after so many times `retry_s`."""
 logger = logging.getLogger(__name__)
 
 
@@ -27,25 +29,35 @@ class Repair:
         self._fetcher = fetcher
         self._store, self._on_writer, self._retry_s, self._mended = store, on_writer, retry_s, mended
         self._wanted: set[tuple[str, str]] = set()
+        self._wait_s = retry_s
         self._wake = asyncio.Event()
 
     def want(self, instance: str, slot: str) -> None:
         """The module of a slot can't be used: its manifest or its blob is missing or damaged."""
-        self._wanted.add((instance, slot))
+        if (instance, slot) not in self._wanted:
+            self._wanted.add((instance, slot))
+            self.poke()
+
+    def poke(self) -> None:
+        """What could not be had may be there by now: the link is up again, or something else is lost, too."""
+        self._wait_s = self._retry_s
         self._wake.set()
 
     async def run(self) -> None:
-        """The task that fetches; again after `retry_s` seconds what could not be had."""
+        """The task that fetches; what could not be had again after `retry_s` seconds, and then ever later."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            try:
+                async with asyncio.timeout(
+                    self._wait_s if self._wanted else None
+                ):  # not wait_for, see device_agent.broker.connection
+                    await self._wake.wait()
+            except TimeoutError:
+                self._wait_s = min(2 * self._wait_s, RETRY_GROWTH * self._retry_s)
             for wanted in sorted(self._wanted):
                 if await self._fetch(*wanted):
                     self._wanted.discard(wanted)
                     await self._mended(*wanted)
-            if self._wanted:
-                await asyncio.sleep(self._retry_s)
-                self._wake.set()
+            self._wake.clear()  # what is damaged again at once has its time, too
 
     async def _fetch(self, instance: str, name: str) -> bool:
         slot = (await self._on_writer(self._store.slots, instance)).get(name)

@@ -318,6 +318,7 @@ class Node:
         self._publish(topics.online(self._config.device), lambda: topics.ONLINE)
         self._reporter.report()
         self._logs.poke()
+        self._repair.poke()
         self._traffic.online()
         if self._renewal is not None:
             self._renewal.online()
