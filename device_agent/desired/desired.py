@@ -159,7 +159,7 @@ class Desired:
     @property
     def epochs(self) -> dict[str, int]:
         """Those of the documents in force, by kind."""
-        return {each.kind: each.accepted.epoch for each in self._scopes if each.accepted is not None}
+        return self._standing.epochs
 
     # -- what is wanted
 

@@ -104,6 +104,11 @@ class Standing:
         return tuple(each.accepted for each in self._scopes if each.accepted is not None)
 
     @property
+    def epochs(self) -> dict[str, int]:
+        """Those of the documents in force, by kind."""
+        return {each.kind: each.accepted.epoch for each in self._scopes if each.accepted is not None}
+
+    @property
     def issued_s(self) -> int:
         """When the newest of what is accepted was issued: it is not earlier now. Seconds since 1970."""
         return min(max(self._trust.root.issued_s, *(each.issued_s for each in self.in_force), 0), MAX_TIME_S)
