@@ -36,6 +36,7 @@ NOTE_S = 10.0  # between notes of how far a long step has come
 LOOK_S, CONFIRM_S = 5.0, 15.0
 # An agent on trial that uses so much of the processor is still starting; it is given up to LONGEST times the trial's length.
 BUSY, LONGEST = 0.2, 3
+# Those that `pywamr.confine` reports, which need a kernel that has them. A limit on memory and a user of its own every board has.
 MEASURES = ("no-new-privileges", "seccomp", "landlock")
 TRIES = 5  # without progress
 _BASE = re.compile(r"/[A-Za-z0-9._/-]{1,100}")

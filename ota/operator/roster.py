@@ -74,6 +74,7 @@ class Roster:
         except TypeError as error:
             raise WorkspaceError(f"{workspace.folder / FILE} is damaged ({error}): delete it") from error
         self._fresh: dict[str, Sighting] = {}
+        self._decided: set[str] = set()  # boards whose home the operator has changed here
         self.signers = Signers(workspace, self.certificates)
 
     @property
@@ -119,11 +120,13 @@ class Roster:
 
     def assign(self, name: str, group: str) -> None:
         """The operator says that a board belongs to a group, whatever it reported before."""
+        self._decided.add(name)
         self._boards[name] = self._fresh[name] = replace(self._boards.get(name, Sighting(group=group)), home=group)
 
     def forget(self, name: str) -> None:
         """Takes a board out; it comes back when it reports again."""
         self.signers.forget(name)
+        self._decided.add(name)
         self._boards[name] = self._fresh[name] = Sighting(forgotten=True)
 
     def save(self) -> None:
@@ -134,7 +137,10 @@ class Roster:
         if not self._fresh:
             return
         with self.workspace.record(FILE) as state:
-            boards = _parsed(state) | self._fresh
+            boards = _parsed(state)
+            for name, each in self._fresh.items():  # somebody else may have said meanwhile where a board belongs
+                known = boards.get(name)
+                boards[name] = each if known is None or name in self._decided else replace(each, home=known.home)
             if len(boards) > MAX_BOARDS:
                 boards = dict(sorted(boards.items(), key=self._weight)[-MAX_BOARDS:])
             kept = {name: vars(each) for name, each in sorted(boards.items()) if not each.forgotten or name in self.certificates}

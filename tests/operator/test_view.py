@@ -147,6 +147,18 @@ def test_a_crowded_roster_keeps_the_boards_that_the_operator_set_up(workspace, m
     assert len(again.names) == 3
 
 
+def test_who_reads_reports_meanwhile_does_not_undo_where_a_board_belongs(workspace):
+    reading, enrolling, forgetting = (fleet.roster(workspace) for _ in range(3))
+    enrolling.assign("a", "lab")
+    enrolling.save()
+    reading.sight(fleet.report("a"), 1_900_000_000, live=True)
+    reading.save()
+    assert fleet.roster(workspace).home_of("a") == "lab"
+    forgetting.forget("a")
+    forgetting.save()
+    assert fleet.roster(workspace).home_of("a") == ""
+
+
 def test_a_broker_of_another_workspace_is_named_and_nothing_there_is_remembered_or_removed(workspace, tmp_path, port, capsys):
     other = fleet.made(tmp_path / "other", port)
     with Broker(workspace.settings) as broker:
