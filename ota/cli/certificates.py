@@ -113,6 +113,8 @@ def _token(arguments: argparse.Namespace) -> int:
     workspace = open_workspace(arguments)
     if arguments.out.exists():
         raise OtaError(f"{arguments.out} is there already")
+    if not arguments.out.parent.is_dir():  # else there would be a token that nobody has
+        raise OtaError(f"{arguments.out.parent} is not a folder")
     group = arguments.group or workspace.settings.group
     made = make_token(workspace, arguments.names, arguments.hours, arguments.count, group)
     write_durably(arguments.out, made.encode() + b"\n", 0o600)

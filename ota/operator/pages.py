@@ -13,7 +13,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -23,6 +23,10 @@ from ota.operator.session import FIRST_FAILURE, Incoming, NoConnectionError, Ses
 OPEN_TOPICS = 96  # in all open pages; the smallest limit known is 100
 PAGE_BYTES = 1 << 20
 CUT_MESSAGES = 60  # a page of wildcards that brings so many may have been cut
+FOUND_LIMIT, FOUND_BYTES = (
+    4096,
+    64,
+)  # messages that a page of wildcards keeps, and the beginning of each: anybody may put some there
 SMALLEST_PAGE = 4
 IDLE_S = 0.005  # nothing came for a page for so long: time to ask where the end is
 GRACE_MIN_S, GRACE_MAX_S = 0.05, 5.0
@@ -71,6 +75,10 @@ class Page:
     def take(self, message: Incoming) -> None:
         """A live message is never replaced by a retained one, which is older."""
         before = self.found.get(message.topic)
+        if not self.exact:  # what is asked of them is who is there
+            if before is None and len(self.found) >= FOUND_LIMIT:
+                return
+            message = replace(message, payload=message.payload[:FOUND_BYTES], about=())
         if before is None or before.retained or not message.retained:
             self.found[message.topic] = message
             self.open.discard(message.topic)

@@ -68,6 +68,18 @@ def test_a_flood_of_properties_has_an_end_too(flood):
     assert 0 < sum(1 for _ in broker.messages(0)) <= WAITING_LIMIT_BYTES // 60_000
 
 
+def test_a_flood_of_names_behind_a_wildcard_has_an_end_too():
+    page = pages.Page(("t/+",))
+    for number in range(2 * pages.FOUND_LIMIT):
+        page.take(Incoming(f"t/{number}", bytes(100), retained=True, about=(("name", "value"),)))
+    assert len(page.found) == pages.FOUND_LIMIT
+    assert page.may_be_cut
+    assert {(len(each.payload), each.about) for each in page.found.values()} == {(pages.FOUND_BYTES, ())}
+    exact = pages.Page(("t/1",))
+    exact.take(Incoming("t/1", bytes(100), retained=True))
+    assert exact.found["t/1"].payload == bytes(100)
+
+
 def test_a_broker_that_sends_user_properties_back_acknowledges_a_marked_message():
     """As mochi 2.7.9 does, with reason code 1, which the library does not read."""
 

@@ -161,6 +161,13 @@ def test_an_image_for_the_board_needs_a_board(workspace, modules, capsys):
     assert "--aot board compiles for the processor of one model of boards: name it with --board" in capsys.readouterr().err
 
 
+def test_a_token_that_has_no_place_to_go_is_not_made(workspace, tmp_path, capsys):
+    assert ota(workspace, "token", "roof-1", "-o", tmp_path / "none" / "token") == 1
+    assert capsys.readouterr().err == f"ota: {tmp_path / 'none'} is not a folder\n"
+    assert not (workspace / "tokens.json").exists()
+    assert not (workspace / "audit.log").exists()
+
+
 def test_a_second_token_is_made_with_a_word(workspace, tmp_path, capsys):
     settings = ("settings", "b1", "--board", "generic-armv7", "--broker", "mqtt://192.0.2.1", "-o")
     assert ota(workspace, *settings, tmp_path / "first") == 0
