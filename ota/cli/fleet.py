@@ -122,7 +122,7 @@ def _status(arguments: argparse.Namespace) -> int:
         if name is not None or arguments.prometheus:
             view.read_instances({each.name: _instances(each, arguments.instance) for each in found})
             found = [view.devices[each.name] for each in found]
-        gone = _lost(workspace, broker, chunks=arguments.chunks) if name is None else []
+        gone = _lost(workspace, broker, chunks=arguments.chunks) if name is None and not view.foreign else []
     if not expected and not _there(found[0]):
         output.note(f"no board has the name {name}; `ota devices` lists those there are")
         return 1

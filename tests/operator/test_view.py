@@ -24,6 +24,7 @@ from tests.support import fleet
 from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
 from tests.support.operator import ota
+from tests.support.publishing import module
 from tests.support.reports import signed, signed_logs
 from tests.support.rumqttd import Rumqttd
 
@@ -114,8 +115,8 @@ def test_names_that_crowd_a_bucket_are_a_gap_and_not_a_complete_list(workspace, 
 
 
 def test_names_that_somebody_invents_have_an_end_and_displace_no_board_that_is_known(workspace, monkeypatch, capsys):
-    for module in ("discovery", "reports", "roster"):
-        monkeypatch.setattr(f"ota.operator.{module}.MAX_BOARDS", 5)
+    for part in ("discovery", "reports", "roster"):
+        monkeypatch.setattr(f"ota.operator.{part}.MAX_BOARDS", 5)
     with Broker(workspace.settings) as broker:
         fleet.leave(broker, ["known"])
         assert ota(workspace.folder, "status") == 0
@@ -165,9 +166,11 @@ def test_a_broker_of_another_workspace_is_named_and_nothing_there_is_remembered_
         broker.publish_all([(topics.root(1), workspace.root_documents()[1])])
         fleet.leave(broker, ["a"])
         why = f"{other.settings.broker} belongs to another workspace: ota/v1/root/1 is not the root document of this one"
+        assert ota(other.folder, "publish", module(tmp_path, 1), "--pack", tmp_path / "x.bundle") == 0
         for words in (("status",), ("status", "a"), ("devices",), ("root", "rehearse")):
             assert ota(other.folder, *words) == 1
-            assert f"incomplete: {why}, and so are the boards there" in capsys.readouterr().err
+            assert f"incomplete: {why}, and so are the boards there" in (said := capsys.readouterr().err)
+            assert "lost: " not in said  # it never was there
             assert ota(other.folder, *words, "--json") == 1
             found = json.loads(capsys.readouterr().out)
             assert not found["complete"]
