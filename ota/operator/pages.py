@@ -120,7 +120,7 @@ class Packets:
     def refused(self, count: int) -> bool:
         """The broker did not take a packet of so many topics; whether fewer can be asked for."""
         if count > 1:
-            self.topics, self._before = min(self.topics, count // 2), 0
+            self.topics, self._before, self._silent = min(self.topics, count // 2), 0, True
         return count > 1
 
     def cut(self, count: int) -> bool:
@@ -130,7 +130,7 @@ class Packets:
         believed = self._silent or 0 < self._cut <= count
         before = 0 if believed else self._before or self.topics
         self.refused(count)
-        self._before, self._cut, self._silent = before, count, True
+        self._before, self._cut = before, count
         return believed
 
     def granted(self, count: int) -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: SIM117 (broker, connection and what is to be raised, one inside the other)
 
 import asyncio
+import itertools
 import threading
 from contextlib import contextmanager
 
@@ -319,6 +320,21 @@ def test_how_many_topics_a_broker_takes_in_one_packet_is_learned_once(most, too_
                 assert not any(each.unknown for each in answers.values())
             assert connection.packets.topics == most
         assert broker.connections <= 6
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 8, 16])
+def test_a_limit_is_found_whether_a_broker_refuses_or_cuts_or_does_either(most):
+    for cuts in itertools.product((True, False), repeat=7):
+        packets, connections = pages.Packets(), 1
+        for cut in cuts:
+            if packets.topics <= most:
+                packets.granted(packets.topics)
+            if packets.topics <= most:
+                break
+            (packets.cut if cut else packets.refused)(packets.topics)
+            connections += 1
+        assert packets.topics == most
+        assert connections <= (topics.TOPICS_A_PACKET // most).bit_length() + 1
 
 
 def test_a_link_that_breaks_while_topics_are_asked_for_is_not_taken_for_a_limit_of_the_broker():
