@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
+    run.add_argument("--ticks", type=int, default=0, metavar="N", help="then call its timer N times, at once")
+    run.add_argument("--state", type=Path, metavar="FILE", help="begin with the state and keys in FILE, and leave them there")
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
     run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
     run.add_argument(
@@ -120,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options = Options(
                 events=arguments.event,
                 config=configuration(arguments.config),
+                ticks=arguments.ticks,
+                kept=arguments.state,
                 trace=arguments.trace,
                 deny=tuple(arguments.deny),
                 image=arguments.image,

@@ -228,7 +228,7 @@ class _Reader:
         try:
             return BrokerUrl.parse(self._get(name, str))
         except ValueError as error:
-            raise self._wrong(name, str(error)) from None
+            raise ConfigError(f"{self._path}: {name}: {error}") from None
 
     def _cpus(self) -> tuple[str, ...]:
         if not self._has("device.cpus"):

@@ -128,6 +128,11 @@ class ModuleHost:
         """The module's memory; it never shrinks."""
         return len(self._live().memory)
 
+    @property
+    def keys(self) -> Mapping[str, bytes]:
+        """What it keeps, as of the last event that it handled."""
+        return self._keys
+
     def begin(self, state: bytes, keys: Mapping[str, bytes]) -> Outcome:
         """Restores a state, where the module has `state` and there is one, then initialises it with the keys that it kept.
 

@@ -20,8 +20,10 @@ from device_agent.sandbox.errors import ContractError, ModuleError
 from device_agent.sandbox.filter import open_host
 from device_agent.tools.command import Given, entry_of, run_command
 from device_agent.tools.errors import RunError
+from device_agent.tools.kept import Kept
 from device_agent.tools.simulated import simulated_devices
 from device_agent.tools.source_lines import SourceLines
+from ota.description import read_description
 from ota.formats import component, topics
 from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, interfaces_of
 from ota.formats.deployment import checked_config
@@ -31,14 +33,11 @@ from ota.formats.module import (
     Limits,
     ModuleDescription,
     about_memory,
-    checked_arguments,
-    checked_environment,
     pages_with_room,
 )
-from ota.formats.reasons import Reason, naming
+from ota.formats.reasons import Reason, Refused, naming
 from ota.formats.text import printable
 from ota.formats.wasm import ModuleShape, read
-from ota.toml_file import read_toml
 from pywamr import PywamrError, TerminatedError, Trap
 
 
@@ -53,6 +52,8 @@ class Options:
     image: Path | None = None  # compiled ahead of time for this machine by its author
     as_json: bool = False
     given: Given = field(default_factory=Given)  # for a WASI command
+    ticks: int = 0  # of its timer, after the events
+    kept: Path | None = None  # a file that state and keys are taken from, where it is there, and left in
     devices: tuple[str, ...] | None = None  # "name=value" of GPIO lines and serial ports that are only simulated; None: real ones
 
 
@@ -116,14 +117,23 @@ def run_module(module: Path, options: Options) -> int:
         show("call", function=name, arguments=values, **about, at_ms=at_ms, took_us=round(took_ns / 1000, 1))
 
     deadline = _Deadline(show)
+    kept = Kept.read(options.kept) if options.kept is not None else Kept()
     with _ended_by_ctrl_c():
         host, description = _start(module, wasm, code, options, show, deadline, observe)
         try:
+            if options.ticks:
+                _check_timer(module, host, description)
             with deadline.of(frames.BEGIN_DEADLINE_S):
-                begun = host.begin(b"", {})
+                begun = host.begin(kept.state, kept.keys)
             _show_outcome(show, "started", begun)
             limit = deadline.of(description.limits.deadline_ms / 1000)
             handled = [_deliver(host, description, limit, show, _topic(topic), payload) for topic, _, payload in pairs]
+            begun_ns, period_ns = time.time_ns(), description.limits.tick_ms * 1_000_000
+            handled += [_tick(host, limit, show, begun_ns + number * period_ns) for number in range(options.ticks)]
+            if options.kept is not None:
+                with limit:
+                    state = host.save()
+                _keep(Kept(kept.state if state is None else state, host.keys), options.kept, show)
             return 0 if all(handled) else 1
         except (Trap, ContractError, TerminatedError) as error:
             if isinstance(error, TerminatedError) and not deadline.passed:
@@ -135,7 +145,8 @@ def run_module(module: Path, options: Options) -> int:
 
 
 def _command(module: Path, wasm: bytes, code: bytes, shape: ModuleShape, entry: str, options: Options) -> int:
-    if options.events or options.config or options.deny or options.trace or options.devices is not None:
+    of_modules = options.events, options.config, options.deny, options.trace, options.ticks, options.kept
+    if any(of_modules) or options.devices is not None:
         raise RunError(f"{module} is a WASI command (it exports {entry}): it takes --arg, --env and --dir, and no events")
     with _ended_by_ctrl_c():
         try:
@@ -179,7 +190,12 @@ def _start(
 
 def _devices(capabilities: Capabilities, options: Options, show: "_Printer") -> Devices:
     if options.devices is None:
-        return open_devices(capabilities)
+        try:
+            return open_devices(capabilities)
+        except Refused as error:
+            if not {"gpio", "serial"} & capabilities.items.keys():
+                raise
+            raise Refused(error.reason, f"{error.detail}; --simulate runs it without lines and ports") from error
     values = [each.partition("=") for each in options.devices]
     if any(not separator for _, separator, _ in values):
         raise RunError("a device is written NAME=VALUE")
@@ -263,6 +279,31 @@ def _deliver(
     return True
 
 
+def _check_timer(module: Path, host: ModuleHost, description: ModuleDescription) -> None:
+    """Raises RunError for a module that no tick reaches, and says it of one that a board would not tick."""
+    if "timer" not in host.interfaces and "filter" not in description.capabilities.items:
+        raise RunError(f"{module} exports no timer.tick: there is nothing to call with --ticks")
+    if not description.limits.tick_ms:
+        sys.stderr.write("a board would not tick: tick_ms in [limits] of the .toml is 0\n")
+
+
+def _tick(host: ModuleHost, deadline: _Deadline, show: "_Printer", now_ns: int) -> bool:
+    started = time.perf_counter()
+    try:
+        with deadline:
+            outcome = host.tick(now_ns)
+    except ModuleError as error:
+        show("refused", tick=now_ns, error=str(error))
+        return False
+    _show_outcome(show, "ticked", outcome, now_ns=now_ns, took_us=round((time.perf_counter() - started) * 1e6))
+    return True
+
+
+def _keep(kept: Kept, path: Path, show: "_Printer") -> None:
+    kept.write(path)
+    show("kept", state_bytes=len(kept.state), keys=len(kept.keys), file=str(path))
+
+
 def _show_outcome(show: "_Printer", what: str, outcome: Any, **about: Any) -> None:
     show(what, **about)
     for place, (topic, payload) in enumerate(outcome.messages):
@@ -294,19 +335,7 @@ def _describe(module: Path, wasm: bytes) -> ModuleDescription:
         everything["messaging"] = {"publish": ["#"], "subscribe": ["#"]}
         limits = Limits(memory_pages=pages_with_room(shape.memory_pages))
         return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(everything, str(module)), limits)
-    value = read_toml(path)
-    about = value.get("module", {})
-    if not isinstance(about, dict):
-        raise RunError(f"{path}: module is not a table")
-    described = ModuleDescription(
-        name=str(about.get("name", module.stem)),
-        version=str(about.get("version", "0.0.0")),
-        capabilities=Capabilities.parse(value.get("capabilities", {}), str(path)),
-        limits=Limits.parse(value.get("limits", {}), str(path)),
-        arguments=checked_arguments(about.get("arguments", []), str(path)),
-        environment=checked_environment(about.get("environment", {}), str(path)),
-        config=str(about.get("config", "")).encode(),
-    )
+    described = read_description(path, version="0.0.0")
     return ModuleDescription.from_bytes(described.to_bytes())  # as a board reads it: its limits are the same
 
 

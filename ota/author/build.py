@@ -10,7 +10,7 @@ Of an encrypted update (ota.author.encryption) there are the ciphertexts alone: 
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from ota.author import sbom as sboms
 from ota.author.aot import Compiled, compile_all
 from ota.author.source import content
+from ota.description import read_description
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import cbor, suit, wasm
@@ -42,12 +43,10 @@ from ota.formats.manifest import (
     read_manifest,
     vendor_id,
 )
-from ota.formats.module import Limits, ModuleDescription, about_memory, checked_arguments, checked_environment
+from ota.formats.module import ModuleDescription, about_memory
 from ota.formats.provenance import Kind, Provenance, text_digest
 from ota.formats.reasons import Refused, naming
-from ota.formats.text import nearest
 from ota.keyring import Signer, SigningKey
-from ota.toml_file import read_toml
 
 NOTHING_SAID = Provenance()
 SBOM = "sbom.json"
@@ -172,7 +171,9 @@ class Update:
             index_bytes = (folder / "index.cbor").read_bytes()
         except FileNotFoundError as error:
             lacks = f"{folder} is no build, it has no {Path(error.filename).name}"
-            raise BuildError(f"{lacks}: name a .wasm, or a folder that `ota build` made") from error
+            found = sorted(each.name for each in folder.glob("*.wasm"))[:1]
+            there = f"; {folder / found[0]} is there" if found else ""
+            raise BuildError(f"{lacks}: name a .wasm, or a folder that `ota build` made{there}") from error
         except OSError as error:
             raise BuildError(f"{error.filename}: {error.strerror}") from error
         if sha256(blob) != manifest.sent_digest:
@@ -236,54 +237,16 @@ def _load_image(folder: Path, image: AotImage) -> tuple[bytes, ChunkIndex]:
     return content, ChunkIndex.from_bytes(index_bytes, image.index_digest, image.sent_digest, image.size)
 
 
-MODULE_KEYS = ("name", "version", "security_epoch", "config", "idempotent", "source", "defines", "arguments", "environment")
-
-
-def _check_keys(path: Path, where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raises BuildError for a key that is none of the known ones."""
-    if strange := [key for key in table if key not in known]:
-        named = ", ".join(f"{key}{nearest(key, known)}" for key in strange)
-        raise BuildError(f"{path}: {where}has unknown keys: {named}")
-
-
 def describe(module: Path, shape: wasm.ModuleShape) -> ModuleDescription:
     """The description in the .toml beside the module; without one, its name and just the capabilities that it imports.
 
-    Raises BuildError naming the file and what is wrong, Refused MALFORMED for capabilities or limits.
+    Raises as read_description.
     """
     path = module.with_suffix(".toml")
-    if not path.exists():
-        asked: dict[str, Any] = {name: {} for name in interfaces_of(shape.imports)}
-        return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(asked, str(module)))
-    value = read_toml(path)
-    about: Any = value.get("module", {})
-    if not isinstance(about, dict):
-        raise BuildError(f"{path}: module must be a table, [module], with name and version")
-    _check_keys(path, "", value, ("module", "limits", "capabilities"))
-    _check_keys(path, "[module] ", about, MODULE_KEYS)
-    name, epoch = about.get("name", module.stem), about.get("security_epoch", 0)
-    version: Any = about.get("version")
-    for key, text in (("name", name), ("version", version)):
-        if not isinstance(text, str) or not is_name(text):
-            found = "missing" if text is None else repr(text)
-            raise BuildError(f"{path}: [module] {key} is {found}: a text of 1 to 64 letters, digits, - _ or . is expected")
-    if type(epoch) is not int or epoch < 0:
-        raise BuildError(f"{path}: [module] security_epoch is {epoch!r}: a whole number from 0 on is expected")
-    if not isinstance(about.get("config", ""), str):
-        raise BuildError(f"{path}: [module] config is {about['config']!r}: a text is expected")
-    if not isinstance(about.get("idempotent", False), bool):
-        raise BuildError(f"{path}: [module] idempotent is {about['idempotent']!r}: true or false is expected")
-    return ModuleDescription(
-        name=name,
-        version=version,
-        capabilities=Capabilities.parse(value.get("capabilities", {}), str(path)),
-        limits=Limits.parse(value.get("limits", {}), f"{path}: [limits]"),
-        security_epoch=epoch,
-        config=about.get("config", "").encode(),
-        idempotent=about.get("idempotent", False),
-        arguments=checked_arguments(about.get("arguments", []), str(path)),
-        environment=checked_environment(about.get("environment", {}), str(path)),
-    )
+    if path.exists():
+        return read_description(path)
+    asked: dict[str, Any] = {name: {} for name in interfaces_of(shape.imports)}
+    return ModuleDescription(module.stem, "0.0.0", Capabilities.parse(asked, str(module)))
 
 
 def prepare(
@@ -308,7 +271,7 @@ def prepare(
 
     Of a component, the core module in it is the update; of a script, the module that it becomes.
 
-    Raises BuildError, SourceError, ScriptError, EngineError, AotError, and
+    Raises BuildError, DescriptionError, SourceError, ScriptError, EngineError, AotError, and
     Refused MODULE_INVALID, MALFORMED, TOO_LARGE, IMPORT_UNDECLARED, EXPORT_MISSING.
     """
     with naming(module):

@@ -23,6 +23,8 @@ from ota.formats.provenance import Kind
 from ota.formats.reasons import Refused, naming
 from ota.operator.workspace import Workspace
 
+MOST_TICKS = 1_000_000
+
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
@@ -68,7 +70,7 @@ def add_commands(commands: Any) -> None:
     verify.set_defaults(handler=_verify)
 
     run = commands.add_parser(
-        "run", help="run a module here, in this process", epilog="example: ota run blink.wasm --event button=1 --trace"
+        "run", help="run a module here, in this process", epilog="example: ota run blink.wasm --event in/button=1 --trace"
     )
     run.add_argument(
         "module", type=registry.source, help="the .wasm, .js or .ts, with a .toml beside it, or oci://REGISTRY/NAME:TAG"
@@ -76,6 +78,16 @@ def add_commands(commands: Any) -> None:
     registry.add_options(run)
     run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
     run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
+    run.add_argument(
+        "--ticks", type=_ticks, default=0, metavar="N", help="after the events, call its timer N times: each is told tick_ms more"
+    )
+    run.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="begin with the state and the keys in FILE, if it is there, and leave in it what there is at the end: for the next "
+        "run, or the next version",
+    )
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
     run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
     run.add_argument(
@@ -202,6 +214,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ticks(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:8]) <= MOST_TICKS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST_TICKS}")
+    return int(text)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     """The runtime is the agent's; `ota` does not import it but hands over."""
     with registry.opened(arguments.module, arguments) as (path, _):
@@ -223,6 +241,8 @@ def _run_file(path: Path, arguments: argparse.Namespace) -> int:
     command += [part for name in arguments.deny for part in ("--deny", name)]
     command += [f"--config={text}" for text in arguments.config]
     command += [part for device in arguments.device for part in ("--device", device)]
+    command += [f"--ticks={arguments.ticks}"] * bool(arguments.ticks)
+    command += [f"--state={arguments.state}"] * (arguments.state is not None)
     command += [f"--{name}={text}" for name in ("arg", "env", "dir") for text in getattr(arguments, name)]
     command += [f"--{name}" for name in ("trace", "json", "simulate") if getattr(arguments, name)]
     if not arguments.aot:

@@ -57,7 +57,7 @@ def describe(data: bytes) -> Description:
         return _statement(data)
     if data[257:262] == b"ustar":
         return _bundle(data)
-    raise malformed("the file", f"not {_KINDS}")
+    raise malformed("the file", f"not {_KINDS}{wasm.instead_of_module(data)}")
 
 
 def _made(kind: str, values: dict[str, Any], rows: list[tuple[str, str]] | None = None) -> Description:
@@ -248,7 +248,7 @@ def _bundle(data: bytes) -> Description:
         contents = bundle.read_contents(lambda offset, size: data[offset : offset + size], len(data))
         names = [each.removeprefix(f"{topics.PREFIX}/") for each in contents.topics()]
         chunks = Counter(each.split("/")[1] for each in names if re.fullmatch(r"blob/\w+/\d+", each))
-        rows = [(each.partition("/")[0], each.partition("/")[2]) for each in names if not each.startswith("blob/")]
+        rows = [(each.partition("/")[0], each.partition("/")[2] or "yes") for each in names if not each.startswith("blob/")]
         rows += [("blob", f"{blob}, {count} chunk{'s' * (count != 1)}") for blob, count in chunks.items()]
         values = {"bytes": len(data), "members": [each for each in names if not each.startswith("blob/")], "blobs": dict(chunks)}
         return _made("bundle", values, rows)

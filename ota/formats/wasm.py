@@ -14,6 +14,7 @@ FUNCTION, TABLE, MEMORY, _GLOBAL, _TAG = range(5)
 _ITEMS, _ITEMS_OF_A_TYPE = 0x7F, 0x7E  # compact imports: where a kind stands otherwise, behind an empty name
 MAX_ITEMS = 100_000
 MAX_PRODUCERS = 256
+_LOOKED_AT = 64  # bytes, to see what a file is
 MODULE_MAGIC = b"\0asm\x01\0\0\0"
 COMPONENT_MAGIC = b"\0asm\x0d\0\x01\0"
 COMPONENT = "a component, and no core module, which `ota build` takes out of it"
@@ -38,12 +39,24 @@ class ModuleShape:
     memory_pages: int = 0  # what its memory has from the beginning, in pages of 64 KiB
 
 
+def instead_of_module(data: bytes) -> str:
+    """What bytes without the mark of a module seem to be, and what to do; to be put behind what they are not."""
+    if not data:
+        return ": it is empty"
+    begin = data[:_LOOKED_AT]
+    if not begin.isascii() or any(each < 9 for each in begin):  # 9: a tab, the first character that texts have
+        return f": it begins with {data[:8].hex(' ')}, and a module with {MODULE_MAGIC.hex(' ')}"
+    if begin.lstrip().startswith((b"(module", b"(component", b";;", b"(;")):
+        return ": it is WebAssembly text, of which `wat2wasm FILE -o MODULE.wasm` makes a module"
+    return ": it is text, and a compiler makes a .wasm of a source"
+
+
 def read(data: bytes) -> ModuleShape:
     """Raises Refused MALFORMED for bytes that are not a core module, or one that imports anything but functions."""
     if data[:8] == COMPONENT_MAGIC:
         raise malformed("module", COMPONENT)
     if data[:8] != MODULE_MAGIC:
-        raise malformed("module", "not a WebAssembly core module")
+        raise malformed("module", f"not a WebAssembly core module{instead_of_module(data)}")
     imports: tuple[tuple[str, str], ...] = ()
     exports: tuple[str, ...] = ()
     pages = 0

@@ -63,6 +63,13 @@ def test_a_policy_of_confinement_with_nonsense_is_refused(tmp_path, setting, mes
         load(tmp_path / "agent.toml")
 
 
+def test_an_address_that_is_none_is_one_sentence(tmp_path):
+    text = '[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n[broker]\nurl = "localhost"\n'
+    (tmp_path / "agent.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"agent.toml: broker.url: 'localhost' is not a broker address: mqtt://host"):
+        load(tmp_path / "agent.toml")
+
+
 def test_confinement_is_required_unless_the_policy_says_otherwise(tmp_path):
     text = '[device]\nid = "a"\ngroup = "b"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n'
     (tmp_path / "agent.toml").write_text(text)

@@ -1,5 +1,6 @@
 """What `ota inspect` says of any file."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ota.author.build import prepare
-from ota.formats import cbor
+from ota.formats import bundle, cbor, topics
 from ota.formats.describe import describe
 from ota.formats.diagnostic import MAX_DEPTH, diagnostic
 from ota.formats.enrolment import Token
@@ -246,3 +247,10 @@ def test_a_module_that_imports_a_memory_is_described_all_the_same():
     found = describe(bytes(wasmtime.wat2wasm('(module (import "env" "memory" (memory 1)) (func))')))
     assert "import env.memory is not a function" in found.values["refused"]
     assert found.values["sections"]["import"] > 0
+
+
+def test_every_part_of_a_bundle_is_a_row_with_a_text():
+    made = io.BytesIO()
+    bundle.pack([(topics.desired("lab"), lambda: b"signed"), ("ota/v1/crl", lambda: b"revoked")], made.write)
+    assert all(text for _, text in describe(made.getvalue()).rows)
+    assert ("crl", "yes") in describe(made.getvalue()).rows

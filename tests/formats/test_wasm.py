@@ -57,13 +57,20 @@ def test_the_shape_of_a_module_is_its_functions_exports_and_memory():
     assert wasm.read(module(section(5, b"\0"))).memory_pages == 0
 
 
+NONE, MAGIC = "module: not a WebAssembly core module", wasm.MODULE_MAGIC.hex(" ")
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
         (COMPONENT_MAGIC, f"module: {wasm.COMPONENT}"),
         (COMPONENT_MAGIC + bytes(20), f"module: {wasm.COMPONENT}"),
-        (b"\0asm\2\0\0\0" + bytes(20), "module: not a WebAssembly core module"),
-        (b"", "module: not a WebAssembly core module"),
+        (b"\0asm\2\0\0\0" + bytes(20), f"{NONE}: it begins with 00 61 73 6d 02 00 00 00, and a module with {MAGIC}"),
+        (b"", f"{NONE}: it is empty"),
+        (b"\t(module)", f"{NONE}: it is WebAssembly text, of which `wat2wasm FILE -o MODULE.wasm` makes a module"),
+        (b"\x08(module)", f"{NONE}: it begins with 08 28 6d 6f 64 75 6c 65, and a module with {MAGIC}"),
+        ("# ü".encode(), f"{NONE}: it begins with 23 20 c3 bc, and a module with {MAGIC}"),
+        (b"fn main() {}" * 9 + b"\0", f"{NONE}: it is text, and a compiler makes a .wasm of a source"),
         (module(b"\1"), "module: it ends too early"),
         (module(b"\1\5\0\0\0\0"), "module: a section ends behind the file"),
         (module(b"\1\xff\xff\xff\xff\xff\0"), "module: a number of more than 32 bits"),

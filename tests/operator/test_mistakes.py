@@ -428,8 +428,8 @@ def test_what_the_workspace_writes_is_not_called_damaged(workspace):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("build", "empty"), "ota: malformed: empty: module: not a WebAssembly core module"),
-        (("run", "empty", "--aot"), "ota: malformed: empty: module: not a WebAssembly core module"),
+        (("build", "empty"), "ota: malformed: empty: module: not a WebAssembly core module: it is empty"),
+        (("run", "empty", "--aot"), "ota: malformed: empty: module: not a WebAssembly core module: it is empty"),
         (("verify", "empty"), "ota: malformed: empty: SUIT envelope is not strict CBOR: it ends too early"),
         (("verify", "empty", "--root", "empty"), "ota: malformed: empty: root document is not strict CBOR: it ends too early"),
         (("build", "tally.wasm", "--passphrase-file", "empty"), "ota: empty is empty: a passphrase is expected in it"),
@@ -464,7 +464,9 @@ def test_a_description_of_the_wrong_shape_is_one_line(workspace, modules, tmp_pa
 def test_a_run_names_the_file_that_is_no_module(tmp_path, capsys):
     (tmp_path / "empty").touch()
     assert agent_main(["--prog", "ota run", "run", str(tmp_path / "empty")]) == 1
-    assert capsys.readouterr().err == f"ota run: malformed: {tmp_path / 'empty'}: module: not a WebAssembly core module\n"
+    assert (
+        capsys.readouterr().err == f"ota run: malformed: {tmp_path / 'empty'}: module: not a WebAssembly core module: it is empty\n"
+    )
 
 
 def test_a_fault_of_our_own_is_one_line_and_a_traceback_only_with_debug(workspace, capsys, monkeypatch):
