@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pywamr import _abi
 from pywamr._hosts import HostCalls
+from pywamr._owned import Owned
 from pywamr._values import References
 from pywamr.errors import (
     BusyError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pywamr.module import Module
 
 
-class Live:
+class Live(Owned):
     """One instance of the shim's. All that speak to it hold this, and it holds none of them: so it ends with the last of them."""
 
     def __init__(self, module: "Module") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pywamr import _abi
 from pywamr._live import Live
+from pywamr._owned import Owned
 from pywamr._values import Value, has_references, is_plain, lift, lower, packer, slot_count, slots_struct
 from pywamr.errors import ArgumentError, BusyError, ClosedError, NotExportedError, UnsupportedError
 from pywamr.memory import Memory
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from pywamr.module import Module
 
 _SLOT_BYTES = 8
+_NAMED = 8  # exports in a message
 _ROWS_AT_ONCE = 1024  # of calls that may add externrefs
 
 
-class Instance:
+class Instance(Owned):
     """A module with state of its own. Made by `Module.instantiate`; used by one thread at a time, except `terminate`."""
 
     def __init__(
@@ -64,7 +66,7 @@ class Instance:
         if known is None:
             kind = self._exports.get(name)
             if not isinstance(kind, FunctionType):
-                raise NotExportedError(f"the module exports no function {name!r}")
+                raise self._lacks("function", FunctionType, name)
             handle = ctypes.c_void_p()
             if self.live.usable(self._library.pw_instance_function(self.live.handle(), _abi.name(name), handle)) != _abi.OK:
                 raise NotExportedError(f"the function {name!r} can't be called")
@@ -139,14 +141,19 @@ class Instance:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    def _lacks(self, what: str, kind: type, name: str) -> NotExportedError:
+        names = [each for each, of in self._exports.items() if isinstance(of, kind)]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return NotExportedError(f"the module exports no {what} {name!r}; it exports {', '.join(names[:_NAMED]) or 'none'}{more}")
+
     def _global(self, name: str) -> GlobalType:
         kind = self._exports.get(name)
         if not isinstance(kind, GlobalType):
-            raise NotExportedError(f"the module exports no global {name!r}")
+            raise self._lacks("global", GlobalType, name)
         return kind
 
 
-class Function:
+class Function(Owned):
     """An exported function of one instance; `type` says what it takes and returns."""
 
     __slots__ = (
@@ -174,6 +181,9 @@ class Function:
         self._pack: Callable[..., None] = slots_struct(kind.params).pack_into if plain else _never
         self._unpack = slots_struct(kind.results).unpack_from
         self._lift_results = len(kind.results) > 1 or not is_plain(kind.results)
+
+    def __repr__(self) -> str:
+        return f"<Function {self.name} {self.type}>"
 
     def __call__(self, *values: Value) -> Value:
         """Calls the function: None, a value, or a tuple where it returns several.

@@ -4,13 +4,14 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from pywamr import _abi
+from pywamr._owned import Owned
 from pywamr.errors import PywamrError
 
 if TYPE_CHECKING:
     from pywamr._live import Live
 
 
-class Memory:
+class Memory(Owned):
     """The default memory of an instance. Offsets and sizes are in bytes, without sign; guest code may grow it at any call.
 
     Everything raises ClosedError when the instance is closed, and reading and writing BusyError while another thread is in it.

@@ -9,7 +9,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pywamr import _abi
-from pywamr.errors import BusyError, ClosedError, LoadError, MissingImportError, PywamrError, UnsupportedError, WasmFrame
+from pywamr._owned import Owned
+from pywamr.errors import (
+    ArgumentError,
+    BusyError,
+    ClosedError,
+    LoadError,
+    MissingImportError,
+    PywamrError,
+    UnsupportedError,
+    WasmFrame,
+)
 from pywamr.instance import Instance
 from pywamr.types import Export, ExternType, FunctionType, GlobalType, Import, MemoryType, TableType, ValueType
 
@@ -23,7 +33,7 @@ _CUSTOM_SECTION_LIMIT = 1000
 _FRAME = re.compile(r"^#(\d+): 0x([0-9a-fA-F]+) - (.*)$", re.MULTILINE)
 
 
-class Module:
+class Module(Owned):
     """Code that was loaded and can be instantiated many times. Made by `Runtime.load`."""
 
     def __init__(self, handle: int, *, compiled: bool) -> None:
@@ -67,15 +77,18 @@ class Module:
         `hosts` needs a callable for every import; one that is not imported is ignored. `stack_bytes` is the guest's operand
         stack; `max_pages` (of 64 KiB) lowers the memory limit of the module; `fuel` is for the start function and what comes
         after it, see `Instance.limit_fuel`. Raises MissingImportError naming every import that lacks a host function, Trap when
-        the start function or a segment traps, what a host function raised meanwhile, and ValueError.
+        the start function or a segment traps, what a host function raised meanwhile, ArgumentError for hosts of another shape, and
+        ValueError.
         """
         if not 0 < stack_bytes < 1 << 32 or (max_pages is not None and not 0 < max_pages < 1 << 32):
             raise ValueError(f"stack_bytes and max_pages must be positive numbers of 32 bits, not {stack_bytes} and {max_pages}")
         bound, missing = [], []
         for wanted in self.imports:
-            function = (hosts or {}).get(wanted.module, {}).get(wanted.name)
+            function = _named(_named(hosts, wanted.module), wanted.name)
             if function is None:
                 missing.append((wanted.module, wanted.name))
+            elif not callable(function):
+                raise ArgumentError(f"the host function {wanted.module}.{wanted.name} is {function!r}, which can't be called")
             else:
                 bound.append((wanted, function))
         if missing:
@@ -148,6 +161,14 @@ class Module:
             self._library.pw_module_export_get(self._handle, index, raw)
             found.append(Export(_abi.text(raw.name), _type(raw)))
         return tuple(found)
+
+
+def _named(hosts: Any, name: str) -> Any:
+    if hosts is None:
+        return None
+    if not isinstance(hosts, Mapping):
+        raise ArgumentError(f'hosts are {{"module": {{"name": function}}}}, and {hosts!r} is no mapping')
+    return hosts.get(name)
 
 
 def _type(raw: _abi.Extern) -> ExternType:

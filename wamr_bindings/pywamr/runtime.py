@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from pywamr import _abi
-from pywamr.errors import ClosedError, LibraryError
+from pywamr._owned import Owned
+from pywamr.errors import ArgumentError, ClosedError, LibraryError
 from pywamr.module import Module, load
 
 MODULE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -25,7 +26,7 @@ def aot_target() -> str:
     return _abi.text(_abi.library().pw_aot_target())
 
 
-class Runtime:
+class Runtime(Owned):
     """WAMR, started in this process for as long as this object is open.
 
     Several may be open at once; they share the one WAMR of the process. Raises LibraryError when it can't start.
@@ -40,16 +41,24 @@ class Runtime:
             raise LibraryError("WAMR could not start: not enough memory")
         self._open = True
 
-    def load(self, wasm: bytes, limit_bytes: int = MODULE_LIMIT_BYTES, *, record_offsets: bool = False) -> Module:
+    def load(
+        self, wasm: bytes | bytearray | memoryview, limit_bytes: int = MODULE_LIMIT_BYTES, *, record_offsets: bool = False
+    ) -> Module:
         """A module out of .wasm bytes, or out of an ahead-of-time image that the caller *trusts as native code*.
 
         `record_offsets` keeps 12 bytes for each instruction of a .wasm, so that stacks tell where it is (`WasmFrame.offset`).
-        Raises LoadError for bytes that are no module or more than `limit_bytes`, UnsupportedError for a module that imports
-        anything but functions of at most one result, and for an image that was not compiled for `aot_target()`.
+        Raises ArgumentError for what is not bytes, LoadError for bytes that are no module or more than `limit_bytes`,
+        UnsupportedError for a module that imports anything but functions of at most one result, and for an image that was not
+        compiled for `aot_target()`.
         """
         if not self._open:
             raise ClosedError("the runtime is closed")
-        module = load(bytes(wasm), limit_bytes, record_offsets)
+        try:
+            content = wasm if isinstance(wasm, bytes) else bytes(memoryview(wasm))
+        except TypeError:
+            told = f"load takes the bytes of a module, such as Path(…).read_bytes(), and no {type(wasm).__name__}"
+            raise ArgumentError(told) from None
+        module = load(content, limit_bytes, record_offsets)
         self._modules[id(module)] = module
         return module
 
