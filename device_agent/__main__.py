@@ -7,22 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from device_agent.node.version import agent_version
+from ota.parsing import Parser
 
 DEFAULT_CONFIG = Path("/etc/wamr-ota/agent.toml")
 
 
-class _Parser(argparse.ArgumentParser):
-    """No abbreviations of options, for its verbs too."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, allow_abbrev=False)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="device-agent",
         description="Runs a board's WebAssembly module and updates it.",
         epilog="example: device-agent --config /etc/wamr-ota/agent.toml",

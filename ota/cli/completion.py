@@ -37,7 +37,7 @@ def add_commands(commands: Any, parser: Callable[[], argparse.ArgumentParser]) -
         help="a script that completes `ota` in a shell",
         epilog="example: ota completion bash > ~/.local/share/bash-completion/completions/ota",
     )
-    completion.add_argument("shell", choices=SHELLS)
+    completion.add_argument("shell", choices=SHELLS, help="what reads the script")
     completion.set_defaults(handler=lambda arguments: _completion(arguments.shell, parser()))
 
 

@@ -70,7 +70,7 @@ def add_commands(commands: Any) -> None:
     devices.set_defaults(handler=_devices)
 
 
-def add_devices_option(command: argparse.ArgumentParser) -> None:
+def add_devices_option(command: argparse._ActionsContainer) -> None:
     """The option that names the boards there should be."""
     command.add_argument(
         "--devices", type=Path, metavar="FILE", help="expected boards, one name a line, in addition to the known ones"

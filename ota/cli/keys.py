@@ -17,6 +17,8 @@ from ota.operator.keys import short
 from ota.operator.workspace import Workspace
 from ota.references import from_workspace
 
+_ABOUT_ROLES = "what its keys sign: root: roots of trust; release: modules; deploy: deployments"
+
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
@@ -40,12 +42,12 @@ def add_commands(commands: Any) -> None:
     new.set_defaults(handler=_new)
 
     add = verbs.add_parser("add", help="a key more for a role", epilog="example: ota keys add release --public alice.pem.pub")
-    add.add_argument("role", choices=ROLES)
+    add.add_argument("role", choices=ROLES, help=_ABOUT_ROLES)
     _add_source(add)
     add.set_defaults(handler=_add)
 
     rotate = verbs.add_parser("rotate", help="a new key in the place of an old one", epilog="example: ota keys rotate deploy")
-    rotate.add_argument("role", choices=ROLES)
+    rotate.add_argument("role", choices=ROLES, help=_ABOUT_ROLES)
     rotate.add_argument(
         "old", nargs="?", default="", metavar="KEY", help="the beginning of its identifier (default: the role's only one)"
     )
@@ -53,7 +55,7 @@ def add_commands(commands: Any) -> None:
     rotate.set_defaults(handler=_rotate)
 
     revoke = verbs.add_parser("revoke", help="a key less", epilog="example: ota keys revoke release 3f2a91c0")
-    revoke.add_argument("role", choices=ROLES)
+    revoke.add_argument("role", choices=ROLES, help=_ABOUT_ROLES)
     revoke.add_argument("key", help="the beginning of its identifier, or the file of its public half")
     _add_json(revoke)
     revoke.set_defaults(handler=_revoke)
@@ -61,7 +63,7 @@ def add_commands(commands: Any) -> None:
     threshold = verbs.add_parser(
         "threshold", help="how many of a role's keys must sign", epilog="example: ota keys threshold release 2"
     )
-    threshold.add_argument("role", choices=ROLES)
+    threshold.add_argument("role", choices=ROLES, help=_ABOUT_ROLES)
     threshold.add_argument("number", type=int, help="so many of them")
     threshold.add_argument(
         "--mixed",

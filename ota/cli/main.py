@@ -12,9 +12,9 @@ from boards.errors import BoardError
 from ota import __version__
 from ota.cli import completion
 from ota.cli.output import UsageError
-from ota.cli.parsing import Parser
 from ota.errors import OtaError
 from ota.formats.text import printable
+from ota.parsing import Parser
 
 Handler = Callable[[argparse.Namespace], int]
 VERBS = {  # by module of ota.cli, in the order in which they are shown

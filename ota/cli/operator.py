@@ -42,7 +42,9 @@ def add_commands(commands: Any) -> None:
         "--pkcs11", metavar="URI", default="", help="make the keys in a token: pkcs11:token=LABEL?module-path=/path/of/module.so"
     )
     locking = init.add_mutually_exclusive_group()
-    locking.add_argument("--passphrase-file", type=Path, help="file that holds the passphrase to lock the keys with")
+    locking.add_argument(
+        "--passphrase-file", type=Path, metavar="FILE", help="file that holds the passphrase to lock the keys with"
+    )
     locking.add_argument(
         "--no-passphrase", action="store_true", help="do not lock the keys (default: ask, where there is a terminal)"
     )
@@ -52,30 +54,33 @@ def add_commands(commands: Any) -> None:
 
 def add_build_options(command: argparse.ArgumentParser) -> None:
     """The options that `build` and `publish` share."""
-    command.add_argument("--board", default=ANY_BOARD, help="class of boards that it is for (default: every board)")
-    command.add_argument("--version", help="instead of the version in the .toml")
-    command.add_argument(
+    made = command.add_argument_group("how a module is built")
+    made.add_argument("--board", default=ANY_BOARD, help="class of boards that it is for (default: every board)")
+    made.add_argument("--version", help="instead of the version in the .toml")
+    made.add_argument(
         "--aot",
         type=targets,
         default=(),
         metavar="TARGET[:CPU[+FEATURE…]],…",
         help="also compile ahead of time for x86_64 aarch64 armv7 riscv64; board: for what --board has",
     )
-    command.add_argument(
+    made.add_argument(
         "--new-sequence",
         action="store_true",
         help="sign again although this content is signed: boards take it after a newer release",
     )
-    command.add_argument("--clock-is-right", action="store_true", help="sign although this machine's clock looks wrong")
+    made.add_argument("--clock-is-right", action="store_true", help="sign although this machine's clock looks wrong")
+    made.add_argument(
+        "--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, metavar="BYTES", help="1024 to 262144 (default %(default)s)"
+    )
     origin.add_options(command)
     registry.add_options(command)
-    command.add_argument("--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, help="1024 to 262144 (default %(default)s)")
     add_passphrase(command)
 
 
 def add_passphrase(command: argparse.ArgumentParser) -> None:
     """The option for locked keys."""
-    command.add_argument("--passphrase-file", type=Path, help="file that holds the keys' passphrase")
+    command.add_argument("--passphrase-file", type=Path, metavar="FILE", help="file that holds the keys' passphrase")
 
 
 def targets(text: str) -> tuple[str, ...]:

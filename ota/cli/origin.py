@@ -18,18 +18,19 @@ GIT_LIMIT_S = 30
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """For what builds."""
-    purpose = command.add_mutually_exclusive_group()
+    said = command.add_argument_group("what the update says of itself")
+    purpose = said.add_mutually_exclusive_group()
     purpose.add_argument("--security", action="store_true", help="it mends a weakness: owners of boards may set other rules for it")
     purpose.add_argument("--functional", action="store_true", help="it does not: owners may postpone it")
-    command.add_argument("--advisory", metavar="TEXT|FILE", help="with --security: what it mends, for people")
-    command.add_argument(
+    said.add_argument("--advisory", metavar="TEXT|FILE", help="with --security: what it mends, for people")
+    said.add_argument(
         "--cve", action="append", default=[], metavar="CVE-YEAR-NUMBER", help="with --security: what it mends; may be repeated"
     )
-    command.add_argument(
+    said.add_argument(
         "--revision", default="", help=f"of the source, such as a commit; {FROM_GIT}: what git says of the module's folder"
     )
-    command.add_argument("--builder", default="", help="who or what builds it")
-    command.add_argument(
+    said.add_argument("--builder", default="", help="who or what builds it")
+    said.add_argument(
         "--sbom",
         default="",
         metavar=f"{AUTO}|FILE",

@@ -37,14 +37,15 @@ def add_commands(commands: Any) -> None:
 
 def add_options(command: argparse.ArgumentParser, *, reads_description: bool = True) -> None:
     """For what takes a module."""
-    _add_connection(command)
-    command.add_argument("--cosign-key", type=Path, metavar="FILE", help=f"with {SCHEME}: who must have signed it with cosign")
+    group = command.add_argument_group("modules in a registry")
+    _add_connection(group)
+    group.add_argument("--cosign-key", type=Path, metavar="FILE", help=f"with {SCHEME}: who must have signed it with cosign")
     command.set_defaults(description=None)
     if reads_description:
-        command.add_argument("--description", type=Path, metavar="FILE", help=f"with {SCHEME}: the .toml to use for the module")
+        group.add_argument("--description", type=Path, metavar="FILE", help=f"with {SCHEME}: the .toml to use for the module")
 
 
-def _add_connection(command: argparse.ArgumentParser) -> None:
+def _add_connection(command: argparse._ActionsContainer) -> None:
     command.add_argument("--registry-ca", type=Path, metavar="FILE", help="authorities to trust beside the system's, in PEM")
     command.add_argument("--plain-http", action="store_true", help="speak to the registry without TLS (default: on loopback only)")
 

@@ -16,7 +16,7 @@ __all__ = ["add_phase", "add_scope", "add_several", "add_timing", "fraction", "n
 DAY_S = 86_400
 
 
-def add_scope(command: argparse.ArgumentParser) -> None:
+def add_scope(command: argparse._ActionsContainer) -> None:
     """Whose document it is about."""
     one = command.add_mutually_exclusive_group()
     one.add_argument("--group", type=output.name, help="default: the workspace's")
@@ -37,7 +37,7 @@ def add_several(command: argparse.ArgumentParser) -> None:
         )
 
 
-def add_phase(command: argparse.ArgumentParser, about: str = "") -> None:
+def add_phase(command: argparse._ActionsContainer, about: str = "") -> None:
     """Which of the group's boards."""
     command.add_argument("--fraction", type=fraction, metavar="PERCENT", help=f"of the group's boards{about}")
     command.add_argument(
@@ -51,7 +51,8 @@ def add_phase(command: argparse.ArgumentParser, about: str = "") -> None:
 
 def add_timing(command: argparse.ArgumentParser) -> None:
     """When boards may do it."""
-    when = command.add_mutually_exclusive_group()
+    timing = command.add_argument_group("when boards change to it")
+    when = timing.add_mutually_exclusive_group()
     when.add_argument(
         "--window",
         metavar="WINDOW",
@@ -59,12 +60,10 @@ def add_timing(command: argparse.ArgumentParser) -> None:
         " (default: window of ota.toml)",
     )
     when.add_argument("--now", action="store_true", help="without a window: as soon as a board has it")
-    command.add_argument("--utc", action="store_true", help="the window is in UTC, not in each board's zone")
-    command.add_argument(
-        "--without-clock", action="store_true", help="boards that do not know the time need not wait until they do"
-    )
-    command.add_argument(
-        "--days", type=_days, help="boards begin it within so many days only (default: until another takes its place)"
+    timing.add_argument("--utc", action="store_true", help="the window is in UTC, not in each board's zone")
+    timing.add_argument("--without-clock", action="store_true", help="boards that do not know the time need not wait until they do")
+    timing.add_argument(
+        "--days", type=_days, metavar="N", help="boards begin it within so many days only (default: until another takes its place)"
     )
     command.add_argument("--apart", action="store_true", help="an instance may leave the set that it was published in")
 

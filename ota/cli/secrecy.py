@@ -17,12 +17,13 @@ __all__ = ["add_options", "applied"]
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Whether a module is encrypted, and for whom."""
-    command.add_argument(
+    group = command.add_argument_group("encryption")
+    group.add_argument(
         "--encrypt",
         action="store_true",
         help="encrypt the modules: for the key of the group (`ota group-keys`), with --device for the boards' own keys",
     )
-    command.add_argument(
+    group.add_argument(
         "--encrypt-for",
         type=scopes.names,
         action="extend",
@@ -30,7 +31,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="NAME[,NAME…]",
         help="encrypt them for these boards' own keys; may be repeated",
     )
-    command.add_argument("--plain", action="store_true", help="do not encrypt, although the module was encrypted before")
+    group.add_argument("--plain", action="store_true", help="do not encrypt, although the module was encrypted before")
 
 
 def applied(made: Draft | Update, wanted: Sequence[Scope], workspace: Workspace, arguments: argparse.Namespace) -> Draft | Update:

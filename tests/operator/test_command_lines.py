@@ -1,11 +1,14 @@
 """What a command line means, and what is said of one that means nothing: one line, what is nearest to it, and where help is."""
 
+import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
+from device_agent.__main__ import _parser
 from device_agent.__main__ import main as agent
 from ota.cli import output
 from ota.cli.completion import subcommands
@@ -29,6 +32,34 @@ NO_JSON = {  # what they print is no result for machines, or is one already
     ("demo",),
     ("sbom",),
 }
+
+
+def every(command: argparse.ArgumentParser, path: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    yield path, command
+    for group in subcommands(command):
+        for name, each in group.choices.items():
+            yield from every(each, f"{path} {name}")
+
+
+@pytest.mark.parametrize(("name", "make"), [("ota", parser), ("device-agent", _parser)])
+def test_the_help_of_every_verb_says_what_it_does_and_what_each_argument_is(name, make):
+    for path, command in every(make(), name):
+        said = " ".join(command.format_help().split())
+        assert command.description[:1].isupper(), path
+        assert command.description.endswith("."), path
+        assert command.description in said
+        assert "example: " in said or path == "ota"
+        assert [each.dest for each in command._actions if not each.help and each not in subcommands(command)] == [], path
+
+
+def test_the_options_of_publish_are_in_sections(capsys):
+    with pytest.raises(SystemExit):
+        main(["publish", "--help"])
+    said = capsys.readouterr().out
+    sections = ("options:", "which boards:", "when boards change to it:", "encryption:", "how a module is built:")
+    places = [said.index(f"\n{each}\n") for each in (*sections, "what the update says of itself:", "modules in a registry:")]
+    assert places == sorted(places)
+    assert places[0] < said.index("\n  --wait SECONDS") < places[1] < said.index("\n  --fraction PERCENT") < places[2]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The parser of command lines: a mistake is told in one line, with what is nearest to it and where help is."""
+"""The parser of command lines: a mistake is told in one line, with what is nearest to it and where help is.
+
+The help of a verb begins with what the verb does.
+"""
 
 import argparse
 import re
@@ -12,12 +15,23 @@ SHOWN = 12  # choices that a message lists
 _CHOICE = re.compile(r"(?P<what>argument .+): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.*)\)", re.DOTALL)
 
 
+class _Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """Verbs, whose own help says what the list of them says."""
+
+    def add_parser(self, name: str, **settings: Any) -> Any:
+        """As argparse's; the description is the help, as a sentence, unless there is one."""
+        about = settings.get("help") or ""
+        settings.setdefault("description", about[:1].upper() + about[1:] + "." * bool(about))
+        return super().add_parser(name, **settings)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviations: `--device` must never be taken for `--devices`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **named})
         self._within = False
+        self.register("action", "parsers", _Verbs)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Takes options before, between and behind arguments.
