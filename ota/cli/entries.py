@@ -28,12 +28,17 @@ def survey(workspace: Workspace, broker: Broker, wanted: Sequence[Scope], *, tak
     return found
 
 
-def warn_of_strangers(roster: Roster, wanted: Iterable[Scope]) -> None:
-    """Says which groups no board has, and of which devices nothing is known: perhaps misspelt. Quiet where no board is known."""
+def warn_of_strangers(roster: Roster, wanted: Iterable[Scope], boards: Sequence[str] = ()) -> None:
+    """Says which groups no board has, and of which devices, or boards of a group, nothing is known: perhaps misspelt.
+
+    Quiet where no board is known.
+    """
     groups, names = roster.groups, roster.names
     for each in wanted:
         if each.group and groups and each.group not in groups:
             output.note(f"note: no board has reported {each}; boards have {', '.join(sorted(groups)[:NAMED])}")
+        if each.group and names and (strange := [name for name in boards if name not in names]):
+            output.note(f"note: nobody has heard of {', '.join(strange[:NAMED])}; `ota devices` lists the boards there are")
         if each.device and names and each.device not in names:
             output.note(f"note: nobody has heard of {each}; `ota devices` lists those there are")
 

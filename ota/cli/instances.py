@@ -62,8 +62,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
-    scopes.add_scope(command)
-    scopes.add_phase(command, " (default: 100, or as it is when that is deployed already)")
+    whom = command.add_argument_group("which boards")
+    scopes.add_scope(whom)
+    scopes.add_phase(whom, " (default: 100, or as it is when that is deployed already)")
     scopes.add_timing(command)
     waiting.add_options(command)
     add_devices_option(command)
@@ -161,7 +162,7 @@ def _change(
         if withdrawn_to is None:
             roster = open_roster(workspace, arguments)
             if arguments.wait is None:
-                entries.warn_of_strangers(roster, surveys)
+                entries.warn_of_strangers(roster, surveys, arguments.boards or ())
             entries.warn_of_sets(workspace, broker, roster, surveys, names)
         before = {scope: present(workspace, scope, each) for scope, each in surveys.items()}
         edits = {scope: decide(each, now_s) for scope, each in before.items()}

@@ -52,6 +52,8 @@ def _logs(arguments: argparse.Namespace) -> int:
     device = arguments.device or "+"
     roster = Roster(workspace)
     passed_over: set[tuple[str, Reason]] = set()
+    instances: set[str] = set()
+    shown = 0
 
     def refused(name: str, error: Refused) -> None:
         if (name, error.reason) not in passed_over:
@@ -66,13 +68,23 @@ def _logs(arguments: argparse.Namespace) -> int:
         listen_s = FOREVER_S if arguments.follow else arguments.seconds
         for name, record in Logs(broker, roster, refused).follow(listen_s, device):
             level = record.level if isinstance(record, LogRecord) else "info"
+            instances.add(record.instance)
             if LEVELS.index(level) < least or arguments.instance not in (None, record.instance):
                 continue
+            shown += 1
             if arguments.json:
                 output.result_json({"device": name, **(record._asdict() if isinstance(record, Message) else vars(record))})
             else:
                 output.result(f"{_date(record.time_s, utc=arguments.utc)}  {name}  {_line(record)}")
+    if not shown:
+        output.note(_nothing(arguments, sorted(filter(None, instances))))
     return 1 if passed_over else 0
+
+
+def _nothing(arguments: argparse.Namespace, instances: list[str]) -> str:
+    """That nothing was shown, and what may be the cause."""
+    of = f" of instance {arguments.instance}, only of {', '.join(instances)}" if arguments.instance and instances else ""
+    return f"nothing was said in {arguments.seconds:g} s{of}: only what is said meanwhile is shown; -f goes on listening"
 
 
 def _subscribe(broker: Broker, modules: str) -> None:

@@ -54,10 +54,10 @@ def add_commands(commands: Any) -> None:
         metavar="FILE",
         help="instead of modules: an agent that `make tarball` made, for the boards themselves",
     )
-    publish.add_argument("--security-epoch", type=_epoch, default=0, help="of the agent (default %(default)s)")
     publish.add_argument("--instance", type=output.name, help="the instance that runs it (default: the module's name)")
-    scopes.add_scope(publish)
-    scopes.add_phase(publish, " (default: 100, or as it is when the group has this update already)")
+    whom = publish.add_argument_group("which boards")
+    scopes.add_scope(whom)
+    scopes.add_phase(whom, " (default: 100, or as it is when the group has this update already)")
     publish.add_argument(
         "--together", action="store_true", help="the modules are a set: a board changes to all of them, or goes back from all"
     )
@@ -70,7 +70,6 @@ def add_commands(commands: Any) -> None:
     )
     scopes.add_timing(publish)
     waiting.add_options(publish)
-    add_devices_option(publish)
     secrecy.add_options(publish)
     publish.add_argument(
         "--pack",
@@ -79,10 +78,12 @@ def add_commands(commands: Any) -> None:
         help="without a broker: sign, and write a bundle; `ota republish` sends it later",
     )
     publish.add_argument("--dry-run", action="store_true", help="check and build; sign nothing, send nothing")
-    publish.add_argument("--mixed-group", action="store_true", help="publish although the group has boards of another class")
+    add_devices_option(whom)
+    whom.add_argument("--mixed-group", action="store_true", help="publish although the group has boards of another class")
     publish.add_argument("--take-over", action="store_true", help="replace what another workspace has on the broker")
     publish.add_argument("--json", action="store_true", help="machine-readable result")
     add_build_options(publish)
+    publish.add_argument("--security-epoch", type=_epoch, default=0, metavar="NUMBER", help="of an agent (default %(default)s)")
     publish.set_defaults(handler=_publish)
 
 
@@ -114,7 +115,7 @@ def _publish(arguments: argparse.Namespace) -> int:
             arguments, max(each.signed_s for each in surveys.values()), [report for report, online in boards if online]
         )
         if arguments.wait is None:  # else it says what becomes of them
-            entries.warn_of_strangers(roster, wanted)
+            entries.warn_of_strangers(roster, wanted, order.boards)
         entries.warn_of_sets(workspace, broker, roster, surveys, list(made))
         items = _items(workspace, made, order, config, surveys, [report for report, _ in boards], now_s, arguments)
         label = ", ".join(each.update.label for each in items)

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,14 +97,16 @@ def _widen(arguments: argparse.Namespace) -> int:
     if arguments.device:
         raise output.UsageError("the deployment of one board has no more boards")
     boards = arguments.boards or ()
-    return _change(arguments, lambda found, now_s: rollout.widened(found, arguments.fraction, boards, now_s))
+    return _change(arguments, lambda found, now_s: rollout.widened(found, arguments.fraction, boards, now_s), boards)
 
 
-def _change(arguments: argparse.Namespace, decide: Change, *, final: bool = False) -> int:
+def _change(arguments: argparse.Namespace, decide: Change, boards: Sequence[str] = (), *, final: bool = False) -> int:
     workspace, scope = open_workspace(arguments), _scope(arguments)
     with Broker(workspace.settings) as broker:
         survey = entries.survey(workspace, broker, [scope])[scope]
         found = rollout.standing(workspace, scope, survey, arguments.instance)
+        if boards:
+            entries.warn_of_strangers(Roster(workspace), [scope], boards)
         before = found.present.deployment
         if arguments.dry_run:
             made = decide(found, int(time.time())).applied(before)

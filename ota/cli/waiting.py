@@ -9,6 +9,7 @@ from ota.cli import output
 from ota.cli.fleet import open_roster
 from ota.errors import OtaError
 from ota.formats.deployment import Deployment
+from ota.formats.reasons import Reason
 from ota.formats.text import printable
 from ota.operator.broker import Broker
 from ota.operator.roster import Roster
@@ -108,6 +109,8 @@ def _tell(scope: str, outcome: Outcome, waited_s: float) -> None:
     if outcome.staged:
         output.result("nothing failed: what has not ended is on the boards and waits for its window")
     if outcome.counts[Kind.FAILED]:
+        if any(each.reason == Reason.CAPABILITY_DENIED.value for found in outcome.standings.values() for each in found.values()):
+            output.note("what modules may use stands in [policy.grants] of a board's agent.toml")
         output.note("what a board refused it judges again when its agent starts")
         output.note("what failed on a board it tries again after `ota publish --new-sequence`")
     for gap in outcome.gaps:

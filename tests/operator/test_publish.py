@@ -437,6 +437,7 @@ def test_a_group_or_device_that_nobody_knows_is_told_of_without_waiting(quick, c
     told = {
         ("--group", "lib"): "note: no board has reported group lib; boards have lab",
         ("--device", "rooof"): "note: nobody has heard of device rooof; `ota devices` lists those there are",
+        ("--boards", "roof,rooof"): "note: nobody has heard of rooof; `ota devices` lists the boards there are",
         ("--device", "roof"): "",
         ("--group", GROUP): "",
     }
@@ -445,6 +446,9 @@ def test_a_group_or_device_that_nobody_knows_is_told_of_without_waiting(quick, c
         said = capsys.readouterr().err
         assert note in said
         assert bool(note) == ("note:" in said)
+    assert ota(quick.folder, "publish", quick.module(2), "--boards", "roof") == 0
+    assert ota(quick.folder, "widen", GROUP, "--boards", "roff") == 0
+    assert "nobody has heard of roff" in capsys.readouterr().err
     assert ota(quick.folder, "config", "echo", "key=value", "--device", "rooof") == 0
     assert "nobody has heard of device rooof" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -251,6 +252,7 @@ def test_groups_and_names_that_nobody_has_are_exit_code_1(workspace, capsys):
     assert ota(workspace.folder, "logs", "--device", "nobody", "--seconds", "0.1") == 1
     assert "no board has the name nobody" in capsys.readouterr().err
     assert ota(workspace.folder, "logs", "--device", "a", "--seconds", "0.1") == 0
+    assert "nothing was said in 0.1 s: only what is said meanwhile is shown; -f goes on listening" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         ota(workspace.folder, "logs", "--device", "#")
     assert "'#' is not a name" in capsys.readouterr().err
@@ -377,6 +379,8 @@ def test_logs_show_what_modules_publish_on_their_own_topics_and_nothing_that_oth
         found = {line["number"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
         assert found.keys() == {8}
         assert (found[8]["device"], found[8]["instance"], found[8]["payload"]) == ("b1", "kitchen", b"2.5".hex())
+        assert ota(workspace.folder, "logs", "--seconds", "1", "--instance", "kitchne") == 0
+        assert "nothing was said in 1 s of instance kitchne, only of kitchen, m: " in capsys.readouterr().err
         assert ota(workspace.folder, "logs", "--seconds", "1", "--topics", "#") == 0
         assert {line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()} == {"1.5", "2.5", "3.5"}
 
@@ -394,6 +398,23 @@ def test_status_has_a_line_for_each_instance_and_names_what_is_wrong(workspace, 
     assert lines[3] == ["b", "lab", "0.1.0", "-", "-", "-", "-", "online"]
     assert " ".join(lines[4]) == "a: clock: not set"
     assert " ".join(lines[5]) == "a: group document, epoch 7, was refused: signer-unknown: nobody knows it"
+
+
+def test_a_board_that_runs_what_was_before_its_confirmed_module_says_so(workspace, capsys):
+    previous = replace(fleet.RUNNING, slot="previous")
+    attempt = Attempt("confirmed", b"d" * 16, b"m" * 32)
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["a"], instances=(fleet.summary("blink", previous, attempt), fleet.summary("hygro", attempt=attempt)))
+        fleet.leave_instance(broker, ["a"], "blink", running=previous, attempt=attempt)
+        fleet.leave_instance(broker, ["a"], "hygro", attempt=attempt)
+    assert ota(workspace.folder, "status") == 0
+    blink, hygro = capsys.readouterr().out.splitlines()[1:3]
+    assert "previous   confirmed, then stepped down  online" in blink
+    assert "stepped" not in hygro
+    assert ota(workspace.folder, "status", "a") == 0
+    _, blink, hygro = capsys.readouterr().out.split("\n\n")
+    assert "stepped down    it failed again and again: the previous module runs, until it is tried again" in blink
+    assert "stepped" not in hygro
 
 
 def test_status_of_a_board_has_everything_about_its_instances(workspace, capsys):
