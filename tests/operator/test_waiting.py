@@ -367,3 +367,10 @@ def test_the_command_says_what_became_of_every_board(site, modules, capsys):
     captured = capsys.readouterr()
     assert "no board has reported group labb (groups that boards have: lab)" in captured.err
     assert "no board of group labb reported in 2 s" in captured.out
+
+
+def test_where_capabilities_are_granted_is_said_when_a_board_denies_one(capsys):
+    _tell("group lab", Outcome({"a": {"m": Standing(Kind.FAILED, "rejected", "capability-denied", "no clock")}}), 1)
+    assert "what modules may use stands in [policy.grants] of a board's agent.toml\n" in capsys.readouterr().err
+    _tell("group lab", Outcome({"a": {"m": Standing(Kind.FAILED, "failed", "trapped")}}), 1)
+    assert "[policy.grants]" not in capsys.readouterr().err
