@@ -146,7 +146,7 @@ def _show(arguments: argparse.Namespace) -> int:
         (f"{section}.{key}".removesuffix(".value"), str(value))
         for section, content in _plain(board).items()
         for key, value in _pairs(content)
-        if value not in ("", None)
+        if value not in ("", None, ())
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

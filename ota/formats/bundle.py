@@ -210,6 +210,14 @@ def pack_reports(messages: Iterable[tuple[str, bytes]]) -> bytes:
     return made.getvalue()
 
 
+def _strange(name: str, kinds: tuple[_Kind, ...]) -> Refused:
+    """A bundle where reports are expected is told as such, and the other way round."""
+    expected, other = ("reports", "updates") if kinds is _OF_REPORTS else ("updates", "reports")
+    if _order(name, _OF_BUNDLE if kinds is _OF_REPORTS else _OF_REPORTS) is None:
+        return _invalid(f"{name!r} is not a member of a bundle")
+    return Refused(Reason.BUNDLE_INVALID, f"the file holds {other}, and {expected} are expected: {name!r} is in it")
+
+
 def _members(read: Callable[[int, int], bytes], size: int, kinds: tuple[_Kind, ...]) -> Iterator[tuple[str, Span]]:
     if size > BUNDLE_LIMIT_BYTES:
         raise Refused(Reason.TOO_LARGE, f"the bundle is {size} bytes, the limit is {BUNDLE_LIMIT_BYTES}")
@@ -218,7 +226,7 @@ def _members(read: Callable[[int, int], bytes], size: int, kinds: tuple[_Kind, .
         name, length = header
         place = _order(name, kinds)
         if place is None:
-            raise _invalid(f"{name!r} is not a member of a bundle")
+            raise _strange(name, kinds)
         if last is not None and place <= last:
             raise _invalid(f"{name} is there twice, or out of order")
         limit = kinds[place[0]].limit_bytes

@@ -33,6 +33,7 @@ from ota.formats.broker_url import BrokerUrl
 from ota.formats.fields import is_name
 from ota.formats.reasons import Refused, naming
 from ota.formats.signed import Role
+from ota.formats.text import nearest
 from ota.formats.trust import ROLES, ROOT_TYPE, Root, first_root, next_root
 from ota.formats.window import Window
 from ota.keyring import Signer, SigningKey, sign_document
@@ -350,8 +351,10 @@ def _settings(value: dict[str, object], folder: Path) -> Settings:
     numbers = {name: _number(value, name, folder) for name in _NUMBERS}
     known = ("vendor", "broker", "group", "ca_file", "username", "password_file", "window")
     for key, each in value.items():
-        if key not in known or not isinstance(each, str):
-            raise WorkspaceError(f"{folder / SETTINGS}: {key!r} is not a setting, or not text")
+        if key not in known:
+            raise WorkspaceError(f"{folder / SETTINGS}: {key!r} is not a setting{nearest(key, (*known, *_NUMBERS))}")
+        if not isinstance(each, str):
+            raise WorkspaceError(f"{folder / SETTINGS}: {key} is {each!r}, not text")
     texts = {key: str(each) for key, each in value.items()}
     try:
         _check_group(texts["group"])

@@ -151,7 +151,9 @@ def test_a_missing_section_and_an_empty_source_are_refused(tmp_path):
 def test_a_definition_of_ones_own_is_named_by_its_path(tmp_path, capsys):
     (tmp_path / "my-board.toml").write_text(GOOD)
     assert main(["boards", "show", str(tmp_path / "my-board.toml")]) == 0
-    assert "my-board" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "my-board" in shown
+    assert "()" not in shown
     (tmp_path / "My Board.toml").write_text(GOOD)
     assert main(["boards", "show", str(tmp_path / "My Board.toml")]) == 1
     assert "a board is named by its file" in capsys.readouterr().err

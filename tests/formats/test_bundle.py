@@ -229,6 +229,14 @@ def test_a_path_that_is_no_topic_is_refused(name):
     assert refusal(entry(name) + END).reason is Reason.BUNDLE_INVALID
 
 
+def test_reports_in_the_place_of_updates_are_told_as_such_and_the_other_way_round():
+    held = "the file holds reports, and updates are expected: 'device/board-1/report' is in it"
+    assert refusal(entry("device/board-1/report") + END).detail == held
+    with pytest.raises(Refused, match="the file holds updates, and reports are expected: 'crl' is in it") as caught:
+        bundle.read_reports(entry("crl") + END)
+    assert caught.value.reason is Reason.BUNDLE_INVALID
+
+
 @pytest.mark.parametrize(
     "kind",
     [

@@ -293,6 +293,21 @@ def test_a_workspace_with_a_broken_settings_file_says_where(workspace):
         Workspace.open(workspace)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('grop = "lab"', r"ota\.toml: 'grop' is not a setting \(did you mean group\?\)$"),
+        ("keep_update = 3", r"ota\.toml: 'keep_update' is not a setting \(did you mean keep_updates\?\)$"),
+        ("username = 3", r"ota\.toml: username is 3, not text$"),
+    ],
+)
+def test_a_setting_that_is_misspelt_or_no_text_is_named_with_what_is_meant(workspace, line, message):
+    with (workspace / "ota.toml").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(WorkspaceError, match=message):
+        Workspace.open(workspace)
+
+
 def test_what_is_no_key_is_refused(tmp_path):
     path = tmp_path / "key.pem"
     path.write_text("not a key")
