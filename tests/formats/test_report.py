@@ -76,6 +76,8 @@ SAID_OF_A_BOARD = [
      [[-1, b""], [True, b""], [1.0, b""], [1, bytes(31)], [1, bytes(33)], [1, ""], [1], [], [1, bytes(32), 3, 4, 5, 6, 7, 8, 9]]),
     (("encryption",), [b"", bytes(256)], [bytes(257), "text"]),
     (("group-keys",), [[], [bytes(8)] * 24, [b"1"]], [[bytes(8)] * 25, [b""], [bytes(9)], ["12345678"], [7]]),
+    (("documents",), [{}, {"group": 0}, {"group": 1, "device": LARGEST}, {"later": "ignored"}],
+     [[], {"group": -1}, {"device": True}, {"device": "1"}]),
 ]  # fmt: skip
 SAID_OF_AN_INSTANCE = [
     (("v",), [2], [1, 3]),
@@ -121,6 +123,9 @@ def test_what_a_board_says_reads_back():
     assert Report.from_bytes(BOARD.to_bytes()) == BOARD
     bare = replace(BOARD, encryption=b"", group_keys=())
     assert Report.from_bytes(bare.to_bytes()) == bare
+    for documents in (None, {}, {"group": 3}, {"device": 4}):
+        said = replace(BOARD, documents=documents)
+        assert Report.from_bytes(said.to_bytes()).documents == documents
     assert InstanceReport.from_bytes(INSTANCE.to_bytes()) == INSTANCE
 
 
