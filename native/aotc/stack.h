@@ -7,6 +7,7 @@
 #define PW_STACK_H
 
 #define PW_FRAME 4096
+#define PW_SMALL 30
 
 static uint8 *apart; /* by number of function, whether WAMR's check stands before it; NULL: none */
 bool pw_again;        /* there are more of these than were known */
@@ -23,9 +24,28 @@ is_apart(uint32 number)
     return apart && apart[number];
 }
 
-/* At the end of a function's first block; the rest goes into another. */
+/* Whether a function may become part of its callers, its frame and its checks with it: by the bytes of its code in the module. */
 static bool
-pw_check_stack(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx)
+is_small(const AOTFunc *function)
+{
+    return function->code_size <= PW_SMALL;
+}
+
+/* Goes on in a new block if a condition does not hold. */
+static bool
+pw_refuse(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx, LLVMValueRef condition, int32 exception)
+{
+    LLVMBasicBlockRef rest = LLVMAppendBasicBlockInContext(comp_ctx->context, func_ctx->func, "rest");
+    if (!aot_emit_exception(comp_ctx, func_ctx, exception, true, condition, rest))
+        return false;
+    LLVMPositionBuilderAtEnd(comp_ctx->builder, rest);
+    func_ctx->block_stack.block_list_head->llvm_entry_block = rest;
+    return true;
+}
+
+/* Whether the native stack suffices. */
+static LLVMValueRef
+pw_exhausted(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx)
 {
     LLVMBuilderRef builder = comp_ctx->builder;
     LLVMContextRef context = comp_ctx->context;
@@ -36,15 +56,37 @@ pw_check_stack(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx)
     LLVMValueRef read = LLVMGetIntrinsicDeclaration(comp_ctx->module, LLVMLookupIntrinsicID(intrinsic, strlen(intrinsic)), &number, 1);
     LLVMValueRef pointer = LLVMBuildCall2(builder, LLVMGlobalGetValueType(read), read, &which, 1, "sp");
     if (!create_native_stack_bound(comp_ctx, func_ctx))
-        return false;
+        return NULL;
     LLVMValueRef bound = LLVMBuildPtrToInt(builder, func_ctx->native_stack_bound, number, "bound");
-    LLVMValueRef exhausted = LLVMBuildICmp(builder, LLVMIntULT, pointer, bound, "exhausted");
-    LLVMBasicBlockRef rest = LLVMAppendBasicBlockInContext(context, func_ctx->func, "rest");
-    AOTFuncContext alone = *func_ctx; /* its other traps have a frame to write their place into */
-    if (!aot_emit_exception(comp_ctx, &alone, EXCE_NATIVE_STACK_OVERFLOW, true, exhausted, rest))
+    return LLVMBuildICmp(builder, LLVMIntULT, pointer, bound, "exhausted");
+}
+
+/* At the end of a function's first block; the rest goes into another. Where it calls, also whether there is room for the frame of what it calls, which
+ * frames.h makes: a check at each call takes longer, and two more values that have to be kept all the while. */
+static bool
+pw_check_stack(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx, bool is_apart, bool calls)
+{
+    LLVMBuilderRef builder = comp_ctx->builder;
+    AOTFuncContext alone = *func_ctx; /* what traps later has another place */
+    LLVMValueRef bad = is_apart ? NULL : pw_exhausted(comp_ctx, &alone);
+    if (!is_apart && (!bad || !pw_refuse(comp_ctx, &alone, bad, EXCE_NATIVE_STACK_OVERFLOW)))
         return false;
-    func_ctx->block_stack.block_list_head->llvm_entry_block = rest;
-    return true;
+    if (calls) {
+        LLVMValueRef frames = I32_CONST((uint32)(2 * offsetof(AOTFrame, lp) / sizeof(uintptr_t) * comp_ctx->pointer_size));
+        LLVMValueRef end = LLVMBuildInBoundsGEP2(builder, INT8_TYPE, func_ctx->cur_frame, &frames, 1, "end");
+        bad = LLVMBuildICmp(builder, LLVMIntUGT, end, func_ctx->wasm_stack_top_bound, "full");
+        if (!pw_refuse(comp_ctx, &alone, bad, EXCE_OPERAND_STACK_OVERFLOW))
+            return false;
+    }
+    if (!alone.got_exception_block)
+        return true;
+    LLVMBasicBlockRef rest = LLVMGetInsertBlock(builder);
+    uint64 place = (uint64)(func_ctx->aot_func->code - comp_ctx->comp_data->wasm_module->load_addr);
+    bool is_64 = comp_ctx->pointer_size == sizeof(uint64);
+    LLVMPositionBuilderBefore(builder, LLVMGetNextInstruction(alone.exception_id_phi));
+    bool good = aot_gen_commit_ip(comp_ctx, func_ctx, is_64 ? I64_CONST(place) : I32_CONST((uint32)place), is_64);
+    LLVMPositionBuilderAtEnd(builder, rest);
+    return good;
 }
 
 /* Reads what LLVM says of frames, lines as "WASM Module:aot_func#9  72  static". False when there is no saying, or another round is wanted. */

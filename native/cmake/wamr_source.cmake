@@ -544,14 +544,27 @@ function(wamr_settle_calls)
     wamr_mend(${file} "${resolved}" "${resolved}    if (!pw_settle_calls(obj_data))\n        goto fail;\n")
 endfunction()
 
-# WAMR 978ce3f, ahead of time for x86-64: the two stores of a frame at each call, a pointer and the function's number, become one of a vector, whose
-# number lies in 16 bytes of constants with a relocation of 24: a tenth of an image, and two instructions more. A volatile store stays alone.
-function(wamr_store_frames_apart)
+# WAMR 978ce3f, ahead of time: makes the frame of a call through a table by a call of the runtime, 25 instructions; and of each other call with a
+# check of its own that there is room, and one vector of two stores, whose number lies in 16 bytes of constants with a relocation of 24: a tenth of
+# an image. native/aotc/frames.h makes all of them; native/aotc/stack.h checks. Indexes are extended by zeros, which takes no instruction.
+function(wamr_push_frames_inline)
     set(file core/iwasm/compilation/aot_emit_function.c)
-    set(tail " {\n        aot_set_last_error(\"llvm build store failed\");\n        return false;\n    }\n\n    if (!comp_ctx->is_jit_mode) {\n        if (comp_ctx->call_stack_features.func_idx) {\n")
-    set(store "LLVMBuildStore(comp_ctx->builder, cur_frame, prev_frame_ptr)")
-    string(REPLACE "return false;\n    }\n" "return false;\n    }\n    LLVMSetVolatile(offset, strcmp(comp_ctx->target_arch, \"x86_64\") == 0);\n" mended "${tail}")
-    wamr_mend(${file} "    if (!${store})${tail}" "    if (!(offset = ${store}))${mended}")
+    set(compile "bool\naot_compile_op_call(")
+    wamr_mend(${file} "${compile}" "#include \"frames.h\"\n\n${compile}")
+    wamr_mend(${file} "if (!alloc_frame_for_aot_func(comp_ctx, func_ctx, func_idx))" "if (!pw_push_frame(comp_ctx, func_ctx, I32_CONST(func_idx)))")
+    wamr_mend(${file} "if (!call_aot_alloc_frame_func(comp_ctx, func_ctx, func_idx))\n            goto fail;\n#endif\n    }\n\n    /* Add basic blocks */"
+              "if (!pw_push_frame(comp_ctx, func_ctx, func_idx))\n            goto fail;\n#endif\n    }\n\n    /* Add basic blocks */")
+    set(load "    /* Load function type index */\n    if (!(ftype_idx_ptr = ")
+    wamr_mend(${file} "${load}" "    LLVMValueRef place = LLVMBuildZExt(comp_ctx->builder, func_idx, I64_TYPE, \"place\");\n${load}")
+    wamr_mend(${file} "comp_ctx->builder, I32_TYPE, func_ctx->func_type_indexes,\n              &func_idx, 1," "comp_ctx->builder, I32_TYPE, func_ctx->func_type_indexes,\n              &place, 1,")
+    set(pointer "    /* Load function pointer */\n    if (!(func_ptr = LLVMBuildInBoundsGEP2(comp_ctx->builder, OPQ_PTR_TYPE,\n                                           func_ctx->func_ptrs, &")
+    wamr_mend(${file} "${pointer}func_idx, 1," "${pointer}place, 1,")
+endfunction()
+
+# WAMR 978ce3f, ahead of time: bounds the number of a br_table before a switch that has a default.
+function(wamr_switch_at_once)
+    set(clamp "    value_cmp = LLVMBuildSelect(comp_ctx->builder, clap_value_cmp_cond,")
+    wamr_mend(core/iwasm/compilation/aot_emit_control.c "${clamp}" "    if (LLVMIsEfficientConstInt(value_cmp)) /* what no constant is, LLVM's switch bounds */\n    ${clamp}")
 endfunction()
 
 # WAMR 978ce3f reserves 8 GiB, which the first byte of an access can reach but not its last: an access at the highest address ends up to 15 bytes
@@ -571,11 +584,12 @@ function(wamr_check_stack_inside)
     set(create "static AOTFuncContext *\naot_create_func_context(")
     wamr_mend(${file} "${create}" "#include \"stack.h\"\n\n${create}")
     wamr_mend(${file} "        comp_ctx->enable_stack_bound_check || comp_ctx->enable_stack_estimation;\n    LLVMValueRef precheck_func" "        is_apart(func_index);\n    LLVMValueRef precheck_func")
-    wamr_mend(${file} "\nLLVMTypeRef\nwasm_type_to_llvm_type(" "\nstatic bool\nis_apart(uint32 number); /* stack.h */\n\nLLVMTypeRef\nwasm_type_to_llvm_type(")
+    wamr_mend(${file} "\nLLVMTypeRef\nwasm_type_to_llvm_type(" "\nstatic bool\nis_apart(uint32 number), is_small(const AOTFunc *function); /* stack.h */\n\nLLVMTypeRef\nwasm_type_to_llvm_type(")
     set(noinline "LLVMAddAttributeAtIndex(func, LLVMAttributeFunctionIndex, LLVMCreateEnumAttribute(comp_ctx->context, LLVMGetEnumAttributeKindForName(\"noinline\", 8), 0));")
-    wamr_mend(${file} "    else {\n        *p_precheck_func = func;\n" "    else {\n        ${noinline}\n        *p_precheck_func = func;\n")
+    wamr_mend(${file} "    else {\n        *p_precheck_func = func;\n" "    else {\n        if (!is_small(aot_func)) {\n            ${noinline}\n        }\n        *p_precheck_func = func;\n")
     set(end "#if WASM_ENABLE_BRANCH_HINTS != 0\n    func_ctx->function_hints =\n")
-    wamr_mend(${file} "${end}" "    if (!is_apart(func_index) && !pw_check_stack(comp_ctx, func_ctx)) {\n        goto fail;\n    }\n\n${end}")
+    set(calls "wasm_func->has_op_func_call")
+    wamr_mend(${file} "${end}" "    if (!pw_check_stack(comp_ctx, func_ctx, is_apart(func_index), ${calls})) {\n        goto fail;\n    }\n\n${end}")
     wamr_mend(${file} "         || comp_ctx->enable_stack_estimation)\n        && !aot_create_stack_sizes(" "         || comp_ctx->enable_stack_estimation)\n        && pw_some_apart() && !aot_create_stack_sizes(")
     set(file core/iwasm/compilation/aot_emit_aot_file.c)
     set(read "static bool\nread_stack_usage_file(")
@@ -594,14 +608,6 @@ function(wamr_end_at_traps)
     set(end "        if (!comp_ctx->enable_bound_check) {\n            func = ${trap};\n            LLVMBuildCall2(comp_ctx->builder, LLVMGlobalGetValueType(func), func, NULL, 0, \"\");\n            LLVMBuildUnreachable(comp_ctx->builder);\n        }\n        else ")
     string(REPLACE "        if (" "${end}if (" mended "${return}")
     wamr_mend(${file} "${return}" "${mended}")
-endfunction()
-
-# WAMR 978ce3f, ahead of time: where no frame is left for a call through a table, the caller returns a zero. Where hardware checks bounds nobody asks
-# whether a call trapped, so that all callers go on as if it had not, until the host hears of a trap.
-function(wamr_trap_without_frames)
-    set(fail "    LLVMPositionBuilderAtEnd(comp_ctx->builder, frame_alloc_fail);\n    if (")
-    set(trap "!comp_ctx->enable_bound_check ? !aot_emit_exception(comp_ctx, func_ctx, EXCE_ALREADY_THROWN, false, NULL, NULL) : ")
-    wamr_mend(core/iwasm/compilation/aot_emit_function.c "${fail}" "${fail}${trap}")
 endfunction()
 
 # WAMR 978ce3f, ahead of time: where addresses have 32 bits, a range of memory.fill and memory.copy may end at 0 by overflow. No memory there has 4 GiB.
@@ -698,10 +704,10 @@ set(WAMR_MENDS
     wamr_fold_constants
     wamr_make_vectors
     wamr_settle_calls
-    wamr_store_frames_apart
+    wamr_push_frames_inline
+    wamr_switch_at_once
     wamr_check_stack_inside
     wamr_end_at_traps
-    wamr_trap_without_frames
     wamr_refuse_overflow
     wamr_trap_at_tables
     wamr_probe_vector_stores

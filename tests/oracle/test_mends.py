@@ -39,9 +39,8 @@ EXPECTED = {
     "wamr_tell_places": [[0, 37], [1, 41]],
     "wamr_hold_accesses": "Trap",
     "wamr_settle_calls": [0, 6765],
-    "wamr_store_frames_apart": [0, 6765],
+    "wamr_push_frames_inline": [0, 0, 6765, 7],
     "wamr_check_stack_inside": [0, 6765],
-    "wamr_trap_without_frames": 7,
     "wamr_fix_vector_nan": 0x7FE00000,
 }
 

@@ -10,7 +10,7 @@ from tests.support.aot import aotc, compiled
 from tests.support.sampling import check, few_and_many
 from tests.support.wat import wat
 
-CALL, CALL_INDIRECT, BRANCH = 0x10, 0x11, 0x0C
+CALL, CALL_INDIRECT, BRANCH, FLOAT32, FLOAT64 = 0x10, 0x11, 0x0C, 0x43, 0x44
 TRAPS = {
     "(unreachable)": b"\x00",
     "(drop (i32.load8_u offset=7 (i32.const -9)))": b"\x2d",
@@ -94,6 +94,18 @@ def test_compiled_code_names_the_same_places_where_it_names_any():
             assert other.offset in (0, one.offset)
             placed += other.offset != 0
     assert placed >= len(TRAPS) + 5
+
+
+@pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+def test_compiled_code_that_has_no_room_left_is_placed_at_its_beginning():
+    """Where the last function found no room for one that it might call, with a frame for itself and none for that one."""
+    wasm = wat("""(module (table 1 funcref) (elem (i32.const 0) $deep) (type $t (func (param i32)))
+      (func $deep (export "run") (type $t) (drop (f64.const 1)) (call $through (local.get 0)))
+      (func $through (type $t) (drop (f32.const 1)) (call_indirect (type $t) (local.get 0) (i32.const 0))))""")
+    last, *callers = stack_of(Runtime().load(compiled(wasm)).instantiate(), "run")
+    assert wasm[last.offset] == {"deep": FLOAT64, "through": FLOAT32}[last.function]
+    for one, other in zip(callers[:20], [last, *callers], strict=False):
+        assert (one.function, wasm[one.offset]) == (("through", CALL_INDIRECT) if other.function == "deep" else ("deep", CALL))
 
 
 def test_without_places_there_is_none():
