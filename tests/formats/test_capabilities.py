@@ -170,6 +170,21 @@ def test_quotas_are_there_where_something_is_kept_and_are_as_asked_for():
     assert (NONE.quota_bytes, NONE.number("wasi", "quota_bytes"), parsed(wasi={}).number("wasi", "quota_bytes")) == (0, 0, 0)
 
 
+def test_manifests_have_a_number_for_each_capability_and_argument():
+    given = parsed(
+        logging={}, messaging={"publish": ["a"], "subscribe": ["b"]}, keyvalue={"quota_bytes": 1}, clock={}, config={}, random={},
+        gpio={"inputs": ["gpiochip0:1"], "outputs": ["gpiochip0:2"]}, serial={"ports": ["/dev/ttyS0:9600"]},
+        wasi={"read": ["/r"], "write": ["/w"], "quota_bytes": 2}, filter={},
+    )  # fmt: skip
+    numbers = {
+        1: {}, 2: {1: ["a"], 2: ["b"]}, 3: {1: 1}, 4: {}, 5: {}, 6: {}, 7: {1: ["gpiochip0:1"], 2: ["gpiochip0:2"]},
+        8: {1: ["/dev/ttyS0:9600"]}, 9: {1: ["/r"], 2: ["/w"], 3: 2}, 10: {},
+    }  # fmt: skip
+    assert given.to_numbers() == numbers
+    assert Capabilities.from_numbers(numbers, "test") == given
+    assert Capabilities.from_numbers(given.to_value(), "test") == given  # as manifests of schema 1 to 3 had them
+
+
 def test_topic_filters_are_found_by_direction():
     given = parsed(messaging={"publish": ["a"], "subscribe": ["b", "c"]})
     assert (given.filters("publish"), given.filters("subscribe")) == (("a",), ("b", "c"))
