@@ -148,11 +148,11 @@ def test_the_numbers_of_texts_and_kinds_are_those_of_manifests():
             -5: SAID.origin,
         }
     }
-    assert {kind: kind.value for kind in Kind} == {
-        Kind.UNSPECIFIED: 0,
-        Kind.FUNCTIONAL: 1,
-        Kind.SECURITY: 2,
-        Kind.UNKNOWN: -1,
+    assert {name: kind.value for name, kind in Kind.__members__.items()} == {
+        "UNSPECIFIED": 0,
+        "FUNCTIONAL": 1,
+        "SECURITY": 2,
+        "UNKNOWN": -1,
     }
 
 
