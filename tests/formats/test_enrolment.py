@@ -134,6 +134,11 @@ def test_an_answer_of_another_shape_is_refused(members, code):
     assert reason(Answer.from_bytes, changed(ANSWER.to_bytes(), **members)) is code
 
 
+def test_a_reason_that_is_too_long_is_not_repeated():
+    with pytest.raises(Refused, match="has 65 characters, the limit is 64"):
+        Answer.from_bytes(changed(ANSWER.to_bytes(), reason="x" * 65))
+
+
 def test_what_later_versions_add_is_ignored_and_sizes_are_bounded():
     for read, document, member in (
         (Request.from_bytes, REQUEST.to_bytes(), "csr"),

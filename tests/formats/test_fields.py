@@ -50,6 +50,11 @@ def test_a_key_that_is_neither_number_nor_text_is_malformed_however_others_are_t
     assert caught.value.reason is Reason.MALFORMED
 
 
+def test_a_name_that_is_too_long_is_told_by_its_length():
+    with pytest.raises(Refused, match="has 65 characters, the limit is 64"):
+        read("x" * 65, "name")
+
+
 def test_a_document_of_another_version_is_refused_whichever_it_is():
     read(1, "version")
     read(2, "version", 2)
