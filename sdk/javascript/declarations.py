@@ -65,7 +65,8 @@ def generate(wit: str) -> str:
     """The declarations for a package of WIT."""
     exported = set(re.findall(r"export (\w+);", wit))
     modules, classes = [], []
-    for about, interface, body in re.findall(r"/// (.+)\ninterface (\w+) \{\n((?:    .*\n)+)\}", wit):
+    for comments, interface, body in re.findall(r"((?:/// .+\n)+)interface (\w+) \{\n((?:    .*\n)+)\}", wit):
+        about = "\n * ".join(comments.removeprefix("/// ").rstrip("\n").split("\n/// "))
         out = interface in exported
         lines = []
         for comment, kind, name, rest in re.findall(r"((?:    /// .+\n)?)    (enum )?([\w-]+)(?:: func)?(.*)", body):

@@ -81,7 +81,8 @@ declare module "device:module" {
     export interface Events {
         handle(topic: string, payload: Uint8Array): void | Promise<void>;
     }
-    /** Called once, before the first event and after `restore`. */
+    /** Called once, before the first event and after `restore`. The configuration: what the manifest says, and then a line "key=value"
+     * for each setting; a line that begins with a space goes on with the value before it. */
     export interface Startup {
         init(config: Uint8Array): void | Promise<void>;
     }
