@@ -1,6 +1,7 @@
 """Runs as much of what `make test` leaves out as a budget of time holds: `python -m tests.rest --until SECONDS_SINCE_1970`.
 
-What changed lately comes first, everything else in an order that begins elsewhere each day. A part begins only when it will be done
+What changed lately comes first, everything else in an order that begins elsewhere each day; beside that, the shortest parts run
+one after the other. A part begins only when it will be done
 in time, by what its tests took before (tests/durations.json, and build/tests/durations.json where they ran), and by how much slower
 than that this machine is today. What ran and what did not is printed. Exit code 1 when a test failed.
 """
@@ -55,11 +56,12 @@ class Run:
     failed: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self) -> Part | None:
-        """The next part that will be done in time."""
+    def take(self, *, shortest: bool = False) -> Part | None:
+        """The next part that will be done in time, or the shortest one."""
         with self.lock:
             left = self.until - time.time() - SPARE_S
-            found = next((part for part in self.waiting if part.seconds * self.slower * 1.25 < left), None)
+            fitting = (part for part in self.waiting if part.seconds * self.slower * 1.25 < left)
+            found = min(fitting, key=lambda part: part.seconds, default=None) if shortest else next(fitting, None)
             if found:
                 self.waiting.remove(found)
             return found
@@ -160,10 +162,10 @@ def _interrupted(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def lane(run: Run, numbers: Sequence[int]) -> None:
+def lane(run: Run, numbers: Sequence[int], *, shortest: bool) -> None:
     """One part after the other, as long as one fits."""
     for number in numbers:
-        part = run.take()
+        part = run.take(shortest=shortest)
         if part is None:
             return
         run_part(part, run, number)
@@ -179,7 +181,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = parts_of(collect(), durations())
     run = Run(in_order(parts, changed_lately(), time.gmtime().tm_yday), until)
     print(f"{len(parts)} parts of what `make test` leaves out; {max(0, until - time.time()):.0f} s for them", flush=True)
-    lanes = [threading.Thread(target=lane, args=(run, range(first, 2 * len(parts) + 2, LANES))) for first in range(LANES)]
+    # The last lane begins with the shortest parts, so that a few big ones leave time for many others.
+    lanes = [
+        threading.Thread(target=lane, args=(run, range(at, 2 * len(parts) + 2, LANES)), kwargs={"shortest": at == LANES - 1})
+        for at in range(LANES)
+    ]
     for each in lanes:
         each.start()
     for each in lanes:

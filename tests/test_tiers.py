@@ -102,6 +102,13 @@ def test_a_part_that_would_not_be_done_in_time_is_not_begun():
     assert [part.name for part in run.waiting] == ["long"]
 
 
+def test_beside_big_parts_the_shortest_are_run():
+    parts = [Part("big", ("a",), 500.0), Part("long", ("b",), 60.0), Part("short", ("c",), 5.0), Part("other", ("d",), 20.0)]
+    run = Run(parts, time.time() + 3600)
+    assert [run.take().name, *(run.take(shortest=True).name for _ in range(3))] == ["big", "short", "other", "long"]
+    assert run.take(shortest=True) is None
+
+
 @pytest.mark.parametrize(
     ("body", "failed"), [("assert True", False), ("assert False", True), ("import time; time.sleep(60)", False)]
 )
