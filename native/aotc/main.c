@@ -34,7 +34,7 @@
 #define X86_64_FEATURES X86_FEATURES
 #endif
 
-extern bool pw_again; /* stack.h */
+bool pw_again; /* stack.h: there are more functions with a check before them than were known */
 
 typedef struct aot_target {
     const char *name; /* as board definitions have it */

@@ -10,7 +10,7 @@
 #define PW_SMALL 30
 
 static uint8 *apart; /* by number of function, whether WAMR's check stands before it; NULL: none */
-bool pw_again;        /* there are more of these than were known */
+extern bool pw_again; /* main.c */
 
 bool
 pw_some_apart(void)
