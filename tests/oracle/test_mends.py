@@ -40,6 +40,7 @@ EXPECTED = {
     "wamr_hold_accesses": "Trap",
     "wamr_settle_calls": [0, 6765],
     "wamr_push_frames_inline": [0, 0, 6765, 7],
+    "wamr_align_code": 64,
     "wamr_check_stack_inside": [0, 6765],
     "wamr_fix_vector_nan": 0x7FE00000,
 }

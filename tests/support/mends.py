@@ -5,6 +5,7 @@ FOLDER has libwamr_core, AOTC is a compiler: of a build without mends, to see wh
 
 import json
 import multiprocessing
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pywamr import MemoryType, PywamrError, Runtime, Trap
 SHOWN: dict[str, Callable[[], object]] = {}
 COMPILER = [""]
 TIMEOUT_S = 120
+TEXT = 2  # a section of an image
 NOT_SHOWN = {
     "wamr_switch_at_once": "three instructions less, and the same",
     "wamr_fix_empty_memory": "needs a system that refuses access to 0 bytes",
@@ -228,6 +230,17 @@ def calls() -> object:
     """How often an image names a function that is called, and what such calls come to."""
     code = image(CALLING)
     return [code.count(b"aot_func#"), result(code, "run", 20)]
+
+
+@shows("wamr_align_code")
+def code_place() -> object:
+    """How far the code is from where an image's section of code is put, a page's beginning: the size of its literals, and those."""
+    code, at = image(CALLING), 8
+    while True:
+        kind, size, literals = struct.unpack_from("<3I", code, at)
+        if kind == TEXT:
+            return 4 + literals
+        at = (at + 8 + size + 3) // 4 * 4
 
 
 @shows("wamr_check_stack_inside")
