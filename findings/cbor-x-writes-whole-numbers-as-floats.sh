@@ -32,6 +32,7 @@ console.log("cbor-x-of-a-BigInt", Buffer.from(cborX.encode(BigInt(milliseconds))
 console.log("cbor-x-of-2^32-1", Buffer.from(cborX.encode(4294967295)).toString("hex"), "-");
 console.log("cbor-x-of-2^32", Buffer.from(cborX.encode(4294967296)).toString("hex"), "-");
 JAVASCRIPT
+npm ls --depth=0 | tail -n +2  # the versions
 node seen.mjs > written
 cat > seen.py <<'PYTHON'
 import logging

@@ -29,6 +29,7 @@ for (const [library, encode] of Object.entries(libraries)) {
   for (const [kind, bytes] of Object.entries(kinds)) console.log(library, kind, Buffer.from(encode(bytes)).toString("hex"));
 }
 JAVASCRIPT
+npm ls --depth=0 | tail -n +2  # the versions
 node seen.mjs > written
 cat > seen.py <<'PYTHON'
 import logging
