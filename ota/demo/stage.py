@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ota.demo.broker import DemoBroker
+from ota.demo.cable import LOOPBACK, Cable
 from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.report import InstanceReport, Message, Report
@@ -56,7 +56,7 @@ publish = ["readings/#", "alerts/#", "summaries/#", "local/#"]
 class Observer:
     """Sees what the board sends: its modules' messages by number, its last report, and those of its instances by name.
 
-    Nobody else is on this broker: signatures are the operator's to verify, who does.
+    Nobody else is on this broker: signatures are the operator's to verify, who does. Raises OSError when there is no broker.
     """
 
     def __init__(self, port: int) -> None:
@@ -68,16 +68,13 @@ class Observer:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.on_connect = self._subscribe
         self._client.on_message = self._received
-        self._port = port
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._client.connect(LOOPBACK, port)
+        self._client.loop_start()
 
     def close(self) -> None:
         """Ends the connection."""
-        self._stopped = True
         self._client.disconnect()
-        self._thread.join(5)
+        self._client.loop_stop()
         self._client.on_connect = self._client.on_message = None  # so paho closes the rest as soon as we are gone
 
     def wait(self, holds: Any, timeout_s: float, what: str) -> None:
@@ -85,19 +82,6 @@ class Observer:
         with self._changed:
             if not self._changed.wait_for(holds, timeout_s):
                 raise OtaError(f"waited {timeout_s:.0f} s for: {what}; the board's last report: {self.report}")
-
-    def _run(self) -> None:
-        while not self._stopped:
-            try:
-                self._client.connect("127.0.0.1", self._port, keepalive=5, clean_start=True)
-            except OSError:
-                time.sleep(0.01)
-                continue
-            while not self._stopped and self._client.loop(0.2) == paho.MQTT_ERR_SUCCESS:
-                pass
-        for _ in range(10):  # the goodbye of `close`, and the end of the socket
-            if self._client.loop(0.1) != paho.MQTT_ERR_SUCCESS:
-                return
 
     def _subscribe(self, client: paho.Client, *_: Any) -> None:
         wanted = (topics.report(DEVICE), topics.instance_reports(DEVICE), module_topics(DEVICE), "local/#")
@@ -126,6 +110,7 @@ class Stage:
         self.folder = folder
         self.broker = DemoBroker(folder)
         self.broker.start()
+        self.cable = Cable(self.broker.port)
         self.workspace = folder / "operator"
         self._agent: subprocess.Popen[bytes] | None = None
         self._log = (folder / "board.log").open("ab")
@@ -134,7 +119,7 @@ class Stage:
     def start_board(self) -> None:
         """Starts the agent as a board's init system would."""
         config = self.folder / "agent.toml"
-        config.write_text(_AGENT.format(device=DEVICE, group=GROUP, url=self.broker.url), encoding="utf-8")
+        config.write_text(_AGENT.format(device=DEVICE, group=GROUP, url=self.cable.url), encoding="utf-8")
         command = [sys.executable, "-m", "device_agent", "--config", str(config)]
         self._agent = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
 
@@ -165,5 +150,6 @@ class Stage:
                 self._agent.wait(10)
             except subprocess.TimeoutExpired:
                 self.kill_board()
+        self.cable.close()
         self.broker.stop()
         self._log.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from boards.console import Console
 from boards.line import SerialLine
+from ota.demo.cable import Cable
 from ota.formats.module import Limits
 from qemu.board import EmulatedBoard
 from tests.support.lab import Lab
@@ -19,7 +20,7 @@ HANG_S = 75.0
 
 
 class BoardLab(Lab):
-    """One emulated board, one operator, one broker. `kill` pulls the plug, and what was not flushed is left to chance."""
+    """One emulated board, its cable, one operator, one broker. `kill` cuts the power; what was not flushed is left to chance."""
 
     patience_s = 240.0
 
@@ -28,6 +29,7 @@ class BoardLab(Lab):
         built_wheel(self.board.board.processor.target)
         broker = Rumqttd(folder)
         broker.start()
+        self.cable = Cable(broker.port)
         super().__init__(folder, broker, **({"trial": 2, "fetch_timeout": 20, "retry": 2, "proc": 0.5} | settings))
         # Several emulated boards may share a busy machine: a module of theirs is given time.
         self.signer.limits = Limits(memory_pages=4, deadline_ms=30_000)
@@ -35,7 +37,7 @@ class BoardLab(Lab):
         self.lost_pages = 0
         made = folder / "settings"
         made.mkdir()
-        (made / "agent.toml").write_text(self.config(f"mqtt://10.0.2.2:{broker.port}", "/data/wamr-ota"))
+        (made / "agent.toml").write_text(self.config(f"mqtt://10.0.2.2:{self.cable.port}", "/data/wamr-ota"))
         shutil.copy(folder / "root.cbor", made)
         (made / "console-login").touch()
         (made / "ntp-servers").write_text(ntp)  # none: tests ask nobody outside
@@ -80,6 +82,7 @@ class BoardLab(Lab):
         self.observer.close()
         if self.board.running():
             self.board.cut()
+        self.cable.close()
         self.broker.stop()
 
 
