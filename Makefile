@@ -1,7 +1,7 @@
 # make test        install what the tests need, check, and run the tests: every capability, one emulated architecture in rotation
 # make test-full   every test
 # make demo        the main job, from nothing, on this machine
-# make check       formatting, types, layers
+# make check       formatting, types, layers, and whether every test can be collected
 # make coverage    branch coverage of the tests; writes build/coverage/
 # make mutants     mutation testing of the parsers and of the update logic; writes build/mutants.json
 # make fuzz-parsers  every parser of bytes from outside, FUZZ_S seconds for each big one; writes build/fuzz-parsers.json
@@ -82,6 +82,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/python -m pytest --collect-only -qq --tier full >build/collected || { cat build/collected; exit 1; }
 
 modules: build/modules/.built
 
