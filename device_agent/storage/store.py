@@ -226,9 +226,7 @@ class Store(Documents):
 
     @recovers
     def collect(self, manifests: Collection[bytes], releases: Collection[tuple[str, bytes]], blobs: Collection[bytes]) -> None:
-        """Deletes all envelopes and blobs but these, keys and states of other releases (by instance), and old journals of instances
-        that are gone.
-        """
+        """Deletes all envelopes and blobs but these, and keys and states of other releases (by instance)."""
         names = {digest.hex() for digest in blobs}
         with errors_as_reasons(self.problems):
             for path in self._blobs.iterdir():
@@ -242,12 +240,6 @@ class Store(Documents):
                 for found in self._database.execute(f"select distinct instance, release from {table}").fetchall():
                     if found[1] and found not in releases:
                         self._database.execute(f"delete from {table} where (instance, release) = (?, ?)", found)
-            gone = (
-                "select instance from journal where instance not in (select instance from slots)"
-                " group by instance order by max(id) desc limit -1 offset ?"
-            )
-            self._database.execute(f"delete from journal where instance in ({gone})", (JOURNAL_INSTANCES,))
-        self._note_head()
 
     # -- modules
 
@@ -312,6 +304,8 @@ class Store(Documents):
 
     @recovers
     def _note_head(self) -> None:
+        if self.home.in_memory:
+            return  # a power cut takes it, and another row gets its number
         last = "select instance, id, chain from journal where id in (select max(id) from journal group by instance)"
         rows = self._database.execute(last).fetchall()
         number = max((number for _, number, _ in rows), default=0)
@@ -379,5 +373,11 @@ class Store(Documents):
         marks = ", ".join("?" * len(row))
         values = (*row, journal.chain(last[0] if last else b"", row))
         self._database.execute(f"insert into journal ({schema.JOURNAL}, chain) values ({marks}, ?)", values)
+        if last is None:  # with a new row only: each row number has one head
+            gone = (
+                "select instance from journal where instance not in (select instance from slots)"
+                " group by instance order by max(id) desc limit -1 offset ?"
+            )
+            self._database.execute(f"delete from journal where instance in ({gone})", (JOURNAL_INSTANCES,))
         old = "select id from journal where instance = ? order by id desc limit 1 offset ?"
         self._database.execute(f"delete from journal where instance = ? and id <= ({old})", (instance, instance, JOURNAL_ROWS))

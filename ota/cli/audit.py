@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ota.cli import output
 from ota.errors import OtaError
 from ota.formats import journal
 from ota.formats.audit import Row
+from ota.operator import audit_check
 from ota.operator.audit import Audit
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
@@ -31,10 +32,11 @@ def add_commands(commands: Any) -> None:
     verify = verbs.add_parser(
         "verify",
         help="find lines that were removed, changed or moved: of this log, or of a board's journal",
-        description="Checks the chain of the log and each signature, and looks for a line for every root, deployment, update and"
-        " certificate of the workspace. With FILE: checks the chains of a journal that `device-agent audit export` wrote on a"
-        " board, and the heads of it that the board has signed into the reports that were read here. Exit code 1 when something"
-        " is wrong, or when no head vouches for the journal.",
+        description="Checks the chain of the log and each signature. Looks for a line for every root, deployment, update,"
+        " certificate, retired board, enrolment token and key of a group of the workspace; for what is gone without a line; and"
+        " for boards that have changed their journals. With FILE: checks the chains of a journal that `device-agent audit export`"
+        " wrote on a board, and the heads of it that the board has signed into the reports that were read here. Exit code 1 when"
+        " something is wrong, or when no head vouches for the journal.",
         epilog="example: ota audit verify; ota audit verify journal.jsonl --device board-1",
     )
     verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the journal that a board has exported")
@@ -68,8 +70,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_log(arguments: argparse.Namespace) -> int:
-    audit = Audit(Workspace.open(arguments.folder))
-    found = list(audit.problems())
+    workspace = Workspace.open(arguments.folder)
+    audit, found = Audit(workspace), list(audit_check.problems(workspace))
+    changed = Roster(workspace).signers.all_changed()
+    found += [f"the journal of board {name}, row {each.row}: {each.text}" for name, each in changed.items()]
     rows = sum(1 for _ in audit.lines())
     if arguments.json:
         output.result(json.dumps({"file": str(audit.path), "rows": rows, "problems": found}))
@@ -89,6 +93,8 @@ def _verify_journal(arguments: argparse.Namespace) -> int:
     except UnicodeDecodeError:
         raise OtaError(f"{arguments.file} is not what `device-agent audit export` writes: it is not UTF-8 text") from None
     verdict = journal.judge(rows, heads)
+    if changed := signers.changed(arguments.device):
+        verdict = replace(verdict, findings=(*verdict.findings, changed))
     whole = not verdict.findings and verdict.vouched > 0
     if arguments.json:
         findings = [vars(each) for each in verdict.findings]

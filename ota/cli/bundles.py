@@ -9,7 +9,7 @@ from ota.cli import output, scopes
 from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.bundle import read_reports
-from ota.formats.reasons import Refused, naming
+from ota.formats.reasons import Reason, Refused, naming
 from ota.formats.report import InstanceReport, Report
 from ota.operator.holdings import Archive, archive, pack
 from ota.operator.ledger import Ledger
@@ -106,6 +106,10 @@ def _reports(arguments: argparse.Namespace) -> int:
                     rows.append((boards[device], signers.instance_report(device, payload, least, int(time.time()))))
             except Refused as error:
                 output.note(f"{path}: {topic.removeprefix(f'{topics.PREFIX}/')}: not believed: {error}")
+                refused += 1
+        for device in boards:
+            if changed := signers.changed(device):
+                output.note(f"{path}: {device}: {Reason.JOURNAL_CHANGED.value}: row {changed.row}: {changed.text}")
                 refused += 1
     signers.save()
     _show(rows, as_json=arguments.json)

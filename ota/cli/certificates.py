@@ -205,14 +205,7 @@ def _retire(arguments: argparse.Namespace) -> int:
     if arguments.undo:
         return max([_take_back(workspace, name, arguments) for name in names])
     if arguments.dry_run:
-        until = {name: each.expires_s for name, each in enrolled(workspace.folder).items()}
-        for name in names:
-            if arguments.json:
-                output.result_json({"device": name, "retired": False, "certificate_until": until.get(name)})
-                continue
-            has = time.strftime("a certificate until %Y-%m-%d", time.gmtime(until[name])) if name in until else "no certificate"
-            output.result(f"{name} has {has}; nothing was changed")
-        return 0
+        return _say_what_would_end(workspace, names, as_json=arguments.json)
     if not arguments.yes and not output.confirm(f"{', '.join(names)} will be locked out for good. Go on?"):
         raise OtaError("nothing was changed: say yes, or give --yes")
     authority, roster = CertificateAuthority(workspace), Roster(workspace)
@@ -232,12 +225,24 @@ def _retire(arguments: argparse.Namespace) -> int:
         known = "; nothing of that name was known: is it misspelt?" if each.device in unknown else ""
         topics = f", {amount(removed[each.device], 'topic')}" if each.device in removed else ""
         output.result(f"{each.device} is retired: {each.certificates} certificates, {each.tokens} tokens{topics} ended{known}")
-    output.note(f"copy {workspace.folder / 'trust' / CRL_FILE} to the brokers: they let the boards in until they have it")
+    if _revoked(workspace, names):
+        output.note(f"copy {workspace.folder / 'trust' / CRL_FILE} to the brokers: they let the boards in until they have it")
     for group in shared:
         output.note(
             f"who has the boards can read what is encrypted for group {group}: replace its key, `ota group-keys new {group}`"
         )
     return max(_told(ended[-1].missing), int(bool(unknown)))
+
+
+def _say_what_would_end(workspace: Workspace, names: Sequence[str], *, as_json: bool) -> int:
+    until = {name: each.expires_s for name, each in enrolled(workspace.folder).items()}
+    for name in names:
+        if as_json:
+            output.result_json({"device": name, "retired": False, "certificate_until": until.get(name)})
+            continue
+        has = time.strftime("a certificate until %Y-%m-%d", time.gmtime(until[name])) if name in until else "no certificate"
+        output.result(f"{name} has {has}; nothing was changed")
+    return 0
 
 
 def _cleared(workspace: Workspace, names: Sequence[str]) -> dict[str, int]:
@@ -247,11 +252,16 @@ def _cleared(workspace: Workspace, names: Sequence[str]) -> dict[str, int]:
             check_ours(workspace, broker)
             return {name: clear(broker, name, deployment=True) for name in names}
     except OtaError as error:
-        crl = workspace.folder / "trust" / CRL_FILE
+        told = f", and {workspace.folder / 'trust' / CRL_FILE} says so to brokers" if _revoked(workspace, names) else ""
         raise OtaError(
-            f"{', '.join(names)}: retired here, and {crl} says so to brokers, but what the broker keeps of it may still be there:"
-            f" {error}. The same command again removes that"
+            f"{', '.join(names)}: retired here{told}, but what the broker keeps of it may still be there: {error}. The same command"
+            " again removes that"
         ) from error
+
+
+def _revoked(workspace: Workspace, names: Sequence[str]) -> bool:
+    """Whether a certificate of these boards is on the list for brokers."""
+    return any(each.device in names for each in issued.revoked(workspace))
 
 
 def _take_back(workspace: Workspace, name: str, arguments: argparse.Namespace) -> int:

@@ -55,6 +55,7 @@ def add_commands(commands: Any) -> None:
         "--renew", action="store_true", help="sign all of it again with new numbers: for boards that saw newer ones which are lost"
     )
     back.add_argument("--clock-is-right", action="store_true", help="sign although this machine's clock looks wrong")
+    back.add_argument("--dry-run", action="store_true", help="only say what would be put back")
     back.add_argument("--json", action="store_true", help="machine-readable result")
     add_passphrase(back)
     back.set_defaults(handler=_republish)
@@ -183,6 +184,8 @@ def _take_back(workspace: Workspace, source: str) -> bool:
 
 
 def _republish(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run and (arguments.source or arguments.renew):
+        raise output.UsageError("--dry-run goes with neither --from nor --renew, which change the workspace first")
     workspace = open_workspace(arguments)
     whole = _take_back(workspace, arguments.source) if arguments.source else True
     known = {each.scope for each in Ledger(workspace).records()}
@@ -192,7 +195,7 @@ def _republish(arguments: argparse.Namespace) -> int:
     if arguments.renew:
         renew(workspace, wanted or known, check_clock(arguments, workspace.last_signed_s()))
     with Broker(workspace.settings) as broker, output.progress("republish", 0) as bar:
-        done = republish(workspace, broker, wanted or known, bar.at)
+        done = republish(workspace, broker, wanted or known, bar.at, dry_run=arguments.dry_run)
     for scope, instance in done.unknown:
         why = f"the update of instance {instance} is not kept here" if instance else "its deployment has an old signature"
         output.note(f"note: publish to {scope} again: {why}")
@@ -202,10 +205,11 @@ def _republish(arguments: argparse.Namespace) -> int:
         unknown = [{**scopes.whose(scope), "instance": instance or None} for scope, instance in done.unknown]
         republished = [scopes.whose(each) for each in done.scopes]
         foreign = [scopes.whose(each) for each in done.foreign]
-        counts = {"put_back": done.put_back, "there": done.there}
+        counts = {"put_back": done.put_back, "there": done.there, "sent": not arguments.dry_run}
         output.result_json({"republished": republished, **counts, "unknown": unknown, "foreign": foreign})
     else:
-        output.result(f"{counted(done.scopes)}: {done.put_back} messages were put back and read back, {done.there} were there")
+        what = "messages would be put back" if arguments.dry_run else "messages were put back and read back"
+        output.result(f"{counted(done.scopes)}: {done.put_back} {what}, {done.there} were there")
     return 1 if done.unknown or done.foreign or not whole else 0
 
 

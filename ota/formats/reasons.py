@@ -82,6 +82,7 @@ class Reason(Enum):
     REPORT_REPLAYED = "report-replayed"
     KEY_CHANGED = "key-changed"
     DEVICE_CLONED = "device-cloned"
+    JOURNAL_CHANGED = "journal-changed"
     CERTIFICATE_RETIRED = "certificate-retired"
     # confidential payloads
     ENCRYPTION_UNSUPPORTED = "encryption-unsupported"

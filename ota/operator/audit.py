@@ -1,8 +1,4 @@
-"""The workspace's audit log, audit.log: written before what it tells of has an effect, and compared with what there is.
-
-Whoever can write to the folder can cut lines off the end. So each root document, deployment, update, certificate, later authority
-and retired device of the workspace is looked for in the log: who did what has no line removed the line, or had the key elsewhere.
-"""
+"""The workspace's audit log, audit.log: written before what it tells of has an effect (compared by `ota.operator.audit_check`)."""
 
 import contextlib
 import fcntl
@@ -14,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from ota.durable import sync_folder
 from ota.errors import OtaError
@@ -23,14 +18,11 @@ from ota.formats.cbor import sha256
 from ota.formats.cose import VerifyKey
 from ota.formats.text import printable
 from ota.formats.trust import Root
-from ota.operator import issued
-from ota.operator.ledger import Ledger
 from ota.operator.root_draft import DRAFT
 from ota.operator.signing import Signable, read_file
-from ota.operator.updates import Updates
 from ota.operator.workspace import Workspace
 
-__all__ = ["FILE", "Audit", "AuditError"]
+__all__ = ["ACTIONS", "FILE", "Audit", "AuditError", "authorities"]
 
 FILE = "audit.log"
 ABOUT_CHARACTERS = 400
@@ -79,21 +71,9 @@ class Audit:
         for line in self.lines():
             yield read_line(line)[0]
 
-    def problems(self) -> Iterator[str]:
-        """What is wrong, a text each: with lines, and with what there is and has no line. Raises AuditError."""
-        seen: list[Row] = []
+    def problems(self, seen: list[Row]) -> Iterator[str]:
+        """What is wrong with lines, a text each; the rows that can be believed are added to `seen`. Raises AuditError."""
         yield from problems(self.lines(), self._keys, seen)
-        told = {(row.action, row.about.get("digest", "")) for row in seen}  # a thief of one role's key tells of no other's acts
-        for action, what, digest in self._present():
-            if (action, digest) not in told:
-                yield f"{what} ({digest[:16]}) has no line: the line was removed, or it was signed elsewhere"
-        retired = {row.about.get("device", "") for row in seen if row.action == "retire-device"}
-        for device in sorted(issued.retired(self._workspace).keys() - retired):
-            yield f"the end of device {device} has no line: the line was removed, or it was retired elsewhere"
-        made = {row.about.get("next", "") for row in seen if row.action == "rotate-authority"}
-        names = {each.subject.rfc4514_string(): each for each in self._authorities()}
-        for name in sorted(name for name, each in names.items() if issued.authority_number(each) > 1 and name not in made):
-            yield f"the authority {name} has no line: the line was removed, or it was made elsewhere"
 
     def lines(self) -> Iterator[bytes]:
         """Each line as it is, without a check. Raises AuditError."""
@@ -110,7 +90,7 @@ class Audit:
 
     def _keys(self, role: str) -> Iterable[VerifyKey]:
         if role == "ca":
-            yield from (VerifyKey(each.public_key()) for each in self._authorities())
+            yield from (VerifyKey(each.public_key()) for each in authorities(self._workspace))
             return
         for root in self._workspace.roots():
             yield from root.roles[role].keys.values()
@@ -120,26 +100,14 @@ class Audit:
                 found = read_file(draft).content
                 yield from found.roles[role].keys.values() if isinstance(found, Root) else ()
 
-    def _authorities(self) -> Iterator[x509.Certificate]:
-        for path in sorted((self._workspace.folder / "trust").glob("ca*.pem")):
-            try:
-                yield from x509.load_pem_x509_certificates(path.read_bytes())
-            except (OSError, ValueError) as error:
-                raise AuditError(f"{path} can't be read: {error}") from error
 
-    def _present(self) -> Iterator[tuple[str, str, str]]:
-        documents = [each for number, each in self._workspace.root_documents().items() if number > 1]  # the first: by `ota init`
-        documents += [record.document for record in Ledger(self._workspace).records()]
-        kept = Updates(self._workspace)
-        for each in kept.all():
-            with contextlib.suppress(OtaError):  # `ota publish` says it when it needs one that is damaged
-                documents.append(kept.load(each.digest).envelope)
-        for found in map(Signable.from_bytes, documents):
-            yield ACTIONS[found.role], found.label, sha256(found.payload).hex()
-        for path in sorted((self._workspace.folder / "devices").glob("*.pem")):
-            certificate = x509.load_pem_x509_certificate(path.read_bytes())
-            digest = sha256(certificate.public_bytes(Encoding.DER)).hex()
-            yield "sign-certificate", f"the certificate of {path.stem}", digest
+def authorities(workspace: Workspace) -> Iterator[x509.Certificate]:
+    """Every authority that there ever was. Raises AuditError."""
+    for path in sorted((workspace.folder / "trust").glob("ca*.pem")):
+        try:
+            yield from x509.load_pem_x509_certificates(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise AuditError(f"{path} can't be read: {error}") from error
 
 
 def _last(file: int) -> tuple[int, str]:

@@ -41,8 +41,8 @@ def new_token(workspace: Workspace, names: str, now_s: int, valid_s: int, count:
     if names in issued.retired(workspace):
         raise OtaError(f"{names} was retired: `ota retire {names} --undo` makes the name good for another board")
     token = Token(secrets.token_bytes(8), secrets.token_bytes(32))
-    about = {"token": token.identifier.hex(), "names": names, "count": str(count), "group": group, "hours": f"{valid_s / 3600:g}"}
-    acts.record(workspace, "make-token", about, now_s)
+    about = {"token": token.identifier.hex(), "names": names, "count": str(count), "group": group}
+    acts.record(workspace, "make-token", about | {"hours": f"{valid_s / 3600:g}", "until_s": str(now_s + valid_s)}, now_s)
     with workspace.record(FILE, MODE) as tokens:
         for old in [each for each, about in tokens.items() if about["expires_s"] + KEPT_S < now_s]:
             del tokens[old]

@@ -16,14 +16,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ota.author.encryption import Readers
 from ota.durable import write_durably
 from ota.errors import OtaError
+from ota.formats.audit import Row
 from ota.formats.encryption import KEY_BYTES, KEY_LIMIT_BYTES, GroupKey, read_public_key
 from ota.formats.reasons import naming
 from ota.operator import acts
+from ota.operator.audit import Audit
 from ota.operator.roster import Roster
 from ota.operator.scope import Scope
 from ota.operator.workspace import Workspace
 
-__all__ = ["FOLDER", "GroupKeys", "of_scopes", "own_keys", "readers"]
+__all__ = ["FOLDER", "GroupKeys", "of_scopes", "own_keys", "readers", "told_of"]
 
 FOLDER = "group-keys"
 MAX_KEYS = 8  # of a group
@@ -63,19 +65,35 @@ class GroupKeys:
         return path
 
     def remove(self, group: str, key: str) -> Path:
-        """Nothing is encrypted with a key any more, named by the beginning of its identifier. Raises OtaError."""
-        found = [path for path, each in self.of(group).items() if len(key) >= 4 and each.key_id.hex().startswith(key)]
+        """Nothing is encrypted with a key any more, named by the beginning of its identifier; one whose file is gone already is
+        noted as removed. Raises OtaError.
+        """
+        files = {each.key_id.hex(): path for path, each in self.of(group).items()}
+        told = {found for of, found in told_of(Audit(self.workspace).rows()) if of == group}
+        found = [each for each in files.keys() | told if len(key) >= 4 and each.startswith(key)]
         if len(found) != 1:
             raise OtaError(f"{key!r} is not the beginning (4 digits at least) of the identifier of one key of group {group}")
-        about = {"group": group, "key": found[0].stem.removeprefix("group-")}
-        acts.record(self.workspace, "remove-group-key", about)
-        found[0].unlink()
+        acts.record(self.workspace, "remove-group-key", {"group": group, "key": found[0]})
+        folder = self.workspace.folder / FOLDER / group
+        path = files.get(found[0], folder / f"group-{found[0]}.key")
+        path.unlink(missing_ok=True)
         if not self._files(group):
-            shutil.rmtree(found[0].parent)
-        return found[0]
+            shutil.rmtree(folder, ignore_errors=True)
+        return path
 
     def _files(self, group: str) -> list[Path]:
         return sorted((self.workspace.folder / FOLDER / group).glob("group-*.key"))
+
+
+def told_of(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """The keys that there should be by the audit log, each with its group."""
+    found = set[tuple[str, str]]()
+    for row in rows:
+        if row.action == "make-group-key":
+            found.add((row.about.get("group", ""), row.about.get("key", "")))
+        elif row.action == "remove-group-key":
+            found.discard((row.about.get("group", ""), row.about.get("key", "")))
+    return found
 
 
 def readers(workspace: Workspace, groups: Iterable[str], boards: Iterable[str]) -> Readers:

@@ -30,7 +30,7 @@ DOCUMENT_BYTES = 1024  # about
 
 @dataclass(frozen=True)
 class Restored:
-    """What `republish` did.
+    """What `republish` did, or would do.
 
     `unknown` must be published again: instances whose update is neither kept here nor whole on the broker, and groups or devices
     whose deployment is signed with a key that was replaced since.
@@ -71,12 +71,17 @@ def lost(workspace: Workspace, broker: Broker, *, chunks: bool = False) -> list[
 
 
 def republish(
-    workspace: Workspace, broker: Broker, scopes: Collection[Scope], progress: Callable[[int, int], None] = lambda _, __: None
+    workspace: Workspace,
+    broker: Broker,
+    scopes: Collection[Scope],
+    progress: Callable[[int, int], None] = lambda _, __: None,
+    *,
+    dry_run: bool = False,
 ) -> Restored:
     """Puts back what the broker lost of these groups and devices, the documents last. What it has is not written again.
 
-    `progress` gets how many bytes of how many are done. Raises ForeignError when the broker belongs to another workspace,
-    NotKeptError, BrokerError.
+    `dry_run`: sends nothing; what would be put back counts as put back. `progress` gets how many bytes of how many are done. Raises
+    ForeignError when the broker belongs to another workspace, NotKeptError, BrokerError.
     """
     records = [each for each in Ledger(workspace).records() if each.scope in scopes]
     if not records:
@@ -88,7 +93,8 @@ def republish(
     messages = dict(roots(workspace))
     for scope, (deployment, _) in current.items():
         ours = [updates[digest] for digest in sorted(_digests([deployment]) & updates.keys())]
-        Ledger(workspace).published(ours, scope)
+        if not dry_run:
+            Ledger(workspace).published(ours, scope)
         for each in ours:
             messages |= dict(artifacts(each))
     messages |= {scope.topic: document for scope, (_, document) in current.items()}
@@ -100,7 +106,8 @@ def republish(
         done += more
         progress(done, total)
 
-    presence.put(broker, absent, advance)
+    if not dry_run:
+        presence.put(broker, absent, advance)
     unknown = [(scope, "") for scope in present.keys() - current.keys()]
     unknown += _strangers(broker, {scope: each for scope, (each, _) in current.items()}, updates)
     return Restored(tuple(current), len(absent), len(messages) - len(absent), tuple(sorted(unknown)), tuple(foreign))

@@ -94,11 +94,13 @@ class View:
 
     @property
     def refused(self) -> list[str]:
-        """What came as a board's and is not believed, though the board itself is known; and boards that share a key."""
+        """What came as a known board's and is not believed; boards that share a key; journals that were changed."""
         found = [f"{name}: {each.refused}" for name, each in sorted(self.devices.items()) if each.refused]
         for name, each in sorted(self.devices.items()):
             if each.report is not None and (others := self._roster.signers.clones(name)):
                 found.append(f"{name}: {Reason.DEVICE_CLONED.value}: {', '.join(others[:NAMED])} signs with the same key")
+            if changed := self._roster.signers.changed(name):
+                found.append(f"{name}: {Reason.JOURNAL_CHANGED.value}: row {changed.row}: {changed.text}")
         return found
 
     def expect(self, names: Iterable[str]) -> None:

@@ -34,9 +34,9 @@ class Retired:
 
 def retire(workspace: Workspace, authority: CertificateAuthority, roster: Roster, device: str) -> Retired:
     """Ends all that this workspace holds of a board, and writes the list of its authority. Once more changes nothing."""
+    gone = authority.retire(device)
     tokens = drop_tokens(workspace, device)
     known = bool(tokens) or device in roster.names
-    gone = authority.retire(device)
     roster.forget(device)
     roster.certificates.pop(device, None)
     roster.save()

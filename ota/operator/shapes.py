@@ -19,7 +19,8 @@ _SIGNER = {
     "key": _DIGITS,
     **dict.fromkeys(("certified_s?", "expires_s?", "counter?", "time_s?", "read_s?"), _INT),
     **dict.fromkeys(("leaf?", "digest?"), _DIGITS),
-    "heads?": [(_INT, _DIGITS)],
+    "heads?": [(_INT, _DIGITS, _INT)],
+    "changed?": (_INT, _DIGITS),
 }
 _SHAPES: dict[str, Any] = {
     "state.json": {"sequence?": _INT, "signed_s?": _INT, "epochs?": {"*": _INT}},

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ota.formats import cbor, signed_report
 from ota.formats.cose import KCCS, VerifyKey
 from ota.formats.fields import is_name
+from ota.formats.journal import Finding
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import Batch, InstanceReport, JournalHead, LogRecord, Message, Report, decode_logs, decode_messages
 from ota.formats.signed_report import Statement
@@ -42,7 +43,8 @@ class Signer:
     counter: int = 0  # the highest
     time_s: int = 0  # of the report with it, by the board's clock
     digest: str = ""  # of that report
-    heads: tuple[tuple[int, str], ...] = ()  # row and digest of its journal's heads, the newest last
+    heads: tuple[tuple[int, str, int], ...] = ()  # row and digest of its journal's heads, and when each was read; by row
+    changed: tuple[int, str] = (0, "")  # row and digest of the first head that can't be of the same journal
     read_s: int = 0  # when it was read last, by our clock
 
     @functools.cached_property
@@ -203,9 +205,13 @@ class Signers:
             counter=report.counter,
             time_s=report.time_s,
             digest=_digest(data),
-            heads=_with_head(signer.heads, report.journal),
             read_s=now_s,
         )
+        head = report.journal.row, report.journal.digest.hex()
+        if head[0] and signer.heads and head[0] < signer.heads[-1][0]:
+            signer = signer if signer.changed[0] else replace(signer, changed=head)
+        else:
+            signer = _with_head(signer, (*head, now_s))
         self._note(device, signer)
         return report
 
@@ -246,7 +252,19 @@ class Signers:
     def heads(self, device: str) -> tuple[JournalHead, ...]:
         """The heads of a board's journal that it signed, as far as they are remembered."""
         known = self._known.get(device)
-        return tuple(JournalHead(row, bytes.fromhex(digest)) for row, digest in known.heads) if known is not None else ()
+        return tuple(JournalHead(row, bytes.fromhex(digest)) for row, digest, _ in known.heads) if known is not None else ()
+
+    def changed(self, device: str) -> Finding | None:
+        """What shows that a board has changed or cut its journal, until the operator trusts it anew."""
+        known = self._known.get(device)
+        if known is None or not known.changed[0]:
+            return None
+        row, digest = known.changed
+        return Finding(row, f"the board signed a head ({digest[:16]}) that is not of the journal whose heads it had signed before")
+
+    def all_changed(self) -> dict[str, Finding]:
+        """The boards that have changed or cut their journals."""
+        return {name: found for name in sorted(self._known) if (found := self.changed(name)) is not None}
 
     def clones(self, device: str) -> list[str]:
         """Other boards that sign with the key of this one."""
@@ -262,7 +280,9 @@ class Signers:
         self._anew.add(device)
 
     def save(self) -> None:
-        """Writes what is new. Another process may have seen more meanwhile: the newer key, or the higher counter, stays."""
+        """Writes what is new. Another process may have seen more meanwhile: the newer key, or the higher counter, stays, and of the
+        journal what either has seen.
+        """
         if not self._fresh:
             return
         with self._workspace.record(FILE) as state:
@@ -270,8 +290,10 @@ class Signers:
             for name, each in self._fresh.items():
                 if each is None:
                     boards.pop(name, None)
-                elif name in self._anew or name not in boards or _takes_over(each, boards[name]):
+                elif name in self._anew or name not in boards:
                     boards[name] = each
+                else:
+                    boards[name] = _merged(each, boards[name])
             if len(boards) > MAX_BOARDS:
                 boards = dict(sorted(boards.items(), key=lambda each: (each[1].certified_s > 0, each[1].read_s))[-MAX_BOARDS:])
             state.clear()
@@ -319,15 +341,30 @@ def _check_counter(known: Signer, report: Report) -> None:
     raise Refused(Reason.REPORT_REPLAYED, f"it is an old one: it has counter {report.counter}, and {known.counter} was seen")
 
 
-def _with_head(heads: tuple[tuple[int, str], ...], head: JournalHead) -> tuple[tuple[int, str], ...]:
-    """With a newer head. Should there be too many, the one goes whose neighbours are closest."""
-    new = (head.row, head.digest.hex())
-    if not head.row or new in heads:
-        return heads
-    kept = [each for each in heads if each[0] != head.row] + [new]
+def _merged(new: Signer, kept: Signer) -> Signer:
+    stays, goes = (new, kept) if _takes_over(new, kept) else (kept, new)
+    if stays.key != goes.key and not (stays.certified_s and goes.certified_s):
+        return stays  # whoever had the name without a certificate
+    if goes.changed[0] and not stays.changed[0]:
+        stays = replace(stays, changed=goes.changed)
+    return functools.reduce(_with_head, stays.heads, replace(stays, heads=goes.heads))
+
+
+def _with_head(signer: Signer, head: tuple[int, str, int]) -> Signer:
+    """With one more head of its journal. One that is known is never replaced: another of the same row is of a changed journal.
+
+    Should there be too many, the one goes that was read in the shortest time between two others: many at once displace each other.
+    """
+    row, digest, _ = head
+    known = {each[0]: each[1] for each in signer.heads}
+    if not row or known.get(row) == digest:
+        return signer
+    if row in known:
+        return signer if signer.changed[0] else replace(signer, changed=(row, digest))
+    kept = sorted([*signer.heads, head])
     if len(kept) > HEADS:
-        del kept[min(range(1, len(kept) - 1), key=lambda at: abs(kept[at + 1][0] - kept[at - 1][0]))]
-    return tuple(kept)
+        del kept[min(range(1, len(kept) - 1), key=lambda at: kept[at + 1][2] - kept[at - 1][2])]
+    return replace(signer, heads=tuple(kept))
 
 
 def _plain(signer: Signer) -> dict[str, Any]:
@@ -337,7 +374,7 @@ def _plain(signer: Signer) -> dict[str, Any]:
 def _parsed(state: dict[str, Any]) -> dict[str, Signer]:
     boards: Iterable[tuple[str, dict[str, Any]]] = state.get("boards", {}).items()
     return {
-        name: Signer(**each | {"heads": tuple((row, digest) for row, digest in each.get("heads", ()))})
+        name: Signer(**each | {"heads": tuple(map(tuple, each.get("heads", ()))), "changed": tuple(each.get("changed", (0, "")))})
         for name, each in boards
         if is_name(name)
     }

@@ -159,8 +159,28 @@ def test_journals_of_instances_that_are_gone_are_forgotten_after_a_while(store, 
     store.commit_all([Commit("i", Update(Phase.CONFIRMED, b"d", b"1" * 32), slot(b"1" * 32, 7, 1), SIGNERS)], 1)
     for number in range(5):
         store.write_journal(f"gone{number}", Update(Phase.FAILED, b"d", b"m"), 1)
-    store.collect((), (), ())
     assert {name for (name,) in store._database.execute("select instance from journal")} == {"i", "gone3", "gone4"}
+
+
+def test_each_row_of_the_journal_has_one_head(store, monkeypatch):
+    """Whatever is deleted meanwhile: two heads of a row show that the journal was changed."""
+    monkeypatch.setattr(stores, "JOURNAL_INSTANCES", 2)
+    heads = set()
+    for number in range(5):
+        store.write_journal(f"gone{number}", Update(Phase.FAILED, b"d", b"m"), 1)
+        heads.add((store.journal_head.row, store.journal_head.digest))
+        store.collect((), (), ())
+        store._note_head()
+        heads.add((store.journal_head.row, store.journal_head.digest))
+    assert [row for row, _ in sorted(heads)] == [1, 2, 3, 4, 5]
+
+
+def test_a_row_that_a_power_cut_may_take_is_in_no_head(store, monkeypatch):
+    store.write_journal("i", Update(Phase.FAILED, b"d", b"m"), 1)
+    monkeypatch.setattr(store.home, "in_memory", True)
+    monkeypatch.setattr(store.home, "retry", lambda: None)
+    store.write_journal("i", Update(Phase.FAILED, b"d", b"m"), 2)
+    assert store.journal_head.row == 1
 
 
 def test_the_release_that_runs_keeps_its_state_when_it_goes_on_trial_again(store):

@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,24 @@ from cryptography.x509.oid import NameOID
 
 from ota.cli.main import parser
 from ota.formats.audit import LINE_LIMIT_BYTES, ROLES_OF_ACTIONS, START, Row, encode, hash_of, read_line
+from ota.formats.encryption import GroupKey
+from ota.formats.report import JournalHead
 from ota.keyring import SigningKey
+from ota.operator import audit_check
 from ota.operator.audit import Audit, AuditError
 from ota.operator.ca import CertificateAuthority
+from ota.operator.enrolment import KEPT_S, new_token
 from ota.operator.group_keys import GroupKeys
+from ota.operator.retire import retire
+from ota.operator.roster import Roster
+from ota.operator.signers import Signers
 from ota.operator.workspace import Workspace
+from tests.support import fleet
 from tests.support.operator import ota
+from tests.support.reports import signed
 from tests.support.verbs import verbs
+
+NOW_S = int(time.time())
 
 
 @pytest.fixture
@@ -37,7 +49,7 @@ def acted(quick):
 
 
 def problems(workspace):
-    return list(Audit(workspace).problems())
+    return list(audit_check.problems(workspace))
 
 
 def lines(workspace):
@@ -191,6 +203,99 @@ def test_the_command_shows_the_acts_and_says_whether_the_log_is_whole(acted, cap
     told = json.loads(capsys.readouterr().out)
     assert told["rows"] == 4
     assert "line 1" in told["problems"][0]
+
+
+# -- what there is, and what the lines tell
+
+
+def edit(workspace, name, change):
+    path = workspace.folder / name
+    change(content := json.loads(path.read_text()))
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def granted(acted):
+    """With a token and a key of a group."""
+    new_token(acted, "roof-2", NOW_S, 3600)
+    GroupKeys(acted).make("lab")
+    assert problems(acted) == []
+    return acted
+
+
+@pytest.mark.parametrize("action", ["make-token", "make-group-key"])
+def test_tokens_and_keys_of_groups_without_a_line_are_found(granted, action):
+    log = lines(granted)
+    number = next(at for at, line in enumerate(log) if read_line(line)[0].action == action)
+    put(granted, log[:number])
+    what = "enrolment token" if action == "make-token" else "of group lab"
+    assert any(what in each and "has no line" in each for each in problems(granted))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"names": "pump-{serial}"}, {"count": 7}, {"group": "lab"}, {"expires_s": NOW_S + 86_400}],
+    ids=lambda each: next(iter(each)),
+)
+def test_a_token_that_is_not_what_its_line_tells_is_found(granted, change):
+    edit(granted, "tokens.json", lambda content: next(iter(content.values())).update(change))
+    assert [each.rpartition(" is for")[2] for each in problems(granted)] == [
+        " other boards, for more of them or for longer than its line tells"
+    ]
+
+
+def test_a_token_that_was_removed_is_found_unless_its_board_was_retired_or_it_expired_long_ago(granted):
+    edit(granted, "tokens.json", dict.clear)
+    assert ["is gone, and no line tells why" in each for each in problems(granted)] == [True]
+    CertificateAuthority(granted).retire("roof-2")
+    assert problems(granted) == []
+
+
+def test_an_old_token_goes_with_the_next_one_and_a_token_goes_with_its_board(granted):
+    new_token(granted, "roof-3", NOW_S + 4000 + KEPT_S, 3600)
+    assert len(granted.read("tokens.json")) == 1
+    assert problems(granted) == []
+    before = granted.read("tokens.json")
+    retire(granted, CertificateAuthority(granted), Roster(granted), "roof-3")
+    assert problems(granted) == []
+    edit(granted, "tokens.json", lambda content: content.update(before))
+    assert ["that board was retired since" in each for each in problems(granted)] == [True]
+
+
+def test_keys_of_groups_that_were_removed_or_put_there_are_found_until_the_log_has_it(granted):
+    (path,) = GroupKeys(granted).of("lab")
+    key = path.stem.removeprefix("group-")
+    path.unlink()
+    assert problems(granted) == [f"key {key} of group lab is gone without a line: `ota group-keys remove lab {key}` notes that"]
+    GroupKeys(granted).remove("lab", key)
+    assert problems(granted) == []
+    other = GroupKey(bytes(16))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(other.to_bytes())  # under the name of the one that the log knows
+    path.chmod(0o600)
+    assert [f"key {other.key_id.hex()} of group lab has no line" in each for each in problems(granted)] == [True]
+
+
+@pytest.mark.parametrize("member", ["devices", "serials"])
+def test_a_retired_board_that_is_let_in_again_behind_the_log_is_found(granted, member):
+    CertificateAuthority(granted).retire("roof-1")
+    assert problems(granted) == []
+    edit(granted, "retired.json", lambda content: content[member].clear())
+    (found,) = problems(granted)
+    assert ("was retired, is so no longer" if member == "devices" else "was revoked, and is so no longer") in found
+
+
+def test_a_board_that_changed_its_journal_is_found_with_and_without_the_file(granted, tmp_path, capsys):
+    signers = Signers(granted)
+    for counter, digest in ((1, b"1" * 32), (2, b"2" * 32)):
+        signers.report("b", signed(replace(fleet.report("b", counter=counter), journal=JournalHead(7, digest))), NOW_S)
+    signers.save()
+    assert ota(granted.folder, "audit", "verify") == 1
+    said = "a head (3232323232323232) that is not of the journal whose heads it had signed before"
+    assert f"the journal of board b, row 7: the board signed {said}" in capsys.readouterr().err
+    (tmp_path / "journal").write_text("")
+    assert ota(granted.folder, "audit", "verify", tmp_path / "journal", "--device", "b") == 1
+    assert f"row 7: the board signed {said}" in capsys.readouterr().err
 
 
 # -- what has a line

@@ -276,6 +276,24 @@ def test_a_deployment_of_a_replaced_key_is_not_somebody_elses_and_is_not_put_bac
     assert ota(quick.folder, "republish") == 0
 
 
+def test_republish_with_dry_run_says_what_it_would_put_back_and_sends_nothing(quick, capsys):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    quick.put(topics.desired(GROUP), b"")
+    files = {path: path.read_bytes() for path in quick.folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert ota(quick.folder, "republish", "--dry-run") == 0
+    assert "1 messages would be put back" in capsys.readouterr().out
+    assert ota(quick.folder, "republish", "--dry-run", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["put_back"], told["sent"]) == (1, False)
+    assert quick.retained(topics.desired(GROUP)) is None
+    assert files == {path: path.read_bytes() for path in quick.folder.rglob("*") if path.is_file()}
+    for more in (("--renew",), ("--from", "archive")):
+        assert ota(quick.folder, "republish", "--dry-run", *more) == 2
+    assert ota(quick.folder, "republish") == 0
+    assert quick.retained(topics.desired(GROUP)) is not None
+
+
 def test_what_a_replaced_release_key_signed_is_signed_anew(quick):
     assert ota(quick.folder, "publish", quick.module(1)) == 0
     old = Updates(quick.workspace).find(quick.entry().manifest_digest)

@@ -352,6 +352,50 @@ def test_heads_of_the_journal_are_kept_bounded_the_newest_and_the_oldest_among_t
     assert rows == sorted(rows)
 
 
+def headed(counter: int, row: int, digit: int) -> bytes:
+    return signed(replace(at(counter, time_s=counter), journal=JournalHead(row, bytes([digit]) * 32)))
+
+
+@pytest.mark.parametrize(("row", "digit"), [(7, 2), (6, 1)])
+def test_a_head_of_a_journal_is_never_replaced_and_a_journal_never_shrinks(signers, workspace, row, digit):
+    signers.report("a", headed(1, 7, 1), NOW_S)
+    assert signers.changed("a") is None
+    assert signers.report("a", headed(2, row, digit), NOW_S).counter == 2  # the board is believed, and its journal is not
+    signers.report("a", headed(3, 9, 3), NOW_S)
+    signers.save()
+    again = Signers(workspace)
+    assert again.heads("a") == (JournalHead(7, bytes([1]) * 32), JournalHead(9, bytes([3]) * 32))
+    assert (again.changed("a").row, list(again.all_changed())) == (row, ["a"])
+    again.forget("a")
+    again.report("a", headed(4, row, digit), NOW_S)
+    again.save()
+    assert Signers(workspace).all_changed() == {}
+
+
+def test_a_head_that_another_process_has_seen_is_not_replaced(signers, workspace):
+    late = Signers(workspace)
+    signers.report("a", headed(1, 5, 5), NOW_S)
+    signers.report("a", headed(2, 7, 1), NOW_S)
+    signers.save()
+    late.report("a", headed(3, 7, 2), NOW_S)
+    late.save()
+    again = Signers(workspace)
+    assert again.heads("a") == (JournalHead(5, bytes([5]) * 32), JournalHead(7, bytes([1]) * 32))
+    assert again.changed("a").row == 7
+
+
+def test_a_flood_of_heads_displaces_none_that_was_read_before(signers):
+    before = []
+    for number in range(1, HEADS - 2):
+        before.append(JournalHead(number, bytes([number]) * 32))
+        signers.report("a", signed(replace(at(number), journal=before[-1])), NOW_S + 60 * number)
+    for number in range(HEADS, HEADS + 100):  # ever farther from each other
+        signers.report("a", headed(number, 2 ** (number // 2), 99), NOW_S + 60 * HEADS)
+    heads = signers.heads("a")
+    assert len(heads) == HEADS
+    assert list(heads[: len(before)]) == before
+
+
 def test_what_is_remembered_is_read_back(signers, workspace):
     signers.report("a", signed(replace(at(4), journal=JournalHead(3, bytes(32)))), NOW_S)
     signers.save()
