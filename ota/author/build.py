@@ -18,13 +18,14 @@ from typing import Any
 from ota.author import sbom as sboms
 from ota.author.aot import Compiled, compile_all
 from ota.author.source import content
+from ota.bounded import read_bounded
 from ota.description import read_description
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import cbor, suit, wasm
 from ota.formats.capabilities import ABI, Capabilities, check_exports, check_imports, interfaces_of
 from ota.formats.cbor import sha256
-from ota.formats.chunks import DEFAULT_CHUNK_BYTES, ChunkIndex
+from ota.formats.chunks import BLOB_LIMIT_BYTES, DEFAULT_CHUNK_BYTES, INDEX_LIMIT_BYTES, ChunkIndex
 from ota.formats.encryption import EncryptionInfo
 from ota.formats.features import check_core
 from ota.formats.fields import is_name
@@ -164,11 +165,11 @@ class Update:
         Without `bill` the bill of materials may be missing: it is in no bundle, and boards do not need it.
         """
         try:
-            envelope = (folder / "manifest.suit").read_bytes()
+            envelope = read_bounded(folder / "manifest.suit", MANIFEST_LIMIT_BYTES)
             with naming(folder / "manifest.suit"):
                 manifest = read_manifest(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES))
-            blob = (folder / _blob_name(manifest)).read_bytes()
-            index_bytes = (folder / "index.cbor").read_bytes()
+            blob = read_bounded(folder / _blob_name(manifest), BLOB_LIMIT_BYTES)
+            index_bytes = read_bounded(folder / "index.cbor", INDEX_LIMIT_BYTES)
         except FileNotFoundError as error:
             lacks = f"{folder} is no build, it has no {Path(error.filename).name}"
             found = sorted(each.name for each in folder.glob("*.wasm"))[:1]
@@ -229,7 +230,8 @@ def _load_sbom(folder: Path, wanted: bytes) -> bytes:
 def _load_image(folder: Path, image: AotImage) -> tuple[bytes, ChunkIndex]:
     path = folder / image_name(image.sent_digest, _suffix(image))
     try:
-        content, index_bytes = path.read_bytes(), path.with_suffix(".cbor").read_bytes()
+        content = read_bounded(path, BLOB_LIMIT_BYTES)
+        index_bytes = read_bounded(path.with_suffix(".cbor"), INDEX_LIMIT_BYTES)
     except OSError as error:
         raise BuildError(f"{error.filename}: {error.strerror}") from error
     if sha256(content) != image.sent_digest:

@@ -89,7 +89,7 @@ def _verify_journal(arguments: argparse.Namespace) -> int:
     heads = signers.heads(arguments.device)
     try:
         with arguments.file.open(encoding="utf-8") as file:
-            rows = journal.read(file)
+            rows = journal.read(iter(lambda: file.readline(journal.LINE_LIMIT_CHARACTERS + 1), ""))
     except UnicodeDecodeError:
         raise OtaError(f"{arguments.file} is not what `device-agent audit export` writes: it is not UTF-8 text") from None
     verdict = journal.judge(rows, heads)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ota.bounded import read_bounded
 from ota.cli import output, scopes
 from ota.errors import OtaError
 from ota.formats import topics
@@ -90,10 +91,9 @@ def _reports(arguments: argparse.Namespace) -> int:
     signers = Roster(Workspace.open(arguments.folder)).signers
     rows, refused = [], 0
     for path in arguments.file:
-        if path.stat().st_size > REPORTS_LIMIT_BYTES:
-            raise OtaError(f"{path} has more than {REPORTS_LIMIT_BYTES} bytes: it is no file of reports")
+        data = read_bounded(path, REPORTS_LIMIT_BYTES)
         with naming(path):
-            messages = read_reports(path.read_bytes())
+            messages = read_reports(data)
         boards: dict[str, Report] = {}
         for topic, payload in messages:
             device = topic.split("/")[3]

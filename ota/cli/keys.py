@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ota.bounded import read_bounded
 from ota.cli import output
 from ota.cli.operator import add_passphrase, open_workspace, passphrase
 from ota.errors import OtaError
@@ -18,6 +19,8 @@ from ota.operator.workspace import Workspace
 from ota.references import from_workspace
 
 _ABOUT_ROLES = "what its keys sign: root: roots of trust; release: modules; deploy: deployments"
+
+PEM_LIMIT_BYTES = 16 * 1024
 
 
 def add_commands(commands: Any) -> None:
@@ -149,7 +152,7 @@ def _new(arguments: argparse.Namespace) -> int:
 
 def _public(path: Path) -> VerifyKey:
     try:
-        pem = path.read_bytes()
+        pem = read_bounded(path, PEM_LIMIT_BYTES)
     except OSError as error:
         raise OtaError(f"{path}: {error.strerror}") from error
     with naming(path):

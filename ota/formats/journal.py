@@ -19,11 +19,24 @@ from ota.formats.fields import malformed
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import JournalHead
 
-__all__ = ["COLUMNS", "INSTANCES_KEPT", "ROWS_KEPT", "Finding", "Row", "Verdict", "chain", "head", "judge", "read"]
+__all__ = [
+    "COLUMNS",
+    "INSTANCES_KEPT",
+    "LINE_LIMIT_CHARACTERS",
+    "ROWS_KEPT",
+    "Finding",
+    "Row",
+    "Verdict",
+    "chain",
+    "head",
+    "judge",
+    "read",
+]
 
 ROWS_KEPT = 500  # of an instance
 INSTANCES_KEPT = 256  # that are gone, and whose rows are still kept
 EXPORT_LIMIT_BYTES = 256 << 20
+LINE_LIMIT_CHARACTERS = 64 * 1024
 _OF_UPDATE = ("phase", "deployment", "manifest", "config", "together", "resumptions", "reason", "detail", "events")
 COLUMNS = ("time_s", "instance", *_OF_UPDATE)
 _BYTES = ("deployment", "manifest", "config")
@@ -81,10 +94,12 @@ def _value(name: str, found: Any) -> object:
 
 
 def read(lines: Iterable[str]) -> list[Row]:
-    """An export. Raises Refused TOO_LARGE, MALFORMED."""
+    """An export. Raises Refused TOO_LARGE, MALFORMED. A line longer than LINE_LIMIT_CHARACTERS need not be given whole."""
     rows, size = [], 0
     for line in lines:
         size += len(line)
+        if len(line) > LINE_LIMIT_CHARACTERS:
+            raise Refused(Reason.TOO_LARGE, f"a line of the export has more than {LINE_LIMIT_CHARACTERS} characters")
         if size > EXPORT_LIMIT_BYTES:
             raise Refused(Reason.TOO_LARGE, f"the export has more than {EXPORT_LIMIT_BYTES} bytes")
         if line.strip():

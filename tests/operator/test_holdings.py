@@ -3,15 +3,18 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
 from boards.ports import free_port
+from ota.cli.bundles import REPORTS_LIMIT_BYTES
 from ota.errors import OtaError
 from ota.formats import topics
 from ota.formats.bundle import pack_reports
@@ -384,4 +387,22 @@ def test_reports_that_a_board_did_not_sign_are_shown_as_nobodys(workspace, tmp_p
     assert "board-1" not in told.out
     file.write_bytes(bytes(9 << 20))
     assert ota(workspace, "reports", str(file)) == 1
-    assert "it is no file of reports" in capsys.readouterr().err
+    assert f"too-large: {file} has more than {REPORTS_LIMIT_BYTES} bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["reports {}", "keys add release --public {}", "audit verify {} --device b", "publish {}"])
+def test_a_file_of_others_without_an_end_is_refused_before_it_is_read(workspace, tmp_path, capsys, command):
+    """Such as a stick's, whose size says nothing."""
+    file = tmp_path / "stick"
+    file.symlink_to("/dev/zero")
+    if command.startswith("publish"):
+        (file := tmp_path / "build").mkdir()
+        (file / "manifest.suit").symlink_to("/dev/zero")
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), limits[1]))
+    try:
+        assert ota(workspace, *(each.format(file) for each in command.split())) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert "too-large" in capsys.readouterr().err
