@@ -27,7 +27,7 @@ from device_agent.sandbox.errors import ContractError, Exited, ModuleError, Stat
 from device_agent.sandbox.export_types import wrong_type
 from device_agent.sandbox.guest import ModuleGuest
 from device_agent.sandbox.interfaces import bound
-from device_agent.sandbox.rates import Rate
+from device_agent.sandbox.rates import Rate, limited
 from device_agent.sandbox.signatures import Failure
 from device_agent.sandbox.wasi import Wasi
 from ota.formats.capabilities import TopicGrants, check_exports, check_imports, own_interface, plain_exports
@@ -73,10 +73,9 @@ class ModuleHost:
         self._publish_grants = TopicGrants(self._capabilities.filters("publish"))
         self._hears = TopicGrants(self._capabilities.filters("subscribe"))
         self._message_rate = Rate(limits.messages_per_s)
-        self._log_rate = Rate(limits.log_lines_per_s)
         self._keys: dict[str, bytes] = {}
         self._text_of_manifest, self._config = description.config, config
-        self._log = self._limited(log)
+        self._log = limited(log, limits.log_lines_per_s)
         self._clock_ns = clock_ns
         self._messages: list[tuple[str, bytes]] = []
         self._reply_to: dict[int, str] = {}
@@ -370,22 +369,6 @@ class ModuleHost:
             return result
 
         return call
-
-    def _limited(self, log: Callable[[str, str], None]) -> Callable[[str, str], None]:
-        """Drops lines beyond the rate, and says once a second at most how many were dropped."""
-        dropped, notices = 0, Rate(1)
-
-        def write(level: str, message: str) -> None:
-            nonlocal dropped
-            if not self._log_rate.take():
-                dropped += 1
-                return
-            if dropped and notices.take():
-                log("warn", f"{dropped} log lines were dropped: the module may write {self._log_rate.per_second} a second")
-                dropped = 0
-            log(level, message)
-
-        return write
 
     def _log_call(self, level: int, pointer: int, size: int) -> None:
         if not 0 <= level < len(LEVELS):

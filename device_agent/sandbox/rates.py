@@ -21,3 +21,20 @@ class Rate:
             return False
         self._left -= 1
         return True
+
+
+def limited(log: Callable[[str, str], None], per_second: int) -> Callable[[str, str], None]:
+    """Drops lines beyond the rate, and says once a second at most how many were dropped."""
+    rate, dropped, notices = Rate(per_second), 0, Rate(1)
+
+    def write(level: str, message: str) -> None:
+        nonlocal dropped
+        if not rate.take():
+            dropped += 1
+            return
+        if dropped and notices.take():
+            log("warn", f"{dropped} log lines were dropped: the module may write {per_second} a second")
+            dropped = 0
+        log(level, message)
+
+    return write

@@ -110,3 +110,17 @@ class Desk:
 
 def id_of(deployment) -> bytes:
     return deployment.entries[INSTANCE].deployment_id
+
+
+def under_way(deployment, phase) -> Update:
+    entry = deployment.entries[INSTANCE]
+    return Update(phase, entry.deployment_id, entry.manifest_digest, number=3)
+
+
+def offers(desk: Desk) -> dict[str, list[bytes]]:
+    """The manifests that were offered, by instance."""
+    return {name: [each.manifest for each in posted] for name, posted in desk.places.posted.items() if posted}
+
+
+def digest(letter: str) -> bytes:
+    return letter.encode() * 32
