@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ota.cli import entries, output, scopes
+from ota.cli.fleet import add_devices_option, open_roster
 from ota.cli.operator import add_passphrase, check_clock, open_workspace
 from ota.errors import OtaError
 from ota.formats.deployment import FRACTION_ALL, Deployment
@@ -65,6 +66,7 @@ def add_commands(commands: Any) -> None:
         help="remove from the broker what no deployment names: updates of earlier deployments, finished enrolments",
         epilog="example: ota clean --dry-run",
     )
+    add_devices_option(clear)
     clear.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     clear.add_argument("--json", action="store_true", help="machine-readable result")
     clear.set_defaults(handler=_clean)
@@ -216,21 +218,28 @@ def _republish(arguments: argparse.Namespace) -> int:
 def _clean(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
     with Broker(workspace.settings) as broker:
-        view = View(broker, roster := Roster(workspace))
+        view = View(broker, roster := open_roster(workspace, arguments))
         view.read()
-        if not view.complete:
-            raise OtaError(f"the list of boards is incomplete, so nothing is removed: {view.gaps[0]}")
+        if unread := [each for each in view.gaps if each not in view.undiscovered]:
+            raise OtaError(f"the list of boards is incomplete, so nothing is removed: {unread[0]}")
         known = {*map(Scope, roster.groups), *(Scope(device=name) for name in roster.names)}
         with workspace.cleaning():
             planned = plan(workspace, broker, known, int(time.time()))
             if not arguments.dry_run:
                 clean(workspace, broker, planned, known)
+    whole = roster.listed is not None and all(map(roster.group_of, roster.names))
+    unseen = [] if whole else [*view.undiscovered, *planned.unseen]
+    for each in unseen:
+        output.note(f"incomplete: {each}")
+    if unseen:
+        output.note("--devices FILE names all boards there are: once each of them has reported, nothing is left to discover")
     if arguments.json:
-        output.result_json({"topics": planned.topics, "bytes": planned.size_bytes, "removed": not arguments.dry_run})
-        return 0
+        about = {"topics": planned.topics, "bytes": planned.size_bytes, "removed": not arguments.dry_run}
+        output.result_json({**about, "complete": not unseen, "reasons": unseen})
+        return 1 if unseen else 0
     if arguments.dry_run:
         for topic in planned.topics:
             output.result(topic)
     what = f"{amount(len(planned.topics), 'topic')}, {planned.size_bytes} bytes"
     output.result(f"{what}: nothing was removed" if arguments.dry_run else f"{what} were removed")
-    return 0
+    return 1 if unseen else 0

@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass
 class Page:
-    """Filters that are asked for in one packet, and what came of them. Wildcards are `+`, at the end only."""
+    """Filters that are asked for in one packet, and what came of them. The only wildcard is `+`, for whole levels."""
 
     filters: tuple[str, ...]
     found: dict[str, Incoming] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Page:
     grace_end: float | None = None  # monotonic
 
     def __post_init__(self) -> None:
-        self.exact = not self.filters[0].endswith("+")
+        self.exact = "+" not in self.filters[0]
         self.open = set(self.filters)  # filters that are not decided
 
     @property
@@ -245,7 +245,7 @@ class Reading:
     def _ask(self, page: Page) -> None:
         self.pages.append(page)  # first: should the connection be gone, it is asked for on the next one
         page.mid = self._session.subscribe(page.filters, self._qos)
-        (self._exact if page.exact else self._wide).update((each.rstrip("/+"), page) for each in page.filters)
+        (self._exact if page.exact else self._wide).update((_fixed(each), page) for each in page.filters)
 
     def _wait_s(self) -> float:
         """Until something must be done though nothing comes."""
@@ -270,10 +270,11 @@ class Reading:
     def _page_of(self, topic: str) -> Page | None:
         if (page := self._exact.get(topic)) is not None or not self._wide:
             return page
-        while "/" in topic and page is None:
-            topic = topic.rpartition("/")[0]
-            page = self._wide.get(topic)
-        return page
+        above = topic
+        while "/" in above and page is None:
+            above = above.rpartition("/")[0]
+            page = self._wide.get(above)
+        return page if page is not None and any(topics.covers(each, topic) for each in page.filters) else None
 
     def _look_at_answers(self) -> None:
         answers = self._session.answers
@@ -321,11 +322,16 @@ class Reading:
             if page.granted and (not page.open or (page.grace_end is not None and now >= page.grace_end)):
                 self.pages.remove(page)
                 for each in page.filters:
-                    (self._exact if page.exact else self._wide).pop(each.rstrip("/+"), None)
+                    (self._exact if page.exact else self._wide).pop(_fixed(each), None)
                 if page.filters and not self._keep:
                     with contextlib.suppress(NoConnectionError):  # what is decided is decided
                         self._session.unsubscribe(page.filters)
                 yield page
+
+
+def _fixed(topic_filter: str) -> str:
+    """The levels before the first wildcard."""
+    return topic_filter.partition("/+")[0]
 
 
 def pages_of(wanted: Sequence[str], each_bytes: int) -> Iterator[Page]:

@@ -81,6 +81,7 @@ class View:
         self._also, self._of_board, self._heard = frozenset(also), of_board, heard
         self.devices: dict[str, Device] = {}
         self.gaps: list[str] = []
+        self.undiscovered: list[str] = []  # of the gaps: why there may be boards of unknown names
         self.foreign = ""  # that the broker is another workspace's: nothing that is read there is remembered
         self._kept: set[str] = set()  # boards whose topics are followed on the present connection
         self._kept_also: set[str] = set()  # of the topics in `also`
@@ -127,6 +128,7 @@ class View:
         for message in self._broker.messages(0):
             self.take(message)
         why = Counter(each.unknown for each in self.devices.values() if each.unknown)
+        self.undiscovered = found.gaps
         self.gaps = [f"{self.foreign}, and so are the boards there"] if self.foreign else []
         self.gaps += found.gaps + [
             f"{count} board{'s are' if count > 1 else ' is'} unknown: {each}" for each, count in why.most_common()
