@@ -30,6 +30,7 @@ MESSAGE_OVERHEAD_BYTES, PROPERTY_OVERHEAD_BYTES = 500, 200
 REPORT_BYTES = 4096
 SMALL_BYTES = 1024  # of a message that every broker takes
 TOO_LARGE = ": it may take none of that size (mosquitto: message_size_limit; smaller chunks: --chunk-bytes)"
+_NOTHING: tuple[int, list[str], float] = (0, [], 0.0)
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +44,7 @@ class Broker:
         self.packets = Packets()
         self.connections = 0  # made so far: what was kept open on an earlier one is gone
         self._filters: set[str] = set()
-        self._again: tuple[int, list[str]] = (0, [])  # the subscription that a new connection began with, until it is answered
+        self._again: tuple[int, list[str], float] = _NOTHING  # the subscription that a new connection began with, and when
         self._waiting: collections.deque[Incoming] = collections.deque()
         self._waiting_bytes = self._dropped = 0
 
@@ -129,7 +130,17 @@ class Broker:
 
     def subscribe(self, *filters: str) -> None:
         """Asks for messages, now and after each reconnection. Raises BrokerError when the broker refuses."""
+        for failures in itertools.count(1):
+            try:
+                codes = self._answer_to(filters)
+                break
+            except NoConnectionError as error:
+                _before_another(failures, error)
         self._filters.update(filters)
+        self._filters.difference_update(each for each, code in zip(filters, codes, strict=False) if code.value >= FIRST_FAILURE)
+        _check_granted(filters, codes)
+
+    def _answer_to(self, filters: Sequence[str]) -> list[ReasonCode]:
         session = self._connected()
         mid, started = session.subscribe(filters), time.monotonic()
         while mid not in session.answers:
@@ -137,9 +148,7 @@ class Broker:
             self._sort(session)
             if time.monotonic() - started > session.patience_s:
                 raise BrokerError(f"the broker did not answer a subscription in {session.patience_s:.0f} s: {', '.join(filters)}")
-        codes = session.answers.pop(mid)
-        self._filters.difference_update(each for each, code in zip(filters, codes, strict=False) if code.value >= FIRST_FAILURE)
-        _check_granted(filters, codes)
+        return session.answers.pop(mid)
 
     def messages(self, timeout_s: float, connection: int = 0) -> Iterator[Incoming]:
         """Messages as they come, until `timeout_s` is over. Messages that arrive while it reconnects are lost.
@@ -158,7 +167,9 @@ class Broker:
                 session = self._still(connection) if connection else self._connected()
                 session.pump(left_s)
                 self._sort(session)
-                failures = 0
+                if failures and not self._again[0]:
+                    failures = 0
+                    logger.warning("connected to the broker again")
             except NoConnectionError as error:
                 if error.final or connection:
                     raise
@@ -199,12 +210,16 @@ class Broker:
     def _connected(self) -> Session:
         if self._session is None or self._session.lost:
             self._session = None  # closed, should the next one fail
-            self._session = Session(self._settings)
+            try:
+                self._session = Session(self._settings)
+            except NoConnectionError as error:
+                error.final &= not (self.connections and error.cut)  # a proxy closes at once while the broker restarts
+                raise
             self._limits = self._session.limits
             self.connections += 1
-            self._again = (0, [])
+            self._again = _NOTHING
             if filters := sorted(self._filters):
-                self._again = self._session.subscribe(filters), filters
+                self._again = self._session.subscribe(filters), filters, time.monotonic()
         return self._session
 
     def _still(self, connection: int) -> Session:
@@ -213,10 +228,13 @@ class Broker:
         return self._session
 
     def _sort(self, session: Session) -> None:
-        mid, filters = self._again
+        mid, filters, asked_s = self._again
         if mid in session.answers:
-            self._again = (0, [])
+            self._again = _NOTHING
             _check_granted(filters, session.answers.pop(mid))
+        elif mid and time.monotonic() - asked_s > session.patience_s:
+            session.close()  # what is not granted brings nothing: on a new connection it is asked for again
+            raise NoConnectionError(f"the broker did not answer a subscription in {session.patience_s:.0f} s: {', '.join(filters)}")
         while session.arrived:
             self._keep(session.arrived.popleft())
 

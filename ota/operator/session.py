@@ -35,7 +35,8 @@ PACKETS_AT_ONCE = 64  # read before whoever uses the session looks at them
 PACKET_OVERHEAD_BYTES = 16  # fixed header, length of the topic, packet identifier, properties: 11 at most
 FIRST_FAILURE = 0x80  # reason codes from here on are errors (MQTT 5, section 2.4)
 UNSUPPORTED_PROTOCOL_VERSION = 0x84
-PASSING = frozenset((0x00, 0x04, 0x88, 0x89, 0x8B, 0x8D, 0x98))  # reasons to disconnect that a new connection may not meet
+# Reasons to disconnect, or to refuse a connection, that a new one may not meet.
+PASSING = frozenset((0x00, 0x04, 0x88, 0x89, 0x8B, 0x8D, 0x96, 0x98, 0x9F, 0xA0))
 NO_MQTT_5 = "wamr-ota needs MQTT 5"
 _UNREADABLE = (MQTTException, struct.error, ValueError, IndexError, KeyError)
 
@@ -172,7 +173,8 @@ class Session:
         if self._connack.value == UNSUPPORTED_PROTOCOL_VERSION:
             raise BrokerError(f"the broker at {self._url} refused the connection: {self._connack}; {NO_MQTT_5}")
         if self._connack.is_failure:
-            raise BrokerError(f"the broker at {self._url} refused the connection: {named(self._connack)}")
+            text = f"the broker at {self._url} refused the connection: {named(self._connack)}"
+            raise NoConnectionError(text, final=self._connack.value not in PASSING)
         if not self.limits.retain:
             raise BrokerError(f"the broker at {self._url} keeps no retained messages (Retain Available is 0): wamr-ota needs them")
         if self.limits.maximum_qos < 1:
@@ -282,7 +284,9 @@ class Session:
     ) -> None:
         if self._connack is None:
             why = f": {self._trouble}" if self._trouble else f"; brokers without MQTT 5 do that, and {NO_MQTT_5}"
-            self._lost = NoConnectionError(f"the broker at {self._url} closed the connection without an answer{why}", final=True)
+            self._lost = NoConnectionError(
+                f"the broker at {self._url} closed the connection without an answer{why}", final=True, cut=True
+            )
         elif flags.is_disconnect_packet_from_server:
             # paho 2.1 reads no reason from a DISCONNECT without properties, and calls it normal, which no broker says.
             why = f": {named(code)}" if code.value else " without a reason"

@@ -4,6 +4,7 @@
 
 import asyncio
 import itertools
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ from ota.operator.workspace import Settings
 from tests.support.delay import Delay
 from tests.support.lab import Mosquitto
 from tests.support.rumqttd import Rumqttd
-from tests.support.scripted_broker import PUBLISH, SUBSCRIBE, Packet, ScriptedBroker
+from tests.support.scripted_broker import CONNECT, PUBLISH, SUBSCRIBE, Packet, ScriptedBroker
 
 
 def settings(port: int) -> Settings:
@@ -227,6 +228,62 @@ def test_a_subscription_that_was_refused_is_not_asked_for_on_the_next_connection
             connection.publish_all([("t", b"x")])
             assert list(connection.messages(0.01)) == []
         assert [each.topics for each in broker.of(SUBSCRIBE, 2)] == [("granted",)]
+
+
+def test_a_subscription_that_is_lost_with_its_connection_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr("ota.operator.broker.RECONNECT_MIN_S", 0)
+
+    def lost(topic):
+        if broker.connections == 1:
+            broker.writer.close()
+        return 1
+
+    with scripted(suback=lost, retained={"a/b": b"1"}) as broker:
+        with Broker(settings(broker.config.url.port)) as connection:
+            connection.subscribe("a/b")
+            assert next(connection.messages(10)).payload == b"1"
+
+
+def refused(connection: int, code: int):
+    return lambda number: bytes((0, code if number == connection else 0, 0))
+
+
+@pytest.mark.parametrize("passing", ["closed without an answer", 0x88, 0x89, 0x9F, "subscription not answered"])
+def test_who_listens_goes_on_when_the_broker_is_back(monkeypatch, passing, caplog):
+    """As a proxy does while the broker restarts, or a broker that is not ready."""
+    monkeypatch.setattr("ota.operator.broker.RECONNECT_MIN_S", 0)
+    monkeypatch.setattr("ota.operator.session.PATIENCE_MIN_S", 0.3)
+    with scripted(retained={"a/b": b"1"}) as broker:
+        if isinstance(passing, int):
+            broker.connack = refused(2, passing)
+        real, swallowed = broker._answer, CONNECT if passing == "closed without an answer" else SUBSCRIBE
+
+        def answer(taken, writer):
+            if taken.connection != 2 or taken.kind != swallowed or isinstance(passing, int):
+                real(taken, writer)
+            elif swallowed == CONNECT:
+                writer.close()
+
+        broker._answer = answer
+        with Broker(settings(broker.config.url.port)) as connection:
+            connection.subscribe("a/b")
+            messages = connection.messages(20)
+            assert next(messages).payload == b"1"
+            connection._session._client.socket().shutdown(socket.SHUT_RDWR)
+            assert next(messages).payload == b"1"
+        assert broker.connections == 3
+    assert caplog.messages[-1] == "connected to the broker again"
+
+
+def test_who_listens_is_told_why_the_broker_does_not_let_him_in_any_more(monkeypatch):
+    monkeypatch.setattr("ota.operator.broker.RECONNECT_MIN_S", 0)
+    with scripted() as broker:
+        broker.connack = refused(2, 0x87)
+        with Broker(settings(broker.config.url.port)) as connection:
+            connection.subscribe("a/b")
+            connection._session._client.socket().shutdown(socket.SHUT_RDWR)
+            with pytest.raises(BrokerError, match=r"refused the connection: not authorized \(0x87\)"):
+                list(connection.messages(10))
 
 
 def test_an_answer_to_an_earlier_packet_is_not_taken_for_one_to_a_later_packet_of_the_same_number(port):
