@@ -67,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: device-agent run blink.wasm --event button=1 --trace",
     )
     run.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
-    run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
+    run.add_argument(
+        "--event",
+        action="append",
+        default=[],
+        metavar="TOPIC=PAYLOAD",
+        help="an event; may be repeated; @FILE stands for what a file holds",
+    )
     run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
     run.add_argument("--ticks", type=int, default=0, metavar="N", help="then call its timer N times, at once")
     run.add_argument("--state", type=Path, metavar="FILE", help="begin with the state and keys in FILE, and leave them there")

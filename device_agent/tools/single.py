@@ -45,7 +45,7 @@ from pywamr import PywamrError, TerminatedError, Trap
 class Options:
     """How a module is run."""
 
-    events: list[str]  # "topic=payload"
+    events: list[str]  # "topic=payload", or "topic=@file"
     config: Mapping[str, str] = field(default_factory=dict)  # as a deployment gives it
     trace: bool = False  # show each call of a capability
     deny: tuple[str, ...] = ()  # capabilities that are not granted
@@ -84,6 +84,22 @@ def _topic(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
+def _payload(raw: bytes) -> bytes:
+    """What is written behind a topic, or what the file holds that is named there after an @. Raises RunError."""
+    if not raw.startswith(b"@"):
+        content, what = raw, "the payload of an event"
+    else:
+        what = os.fsdecode(raw[1:])
+        try:
+            with Path(what).open("rb") as file:
+                content = file.read(frames.PAYLOAD_LIMIT_BYTES + 1)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{what or 'the file behind @'}: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > frames.PAYLOAD_LIMIT_BYTES:
+        raise RunError(f"{what}: more than {frames.PAYLOAD_LIMIT_BYTES} bytes, which is the limit")
+    return content
+
+
 def run_module(module: Path, options: Options) -> int:
     """Starts the module, gives it each event, and prints the results; returns the exit code.
 
@@ -107,7 +123,10 @@ def run_module(module: Path, options: Options) -> int:
     pairs = [os.fsencode(event).partition(b"=") for event in options.events]
     if wrong := [topic + equals for topic, equals, _ in pairs if not equals or not topics.is_topic(_topic(topic))]:
         text = os.fsdecode(wrong[0])
-        raise RunError(f"{text!r} is no event: TOPIC=PAYLOAD is expected, with a topic that something can be published on")
+        raise RunError(
+            f"{text!r} is no event: TOPIC=PAYLOAD or TOPIC=@FILE is expected, with a topic that something can be published on"
+        )
+    events = [(_topic(topic), _payload(payload)) for topic, _, payload in pairs]
     show = _Printer(options.as_json)
     started = time.perf_counter()
 
@@ -127,7 +146,7 @@ def run_module(module: Path, options: Options) -> int:
                 begun = host.begin(kept.state, kept.keys)
             _show_outcome(show, "started", begun)
             limit = deadline.of(description.limits.deadline_ms / 1000)
-            handled = [_deliver(host, description, limit, show, _topic(topic), payload) for topic, _, payload in pairs]
+            handled = [_deliver(host, description, limit, show, topic, payload) for topic, payload in events]
             begun_ns, period_ns = time.time_ns(), description.limits.tick_ms * 1_000_000
             handled += [_tick(host, limit, show, begun_ns + number * period_ns) for number in range(options.ticks)]
             if options.kept is not None:

@@ -76,7 +76,13 @@ def add_commands(commands: Any) -> None:
         "module", type=registry.source, help="the .wasm, .js or .ts, with a .toml beside it, or oci://REGISTRY/NAME:TAG"
     )
     registry.add_options(run)
-    run.add_argument("--event", action="append", default=[], metavar="TOPIC=PAYLOAD", help="an event; may be repeated")
+    run.add_argument(
+        "--event",
+        action="append",
+        default=[],
+        metavar="TOPIC=PAYLOAD",
+        help="an event; may be repeated; @FILE stands for what a file holds",
+    )
     run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
     run.add_argument(
         "--ticks", type=_ticks, default=0, metavar="N", help="after the events, call its timer N times: each is told tick_ms more"

@@ -16,6 +16,7 @@ from ota.cli.main import VERBS, _verb, main, parser
 from ota.formats.text import amount, nearest
 from ota.operator.session import NoConnectionError
 from tests.support.operator import ota
+from tests.support.relay import relay
 from tests.support.verbs import verbs
 
 AGENT = """\
@@ -176,7 +177,28 @@ def test_a_module_is_not_taken_for_a_damaged_manifest(workspace, modules, capsys
 def test_an_event_that_is_none_is_named(modules, capsys, event):
     assert agent(["run", str(modules / "tally.wasm"), "--event", "in/a=1", "--event", event]) == 1
     assert f"{event.partition('=')[0]}" in (said := capsys.readouterr().err)
-    assert "is no event: TOPIC=PAYLOAD is expected" in said
+    assert "is no event: TOPIC=PAYLOAD or TOPIC=@FILE is expected" in said
+
+
+def test_an_event_may_come_from_a_file(tmp_path, capsys):
+    (tmp_path / "reading").write_bytes(b"0.52\n\xff")
+    (tmp_path / "relay.wasm").write_bytes(relay("out"))
+    assert agent(["run", str(tmp_path / "relay.wasm"), "--event", f"in/a=@{tmp_path / 'reading'}", "--json"]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["payload"] for each in said if each["what"] == "publish"] == ["0.52\n\\xff"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("none", "No such file or directory"), (".", "Is a directory"), ("large", "more than 65536 bytes, which is the limit")],
+)
+def test_a_file_that_is_no_payload_is_named(modules, tmp_path, capsys, name, why):
+    (tmp_path / "large").write_bytes(bytes(65_537))
+    path = f"{tmp_path}/{name}"
+    assert agent(["run", str(modules / "tally.wasm"), "--event", f"in/a=@{path}"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.endswith(f"{path}: {why}\n")
+    assert not captured.out  # nothing ran
 
 
 def test_a_wait_that_is_interrupted_says_that_the_boards_go_on(quick, capsys, monkeypatch):
