@@ -66,6 +66,8 @@ def _logs(arguments: argparse.Namespace) -> int:
             return 1
         _subscribe(broker, arguments.topics or module_topics(device))
         listen_s = FOREVER_S if arguments.follow else arguments.seconds
+        if arguments.follow:
+            output.note(f"listening at {workspace.settings.broker}; Ctrl-C ends it")
         for name, record in Logs(broker, roster, refused).follow(listen_s, device):
             level = record.level if isinstance(record, LogRecord) else "info"
             instances.add(record.instance)
