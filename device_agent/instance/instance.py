@@ -53,6 +53,7 @@ class Instance:
             self.counters,
             policy.event_queue_bytes,
             lambda number: hooks.consumed(name, number),
+            services.kept.end_trial,
         )
         self.target = ModuleTarget(name, self, services, hooks)
         self.runner = Runner(name, services, hooks, self.target, update)
@@ -433,15 +434,8 @@ class Instance:
         return None
 
     async def abandon_trial(self, worker: Worker) -> None:
-        """Ends the worker of a trial that failed, drops what its module kept, and sees to it that another module runs.
-
-        What the factory module keeps stays, also where that same release was on trial.
-        """
+        """Ends the worker of a trial that failed, and sees to it that another module runs."""
         worker.kill()
-        factory = await self._services.on_writer(slots.version, "factory", self.name, self._services.store, self.policy.factory)
-        if version_of(worker.spec) != factory:
-            with contextlib.suppress(Refused):  # a full disk: the next trial drops it
-                await self._services.kept.forget(worker.spec)
         await worker.ended()
         await self.run_best()
 

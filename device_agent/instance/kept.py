@@ -1,5 +1,6 @@
 """What modules keep: keys and a state for each version, on disk, and the keys in memory too, since every outcome changes them."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -27,6 +28,7 @@ class Kept:
         """State and keys of a version that is about to run."""
         version = version_of(spec)
         await self._on_writer(self._store.adopt_unversioned, version)
+        await self._on_writer(self._store.end_trial, version)  # one that a power cut ended
         if version not in self._keys:
             self._keys[version] = await self._on_writer(self._store.keys, version)
         return await self._on_writer(self._store.state, version), self._keys[version]
@@ -59,12 +61,14 @@ class Kept:
         self._keys[version] = await self._on_writer(self._store.keys, version)
         return await self._on_writer(self._store.state, version), self._keys[version]
 
-    async def forget(self, spec: ModuleSpec) -> None:
-        """Drops what a version kept in a trial that failed. Raises Refused DISK_FULL."""
+    async def end_trial(self, spec: ModuleSpec) -> None:
+        """A version's trial has failed: it keeps what it had before that, and no event of the trial changes it any more."""
         version = version_of(spec)
         await self._flush()
         self._keys.pop(version, None)
-        await self._on_writer(self._store.forget, version)
+        with contextlib.suppress(Refused):  # a full disk: it is given back when it is started, or goes on trial
+            await self._on_writer(self._store.end_trial, version)
+            self._keys[version] = await self._on_writer(self._store.keys, version)
 
     def retain(self, releases: Collection[tuple[str, bytes]]) -> None:
         """Drops from memory what is kept for other releases than these, by instance."""

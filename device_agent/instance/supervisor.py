@@ -26,6 +26,10 @@ Prepare = Callable[[bytes | None], Awaitable[tuple[bytes, dict[str, bytes]]]]
 logger = logging.getLogger(__name__)
 
 
+async def _keeps_nothing(spec: ModuleSpec) -> None:
+    """Of a module that keeps nothing, a trial that fails leaves nothing."""
+
+
 @dataclass
 class Supervisor:
     """Owns the event queue and the worker that is fed. `on_outcome` gets what handled events ask for, with the event's hops and its
@@ -39,6 +43,7 @@ class Supervisor:
     counters: Counter[str] = field(default_factory=Counter)
     queue_bytes: int = 8 << 20
     on_consumed: Callable[[int], None] = lambda bus_number: None  # an event of the bus that had no outcome and won't have one
+    end_trial: Callable[[ModuleSpec], Awaitable[None]] = _keeps_nothing  # takes back what a module kept in a trial that failed
     last_gap_us: int = 0
     last_handled_ns: int = 0  # monotonic, of the last event that was handled
 
@@ -143,16 +148,17 @@ class Supervisor:
                     state = await old.save()
                 except WorkerFailed as failure:
                     logger.warning("the old module could not save its state, the last one is taken: %s", failure)
-            state_and_keys = await prepare(state)
-            if old is not None and old.spec.devices:
-                old.kill()  # devices are opened before a worker gives up its rights: it could never open them again
-                await old.ended()
             try:
+                state_and_keys = await prepare(state)
+                if old is not None and old.spec.devices:
+                    old.kill()  # devices are opened before a worker gives up its rights: it could never open them again
+                    await old.ended()
                 if not new.started:
                     await new.start()
                 done = await self._begin(new, *state_and_keys)
             except BaseException:
                 new.kill()
+                await self.end_trial(new.spec)  # before the old one is fed, which may be of the same version
                 raise
             self._standby, self._filters_before = old if old is not None and old.alive else None, self._filters
             self._use(new)
@@ -161,13 +167,20 @@ class Supervisor:
         self._account(done.usage)
         self.on_outcome(new.spec, done, 0, 0)
 
-    async def roll_back(self) -> bool:
-        """Goes back to the worker that ran before the last swap; the event that was in hand is its next. False if it is gone."""
+    async def roll_back(self, tried: Worker) -> bool:
+        """Goes back to the worker that ran before the last swap; the event that was in hand is its next. False if it is gone.
+
+        `tried`: that the swap brought. Where it has died and another one is fed already, that goes on.
+        """
         async with self._between:
             old, self._standby = self._standby, None
             self.counters["rollbacks"] += 1
-            if self._current is not None:
-                self._current.kill()
+            tried.kill()
+            await self.end_trial(tried.spec)
+            if tried is not self._current:
+                if old is not None:
+                    old.kill()
+                return False
             if old is None or not old.alive:
                 self._filters = self._filters_before  # for the worker that comes
                 self._queue.keep(lambda each: bool(each.bus_number) or self._wants(each.topic))

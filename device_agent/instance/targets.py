@@ -113,7 +113,7 @@ class Modules(Protocol):
         """Makes the module on trial the one that is fed. Raises WorkerFailed, with the old module going on."""
 
     async def abandon_trial(self, worker: Worker) -> None:
-        """Ends the worker of a trial that failed, drops what its module kept, and sees to it that another module runs."""
+        """Ends the worker of a trial that failed, and sees to it that another module runs."""
 
     def distrust_image(self, worker: Worker) -> bool:
         """Whether a worker died in an ahead-of-time image, which is not used again then."""
@@ -245,9 +245,10 @@ class ModuleTarget:
     async def roll_back(self) -> None:
         """Feeds the module that ran before; it was never stopped."""
         worker, self._on_trial = self._on_trial, None
-        if worker is None or worker is not self._modules.supervisor.current:
-            return  # the new module was never fed: what ran before still does
-        await self._modules.supervisor.roll_back()
+        if worker is None:
+            self.discard()  # the new module was never fed: what ran before still does
+            return
+        await self._modules.supervisor.roll_back(worker)
         await self._modules.abandon_trial(worker)
 
     def discard(self) -> None:

@@ -86,6 +86,8 @@ def decode_config(stored: bytes, what: str) -> dict[str, str]:
 READY_KEPT = 256
 """Of that many updates the board remembers since when they are ready."""
 _READY = "ready:"  # in the table meta: when an update was ready, by instance and manifest
+_KEPT = {"keyvalue": "key, value", "states": "state"}  # what versions of modules keep: tables, and their columns beside the version
+_ASIDE = b"aside:"  # before the release, in both: what a version had before it went on trial
 
 
 class Store(Documents):
@@ -236,10 +238,10 @@ class Store(Documents):
             for (digest,) in self._database.execute("select digest from envelopes").fetchall():
                 if digest not in manifests:
                     self._database.execute("delete from envelopes where digest = ?", (digest,))
-            for table in ("keyvalue", "states"):
-                for found in self._database.execute(f"select distinct instance, release from {table}").fetchall():
-                    if found[1] and found not in releases:
-                        self._database.execute(f"delete from {table} where (instance, release) = (?, ?)", found)
+            for table in _KEPT:
+                for instance, release in self._database.execute(f"select distinct instance, release from {table}").fetchall():
+                    if release and (instance, release.removeprefix(_ASIDE)) not in releases:
+                        self._database.execute(f"delete from {table} where (instance, release) = (?, ?)", (instance, release))
 
     # -- modules
 
@@ -266,29 +268,32 @@ class Store(Documents):
     def begin_trial(self, new: Version, old: Version | None, state: bytes | None) -> None:
         """Gives a version that is about to run on trial the keys and the state of the one before it, of the same module.
 
-        `state`: what the old one has just saved, None if it could not: then its last one is taken. What the new one kept in an
-        earlier trial is gone. The old one's own rows stay as they are now, for a rollback. A power cut may take this until the
-        journal or an outcome says more: then the trial has not begun.
+        `state`: what the old one has just saved, None if it could not: then its last one is taken. What the new one has, as one
+        that ran before or runs now, is set aside until its trial ends. The old one's own rows stay as they are now, for a rollback.
+        A power cut may take this until the journal or an outcome says more: then the trial has not begun.
         """
         with self._transaction(synced=False):
             if old is not None and state is not None:
                 self._save_state(old, state)
+            if not self._is_aside(new):  # else a power cut ended its trial before
+                self._copy_kept(new, _aside(new))
+                mark = "insert or ignore into states (instance, module, release, state) values (?, ?, ?, x'')"
+                self._database.execute(mark, _aside(new))
             if new == old:
                 return  # the release that runs once more: it goes on with its own
             self._forget(new)
             if old is not None and (old.instance, old.module) == (new.instance, new.module):
-                for table, columns in (("keyvalue", "key, value"), ("states", "state")):
-                    self._database.execute(
-                        f"insert into {table} (instance, module, release, {columns}) select instance, module, ?, {columns}"
-                        f" from {table} where (instance, module, release) = (?, ?, ?)",
-                        (new.release, *old),
-                    )
+                self._copy_kept(old, new)
 
     @recovers
-    def forget(self, version: Version) -> None:
-        """Deletes keys and state of a version that is not to run again."""
+    def end_trial(self, version: Version) -> None:
+        """Gives a version back what it had before a trial that was not confirmed; no effect where there was none."""
+        if not self._is_aside(version):
+            return
         with self._transaction():
             self._forget(version)
+            self._copy_kept(_aside(version), version)
+            self._forget(_aside(version))
 
     @recovers
     def adopt_unversioned(self, version: Version) -> None:
@@ -324,6 +329,9 @@ class Store(Documents):
             f"insert or replace into slots ({_SLOT}) values (?, 'confirmed', ?, ?, ?, ?, ?, 0, 0)",
             (slot.instance, slot.module, slot.envelope, slot.config, slot.sequence, slot.epoch),
         )
+        for table in _KEPT:  # what it had before its trial
+            query = f"delete from {table} where instance = ? and substr(release, 1, {len(_ASIDE)}) = ?"
+            self._database.execute(query, (slot.instance, _ASIDE))
         floors.lift(self._database, floors.SEQUENCE + slot.module, signers, slot.sequence, slot.envelope)
         floors.lift(self._database, floors.EPOCH + slot.module, signers, slot.epoch)
         self.home.floors_are_known()
@@ -349,8 +357,20 @@ class Store(Documents):
         self._database.execute(query, (*version, state))
 
     def _forget(self, version: Version) -> None:
-        for table in ("keyvalue", "states"):
+        for table in _KEPT:
             self._database.execute(f"delete from {table} where (instance, module, release) = (?, ?, ?)", version)
+
+    def _is_aside(self, version: Version) -> bool:
+        query = "select 1 from states where (instance, module, release) = (?, ?, ?)"
+        return self._database.execute(query, _aside(version)).fetchone() is not None
+
+    def _copy_kept(self, source: Version, target: Version) -> None:
+        for table, columns in _KEPT.items():
+            self._database.execute(
+                f"insert into {table} (instance, module, release, {columns}) select instance, module, ?, {columns}"
+                f" from {table} where (instance, module, release) = (?, ?, ?)",
+                (target.release, *source),
+            )
 
     def _append(self, instance: str, update: Update, time_s: int) -> None:
         if update.phase is Phase.CONFIRMED and update.release != (found := self._confirmed(instance)):
@@ -381,3 +401,7 @@ class Store(Documents):
             self._database.execute(f"delete from journal where instance in ({gone})", (JOURNAL_INSTANCES,))
         old = "select id from journal where instance = ? order by id desc limit 1 offset ?"
         self._database.execute(f"delete from journal where instance = ? and id <= ({old})", (instance, instance, JOURNAL_ROWS))
+
+
+def _aside(version: Version) -> Version:
+    return version._replace(release=_ASIDE + version.release)

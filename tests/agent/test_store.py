@@ -283,17 +283,15 @@ def test_keys_and_states_are_kept_by_version(store):
 
 
 def test_a_trial_begins_with_what_the_old_version_has_and_leaves_that_alone(store):
-    store.add_outcomes(
-        [Outcome(M, [KeyWrite("k", b"1")], []), Outcome(M2, [KeyWrite("of an earlier trial", b"x")], [])], Bounds(10)
-    )
+    store.add_outcomes([Outcome(M, [KeyWrite("k", b"1")], []), Outcome(M2, [KeyWrite("of an earlier time", b"x")], [])], Bounds(10))
     store.save_state(M, b"at the last checkpoint")
     store.begin_trial(M2, M, b"at the swap")
     store.add_outcomes([Outcome(M2, [KeyWrite("k", b"2"), KeyWrite("new", b"3")], [])], Bounds(10))
     store.save_state(M2, b"on trial")
     assert (store.keys(M2), store.state(M2)) == ({"k": b"2", "new": b"3"}, b"on trial")
     assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"at the swap")
-    store.forget(M2)
-    assert (store.keys(M2), store.state(M2)) == ({}, b"")
+    store.end_trial(M2)
+    assert (store.keys(M2), store.state(M2)) == ({"of an earlier time": b"x"}, b"")
     assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"at the swap")
 
 

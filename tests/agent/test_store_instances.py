@@ -188,6 +188,42 @@ def test_the_release_that_runs_keeps_its_state_when_it_goes_on_trial_again(store
     store.add_outcomes([Outcome(M, [KeyWrite("k", b"1")])], Bounds())
     store.begin_trial(M, M, b"now")
     assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"now")
+    store.add_outcomes([Outcome(M, [KeyWrite("k", b"on trial"), KeyWrite("new", b"2")])], Bounds())
+    store.save_state(M, b"on trial")
+    store.end_trial(M)
+    assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"now")
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_release_of_another_slot_gets_back_what_it_had_when_its_trial_fails(store, cut):
+    """As one does that is tried once more with its old configuration; also after a power cut in the trial, or two."""
+    store.save_state(M, b"of the previous one")
+    store.add_outcomes([Outcome(M, [KeyWrite("k", b"1")]), Outcome(M2, [KeyWrite("k", b"2")])], Bounds())
+    for _ in range(2 if cut else 1):
+        store.begin_trial(M, M2, b"of the confirmed one")
+        store.add_outcomes([Outcome(M, [KeyWrite("k", b"on trial")])], Bounds())
+        assert (store.keys(M), store.state(M)) == ({"k": b"on trial"}, b"of the confirmed one")
+        store.collect((), {("i", M.release), ("i", M2.release)}, ())
+    store.end_trial(M)
+    store.end_trial(M)
+    assert (store.keys(M), store.state(M)) == ({"k": b"1"}, b"of the previous one")
+    assert (store.keys(M2), store.state(M2)) == ({"k": b"2"}, b"of the confirmed one")
+    assert store._database.execute("select count(*) from states").fetchone() == (2,)
+
+
+def test_a_release_that_is_confirmed_keeps_what_it_wrote_on_trial(store):
+    store.save_state(M, b"before")
+    store.begin_trial(M, M2, b"handed over")
+    new = slot(M.release, 5, 0, instance=M.instance)
+    store.commit_all([Commit(M.instance, Update(Phase.CONFIRMED, b"d" * 16, M.release), new, SIGNERS)], 1)
+    store.end_trial(M)
+    assert store.state(M) == b"handed over"
+
+
+def test_what_was_set_aside_is_collected_with_its_release(store):
+    store.begin_trial(M, M2, b"handed over")
+    store.collect((), {("i", M2.release)}, ())
+    assert store._database.execute("select count(*) from states").fetchone() == (1,)
 
 
 def test_what_an_update_in_the_journal_has_fetched_is_not_deleted_before_it_is_resumed(store):

@@ -198,20 +198,33 @@ async def test_a_trap_on_trial_rolls_back_and_the_old_module_gets_the_event(rig,
     await rig.supervisor.run(await rig.worker(spec(tmp_path, counting(1, trap="x"))), b"", {})
     rig.supervisor.offer("t", b"")
     await rig.until(lambda: len(rig.outcomes) == 1)
-    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(2), "2")), handed)
-    rig.repair = rig.supervisor.roll_back
+    await rig.supervisor.swap(new := await rig.worker(spec(tmp_path, counting(2), "2")), handed)
+    rig.repair = lambda: rig.supervisor.roll_back(new)
     for payload in (b"", b"t", b""):
         rig.supervisor.offer("t", payload)
     await rig.until(lambda: len(rig.outcomes) == 4)
     assert rig.outcomes == [b"\1\1", b"\2\2", b"\1\2", b"\1\3"]
     assert [failure.reason for failure in rig.failures] == [Reason.TRAPPED]
     assert rig.supervisor.counters["events_dropped"] == 0
+    assert rig.trials_ended == [("2", False)]
+
+
+@with_rig
+async def test_an_old_worker_does_not_outlive_a_trial_after_which_another_one_was_started(rig, tmp_path):
+    await rig.supervisor.run(old := await rig.worker(spec(tmp_path, counting(1))), b"", {})
+    await rig.supervisor.swap(new := await rig.worker(spec(tmp_path, counting(2), "2")), handed)
+    new.kill()
+    await rig.supervisor.run(again := await rig.worker(spec(tmp_path, counting(1))), b"", {})
+    assert not await rig.supervisor.roll_back(new)
+    await old.ended()
+    assert rig.supervisor.current is again
+    assert rig.trials_ended == [("2", False)]
 
 
 @with_rig
 async def test_after_a_first_module_that_failed_no_event_waits_for_nobody(rig, tmp_path):
-    rig.repair = rig.supervisor.roll_back
-    await rig.supervisor.swap(await rig.worker(spec(tmp_path, counting(1))), handed)
+    await rig.supervisor.swap(new := await rig.worker(spec(tmp_path, counting(1))), handed)
+    rig.repair = lambda: rig.supervisor.roll_back(new)
     for payload in (b"t", b"", b""):
         rig.supervisor.offer("t", payload)
     await rig.until(lambda: rig.repairs)
@@ -231,6 +244,7 @@ async def test_a_module_that_refuses_the_state_leaves_the_old_one_running(rig, t
     with pytest.raises(WorkerFailed) as caught:
         await rig.supervisor.swap(await rig.worker(spec(tmp_path, refusing, "2")), handed)
     assert caught.value.reason is Reason.STATE_REFUSED
+    assert rig.trials_ended == [("2", False)]
     rig.supervisor.offer("t", b"")
     await rig.until(lambda: rig.outcomes == [b"\1\1"])
 

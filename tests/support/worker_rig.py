@@ -60,13 +60,17 @@ class Rig:
         self.repair: Callable[[], Awaitable[object]] | None = None
         self.causes: list[tuple[int, int]] = []  # hops and bus number of each event that was handled
         self.consumed: list[int] = []
-        self.supervisor = Supervisor(self._outcome, self._failed, on_consumed=self.consumed.append)
+        self.supervisor = Supervisor(self._outcome, self._failed, on_consumed=self.consumed.append, end_trial=self._end_trial)
+        self.trials_ended: list[tuple[str, bool]] = []  # version, and whether anything may be fed by then
         self.pump = asyncio.create_task(self.supervisor.pump())
         self.repairs = []
 
     def _outcome(self, spec: ModuleSpec, done: frames.Done, hops: int, bus_number: int) -> None:
         self.causes.append((hops, bus_number))
         self.outcomes += [payload for _, payload in done.messages]
+
+    async def _end_trial(self, spec: ModuleSpec) -> None:
+        self.trials_ended.append((spec.description.version, not self.supervisor._between.locked()))
 
     def _failed(self, worker: Worker, failure: WorkerFailed) -> None:
         self.failures.append(failure)
