@@ -479,8 +479,8 @@ class Instance:
             if not self._on_trial:
                 await self.checkpoint()
 
-    def needs(self) -> Needs:
-        """What neither a slot, nor the module that runs, nor the update under way needs may be deleted. On the writer thread."""
+    def needs(self, *, crowded: bool) -> Needs:
+        """For its slots, the module that runs, and its update, as `Update.keeps_parts` has it. On the writer thread."""
         specs = (self._runs, self.supervisor.current.spec if self.supervisor.current is not None else None)
         return slots.needs(
             self.name,
@@ -490,4 +490,5 @@ class Instance:
             self.update,
             {self.running.manifest, self._trial_running.manifest},
             {spec.release for spec in specs if spec is not None},
+            crowded=crowded,
         )

@@ -134,15 +134,20 @@ def needs(
     update: Update,
     running: Collection[bytes],
     releases: Collection[bytes],
+    *,
+    crowded: bool = False,
 ) -> Needs:
-    """What slots and the update under way need, besides the manifests and releases of what runs."""
+    """What slots need, and the update under way or to be tried again, besides the manifests and releases of what runs.
+
+    `crowded`: as `Update.keeps_parts` has it.
+    """
     found = _Needed(image_classes, {*running}, {*releases, update.release})
     for slot in store.slots(instance).values():
         found.manifests.add(slot.envelope)
         found.releases.add(slot.release)
         with contextlib.suppress(Refused):  # a damaged one can't run: what it needed is of no use
             found.add_blobs(parse(store.envelope(slot.envelope) or b""))
-    if not update.ended:
+    if update.keeps_parts(crowded=crowded):
         found.manifests.add(update.manifest)
         with contextlib.suppress(Refused):  # one that the journal had is not verified yet, and what it has fetched stays
             found.add_blobs(

@@ -108,6 +108,10 @@ class Update:
             return self.phase in (Phase.REJECTED, Phase.FAILED) or back_with_set
         return (self.phase is Phase.FAILED or back_with_set) and (self.reason in RETRYABLE or self.reason in HELD_BACK)
 
+    def keeps_parts(self, *, crowded: bool) -> bool:
+        """Whether what it has fetched is still of use. `crowded`: the disk is nearly full, and only what is under way has room."""
+        return not self.ended or (self.retryable and not crowded)
+
     @property
     def never_ran(self) -> bool:
         """Whether the board did not take it as it was then, with the settings and the agent of then; or its set for that reason."""

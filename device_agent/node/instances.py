@@ -199,9 +199,12 @@ class Instances:
             for event in each.supervisor.waiting_in_memory
         ]
 
-    def collect(self) -> frozenset[tuple[str, bytes]]:
-        """Deletes what none of them needs; returns the releases that are left, by instance. On the writer thread."""
-        needs = [each.needs() for each in self.all()]
+    def collect(self, *, crowded: bool) -> frozenset[tuple[str, bytes]]:
+        """Deletes what none of them needs; returns the releases that are left, by instance. On the writer thread.
+
+        `crowded`: the disk is nearly full, so what was fetched for updates that failed is deleted, too.
+        """
+        needs = [each.needs(crowded=crowded) for each in self.all()]
         manifests = frozenset().union(*(each.manifests for each in needs))
         releases = frozenset().union(*(each.releases for each in needs))
         self._services.store.collect(manifests, releases, frozenset().union(*(each.blobs for each in needs)))

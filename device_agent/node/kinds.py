@@ -52,8 +52,8 @@ class Updated(Protocol):
     def snapshot(self) -> Snapshot:
         """For the report."""
 
-    def needs(self) -> Needs:
-        """What of the disk may not be deleted. On the writer thread."""
+    def needs(self, *, crowded: bool) -> Needs:
+        """What of the disk may not be deleted; `crowded`: where that is nearly full. On the writer thread."""
 
 
 Kind = Callable[[str, InstancePolicy, Services, Hooks, Update], Updated]

@@ -127,7 +127,7 @@ class Node:
         board = Board(setting, self._trust, self._desired, self._bundles, self._reporter.snapshots)
         self._watch = Watch(config.bundles, config.storage, board, self._reporter.all, self._tasks.spawn_supervised)
         self._repair = Repair(self._transfers.fetcher(), self._store, self._tasks.on_writer, config.retry_s, self._mended)
-        self._store.collect_unused = self._collect
+        self._store.collect_unused = partial(self._collect, crowded=True)
 
     @property
     def failed(self) -> bool:
@@ -354,9 +354,9 @@ class Node:
     async def _report_again(self) -> None:
         self._reporter.report_counters()
 
-    def _collect(self) -> None:
-        """Deletes what nobody needs. On the writer thread."""
-        releases = self._instances.collect()
+    def _collect(self, *, crowded: bool = False) -> None:
+        """Deletes what nobody needs, as `Instances.collect` has it. On the writer thread."""
+        releases = self._instances.collect(crowded=crowded)
         self._tasks.loop.call_soon_threadsafe(self._services.kept.retain, releases)
 
     # -- what is said

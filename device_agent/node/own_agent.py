@@ -61,12 +61,12 @@ class OwnAgent:
         slot = "trial" if on_trial else "confirmed" if launcher is not None and launcher.is_confirmed else "factory"
         return Running(self.name, agent_version(), manifest, slot=slot)
 
-    def needs(self) -> Needs:
-        """The tarball of the update under way; none once it is unpacked and confirmed. On the writer thread."""
+    def needs(self, *, crowded: bool) -> Needs:
+        """The tarball of its update, as `Update.keeps_parts` has it; none once it is confirmed. On the writer thread."""
         store, update = self._services.store, self.update
         manifests = {slot.envelope for slot in store.slots(self.name).values()} | {update.manifest}
         blobs = set[bytes]()
-        if not update.ended and (envelope := store.envelope(update.manifest)):
+        if update.keeps_parts(crowded=crowded) and (envelope := store.envelope(update.manifest)):
             with contextlib.suppress(Refused):  # a damaged one is fetched again
                 blobs.add(AgentManifest.from_envelope(suit.Envelope.from_bytes(envelope, MANIFEST_LIMIT_BYTES)).digest)
         return Needs(frozenset(manifests), frozenset(), frozenset(blobs))

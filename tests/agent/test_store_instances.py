@@ -1,5 +1,7 @@
 """What the store keeps of many instances."""
 
+from dataclasses import replace
+
 import pytest
 
 from device_agent.channel.frames import KeyWrite
@@ -226,15 +228,32 @@ def test_what_was_set_aside_is_collected_with_its_release(store):
     assert store._database.execute("select count(*) from states").fetchone() == (1,)
 
 
+def collect(store, update: Update, *, crowded: bool = False) -> None:
+    found = slots.needs("m", store, None, lambda vendor: (), update, (), (), crowded=crowded)
+    store.collect(found.manifests, found.releases, found.blobs)
+
+
 def test_what_an_update_in_the_journal_has_fetched_is_not_deleted_before_it_is_resumed(store):
     """Another instance may be confirmed first, or the disk be full."""
     update = Signer().update(b"module" * 100)
     store.add_envelope(update.envelope)
     part = store.blob_path(update.manifest.digest).with_suffix(".part")
     store.begin_blob(update.index)
-    found = slots.needs("m", store, None, lambda vendor: (), Update(Phase.FETCHING, b"d" * 16, update.digest), (), ())
-    store.collect(found.manifests, found.releases, found.blobs)
+    collect(store, Update(Phase.FETCHING, b"d" * 16, update.digest))
     assert part.exists()
-    found = slots.needs("m", store, None, lambda vendor: (), Update(Phase.FAILED, b"d" * 16, update.digest), (), ())
-    store.collect(found.manifests, found.releases, found.blobs)
+    collect(store, Update(Phase.FAILED, b"d" * 16, update.digest))
+    assert not part.exists()
+
+
+def test_what_an_update_has_fetched_that_is_tried_again_stays_while_there_is_room(store):
+    update = Signer().update(b"module" * 100)
+    store.add_envelope(update.envelope)
+    part = store.blob_path(update.manifest.digest).with_suffix(".part")
+    store.begin_blob(update.index)
+    failed = Update(Phase.FAILED, b"d" * 16, update.digest, reason=Reason.CHUNK_MISSING)
+    collect(store, failed)
+    assert part.exists()
+    collect(store, replace(failed, together=("m", "n"), phase=Phase.ROLLED_BACK))  # a set that went back
+    assert part.exists()
+    collect(store, failed, crowded=True)
     assert not part.exists()
