@@ -164,6 +164,9 @@ def begin_air(folder: str, name: str, trial_s: str) -> Answer:
             begin(base, name, int(trial_s))
     except Busy as error:
         return {"good": False, "reason": "agent-on-trial", "why": str(error)}
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return {"good": False, "reason": "disk-full" if full else "agent-failed", "why": str(error)}
     return {"good": True, "reason": "", "why": ""}
 
 

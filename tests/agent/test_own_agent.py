@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -300,6 +301,34 @@ def test_the_launcher_knows_which_process_waits_before_its_trial_can_begin(world
     assert known == ["new 4712\n"]
 
 
+@pytest.mark.parametrize(("pointer", "begun"), [("new", True), ("", False), ("flashed", False)])
+def test_a_step_that_ends_behind_the_pointer_has_put_the_agent_on_trial(world, monkeypatch, tmp_path, pointer, begun):
+    """The next start sees the pointer: an update that had ended by then would be tried by an agent that knows nothing of it."""
+
+    async def step(*_):
+        world.begin()
+        (world.base / "trial").unlink()
+        if pointer:
+            (world.base / "versions" / pointer).mkdir(exist_ok=True)
+            world.point("trial", pointer)
+        raise Refused(Reason.AGENT_FAILED, "the new agent was not ready within 60 s")
+
+    monkeypatch.setattr(Launcher, "_step", step)
+    monkeypatch.setattr(launchers, "WARM_NOTE", tmp_path / "warm")
+    with contextlib.nullcontext() if begun else pytest.raises(Refused, match="agent-failed"):
+        asyncio.run(world.launcher("old").begin(expectation(), 30))
+
+
+def test_the_note_of_an_agent_that_is_not_to_begin_goes_with_it(world, monkeypatch, tmp_path):
+    """Else the launcher would take a later process of that number for it, and end it."""
+    monkeypatch.setattr(launchers, "WARM_NOTE", note := tmp_path / "warm")
+    note.write_text("new 1\n")
+    launcher = world.launcher("old")
+    launcher.next.append(subprocess.Popen(("sleep", "60"), stdin=subprocess.PIPE))
+    launcher.cool()
+    assert not note.exists()
+
+
 def test_a_full_disk_ends_the_update_and_not_the_agent(world, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -423,10 +452,13 @@ def test_the_tarball_of_an_update_under_way_is_kept_and_no_longer(world):
         world.store.add_envelope(envelope)
         update = Update(Phase.TRIAL, b"d" * 16, sha256(envelope))
         mine = OwnAgent("agent", on_trial(world), world.hooks, update)
-        assert mine.needs().blobs == {manifest().digest}
-        assert sha256(envelope) in mine.needs().manifests
+        assert mine.needs(crowded=True).blobs == {manifest().digest}
+        assert sha256(envelope) in mine.needs(crowded=True).manifests
+        mine.runner.update = replace(update, phase=Phase.FAILED, reason=Reason.AGENT_ON_TRIAL)
+        assert mine.needs(crowded=False).blobs == {manifest().digest}
+        assert not mine.needs(crowded=True).blobs
         mine.runner.update = replace(update, phase=Phase.CONFIRMED)
-        assert not mine.needs().blobs
+        assert not mine.needs(crowded=False).blobs
 
     asyncio.run(check())
 

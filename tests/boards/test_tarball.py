@@ -308,6 +308,18 @@ def test_a_trial_begins_only_with_an_agent_that_is_still_there(tmp_path, base):
     assert not (base / "trial.tried").exists()
 
 
+@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "disk-full"), (errno.EIO, "agent-failed")])
+def test_a_trial_that_the_disk_does_not_take_does_not_begin(tmp_path, base, monkeypatch, number, reason):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    prepare(base, tar(tmp_path / "tarball", GOOD))
+    monkeypatch.setattr(versions, "write", refuse)
+    answer = versions.begin_air(str(base), "new", "30")
+    assert (answer["good"], answer["reason"]) == (False, reason)
+    assert not (base / "trial").is_symlink()
+
+
 def test_progress_is_told_with_a_check(tmp_path, base, capfd, monkeypatch):
     monkeypatch.setattr(versions, "TELL_S", 0.0)
     prepare(base, tar(tmp_path / "tarball", GOOD))
