@@ -25,7 +25,7 @@ class LogQueue:
         self,
         send: Callable[[bytes], Awaitable[Sent]],
         room: Callable[[], int],
-        encode: Callable[[list[LogRecord]], bytes],
+        encode: Callable[[list[LogRecord]], Awaitable[bytes]],
     ) -> None:
         self._send, self._room, self._encode = send, room, encode
         self._lines: deque[LogRecord] = deque()
@@ -58,7 +58,7 @@ class LogQueue:
             if not batch:
                 continue
             try:
-                sent = await self._send(self._encode(batch))
+                sent = await self._send(await self._encode(batch))
             except IdentityError:  # the token with the board's key does not sign now, and has said so
                 sent = Sent.LOST
             if sent is Sent.ACKNOWLEDGED:

@@ -299,7 +299,7 @@ class Batches(Delivery):
         forget: Callable[[int], None],
         counters: Counter[str],
         topic: str,
-        encode: Callable[[list[Message]], bytes],
+        encode: Callable[[list[Message]], Awaitable[bytes]],
     ) -> None:
         super().__init__(store, on_writer, link, forget, counters)
         self._topic, self._encode = topic, encode
@@ -315,7 +315,7 @@ class Batches(Delivery):
                 await self._wake.wait()
                 continue
             try:
-                sent = await self._link.publish(self._topic, self._encode(batch))
+                sent = await self._link.publish(self._topic, await self._encode(batch))
             except IdentityError:  # the token with the board's key does not sign now, and has said so
                 sent = Sent.LOST
             if sent is Sent.ACKNOWLEDGED:

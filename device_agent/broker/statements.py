@@ -4,6 +4,7 @@ The upper bits of the counter are the number of the agent's start, which the sto
 in seconds: so the counter goes on rising on a board whose storage was lost, if its clock is right.
 """
 
+import asyncio
 import itertools
 import logging
 import sys
@@ -33,6 +34,7 @@ class Statements:
         """Nothing can be signed before `begin`."""
         self._broker, self._own_file = broker, storage / OWN_KEY
         self._counter = itertools.count(0)
+        self._turn = asyncio.Lock()
         self.problems: tuple[str, ...] = ()  # "code: text" each
         self._identity: Identity | None = None
         self._asking: threading.Thread | None = None  # a token that did not sign
@@ -82,13 +84,18 @@ class Statements:
             self._asking = threading.Thread(target=self.renew, daemon=True, name="token")
             self._asking.start()
 
-    def sign(self, kind: str, encode: Callable[[int], bytes], *, introduce: bool = False) -> bytes:
+    async def sign(self, kind: str, encode: Callable[[int], bytes], *, introduce: bool = False) -> bytes:
         """A statement of a kind of ota.formats.signed_report; `encode` makes its payload with a counter.
 
+        Signed on a thread, for a token may take long, and one after the other: who asks first has the lower counter.
         `introduce`: the key goes with it. Raises IdentityError while the token with the key can't be used.
         """
+        async with self._turn:
+            return await self._sign(kind, encode(next(self._counter)), introduce=introduce)
+
+    async def _sign(self, kind: str, payload: bytes, *, introduce: bool) -> bytes:
         try:
-            return self.identity.sign1(encode(next(self._counter)), kind, introduce=introduce)
+            return await asyncio.to_thread(self.identity.sign1, payload, kind, introduce=introduce)
         except IdentityError as error:
             if self._identity is not None:
                 problem = f"{error.reason}: {error}"

@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Watch:
         settings: WatchSettings,
         storage: Path,
         board: Board,
-        reports: Callable[[], list[tuple[str, bytes]]],
+        reports: Callable[[], Awaitable[list[tuple[str, bytes]]]],
         spawn_supervised: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"],
     ) -> None:
         self._settings, self._inbox, self._board, self._reports = settings, storage / INBOX, board, reports
@@ -119,7 +119,7 @@ class Watch:
             logger.info("%s", answer)
         try:
             if path.parent == self._inbox or answer.speaks or not self._others_speak(path):
-                reports = self._reports() if answer.settled and path.parent != self._inbox else []
+                reports = await self._reports() if answer.settled and path.parent != self._inbox else []
                 await self._board.bundles.run(self._write, path, answer, reports)
         except OSError as error:
             written = False

@@ -123,7 +123,7 @@ class Node:
             algorithms=usable_names(),
             encryption=self._keys.public,
         )
-        self._reporter = Reporter(about, self._publish, self._statements, self._state, time.time)
+        self._reporter = Reporter(about, self._publish, self._is_online, self._statements, self._state, time.time)
         board = Board(setting, self._trust, self._desired, self._bundles, self._reporter.snapshots)
         self._watch = Watch(config.bundles, config.storage, board, self._reporter.all, self._tasks.spawn_supervised)
         self._repair = Repair(self._transfers.fetcher(), self._store, self._tasks.on_writer, config.retry_s, self._mended)
@@ -184,6 +184,7 @@ class Node:
         spawn(self._repair.run())
         spawn(self._watch.run())
         spawn(self._logs.deliver())
+        spawn(self._reporter.run())
         spawn(self._tasks.every(config.report_s, self._report_again))
         spawn(self._tasks.every(KEEP_TIME_S, self._keep_time))
         if self._launcher is not None:
@@ -315,7 +316,7 @@ class Node:
         logger.info("online")
         self._was_online = True
         self._conductor.poke()
-        self._publish(topics.online(self._config.device), lambda: topics.ONLINE)
+        self._publish(topics.online(self._config.device), topics.ONLINE)
         self._reporter.report()
         self._logs.poke()
         self._repair.poke()
@@ -352,7 +353,7 @@ class Node:
             await module.mended(slot)
 
     async def _report_again(self) -> None:
-        self._reporter.report_counters()
+        self._reporter.report()
 
     def _collect(self, *, crowded: bool = False) -> None:
         """Deletes what nobody needs, as `Instances.collect` has it. On the writer thread."""
@@ -361,18 +362,21 @@ class Node:
 
     # -- what is said
 
-    def _publish(self, topic: str, make: Callable[[], bytes]) -> None:
-        """A retained message, for which there is no other time than now."""
-        if self._link is not None and self._link.online:
-            with contextlib.suppress(IdentityError):  # the token with the board's key does not sign now, and has said so
-                self._link.publish(topic, make(), retain=True)
+    def _is_online(self) -> bool:
+        return self._link is not None and self._link.online
+
+    def _publish(self, topic: str, payload: bytes) -> bool:
+        """A retained message, for which there is no other time than now; whether there is a connection."""
+        if self._link is None or not self._link.online:
+            return False
+        self._link.publish(topic, payload, retain=True)
+        return True
 
     async def _send_log(self, batch: bytes) -> Sent:
         return Sent.OFFLINE if self._link is None else await self._link.publish(topics.log(self._config.device), batch)
 
-    def _log_batch(self, records: list[LogRecord]) -> bytes:
-        device = self._config.device
-        return self._statements.sign(signed_report.LOG, lambda counter: encode_logs(device, counter, records))
+    async def _log_batch(self, records: list[LogRecord]) -> bytes:
+        return await self._statements.sign(signed_report.LOG, partial(encode_logs, self._config.device, records=records))
 
     def _log_room(self) -> int:
         return BATCH_LIMIT_BYTES if self._link is None else self._link.room(topics.log(self._config.device))
@@ -423,7 +427,7 @@ class _Board:
 
     @property
     def online(self) -> bool:
-        return self._node._link is not None and self._node._link.online
+        return self._node._is_online()
 
     @property
     def was_online(self) -> bool:
@@ -435,7 +439,7 @@ class _Board:
             return False
         topic = topics.report(self._node._config.device)
         try:
-            report = self._node._reporter.board()
+            report = await self._node._reporter.board()
         except IdentityError:
             return False
         return await link.publish(topic, report, retain=True) is Sent.ACKNOWLEDGED

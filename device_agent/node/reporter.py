@@ -1,6 +1,7 @@
 """Tells the operator what the board and its instances do: retained reports, each when it has changed and from time to time."""
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,39 +35,41 @@ class BoardState:
 
 
 class Reporter:
-    """Publishes what has changed. Several changes at the same moment are one report."""
+    """Publishes what has changed. Several changes at the same moment are one report, and those while others are signed."""
 
     def __init__(
         self,
         about: Report,
-        publish: Callable[[str, Callable[[], bytes]], None],
+        publish: Callable[[str, bytes], bool],
+        online: Callable[[], bool],
         statements: Statements,
         look: Callable[[], BoardState],
         now_s: Callable[[], float],
     ) -> None:
-        """`about`: who the board is. `publish`: a retained message, made while there is a connection only. `look`: its state."""
+        """`about`: who the board is. `publish`: a retained message; whether there is a connection for it. `look`: its state."""
         self._about, self._publish, self._statements, self._look, self._now_s = about, publish, statements, look, now_s
-        self._soon = False
+        self._online = online
+        self._wake = asyncio.Event()
         self._said: dict[str, InstanceReport] = {}  # by instance; each with the counter that it was published with
 
     def poke(self) -> None:
         """Something has changed."""
-        if not self._soon:
-            self._soon = True
-            asyncio.get_running_loop().call_soon(self._report_changes)
+        self._wake.set()
 
     def report(self) -> None:
-        """Publishes all reports: the connection is new."""
+        """Publishes all reports, with the counters of now: the connection is new, or the last reports are old."""
         self._said.clear()
-        self._report_changes()
+        self._wake.set()
 
-    def report_counters(self) -> None:
-        """Publishes all reports with the counters of now."""
-        self._said.clear()
-        self.poke()
+    async def run(self) -> None:
+        """The task that publishes. Never ends."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._online():
+                await self._report_changes()
 
-    def _report_changes(self) -> None:
-        self._soon = False
+    async def _report_changes(self) -> None:
         state, time_s = self._look(), max(0, int(self._now_s()))
         seen = tuple(_with_refusals(state.instances, state.refused))
         for each in seen:
@@ -74,46 +77,52 @@ class Reporter:
             said = self._said.get(each.name)
             if said is not None and replace(said, counters={}, counter=0) == replace(report, counters={}):
                 continue
-            self._publish_of_instance(report, time_s)
+            with contextlib.suppress(IdentityError):  # the token with the board's key does not sign now, and has said so
+                await self._publish_of_instance(report, time_s)
         for name in set(self._said) - {each.name for each in seen}:
             del self._said[name]
-        self._publish(topics.report(self._about.device), lambda: self._board(state, seen, time_s))
+        with contextlib.suppress(IdentityError):
+            self._publish(topics.report(self._about.device), await self._board(state, seen, time_s))
 
-    def _publish_of_instance(self, report: InstanceReport, time_s: int) -> None:
+    async def _publish_of_instance(self, report: InstanceReport, time_s: int) -> None:
+        numbered = report
+
         def encoded(counter: int) -> bytes:
-            self._said[report.instance] = replace(report, counter=counter)
-            return replace(report, counter=counter, time_s=time_s).to_bytes()
+            nonlocal numbered
+            numbered = replace(report, counter=counter)
+            return replace(numbered, time_s=time_s).to_bytes()
 
-        topic = topics.instance_report(self._about.device, report.instance)
-        self._publish(topic, lambda: self._statements.sign(INSTANCE_REPORT, encoded))
+        signed = await self._statements.sign(INSTANCE_REPORT, encoded)
+        if self._publish(topics.instance_report(self._about.device, report.instance), signed):
+            self._said[report.instance] = numbered
 
     def snapshots(self) -> dict[str, Snapshot]:
         """Each instance as its report has it, refusals to begin an update among them."""
         state = self._look()
         return {each.name: each for each in _with_refusals(state.instances, state.refused)}
 
-    def all(self) -> list[tuple[str, bytes]]:
+    async def all(self) -> list[tuple[str, bytes]]:
         """All reports as they are now, signed, by topic; none while the token with the board's key does not sign."""
         try:
-            return self._all()
+            return await self._all()
         except IdentityError:
             return []
 
-    def _all(self) -> list[tuple[str, bytes]]:
+    async def _all(self) -> list[tuple[str, bytes]]:
         state, time_s, device = self._look(), max(0, int(self._now_s())), self._about.device
-        found = [(topics.report(device), self.board())]
+        found = [(topics.report(device), await self.board())]
         for each in _with_refusals(state.instances, state.refused):
             report = InstanceReport(device, each.name, time_s, each.running, each.attempt, dict(each.counters))
-            signed = self._statements.sign(INSTANCE_REPORT, functools.partial(_counted, report))
+            signed = await self._statements.sign(INSTANCE_REPORT, functools.partial(_counted, report))
             found.append((topics.instance_report(device, each.name), signed))
         return found
 
-    def board(self) -> bytes:
+    async def board(self) -> bytes:
         """The board's own report, as it is now; signed. Raises IdentityError while the token with the board's key does not sign."""
         state = self._look()
-        return self._board(state, tuple(_with_refusals(state.instances, state.refused)), max(0, int(self._now_s())))
+        return await self._board(state, tuple(_with_refusals(state.instances, state.refused)), max(0, int(self._now_s())))
 
-    def _board(self, state: BoardState, seen: tuple[Snapshot, ...], time_s: int) -> bytes:
+    async def _board(self, state: BoardState, seen: tuple[Snapshot, ...], time_s: int) -> bytes:
         board = replace(
             self._about,
             time_s=time_s,
@@ -127,7 +136,7 @@ class Reporter:
             group_keys=state.group_keys,
             documents=state.documents,
         )
-        return self._statements.sign(REPORT, lambda counter: replace(board, counter=counter).to_bytes(), introduce=True)
+        return await self._statements.sign(REPORT, lambda counter: replace(board, counter=counter).to_bytes(), introduce=True)
 
     def _summary(self, snapshot: Snapshot) -> Summary:
         running, attempt, said = snapshot.running, snapshot.attempt, self._said.get(snapshot.name)

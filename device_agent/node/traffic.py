@@ -1,5 +1,6 @@
 """What instances say and hear: the router, what it writes down, and what sends it to the broker."""
 
+import functools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -47,8 +48,9 @@ class Traffic:
         outbox: Delivery | None = None
         if link is not None and config.topics.batches:
 
-            def signed(messages: list[Message]) -> bytes:
-                return statements.sign(signed_report.TELEMETRY, lambda counter: encode_messages(config.device, counter, messages))
+            async def signed(messages: list[Message]) -> bytes:
+                encode = functools.partial(encode_messages, config.device, messages=messages)
+                return await statements.sign(signed_report.TELEMETRY, encode)
 
             outbox = Batches(store, on_writer, link, outcomes.forget, counters, topics.telemetry(config.device), signed)
         elif link is not None:

@@ -28,6 +28,10 @@ PARTS = [Part(topics.blob_chunk(BLOB, number), 1024) for number in range(4)]
 CONTENT = [(topics.blob_index(BLOB), b"index"), *((part.topic, bytes((number,)) * 1024) for number, part in enumerate(PARTS))]
 
 
+async def no_reports():
+    return []
+
+
 def packed(path, messages=CONTENT):
     with path.open("wb") as file:
         bundle.pack([(topic, partial(bytes, payload)) for topic, payload in messages], file.write)
@@ -321,7 +325,7 @@ def test_many_bundles_on_a_stick_do_not_keep_the_newest_waiting(tmp_path):
             spawned.add(task)
             return task
 
-        looking = asyncio.ensure_future(watch.Watch(watch.WatchSettings((str(stick),)), tmp_path, board, list, spawn).run())
+        looking = asyncio.ensure_future(watch.Watch(watch.WatchSettings((str(stick),)), tmp_path, board, no_reports, spawn).run())
         newest = made[-1][0].entries[INSTANCE].deployment_id
         async with asyncio.timeout(30):
             while (entry := desk.desired.entry(INSTANCE)) is None or entry.deployment_id != newest:
@@ -340,7 +344,7 @@ def test_the_answer_on_a_stick_is_about_the_bundle_that_counts(tmp_path, reason)
         stick, bundles = tmp_path / "stick", Bundles()
         stick.mkdir()
         board = Board(Setting("board", "lab", 60), None, None, bundles, dict)
-        looking = watch.Watch(watch.WatchSettings(), tmp_path, board, list, None)
+        looking = watch.Watch(watch.WatchSettings(), tmp_path, board, no_reports, None)
 
         def result() -> str:
             return json.loads((stick / "board.answer.json").read_text())["result"]

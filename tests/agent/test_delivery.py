@@ -84,7 +84,7 @@ async def batched(sizes: list[int], send, room: int) -> Counter:
     async def sent(_, batch, __):
         return await send(batch)
 
-    def encoded(records):
+    async def encoded(records):
         return signed_messages("board", records)
 
     await deliver_all(rows, Batches(rows, on_writer, Line(sent, room), rows.forget, counters, "telemetry", encoded))
@@ -427,7 +427,10 @@ async def sent_lines(lines: int, size: int, *, room: int, fail: int = 0) -> list
         batches.append(decode_logs(Statement.from_bytes(batch, LOG).claimed).records)
         return Sent.ACKNOWLEDGED
 
-    queue = LogQueue(send, lambda: room, lambda records: signed_logs("board", records))
+    async def encoded(records):
+        return signed_logs("board", records)
+
+    queue = LogQueue(send, lambda: room, encoded)
     for number in range(lines):
         queue.add(LogRecord(0.5, "info", "i", "m", f"{number} " + "x" * size))
     task = asyncio.create_task(queue.deliver())

@@ -1,0 +1,88 @@
+"""Reports are signed one after the other while the board goes on: what changes meanwhile is in the next ones."""
+
+import asyncio
+
+from device_agent.instance.snapshot import Snapshot
+from device_agent.node.reporter import BoardState, Reporter
+from ota.formats import topics
+from ota.formats.report import InstanceReport, Report, Running
+
+
+class Board:
+    """A board with one instance, a key that signs when it is told to, and a link that comes and goes."""
+
+    def __init__(self) -> None:
+        self.version, self.online, self.counter = "1", True, 0
+        self.asked, self.may_sign = asyncio.Event(), asyncio.Event()
+        self.sent: list[tuple[str, bytes]] = []
+        self.reporter = Reporter(
+            Report("a", "lab", "any", "1", 0, 0), self.publish, lambda: self.online, self, self.state, lambda: 1.0
+        )
+        self.task = asyncio.ensure_future(self.reporter.run())
+
+    def state(self) -> BoardState:
+        return BoardState(0, (Snapshot("m", Running("m", self.version)),), {}, (), {}, ())
+
+    async def sign(self, kind: str, encode, *, introduce: bool = False) -> bytes:
+        self.counter += 1
+        payload = encode(self.counter)
+        self.asked.set()
+        await self.may_sign.wait()
+        return payload
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        if self.online:
+            self.sent.append((topic, payload))
+        return self.online
+
+    async def settled(self) -> list[str]:
+        """The versions in the reports of the instance, and the counters that the board's reports have of them, as they came."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        sent, self.sent = self.sent, []
+        mine = [InstanceReport.from_bytes(each).running.version for topic, each in sent if topic != topics.report("a")]
+        return mine + [Report.from_bytes(each).instances[0].counter for topic, each in sent if topic == topics.report("a")]
+
+
+def with_board(test):
+    def run():
+        async def inside():
+            board = Board()
+            try:
+                await test(board)
+            finally:
+                board.task.cancel()
+
+        asyncio.run(inside())
+
+    run.__name__ = test.__name__
+    return run
+
+
+@with_board
+async def test_what_changes_while_a_report_is_signed_is_one_report_after_it(board):
+    board.reporter.poke()
+    await board.asked.wait()
+    for board.version in ("2", "3"):
+        board.reporter.poke()
+    assert await board.settled() == []
+    board.may_sign.set()
+    assert await board.settled() == ["1", "3", 1, 3]
+    board.reporter.poke()
+    assert await board.settled() == [3]  # the instance has not changed
+
+
+@with_board
+async def test_a_report_that_no_connection_took_is_made_again_for_the_next_one(board):
+    board.reporter.poke()
+    await board.asked.wait()
+    board.online = False
+    board.may_sign.set()
+    assert await board.settled() == []
+    signed = board.counter
+    board.reporter.poke()
+    assert await board.settled() == []
+    assert board.counter == signed  # nothing is signed that can't be sent
+    board.online = True
+    board.reporter.poke()
+    assert await board.settled() == ["1", signed + 1]
