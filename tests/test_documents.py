@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.__main__ import main as agent
+from device_agent.command import main as agent
 from device_agent.node import config
 from ota.formats.reasons import Reason
 from tests.conftest import ROOT

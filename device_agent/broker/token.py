@@ -23,13 +23,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from device_agent.broker.identity import TOKEN, IdentityError
 from ota.formats import cbor
 from ota.held_keys import HeldP256
+from ota.interrupts import blocked
 from ota.token_keys import TokenError, TokenUri
 
 __all__ = ["FAILED", "PIN_REFUSED", "TOKEN", "Holder", "TokenProblem", "close", "key", "make_successor", "uri_of"]
 
 SERVER = "device_agent.broker.token_process"
 OPEN_S = 30.0  # for the process to start, load the module, log in and make a key
-SIGN_S = 2.0  # the agent's loop may wait for a signature
+SIGN_S = 2.0  # a signature may take
 LIMIT_BYTES = 4096  # of a question and of an answer
 MISSING, PIN_REFUSED, KEY_MISSING, FAILED = "token-missing", "token-pin-refused", "token-key-missing", "token-failed"
 SECOND = "-2"  # a key and its successor have two labels in turn
@@ -75,7 +76,9 @@ class Holder:
             return self._ask(["sign", uri.text, digest], uri, SIGN_S)
 
     def close(self) -> None:
-        """Ends the process. It is started again when a key is opened."""
+        """Ends the process, also one that somebody waits for. It is started again when a key is opened."""
+        if (process := self._process) is not None:
+            process.kill()
         with self._lock:
             self._end()
 
@@ -95,7 +98,8 @@ class Holder:
             command = [sys.executable, "-P", "-m", SERVER, str(theirs.fileno())]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             try:
-                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
+                with blocked():
+                    self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
             except OSError as error:
                 ours.close()
                 raise TokenProblem(FAILED, f"the token's process does not start: {error.strerror}") from error

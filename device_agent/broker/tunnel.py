@@ -21,6 +21,7 @@ from typing import Any
 from device_agent.broker import token
 from device_agent.broker.settings import BrokerConfig
 from device_agent.broker.tunnel_process import UNREAD
+from ota.interrupts import blocked
 from ota.token_keys import TokenUri
 
 __all__ = ["TunnelSocket", "open_tunnel"]
@@ -125,13 +126,14 @@ def _start(config: BrokerConfig, uri: TokenUri, tcp: socket.socket, theirs: sock
             "OPENSSL_CONF": f"/proc/self/fd/{openssl}",
             "PKCS11_PROVIDER_MODULE": uri.module,
         }
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", SERVER, json.dumps(what)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            pass_fds=[tcp.fileno(), theirs.fileno(), openssl, key],
-            env=environment,
-        )
+        with blocked():
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", SERVER, json.dumps(what)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                pass_fds=[tcp.fileno(), theirs.fileno(), openssl, key],
+                env=environment,
+            )
 
 
 @contextlib.contextmanager

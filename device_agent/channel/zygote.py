@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ota.interrupts import blocked
+
 __all__ = ["Child", "Zygote"]
 
 PRELOAD = "device_agent.sandbox.worker"
@@ -71,7 +73,8 @@ class Zygote:
         with theirs:
             command = [sys.executable, "-P", "-m", SERVER, str(theirs.fileno()), self._preload]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
+            with blocked():
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
         ours.settimeout(ANSWER_S)
         self._socket = ours
         self._awaited = self._process

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boards.errors import BoardError
-from ota import __version__
+from ota import __version__, interrupts
 from ota.cli import completion
 from ota.cli.output import UsageError
 from ota.errors import OtaError
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interrupted()
     handler: Handler = arguments.handler
     try:
+        interrupts.raise_exception()
         code = handler(arguments)
         sys.stdout.flush()
         return code
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
+    interrupts.end_at_once()
     sys.stderr.write("ota: interrupted\n")
     return 130
 
@@ -150,7 +152,9 @@ def _open_standard_files() -> None:
 def run() -> None:
     """The console script."""
     _open_standard_files()
-    sys.exit(main())
+    code = main()
+    interrupts.end_at_once()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

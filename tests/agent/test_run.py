@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.__main__ import main
+from device_agent.command import main
 from device_agent.tools.source_lines import SourceLines
 from tests.support.aot import aotc, compiled
 from tests.support.guest_c import compile_c

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from device_agent.__main__ import main
+from device_agent.command import main
 from ota.formats.reasons import Reason, Refused
 from ota.formats.wasm import read
 from tests.support.wat import contract_module

@@ -95,7 +95,7 @@ def test_a_log_line_with_a_file_name_that_is_no_text_reaches_the_operator():
 def test_an_idle_agent_has_not_loaded_what_it_may_never_need():
     script = """
 import sys
-import device_agent.__main__, device_agent.node.service
+import device_agent.command, device_agent.node.service
 unneeded = {"tarfile", "http.client", "email", "importlib.metadata", "zipfile", "shutil", "tempfile", "pywamr", "ctypes"}
 assert not unneeded & sys.modules.keys(), unneeded & sys.modules.keys()
 import paho.mqtt.client, urllib.request

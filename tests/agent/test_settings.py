@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from device_agent.__main__ import main
+from device_agent.command import main
 from device_agent.node.config import ConfigError, load
 
 WHOLE = """\

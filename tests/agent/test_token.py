@@ -1,5 +1,6 @@
 """A board's key in a PKCS#11 token: found, made, renewed, refused, and kept apart from the agent."""
 
+import asyncio
 import datetime
 import os
 import signal
@@ -7,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -330,7 +333,7 @@ def test_a_token_that_does_not_answer_is_given_up_and_its_process_ended(card, fi
         key.sign(b"x", ec.ECDSA(SHA256()))
     assert refused.value.reason == "token-failed"
     assert stuck.returncode == -signal.SIGKILL
-    with pytest.raises(TokenProblem, match="not open"):  # signing, which the loop waits for, starts nothing
+    with pytest.raises(TokenProblem, match="not open"):  # signing starts nothing
         key.sign(b"x", ec.ECDSA(SHA256()))
     assert device_key(file, make=False).public_key() == key.public_key()
 
@@ -352,13 +355,26 @@ def test_nothing_is_signed_with_another_key_while_the_token_is_away(card, tmp_pa
     statements.begin(1)
     assert statements.problems[0].startswith("token-missing: ")
     with pytest.raises(IdentityError):
-        statements.sign(signed_report.REPORT, lambda _: b"report")
+        asyncio.run(statements.sign(signed_report.REPORT, lambda _: b"report"))
     if statements._asking is not None:
         statements._asking.join()
     card.put_back()
     statements.renew()
     assert statements.problems == ()
-    assert Sign1.from_bytes(statements.sign(signed_report.REPORT, lambda _: b"report")).payload == b"report"
+    assert Sign1.from_bytes(asyncio.run(statements.sign(signed_report.REPORT, lambda _: b"report"))).payload == b"report"
+
+
+def test_a_process_that_somebody_waits_for_is_ended_with_the_agent(card, file):
+    key, stuck = device_key(file), token._HOLDER._process
+    os.kill(stuck.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as other:
+        opening = other.submit(device_key, file, make=False)  # which may take half a minute
+        while not token._HOLDER._lock.locked():
+            time.sleep(0.01)
+        token.close()
+        assert isinstance(opening.exception(), TokenProblem)
+    assert stuck.returncode == -signal.SIGKILL
+    assert device_key(file, make=False).public_key() == key.public_key()
 
 
 def test_without_the_library_the_refusal_names_it(card, file, tmp_path, monkeypatch):

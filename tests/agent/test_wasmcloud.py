@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from device_agent.__main__ import main
 from device_agent.channel.frames import KeyWrite
+from device_agent.command import main
 from device_agent.sandbox import wasmcloud
 from device_agent.sandbox.contract import ModuleHost
 from device_agent.sandbox.errors import ContractError, ModuleError

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from device_agent.__main__ import _parser
-from device_agent.__main__ import main as agent
+from device_agent.command import _parser
+from device_agent.command import main as agent
 from ota.cli import output
 from ota.cli.completion import subcommands
 from ota.cli.main import VERBS, _verb, main, parser

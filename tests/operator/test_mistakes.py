@@ -12,8 +12,8 @@ import pytest
 
 from boards.errors import BoardError
 from boards.image import check_parts
-from device_agent.__main__ import main as agent_main
 from device_agent.broker.certificates import signing_request
+from device_agent.command import main as agent_main
 from ota.author.templates import LANGUAGES, create
 from ota.cli import output
 from ota.cli.main import main

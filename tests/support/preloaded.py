@@ -23,7 +23,7 @@ from typing import IO
 AGENT, BROKER = "agent", "broker"
 MODULES = {  # the first has the program's `main`
     AGENT: (
-        "device_agent.__main__",
+        "device_agent.command",
         "device_agent.node.service",
         "device_agent.node.node",
         "device_agent.broker.certificates",

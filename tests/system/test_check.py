@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from device_agent.__main__ import main
 from device_agent.broker.certificates import signing_request
 from device_agent.channel.measures import MEASURES
+from device_agent.command import main
 from device_agent.node import check as checks
 from device_agent.node.check import check
 from device_agent.storage.store import DATABASE, Store
