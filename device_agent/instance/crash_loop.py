@@ -9,6 +9,7 @@ class CrashLoop:
     """Counts failures of the module that runs: too many of them are as bad as one that does not come up."""
 
     def __init__(self) -> None:
+        self.in_doubt = False  # it has failed, and whoever sees it prove itself has not said so
         self._manifest = b""
         self._times: collections.deque[float] = collections.deque(maxlen=MAX_RESTARTS)
 
@@ -16,6 +17,7 @@ class CrashLoop:
         """Notes a failure of the module of this manifest at a time of a monotonic clock. Returns True at the limit, and starts
         to count from zero.
         """
+        self.in_doubt = True
         if self._manifest != manifest:
             self._manifest = manifest
             self._times.clear()

@@ -204,6 +204,11 @@ class Instance:
         current = self.supervisor.current
         return current is not None and current.alive
 
+    @property
+    def steady(self) -> bool:
+        """Whether a module runs that has not failed since it last proved itself."""
+        return self.alive and not self._crash_loop.in_doubt
+
     async def run_best(self) -> None:
         """Starts the best module there is, if none runs; when none starts, tries them all again later."""
         async with self._starting:
@@ -302,7 +307,7 @@ class Instance:
         """A module that runs for the trial period has proved itself again: its failures are forgotten."""
 
         async def proved() -> None:
-            self._restart_s = RESTART_MIN_S
+            self._restart_s, self._crash_loop.in_doubt = RESTART_MIN_S, False
             await self._failures.forget(name)
 
         self._timers.later("proof", self._services.times.trial_s, proved)
@@ -445,6 +450,7 @@ class Instance:
         self._runs = self.supervisor.current.spec if self.supervisor.current is not None else None
         self._settled = self._runs.description if self._runs is not None else None
         self.problems.clear()
+        self._crash_loop.in_doubt = False
         self._climb_later("confirmed")
         self.supervisor.drop_standby()
 

@@ -46,6 +46,10 @@ class Board(Protocol):
         """The instances whose modules run."""
 
     @property
+    def steady(self) -> frozenset[str]:
+        """Those of them whose modules have not failed lately: others may stop at any moment, under whatever agent."""
+
+    @property
     def online(self) -> bool:
         """Whether there is a connection to the broker."""
 
@@ -117,9 +121,9 @@ class AgentTarget:
         """Leaves what is expected of the new agent, and hands over. Raises Refused, with this agent going on."""
         launcher, board = self._launcher(), self.board
         name = _agent(release).agent.version
-        expected = Expectation(release.verified.envelope_digest, name, launcher.running, board.running, board.was_online)
         try:
             await launcher.warm(name, self.trial_s)
+            expected = Expectation(release.verified.envelope_digest, name, launcher.running, board.steady, board.was_online)
             await launcher.begin(expected, self.trial_s)
         except BaseException:
             launcher.cool()

@@ -105,7 +105,7 @@ class Node:
             self._link,
             self._instances,
             self._changed,
-            self._count,
+            lambda name: self._counters.update((name,)),
         )
         self._delivered = DeliveredKeys(setting, self._services, self._trust, self._link, self._keys, self._desired, self._changed)
         kept_s = self._store.kept_time_s()
@@ -381,9 +381,6 @@ class Node:
     def _log_room(self) -> int:
         return BATCH_LIMIT_BYTES if self._link is None else self._link.room(topics.log(self._config.device))
 
-    def _count(self, name: str) -> None:
-        self._counters[name] += 1
-
     def _state(self) -> BoardState:
         link = self._link.problems if self._link is not None else ()
         agents = self._launcher.problems if self._launcher is not None else ()
@@ -424,6 +421,10 @@ class _Board:
     @property
     def running(self) -> frozenset[str]:
         return frozenset(each.name for each in self._node._instances.all() if isinstance(each, Instance) and each.alive)
+
+    @property
+    def steady(self) -> frozenset[str]:
+        return frozenset(each.name for each in self._node._instances.all() if isinstance(each, Instance) and each.steady)
 
     @property
     def online(self) -> bool:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from device_agent.channel.frames import KeyWrite
-from device_agent.channel.workers import Worker
+from device_agent.channel.workers import Worker, WorkerFailed
 from device_agent.instance import slots
 from device_agent.instance.instance import RESTART_MAX_S, Instance
 from device_agent.instance.kept import Kept, version_of
@@ -15,8 +15,9 @@ from device_agent.instance.states import ON_TRIAL, Phase
 from device_agent.instance.updates import Update
 from device_agent.storage.messages import Bounds, Outcome
 from device_agent.storage.store import Store
+from ota.formats.reasons import Reason
 from tests.support.signing import Signer
-from tests.support.worker_rig import counting
+from tests.support.worker_rig import counting, spec
 
 
 class Bench:
@@ -81,14 +82,32 @@ def test_a_trial_that_fails_takes_nothing_from_what_its_release_had_before(tmp_p
     async def main():
         tried = Signer().update(counting(1))
         bench = Bench(tmp_path / "store", Phase.ROLLED_BACK)
-        spec = slots.module_spec("m", tried.manifest, tried.digest, {}, bench.instance.policy, tmp_path / "blob")
-        version, kept = version_of(spec), bench.instance._services.kept
+        module = slots.module_spec("m", tried.manifest, tried.digest, {}, bench.instance.policy, tmp_path / "blob")
+        version, kept = version_of(module), bench.instance._services.kept
         bench.store.add_outcomes([Outcome(version, [KeyWrite("count", b"7")])], Bounds())
         bench.store.save_state(version, b"state")
-        assert await kept.begin_trial(spec, None, None) == (b"", {})
-        kept.note(spec, (write := KeyWrite("count", b"8"),))
+        assert await kept.begin_trial(module, None, None) == (b"", {})
+        kept.note(module, (write := KeyWrite("count", b"8"),))
         bench.store.add_outcomes([Outcome(version, [write])], Bounds())
-        await bench.instance.supervisor.roll_back(Worker(spec, lambda *_: None))
-        assert await kept.load(spec) == (b"state", {"count": b"7"})
+        await bench.instance.supervisor.roll_back(Worker(module, lambda *_: None))
+        assert await kept.load(module) == (b"state", {"count": b"7"})
+
+    asyncio.run(main())
+
+
+def test_a_module_that_has_failed_is_in_doubt_until_it_proves_itself(tmp_path):
+    async def main():
+        bench = Bench(tmp_path, Phase.CONFIRMED)
+        instance, proofs = bench.instance, []
+        instance._timers.later = lambda what, _, work: proofs.append(work) if what == "proof" else None
+        worker = instance.supervisor._current = Worker(spec(tmp_path, counting(1)), lambda *_: None)
+        assert instance.steady
+        instance._worker_failed(worker, WorkerFailed(Reason.TRAPPED, "unreachable"))
+        assert instance.alive  # its successor, by now
+        assert not instance.steady
+        instance._prove_later("confirmed")
+        await proofs[0]()
+        assert instance.steady
+        worker.kill()
 
     asyncio.run(main())

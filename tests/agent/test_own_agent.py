@@ -61,6 +61,7 @@ class Board:
     root = SIGNER.root()
 
     def __init__(self) -> None:
+        self.steady = frozenset({"lamp"})
         self.running, self.online, self.acknowledges, self.handed_over, self.reports = frozenset(), True, True, False, 0
         self.was_online = True
 
@@ -299,6 +300,25 @@ def test_the_launcher_knows_which_process_waits_before_its_trial_can_begin(world
     launcher.next.append(SimpleNamespace(pid=4712))
     asyncio.run(launcher.begin(expectation(), 30))
     assert known == ["new 4712\n"]
+
+
+def test_a_module_that_fails_again_and_again_is_not_expected_of_the_new_agent(world, monkeypatch):
+    """By chance it runs just then. What fails, or mends itself, while the new agent gets ready counts."""
+    target, expected = world.target("old"), []
+    world.board.running = frozenset({"lamp", "trap", "late"})
+    world.board.steady = frozenset({"lamp", "late"})
+
+    async def warm(*_):
+        world.board.steady = frozenset({"lamp"})
+
+    async def begin(_, expectation, __):
+        expected.append(expectation.instances)
+
+    monkeypatch.setattr(Launcher, "warm", warm)
+    monkeypatch.setattr(Launcher, "begin", begin)
+    asyncio.run(target.enter(release()))
+    assert expected == [{"lamp"}]
+    assert world.board.handed_over
 
 
 @pytest.mark.parametrize(("pointer", "begun"), [("new", True), ("", False), ("flashed", False)])
