@@ -1,9 +1,12 @@
-"""Log lines on their way to the operator, in memory: the newest are kept, and a line says how many older ones were dropped."""
+"""Log lines on their way to the operator, in memory: the newest are kept, and a line says how many older ones were dropped.
+
+Without room whoever has the most loses the oldest of its own: a module that logs without end takes no line of another's.
+"""
 
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -28,16 +31,18 @@ class LogQueue:
         encode: Callable[[list[LogRecord]], Awaitable[bytes]],
     ) -> None:
         self._send, self._room, self._encode = send, room, encode
-        self._lines: deque[LogRecord] = deque()
-        self._bytes = 0
+        self._lines: dict[str, deque[tuple[int, LogRecord]]] = {}  # by instance, "" for the agent; with their places among all
+        self._sizes: Counter[str] = Counter()  # bytes, likewise
+        self._next = 0
         self._dropped = 0  # lines, not reported yet
         self._wake = asyncio.Event()
         self._online = asyncio.Event()
 
     def add(self, record: LogRecord) -> None:
         """Keeps a line; the oldest goes when there is no room."""
-        self._lines.append(record)
-        self._bytes += _size(record)
+        self._lines.setdefault(record.instance, deque()).append((self._next, record))
+        self._sizes[record.instance] += _size(record)
+        self._next += 1
         self._trim()
         self._wake.set()
 
@@ -58,7 +63,7 @@ class LogQueue:
             if not batch:
                 continue
             try:
-                sent = await self._send(await self._encode(batch))
+                sent = await self._send(await self._encode([record for _, record in batch]))
             except IdentityError:  # the token with the board's key does not sign now, and has said so
                 sent = Sent.LOST
             if sent is Sent.ACKNOWLEDGED:
@@ -76,32 +81,42 @@ class LogQueue:
             retry_s = RETRY_MIN_S if self._online.is_set() else min(2 * retry_s, RETRY_MAX_S)
             self._wake.set()
 
-    def _take(self) -> tuple[list[LogRecord], int]:
+    def _take(self) -> tuple[list[tuple[int, LogRecord]], int]:
         """The oldest lines that fit into a batch, after one that tells of those that were dropped; and how many those are."""
         room = min(BATCH_LIMIT_BYTES, self._room() - OVERHEAD_BYTES) - BATCH_BYTES
-        batch: list[LogRecord] = []
+        batch: list[tuple[int, LogRecord]] = []
         if self._dropped:
-            batch.append(LogRecord(time.time(), "warn", "", "", f"{self._dropped} older log lines were dropped"))
-            room -= _size(batch[0])
+            said = LogRecord(time.time(), "warn", "", "", f"{self._dropped} older log lines were dropped")
+            batch.append((-1, said))
+            room -= _size(said)
         while self._lines and len(batch) < BATCH_LIMIT_RECORDS:
-            record = self._lines[0]
+            oldest = min(self._lines, key=lambda each: self._lines[each][0][0])
+            number, record = self._lines[oldest][0]
             if _size(record) > room:
                 if len(batch) > (1 if self._dropped else 0):
                     break
                 record = _shortened(record, room)
             room -= _size(record)
-            self._bytes -= _size(self._lines.popleft())
-            batch.append(record)
+            self._pop(oldest)
+            batch.append((number, record))
         return batch, self._dropped
 
-    def _put_back(self, batch: list[LogRecord]) -> None:
-        self._lines.extendleft(reversed(batch))
-        self._bytes += sum(map(_size, batch))
+    def _put_back(self, batch: list[tuple[int, LogRecord]]) -> None:
+        for number, record in reversed(batch):
+            self._lines.setdefault(record.instance, deque()).appendleft((number, record))
+            self._sizes[record.instance] += _size(record)
         self._trim()
 
+    def _pop(self, instance: str) -> None:
+        _, record = self._lines[instance].popleft()
+        self._sizes[instance] -= _size(record)
+        if not self._lines[instance]:
+            del self._lines[instance], self._sizes[instance]
+
     def _trim(self) -> None:
-        while len(self._lines) > LINES_KEPT or (self._bytes > BYTES_KEPT and len(self._lines) > 1):
-            self._bytes -= _size(self._lines.popleft())
+        while (count := sum(map(len, self._lines.values()))) > LINES_KEPT or (self._sizes.total() > BYTES_KEPT and count > 1):
+            by_count = count > LINES_KEPT
+            self._pop(max(self._lines, key=lambda each: len(self._lines[each]) if by_count else self._sizes[each]))
             self._dropped += 1
 
 

@@ -454,6 +454,27 @@ def test_of_too_many_log_lines_the_newest_are_kept_and_a_line_counts_the_rest():
     assert batch[1].message.startswith("100 ")
 
 
+@pytest.mark.parametrize("size", [1, 4000])
+def test_a_module_that_logs_without_end_takes_no_line_of_others(size):
+    """In number and in bytes; what is left comes in the order in which it was said."""
+
+    async def main():
+        queue = LogQueue(None, lambda: BATCH_LIMIT_BYTES, None)
+        for number in range(2 * LINES_KEPT):
+            if number < 100:
+                queue.add(LogRecord(number, "info", ("", "quiet")[number % 2], "m", f"{number}"))
+            queue.add(LogRecord(number, "info", "loud", "m", "x" * size))
+        found = []
+        while queue._lines:
+            found += [record for _, record in queue._take()[0] if not record.message.endswith("were dropped")]
+        return found
+
+    found = asyncio.run(main())
+    assert [each.message for each in found if each.instance != "loud"] == [f"{number}" for number in range(100)]
+    assert [each.time_s for each in found] == sorted(each.time_s for each in found)
+    assert found[-1].time_s == 2 * LINES_KEPT - 1
+
+
 def test_lines_that_come_while_a_batch_is_lost_drop_the_oldest():
     batches = asyncio.run(sent_lines(LINES_KEPT, 1, room=BATCH_LIMIT_BYTES, fail=1))
     lines = [each.message for batch in batches for each in batch]
