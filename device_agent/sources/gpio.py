@@ -1,5 +1,6 @@
 """Edges of a GPIO line, from the kernel's character device (its second interface, Linux 5.10 and later), by libgpiod."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -32,7 +33,7 @@ class GpioEdges:
 
     async def run(self, sink: Sink) -> None:
         """Raises OSError when the line cannot be had, or its chip has gone."""
-        gpiod, request = self._request()
+        gpiod, request = await asyncio.to_thread(self._request)  # an expander is asked over a slow bus
         rising, number = gpiod.EdgeEvent.Type.RISING_EDGE, 0
         try:
             while True:

@@ -1,7 +1,6 @@
 """The board's own readings, from /proc and /sys."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ class Readings:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            for topic, content in readings(self.root):
+            for topic, content in await asyncio.to_thread(readings, self.root):  # some drivers ask the hardware, and wait for it
                 await sink.put(topic, content)
             due = max(due + self.period_s, loop.time())
             await asyncio.sleep(due - loop.time())
@@ -35,10 +34,11 @@ def parse(settings: Settings) -> Readings:
     return Readings(settings.number("period_s", 10.0, 0.01, 86_400.0))
 
 
-def readings(root: Path = Path("/")) -> Iterator[tuple[str, bytes]]:
+def readings(root: Path = Path("/")) -> list[tuple[str, bytes]]:
     """Topic and text of each reading that this machine has: sys/loadavg, sys/meminfo, sys/thermal (thousandths of °C)."""
     fixed = (("sys/loadavg", root / "proc/loadavg"), ("sys/meminfo", root / "proc/meminfo"))
     zones = sorted((root / "sys/class/thermal").glob("thermal_zone*/temp"))
+    found: list[tuple[str, bytes]] = []
     for topic, path in (*fixed, *(("sys/thermal", zone) for zone in zones)):
         try:
             with path.open("rb") as file:
@@ -46,4 +46,5 @@ def readings(root: Path = Path("/")) -> Iterator[tuple[str, bytes]]:
         except OSError:
             continue
         if content:
-            yield topic, content
+            found.append((topic, content))
+    return found

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from device_agent.sources import source as running
 from device_agent.sources.kinds import KINDS, SOURCES, parse, parse_all
-from device_agent.sources.proc import readings
+from device_agent.sources.proc import Readings, readings
 from device_agent.sources.records import Records
-from device_agent.sources.source import SourceError, keep_running
+from device_agent.sources.source import Sink, SourceError, keep_running
 from tests.conftest import ROOT
 
 PATIENCE_S = 60.0
@@ -383,7 +383,26 @@ def test_readings_of_the_board_come_again_and_again_and_what_it_lacks_is_left_ou
     asyncio.run(run())
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "loadavg").write_text("0.1")
-    assert list(readings(tmp_path)) == [("sys/loadavg", b"0.1")]
+    assert readings(tmp_path) == [("sys/loadavg", b"0.1")]
+
+
+def test_a_reading_that_its_driver_is_slow_to_give_holds_up_nothing_else(tmp_path):
+    slow, found = tmp_path / "proc/loadavg", []
+    slow.parent.mkdir()
+    os.mkfifo(slow)  # to open it waits for who writes
+
+    async def run():
+        source = asyncio.ensure_future(Readings(60.0, tmp_path).run(Sink(lambda *event: found.append(event), Counter())))
+        await asyncio.sleep(0.05)
+        with contextlib.closing(slow.open("w")) as writer:  # this is the loop
+            writer.write("0.1")
+        async with asyncio.timeout(PATIENCE_S):
+            while not found:
+                await asyncio.sleep(0.01)
+        source.cancel()
+
+    asyncio.run(run())
+    assert found == [("sys/loadavg", b"0.1")]
 
 
 def test_whatever_a_driver_raises_the_agent_goes_on(caplog):
