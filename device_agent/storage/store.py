@@ -293,6 +293,7 @@ class Store(Documents):
         with self._transaction():
             self._forget(version)
             self._copy_kept(_aside(version), version)
+            self._database.execute("delete from states where (instance, module, release) = (?, ?, ?) and state = x''", version)
             self._forget(_aside(version))
 
     @recovers

@@ -222,6 +222,12 @@ def test_a_release_that_is_confirmed_keeps_what_it_wrote_on_trial(store):
     assert store.state(M) == b"handed over"
 
 
+def test_a_release_that_kept_nothing_leaves_nothing_when_its_trial_fails(store):
+    store.begin_trial(M, M2, b"handed over")
+    store.end_trial(M)
+    assert store._database.execute("select release from states").fetchall() == [(M2.release,)]
+
+
 def test_what_was_set_aside_is_collected_with_its_release(store):
     store.begin_trial(M, M2, b"handed over")
     store.collect((), {("i", M2.release)}, ())
