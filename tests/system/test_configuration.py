@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from device_agent.storage.store import Store, Version
+from ota.operator.publish import artifacts
 from tests.support.keeper import KeeperLab, keeper
 from tests.support.lab import INSTANCE, open_lab
 
@@ -86,3 +88,24 @@ def test_a_version_and_a_configuration_travel_as_one(board):
     assert board.ask() == (1, 3, ord("g"))
     lab.wait_state("confirmed", deployment=lab.deploy(new, config={"mode": "other"}))
     assert board.ask() == (2, 4, ord("o"))
+
+
+def test_a_configuration_of_before_that_is_tried_in_vain_leaves_what_the_module_had_kept_with_it(board):
+    """It is what the previous slot starts with."""
+    lab = board.lab
+    lab.wait_state("confirmed", deployment=configure(board, {"mode": "other"}))
+    assert board.ask() == (1, 3, ord("o"))
+    fails = lab.signer.update(b"\0asm", name="other")
+    lab.put(artifacts(fails))
+    deployment, together = os.urandom(16), (INSTANCE, "other")
+    values = {"now_s": int(time.time()), "deployment_id": deployment, "together": together}
+    good = lab.signer.entry(board.module.digest, config={"mode": "good"}, **values)
+    lab.enter({INSTANCE: good, "other": lab.signer.entry(fails.digest, **values)})
+    assert lab.wait_state("rolled-back", deployment=deployment).attempt.reason == "set-failed"
+    assert board.ask() == (1, 4, ord("o"))
+    lab.stop()
+    store = Store(lab.folder / "store")
+    previous = store.slots(INSTANCE)["previous"]
+    version = Version(INSTANCE, previous.module, previous.release)
+    assert (previous.settings, store.state(version), store.keys(version)) == ({"mode": "good"}, b"\2\0\0\0", {"k": b"g"})
+    store.close()
