@@ -32,7 +32,7 @@ BOOT_START, BOOT_SECTORS = 2048, 96 << 11
 FORMAT_MARK, MARK_SECTOR = b"wamr-ota-format", BOOT_START - 1  # has boards/system/data format the data partition, once
 FORGET_BYTES = 1 << 20  # of what a card held before: its file system may have the label that ours gets
 OURS = ("pywamr/", "ota/", "device_agent/", "boards/__init__.py", "boards/onboard/versions.py")
-NOT_ON_BOARDS = ("ota/cli/", "ota/demo/")
+NOT_ON_BOARDS = ("ota/__main__.py", "ota/cli/", "ota/demo/")
 
 
 @dataclass(frozen=True)
