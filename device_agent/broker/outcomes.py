@@ -91,14 +91,19 @@ class Outcomes:
         return True
 
     async def keep(self, waiting: Sequence[BusMessage]) -> None:
-        """Writes what waits for instances when the agent stops: it is handed over when the agent starts again."""
+        """Writes what waits for instances when the agent stops: it is handed over when the agent starts again, in this order.
+
+        What the bus has of it is put behind what only memory has had: a full disk may have come between what one of them said.
+        """
         async with self._writing:
             await self._flush()
             try:
-                added: Added = await self._on_writer(self._store.add_outcomes, [Outcome(_NOBODY, bus=waiting)], self._bounds)
+                again = [each.number for each in waiting if each.number]
+                kept = Outcome(_NOBODY, bus=waiting, consumed=again)
+                added: Added = await self._on_writer(self._store.add_outcomes, [kept], self._bounds)
                 self._counters["bus_dropped"] += added.bus_dropped
             except Refused as error:
-                logger.error("%d events that wait are lost: %s", len(waiting), error)
+                logger.error("%d events that wait are lost: %s", sum(not each.number for each in waiting), error)
 
     async def write(self) -> None:
         """The task that writes."""

@@ -7,6 +7,7 @@ it taken away, so that one bad event can't stop a board.
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections import Counter
@@ -79,9 +80,9 @@ class Supervisor:
         return len(self._queue)
 
     @property
-    def waiting_in_memory(self) -> tuple[Pending, ...]:
-        """Those that are nowhere else: not in the durable bus."""
-        return tuple(each for each in self._queue if not each.bus_number)
+    def unsaved(self) -> tuple[Pending, ...]:
+        """Those from the first on that is nowhere else, so not in the durable bus: kept together they stay in their order."""
+        return tuple(itertools.dropwhile(lambda each: bool(each.bus_number), self._queue))
 
     @property
     def filters(self) -> tuple[str, ...]:

@@ -191,12 +191,12 @@ class Instances:
         return self._admitted.pop(name, None) is not None
 
     def waiting(self, now_s: float) -> list[BusMessage]:
-        """Events that are in memory only, for the bus to keep."""
+        """Events that are in memory only, and those behind them, for the bus to keep."""
         modules = [each for each in self._there.values() if isinstance(each, Instance)]
         return [
-            BusMessage(0, now_s, event.sender, each.name, event.topic, event.payload, event.hops, event.reply_to)
+            BusMessage(event.bus_number, now_s, event.sender, each.name, event.topic, event.payload, event.hops, event.reply_to)
             for each in modules
-            for event in each.supervisor.waiting_in_memory
+            for event in each.supervisor.unsaved
         ]
 
     def collect(self, *, crowded: bool) -> frozenset[tuple[str, bytes]]:

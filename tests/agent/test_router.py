@@ -17,11 +17,14 @@ from device_agent.broker.retained import Handled
 from device_agent.broker.router import Router, Routes
 from device_agent.channel.frames import Done, KeyWrite
 from device_agent.channel.workers import ModuleSpec
-from device_agent.storage.messages import Bounds
+from device_agent.instance.event_queue import Pending
+from device_agent.instance.supervisor import Supervisor
+from device_agent.storage.messages import Bounds, BusMessage
 from device_agent.storage.store import Store
 from ota.formats import topics
 from ota.formats.capabilities import Capabilities
 from ota.formats.module import ModuleDescription
+from ota.formats.reasons import Reason, Refused
 from ota.formats.topics import Template
 from tests.support.scripted_broker import SUBSCRIBE, ScriptedBroker, publish
 
@@ -337,6 +340,37 @@ def test_after_a_power_cut_what_was_not_handled_comes_again_in_order_before_anyt
 
     asyncio.run(first())
     assert asyncio.run(second()) == [(f"local/{number}", b"") for number in range(701, 1200)]
+
+
+def test_what_was_said_before_and_after_a_full_disk_comes_in_order_after_the_agent_has_stopped(tmp_path):
+    def full(*_):
+        raise Refused(Reason.DISK_FULL, "no room")
+
+    async def first():
+        told = Box("b", ("local/#",))
+        rig = Rig(tmp_path, Box("a"), told)
+        await rig.say("a", ("local/1", b""))
+        room, rig.store.add_outcomes = rig.store.add_outcomes, full
+        await rig.say("a", ("local/2", b""), flush=False)
+        assert not await rig.outcomes.flush()
+        rig.store.add_outcomes = room
+        await rig.say("a", ("local/3", b""))
+        assert [bool(number) for _, number in told.causes] == [True, False, True]
+        supervisor = Supervisor(None, None)
+        for (topic, payload), (hops, number), sender in zip(told.got, told.causes, told.senders, strict=True):
+            supervisor._queue.append(Pending(topic, payload, hops, number, sender=sender))
+        waiting = [(each.bus_number, 1.0, each.sender, "b", each.topic, each.payload, each.hops) for each in supervisor.unsaved]
+        await rig.outcomes.keep([BusMessage(*each) for each in waiting])
+        rig.store.close()
+
+    async def second():
+        told = Box("b")
+        rig = Rig(tmp_path, Box("a"), told)
+        await rig.restore()
+        return [topic for topic, _ in told.got], told.senders
+
+    asyncio.run(first())
+    assert asyncio.run(second()) == (["local/1", "local/2", "local/3"], ["a"] * 3)
 
 
 def test_what_waits_for_an_instance_that_is_gone_is_forgotten(tmp_path):
