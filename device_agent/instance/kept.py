@@ -27,8 +27,9 @@ class Kept:
     async def load(self, spec: ModuleSpec) -> tuple[bytes, dict[str, bytes]]:
         """State and keys of a version that is about to run."""
         version = version_of(spec)
-        await self._on_writer(self._store.adopt_unversioned, version)
-        await self._on_writer(self._store.end_trial, version)  # one that a power cut ended
+        with contextlib.suppress(Refused):  # a full disk: the module runs all the same
+            await self._on_writer(self._store.adopt_unversioned, version)
+            await self._on_writer(self._store.end_trial, version)  # one that a power cut ended
         if version not in self._keys:
             self._keys[version] = await self._on_writer(self._store.keys, version)
         return await self._on_writer(self._store.state, version), self._keys[version]

@@ -1,6 +1,7 @@
 """The way up again, to a module that was mended or has served its time, when it comes up at a bad moment."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +16,21 @@ from device_agent.instance.states import ON_TRIAL, Phase
 from device_agent.instance.updates import Update
 from device_agent.storage.messages import Bounds, Outcome
 from device_agent.storage.store import Store
-from ota.formats.reasons import Reason
+from ota.formats.reasons import Reason, Refused
 from tests.support.signing import Signer
 from tests.support.worker_rig import counting, spec
+
+
+@contextlib.contextmanager
+def full(store: Store):
+    """Its disk has no room for a transaction."""
+
+    def transaction(**_):
+        raise Refused(Reason.DISK_FULL, "no room")
+
+    store._transaction = transaction
+    yield
+    del store._transaction
 
 
 class Bench:
@@ -91,6 +104,21 @@ def test_a_trial_that_fails_takes_nothing_from_what_its_release_had_before(tmp_p
         bench.store.add_outcomes([Outcome(version, [write])], Bounds())
         await bench.instance.supervisor.roll_back(Worker(module, lambda *_: None))
         assert await kept.load(module) == (b"state", {"count": b"7"})
+
+    asyncio.run(main())
+
+
+def test_a_module_starts_on_a_full_disk_though_what_it_had_before_a_trial_is_still_aside(tmp_path):
+    async def main():
+        tried = Signer().update(counting(1))
+        bench = Bench(tmp_path / "store", Phase.ROLLED_BACK)
+        module = slots.module_spec("m", tried.manifest, tried.digest, {}, bench.instance.policy, tmp_path / "blob")
+        bench.store.save_state(version_of(module), b"state")
+        kept = bench.instance._services.kept
+        await kept.begin_trial(module, None, None)
+        with full(bench.store):
+            assert await kept.load(module) == (b"", {})
+        assert await kept.load(module) == (b"state", {})
 
     asyncio.run(main())
 
