@@ -1,4 +1,4 @@
-"""wasi:cli, wasi:clocks and wasi:random 0.2: arguments and environment of the manifest, the log as output, no terminal."""
+"""wasi:cli, wasi:clocks and wasi:random 0.2: arguments and environment of the manifest, the log as output."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from device_agent.sandbox.errors import ContractError, Exited
-from device_agent.sandbox.wasi2_io import Closed, Input, InputStream, LogStream, Pollable
+from device_agent.sandbox.wasi2_io import Closed, Input, InputStream, LogStream, Pollable, Resource
 from device_agent.sandbox.wasi_descriptors import Output
 
 __all__ = ["Environment", "Exit", "Insecure", "MonotonicClock", "Random", "Seed", "Standard", "Terminals", "WallClock", "hosts"]
@@ -64,13 +64,27 @@ class Standard:
         return LogStream(self._error.write)
 
 
+class Terminal(Resource):
+    """There is nothing to do with one, but to have it."""
+
+    resource = "terminal-output"
+
+
 class Terminals:
-    """wasi:cli/terminal-stdin, -stdout and -stderr: none of them is a terminal."""
+    """wasi:cli/terminal-stdin, -stdout and -stderr: output is one, as it is by preview 1.
+
+    C libraries write each line to a terminal at once. For anything else they gather lines until the program ends, and a reactor
+    never does.
+    """
 
     def get_terminal_stdin(self) -> None:
         """None."""
 
-    get_terminal_stdout = get_terminal_stderr = get_terminal_stdin
+    def get_terminal_stdout(self) -> Terminal:
+        """One."""
+        return Terminal()
+
+    get_terminal_stderr = get_terminal_stdout
 
 
 class MonotonicClock:
