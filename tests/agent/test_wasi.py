@@ -63,6 +63,15 @@ def test_files_are_created_written_read_and_removed(guest, folder):
     assert guest("fd_close", number) == errors.BADF
 
 
+def test_a_folder_is_synced_as_a_file_is(guest, folder, monkeypatch):
+    """By the number of a folder that was opened, or handed in: what a module renamed in it is on the disk then."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    number = guest.open("sub", 2, READING)
+    assert [guest("fd_sync", each) for each in (number, 3)] == [0, 0]
+    assert synced == [(folder / "sub").stat().st_ino, folder.stat().st_ino]
+
+
 def test_appending_goes_to_the_end(guest, folder):
     number = guest.open("file", flags=1)
     assert guest("fd_seek", number, 0, 0, 0) == 0
