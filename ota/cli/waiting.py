@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ __all__ = ["STAGED", "add_options", "wait"]
 
 STAGED = 3  # exit code: nothing failed, and what has not ended waits for its window
 NAMED = 8  # names in a message
+MANY = 64  # boards: of more, only failures have a line each
+COUNTS_S = 5.0  # between two lines with counts
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -54,9 +57,16 @@ def wait(
     `fleet.add_devices_option`, and `json`. `groups`: the instances were withdrawn; what devices follow again, by device.
     """
     roster = open_roster(workspace, arguments)
-    several = len(instances) > 1
+    several, many = len(instances) > 1, _boards(roster, published) > MANY
+    counted_s = time.monotonic()
 
     def changed(name: str, instance: str, standing: Standing) -> None:
+        nonlocal counted_s
+        if (many or len(waiting.outcome.standings) > MANY) and standing.kind is not Kind.FAILED:
+            if not arguments.json and (now := time.monotonic()) - counted_s >= COUNTS_S:
+                counted_s = now
+                output.note(f"  {waiting.outcome.summary()}")
+            return
         why = f"  {standing.reason}: {standing.detail}" if standing.reason else f"  {standing.detail}" if standing.detail else ""
         share = f"  {standing.done_chunks}/{standing.chunks} chunks" if standing.state == "fetching" and standing.chunks else ""
         who = f"{name} {instance}" if several and instance else name
@@ -90,6 +100,12 @@ def _warn(roster: Roster, published: Sequence[Deployment]) -> None:
     if group and roster.groups and group not in roster.groups:
         groups = ", ".join(sorted(roster.groups)[:NAMED])
         output.note(f"no board has reported group {group} (groups that boards have: {groups}): waiting for one")
+
+
+def _boards(roster: Roster, published: Sequence[Deployment]) -> int:
+    """How many boards are waited for, as far as they are known."""
+    group = published[0].group
+    return sum(roster.group_of(name) == group for name in roster.names) if group else len(published)
 
 
 def _scope(published: Sequence[Deployment]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from ota.cli.waiting import _tell
 from ota.formats import topics
 from ota.formats.deployment import DEPLOYMENT_TYPE, Deployment, Entry
-from ota.formats.report import Attempt, Running, Summary
+from ota.formats.report import Attempt, Refusal, Running, Summary
 from ota.keyring import sign_document
 from ota.operator import reports
 from ota.operator.broker import Broker
@@ -367,6 +367,22 @@ def test_the_command_says_what_became_of_every_board(site, modules, capsys):
     captured = capsys.readouterr()
     assert "no board has reported group labb (groups that boards have: lab)" in captured.err
     assert "no board of group labb reported in 2 s" in captured.out
+
+
+def test_of_many_boards_only_failures_have_a_line_and_the_others_are_counted(site, modules, capsys, monkeypatch):
+    workspace, _ = site
+    monkeypatch.setattr("ota.cli.waiting.COUNTS_S", 0.0)
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, fleet.names(65))
+    assert ota(workspace.folder, "publish", modules / "tally.wasm") == 0
+    with Broker(workspace.settings) as broker:
+        epoch = workspace.read()["epochs"]["lab"]
+        fleet.leave(broker, ["refuses"], refusals=(Refusal("group", epoch, "signer-unknown", ""),))
+    assert ota(workspace.folder, "publish", modules / "tally.wasm", "--wait", "2") == 1
+    said = capsys.readouterr().err
+    assert "  refuses: rejected  signer-unknown" in said
+    assert "  0 of 65 boards confirmed it; 65 not ended" in said
+    assert "board-1: pending" not in said
 
 
 def test_where_capabilities_are_granted_is_said_when_a_board_denies_one(capsys):
