@@ -30,7 +30,7 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except OSError:
+        except BaseException:  # Ctrl-C, too: it may hold a secret
             temporary.unlink(missing_ok=True)
             raise
         os.fsync(folder)

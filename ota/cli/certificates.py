@@ -111,13 +111,19 @@ def make_token(workspace: Workspace, names: str, hours: float, count: int, group
 
 def _token(arguments: argparse.Namespace) -> int:
     workspace = open_workspace(arguments)
-    if arguments.out.exists():
-        raise OtaError(f"{arguments.out} is there already")
     if not arguments.out.parent.is_dir():  # else there would be a token that nobody has
         raise OtaError(f"{arguments.out.parent} is not a folder")
     group = arguments.group or workspace.settings.group
-    made = make_token(workspace, arguments.names, arguments.hours, arguments.count, group)
-    write_durably(arguments.out, made.encode() + b"\n", 0o600)
+    try:
+        arguments.out.touch(0o600, exist_ok=False)  # now: else two commands could make a token for one file
+    except FileExistsError as error:
+        raise OtaError(f"{arguments.out} is there already") from error
+    try:
+        made = make_token(workspace, arguments.names, arguments.hours, arguments.count, group)
+        write_durably(arguments.out, made.encode() + b"\n", 0o600)
+    except BaseException:
+        arguments.out.unlink(missing_ok=True)
+        raise
     if arguments.json:
         output.result_json({"file": str(arguments.out), "names": arguments.names, "count": arguments.count, "group": group})
     else:

@@ -317,7 +317,7 @@ def _settings(arguments: argparse.Namespace) -> int:
     try:
         for name, content in files.items():
             write_durably(arguments.out / name, content, 0o600)
-    except OSError:
+    except BaseException:
         shutil.rmtree(arguments.out, ignore_errors=True)  # incomplete: it would block the next attempt
         raise
     if not is_pattern(arguments.device):
