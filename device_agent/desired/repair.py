@@ -53,11 +53,18 @@ class Repair:
                     await self._wake.wait()
             except TimeoutError:
                 self._wait_s = min(2 * self._wait_s, RETRY_GROWTH * self._retry_s)
-            for wanted in sorted(self._wanted):
-                if await self._fetch(*wanted):
-                    self._wanted.discard(wanted)
-                    await self._mended(*wanted)
+            await self._fetch_all()
             self._wake.clear()  # what is damaged again at once has its time, too
+
+    async def _fetch_all(self) -> None:
+        """Each once, also what is found to be lost while others are fetched."""
+        tried: set[tuple[str, str]] = set()
+        while left := self._wanted - tried:
+            wanted = min(left)
+            tried.add(wanted)
+            if await self._fetch(*wanted):
+                self._wanted.discard(wanted)
+                await self._mended(*wanted)
 
     async def _fetch(self, instance: str, name: str) -> bool:
         slot = (await self._on_writer(self._store.slots, instance)).get(name)

@@ -49,3 +49,34 @@ def test_what_nobody_has_is_asked_for_ever_later_until_the_link_is_new_or_someth
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_what_is_found_to_be_lost_while_something_else_is_fetched_waits_for_no_retry():
+    """Instances start at the same time, and a damaged disk has damaged more than one."""
+
+    async def main():
+        asked, gone = [], asyncio.Event()
+
+        async def manifest(digest: bytes) -> bytes:
+            asked.append(digest)
+            if len(asked) == 1:
+                mending.want("lamp", "previous")
+            else:
+                gone.set()
+            raise Refused(Reason.MANIFEST_MISSING, "the broker has lost it")
+
+        async def on_writer(function, *values):
+            return function(*values)
+
+        slots = {"confirmed": SimpleNamespace(envelope=b"c"), "previous": SimpleNamespace(envelope=b"p")}
+        store = SimpleNamespace(slots=lambda instance: slots)
+        mending = Repair(SimpleNamespace(manifest=manifest), store, on_writer, 3600.0, lambda *_: None)
+        running = asyncio.ensure_future(mending.run())
+        mending.want("lamp", "confirmed")
+        async with asyncio.timeout(5):
+            await gone.wait()
+        assert asked == [b"c", b"p"]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
