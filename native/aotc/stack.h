@@ -7,8 +7,12 @@
 #define PW_STACK_H
 
 #define PW_FRAME 4096
-#define PW_SMALL 30
+#define PW_SMALL 80
 
+/* checks.h: how many functions may call each other below one that checks, without a check. */
+const uint32 pw_unchecked = 3;
+
+static uint8 *outside; /* by number of function, whether others than those that name it in a call may call it */
 static uint8 *apart; /* by number of function, whether WAMR's check stands before it; NULL: none */
 extern bool pw_again; /* main.c */
 
@@ -26,9 +30,55 @@ is_apart(uint32 number)
 
 /* Whether a function may become part of its callers, its frame and its checks with it: by the bytes of its code in the module. */
 static bool
-is_small(const AOTFunc *function)
+is_small(const WASMFunction *function)
 {
     return function->code_size <= PW_SMALL;
+}
+
+bool
+pw_is_outside(uint32 number)
+{
+    return outside[number];
+}
+
+/* A function that is called by more than its name: index counts the imported ones too. */
+void
+pw_refer(const AOTCompContext *comp_ctx, uint32 index)
+{
+    uint32 imported = comp_ctx->comp_data->import_func_count;
+    if (index >= imported && index - imported < comp_ctx->comp_data->func_count)
+        outside[index - imported] = 1;
+}
+
+/* What the module says before its code: exports, tables, variables and the function to start with. */
+static bool
+pw_find_outside(const AOTCompContext *comp_ctx)
+{
+    const AOTCompData *data = comp_ctx->comp_data;
+    const WASMModule *module = data->wasm_module;
+    if (!outside && !(outside = calloc(data->func_count, 1))) {
+        aot_set_last_error("allocate memory failed.");
+        return false;
+    }
+    pw_refer(comp_ctx, data->start_func_index);
+    for (uint32 i = 0; i < module->export_count; i++)
+        if (module->exports[i].kind == EXPORT_KIND_FUNC)
+            pw_refer(comp_ctx, module->exports[i].index);
+    for (uint32 i = 0; i < data->table_init_data_count; i++)
+        for (uint32 j = 0; j < data->table_init_data_list[i]->value_count; j++)
+            pw_refer(comp_ctx, data->table_init_data_list[i]->init_values[j].u.unary.v.ref_index);
+    for (uint32 i = 0; i < data->global_count; i++)
+        if (data->globals[i].init_expr.init_expr_type == INIT_EXPR_TYPE_FUNCREF_CONST)
+            pw_refer(comp_ctx, data->globals[i].init_expr.u.unary.v.ref_index);
+    return true;
+}
+
+/* For checks.h to find. */
+static void
+pw_name_check(const AOTCompContext *comp_ctx, LLVMValueRef check, const char *name)
+{
+    unsigned int kind = LLVMGetMDKindIDInContext(comp_ctx->context, name, (unsigned int)strlen(name));
+    LLVMSetMetadata(check, kind, LLVMMDNodeInContext(comp_ctx->context, NULL, 0));
 }
 
 /* Goes on in a new block if a condition does not hold. */
@@ -62,19 +112,24 @@ pw_exhausted(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx)
 }
 
 /* At the end of a function's first block; the rest goes into another. Where it calls, also whether there is room for the frame of what it calls, which
- * frames.h makes: a check at each call takes longer, and two more values that have to be kept all the while. */
+ * frames.h makes, and of those that check nothing below: a check at each call takes longer, and two more values that have to be kept all the while. */
 static bool
 pw_check_stack(AOTCompContext *comp_ctx, AOTFuncContext *func_ctx, bool is_apart, bool calls)
 {
     LLVMBuilderRef builder = comp_ctx->builder;
     AOTFuncContext alone = *func_ctx; /* what traps later has another place */
     LLVMValueRef bad = is_apart ? NULL : pw_exhausted(comp_ctx, &alone);
+    if (!outside && !pw_find_outside(comp_ctx))
+        return false;
+    if (bad)
+        pw_name_check(comp_ctx, bad, "pw.stack");
     if (!is_apart && (!bad || !pw_refuse(comp_ctx, &alone, bad, EXCE_NATIVE_STACK_OVERFLOW)))
         return false;
     if (calls) {
-        LLVMValueRef frames = I32_CONST((uint32)(2 * offsetof(AOTFrame, lp) / sizeof(uintptr_t) * comp_ctx->pointer_size));
+        LLVMValueRef frames = I32_CONST((uint32)((2 + pw_unchecked) * offsetof(AOTFrame, lp) / sizeof(uintptr_t) * comp_ctx->pointer_size));
         LLVMValueRef end = LLVMBuildInBoundsGEP2(builder, INT8_TYPE, func_ctx->cur_frame, &frames, 1, "end");
         bad = LLVMBuildICmp(builder, LLVMIntUGT, end, func_ctx->wasm_stack_top_bound, "full");
+        pw_name_check(comp_ctx, bad, "pw.room");
         if (!pw_refuse(comp_ctx, &alone, bad, EXCE_OPERAND_STACK_OVERFLOW))
             return false;
     }

@@ -589,13 +589,13 @@ function(wamr_reserve_ends)
 endfunction()
 
 # WAMR 978ce3f, ahead of time: before each function stands another that checks the stack, with two relocations of 24 bytes, and a table of frames'
-# sizes. native/aotc/stack.h checks inside.
+# sizes. native/aotc/stack.h checks inside; functions whose callers check for them do not (native/aotc/checks.h).
 function(wamr_check_stack_inside)
     set(file core/iwasm/compilation/aot_llvm.c)
     set(create "static AOTFuncContext *\naot_create_func_context(")
     wamr_mend(${file} "${create}" "#include \"stack.h\"\n\n${create}")
     wamr_mend(${file} "        comp_ctx->enable_stack_bound_check || comp_ctx->enable_stack_estimation;\n    LLVMValueRef precheck_func" "        is_apart(func_index);\n    LLVMValueRef precheck_func")
-    wamr_mend(${file} "\nLLVMTypeRef\nwasm_type_to_llvm_type(" "\nstatic bool\nis_apart(uint32 number), is_small(const AOTFunc *function); /* stack.h */\n\nLLVMTypeRef\nwasm_type_to_llvm_type(")
+    wamr_mend(${file} "\nLLVMTypeRef\nwasm_type_to_llvm_type(" "\nstatic bool\nis_apart(uint32 number), is_small(const WASMFunction *function); /* stack.h */\n\nLLVMTypeRef\nwasm_type_to_llvm_type(")
     set(noinline "LLVMAddAttributeAtIndex(func, LLVMAttributeFunctionIndex, LLVMCreateEnumAttribute(comp_ctx->context, LLVMGetEnumAttributeKindForName(\"noinline\", 8), 0));")
     wamr_mend(${file} "    else {\n        *p_precheck_func = func;\n" "    else {\n        if (!is_small(aot_func)) {\n            ${noinline}\n        }\n        *p_precheck_func = func;\n")
     set(end "#if WASM_ENABLE_BRANCH_HINTS != 0\n    func_ctx->function_hints =\n")
@@ -608,6 +608,14 @@ function(wamr_check_stack_inside)
     wamr_mend(${file} "    if (precheck_found != count) {" "    if (false) { /* precheck_found */")
     set(resolve "        if ((comp_ctx->enable_stack_bound_check\n             || comp_ctx->enable_stack_estimation)\n            && ")
     wamr_mend(${file} "${resolve}!aot_resolve_stack_sizes(" "        if (!pw_measure_frames(comp_ctx))\n            return false;\n${resolve}pw_some_apart()\n            && !aot_resolve_stack_sizes(")
+    set(file core/iwasm/compilation/aot_llvm_extra.cpp)
+    set(apply "void\naot_apply_llvm_new_pass_manager(AOTCompContext *comp_ctx, LLVMModuleRef module)\n{\n")
+    wamr_mend(${file} "${apply}" "#include \"checks.h\"\n\n${apply}    pw::leave_checks(*reinterpret_cast<Module *>(module));\n")
+    set(file core/iwasm/compilation/aot_compiler.c)
+    set(compile "                if (!aot_compile_op_ref_func(")
+    wamr_mend(${file} "${compile}" "                pw_refer(comp_ctx, func_idx); /* stack.h */\n${compile}")
+    set(first "static bool\naot_compile_func(")
+    wamr_mend(${file} "${first}" "void\npw_refer(const AOTCompContext *comp_ctx, uint32 index);\n\n${first}")
 endfunction()
 
 # WAMR 978ce3f, ahead of time: where hardware checks bounds, what tells of a trap does not come back, but code behind it returns a zero to the

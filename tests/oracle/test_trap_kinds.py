@@ -117,6 +117,44 @@ def test_frames_of_any_size_stay_within_the_stack(name):
         assert instance.memory.read(0, 65536) == bytes(65536)
 
 
+DEEP = 300
+CALLS = {
+    "by name": lambda number: f"(call $f{number + 1} (i32.add (local.get 0) (i32.const 1)))",
+    "by table": lambda number: f"(call_indirect (type $t) (i32.add (local.get 0) (i32.const 1)) (i32.const {number + 1}))",
+}
+
+
+def deep(call: str) -> bytes:
+    """Functions that call one after the other, none of them itself, each too large to become part of its caller."""
+    work = " ".join(f"(i32.store offset={4 * each} (local.get 0) (i32.const {each}))" for each in range(20))
+    named = [f"(func $f{each} (type $t) {work} {CALLS[call](each)})" for each in range(DEEP)]
+    table = f"(table funcref (elem {' '.join(f'$f{each}' for each in range(DEEP + 1))}))" if call == "by table" else ""
+    return wat(f"""(module (memory 1) (type $t (func (param i32) (result i32))) {table} {" ".join(named)}
+      (func $f{DEEP} (type $t) (local.get 0)) (export "run" (func $f0)))""")
+
+
+@pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+@pytest.mark.parametrize("call", CALLS)
+def test_functions_that_are_no_recursion_stay_within_their_frames(call):
+    code = compiled(deep(call))
+    with Runtime() as runtime:
+        module = runtime.load(code)
+        assert module.instantiate(stack_bytes=1 << 20).call("run", 0) == DEEP
+        with pytest.raises(Trap) as caught:
+            module.instantiate(stack_bytes=DEEP * 56 // 2).call("run", 0)
+    assert caught.value.code.value == "stack-overflow"
+
+
+@pytest.mark.skipif(aotc() is None, reason="wamr_aotc is not built: make aotc")
+def test_a_small_function_with_a_result_becomes_part_of_its_caller():
+    code = compiled(
+        wat("""(module (func $part (param i32) (result i32) (i32.add (local.get 0) (i32.const 0x10000008)))
+          (func (export "run") (result i32) (call $part (i32.const 0x02345670))))"""),
+        "x86_64",
+    )
+    assert (0x12345678).to_bytes(4, "little") in code
+
+
 def compare_there(target: str, kinds: Iterable[str], folder: Path) -> None:
     """In a Python of another architecture, interpreted and compiled."""
     for kind in kinds:
