@@ -8,7 +8,7 @@ from typing import Any
 
 from ota.cli import output, shown
 from ota.operator import acts, issued, prometheus
-from ota.operator.broker import Broker
+from ota.operator.broker import Broker, BrokerError
 from ota.operator.ca import Enrolled
 from ota.operator.keeping import lost
 from ota.operator.ledger import Ledger
@@ -175,10 +175,10 @@ def _no_instance(device: Device, instance: str) -> str:
 
 
 def _lost(workspace: Workspace, broker: Broker, *, chunks: bool) -> list[str]:
-    """What the broker lost; damage of our own record of it hides no board."""
+    """What the broker lost; that it can't be known hides no board."""
     try:
         return lost(workspace, broker, chunks=chunks)
-    except WorkspaceError as error:
+    except (WorkspaceError, BrokerError) as error:
         return [f"what the broker lost is not known: {error}"]
 
 

@@ -33,6 +33,7 @@ GRACE_MIN_S, GRACE_MAX_S = 0.05, 5.0
 UNFENCED_MIN_S = 1.0
 TRIES = 4  # connections that break or stall, one after the other, without a page that was decided
 CHECK = f"{topics.PREFIX}/check"
+ALLOW = ": this user must be allowed to write and read there (docs/broker.md)"
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,9 @@ class _Fence:
         if code := answers.pop(self._subscribed, None):
             self._granted = True
             if code[0].value >= FIRST_FAILURE:
-                self.impossible = f"the broker refuses to let us read {CHECK}/#: {named(code[0])}"
+                self.impossible = f"the broker refuses to let us read {CHECK}/#: {named(code[0])}{ALLOW}"
         if (code := answers.pop(self._published, None)) and code[0].value >= FIRST_FAILURE:
-            self.impossible = f"the broker refuses to let us write {CHECK}/#: {named(code[0])}"
+            self.impossible = f"the broker refuses to let us write {CHECK}/#: {named(code[0])}{ALLOW}"
 
     def close(self) -> None:
         if self._subscribed:
@@ -373,7 +374,7 @@ def read(
                 yield from _given_up([*reading.pages, *waiting], str(error))
                 return
             if lost_fences > 1:
-                unfenced = f"our marker below {CHECK} does not come back: this user must be allowed to write and read it"
+                unfenced = f"our marker below {CHECK} does not come back{ALLOW}"
         finally:
             if not reading.ended:  # it may have stalled, and what is open on it may still come
                 session.close()
