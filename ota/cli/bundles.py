@@ -67,6 +67,9 @@ def _pack(arguments: argparse.Namespace) -> int:
     if not wanted:
         raise OtaError("nothing was published from this workspace yet: `ota publish … --pack FILE` needs no broker")
     size = write_bundle(workspace, wanted, arguments.out)
+    for each in wanted:
+        if (record := Ledger(workspace).record(each)) and not record.releases:
+            output.note(f"note: {each} has no instance: the bundle brings its boards no module")
     if arguments.json:
         output.result_json({"bundle": str(arguments.out), "bytes": size, "for": [scopes.whose(each) for each in wanted]})
     else:

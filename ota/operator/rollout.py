@@ -25,6 +25,8 @@ from ota.operator.workspace import Workspace
 
 __all__ = ["Standing", "aborted", "back", "older", "paused", "previous", "resumed", "standing", "widened", "withdrawn"]
 
+NAMED = 8  # groups and devices in a message
+
 
 class RolloutError(OtaError):
     """A deployment can't be changed so."""
@@ -63,9 +65,11 @@ class Standing:
 def standing(workspace: Workspace, scope: Scope, survey: Survey, instance: str | None) -> Standing:
     """The deployment of an instance, or of the only one that there is. Raises RolloutError when that can't be told."""
     if survey.document is None:
-        lost = Ledger(workspace).record(scope)
-        what = "the broker has lost its deployment: `ota republish` puts it back" if lost else "nothing was deployed to it"
-        raise RolloutError(f"{scope}: {what}")
+        if Ledger(workspace).record(scope):
+            raise RolloutError(f"{scope}: the broker has lost its deployment: `ota republish` puts it back")
+        others = [str(each.scope) for each in Ledger(workspace).records()]
+        known = f", but to {', '.join(others[:NAMED])}{' and others' if others[NAMED:] else ''}" if others else ""
+        raise RolloutError(f"{scope}: nothing was deployed to it{known}")
     found = present(workspace, scope, survey)
     entries = found.deployment.entries
     if instance is None:

@@ -284,6 +284,15 @@ def test_an_option_without_a_meaning_is_wrong_usage(workspace, words):
     assert ended.value.code == 2
 
 
+def test_a_bundle_that_brings_no_module_is_told(quick, tmp_path, capsys):
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    assert ota(quick.folder, "pack", "-o", tmp_path / "full") == 0
+    assert "has no instance" not in capsys.readouterr().err
+    assert ota(quick.folder, "withdraw", "echo") == 0
+    assert ota(quick.folder, "pack", "-o", tmp_path / "empty") == 0
+    assert "note: group lab has no instance: the bundle brings its boards no module\n" in capsys.readouterr().err
+
+
 def test_what_is_packed_is_signed_and_not_published(quick, tmp_path, capsys):
     assert ota(quick.folder, "publish", quick.module(1), "--pack", tmp_path / "x.bundle") == 0
     assert "echo 1.0.0 is signed for group" in (said := capsys.readouterr().out)

@@ -62,7 +62,7 @@ def test_widen_pause_and_resume_keep_the_deployment(site, capsys):
     [
         (("widen", GROUP, "--fraction", "50"), "instance echo of group lab is deployed to 100 % of the boards already"),
         (("resume", GROUP), "instance echo of group lab is not paused"),
-        (("pause", "other"), "group other: nothing was deployed to it"),
+        (("pause", "other"), "group other: nothing was deployed to it, but to group lab"),
         (("abort", GROUP, "--back"), "knows of nothing that instance echo of group lab had before"),
         (("republish", "--group", "other"), "never published to group other"),
         (("republish", "--device", "roof-1"), "never published to device roof-1"),
