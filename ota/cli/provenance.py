@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ota.author import sbom as sboms
-from ota.author.build import Draft, Update, describe, prepare
+from ota.author.build import Draft, Update, describe, is_encrypted, prepare
 from ota.author.rebuild import differences, said_of, signed_again
 from ota.author.source import content
 from ota.cli import operator, output, registry
@@ -93,7 +93,11 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     if otherwise:
         found.append(f"{otherwise} of the signatures: the same key made another")
     if arguments.out is not None:
-        again.signed(update.manifest.sequence, *keys).write(arguments.out)
+        # What is not the same bytes gets no signature: the audit log has no line for it.
+        same = not found and not is_encrypted(update.manifest)
+        again.signed(update.manifest.sequence, *(keys if same else [])).write(arguments.out)
+        if not same:
+            output.note(f"{arguments.out} has no signature: it is another update than {arguments.folder_of_update}")
     if arguments.json:
         output.result_json({"same": not found, "manifest": update.digest, "differences": found, "signatures_made_again": made})
         return int(bool(found))

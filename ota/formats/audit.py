@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ota.formats.cbor import sha256
-from ota.formats.cose import TYPE, Sign1, VerifyKey
+from ota.formats.cose import ALGORITHM, TYPE, Sign1, VerifyKey
 from ota.formats.fields import malformed
 from ota.formats.reasons import Reason, Refused
 
@@ -121,4 +121,6 @@ def _check(row: Row, signature: Sign1, payload: bytes, keys: Callable[[str], Ite
     key = by_id.get(signature.key_id or b"")
     if key is None or signature.headers.get(TYPE) != AUDIT_TYPE:
         raise Refused(Reason.SIGNER_UNKNOWN, f"{row.action} is not signed with a {role} key of this workspace")
+    if ALGORITHM not in signature.headers:
+        raise Refused(Reason.SIGNATURE_INVALID, "the algorithm is not protected by the signature")
     signature.verify(key, payload)

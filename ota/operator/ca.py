@@ -172,7 +172,8 @@ class CertificateAuthority:
         while (self._folder / "keys" / f"ca-{number}.pem").exists():
             number += 1
         made = self._own(self._new_key(f"ca-{number}", token), f" {number}")
-        self.log("rotate-authority", {"next": made.subject.rfc4514_string()})
+        digest = sha256(made.public_bytes(Encoding.DER)).hex()
+        self.log("rotate-authority", {"next": made.subject.rfc4514_string(), "digest": digest})
         over = [each for each in self.certificates[1:] if each.not_valid_after_utc + self._grace <= self._now()]
         if over:  # what they signed can still be looked at
             _append(self.certificate_file.with_name("ca-ended.pem"), over)

@@ -69,8 +69,9 @@ class GroupKeys:
         noted as removed. Raises OtaError.
         """
         files = {each.key_id.hex(): path for path, each in self.of(group).items()}
-        told = {found for of, found in told_of(Audit(self.workspace).rows()) if of == group}
-        found = [each for each in files.keys() | told if len(key) >= 4 and each.startswith(key)]
+        found = _begin_with(key, files)
+        if not found:
+            found = _begin_with(key, [each for of, each in told_of(Audit(self.workspace).rows()) if of == group])
         if len(found) != 1:
             raise OtaError(f"{key!r} is not the beginning (4 digits at least) of the identifier of one key of group {group}")
         acts.record(self.workspace, "remove-group-key", {"group": group, "key": found[0]})
@@ -83,6 +84,10 @@ class GroupKeys:
 
     def _files(self, group: str) -> list[Path]:
         return sorted((self.workspace.folder / FOLDER / group).glob("group-*.key"))
+
+
+def _begin_with(key: str, known: Iterable[str]) -> list[str]:
+    return [each for each in known if len(key) >= 4 and each.startswith(key)]
 
 
 def told_of(rows: Iterable[Row]) -> set[tuple[str, str]]:

@@ -5,10 +5,12 @@ import json
 import re
 import shutil
 import time
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cbor2 import CBORTag
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -16,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from ota.cli.main import parser
+from ota.formats import cbor
 from ota.formats.audit import LINE_LIMIT_BYTES, ROLES_OF_ACTIONS, START, Row, encode, hash_of, read_line
+from ota.formats.cose import ALGORITHM, SIGN1_TAG, sig_structure
 from ota.formats.encryption import GroupKey
 from ota.formats.report import JournalHead
 from ota.keyring import SigningKey
@@ -101,10 +105,47 @@ def test_the_line_of_a_retired_board_can_t_be_cut_off(acted):
 
 def test_the_line_of_a_later_authority_can_t_be_cut_off(acted):
     authority = CertificateAuthority(acted)
-    name = authority.rotate().subject.rfc4514_string()
+    made = authority.rotate()
+    name = f"{made.subject.rfc4514_string()} ({made.fingerprint(SHA256()).hex()[:16]})"
     assert problems(acted) == []
     put(acted, lines(acted)[:-1])
     assert problems(acted) == [f"the authority {name} has no line: the line was removed, or it was made elsewhere"]
+
+
+def test_an_authority_that_was_put_there_is_found_whatever_its_name(acted):
+    CertificateAuthority(acted).rotate()
+    (first, *_) = sorted((acted.folder / "trust").glob("ca*.pem"))
+    key = ec.generate_private_key(ec.SECP256R1())
+    known = [x509.load_pem_x509_certificate(path.read_bytes()) for path in (acted.folder / "trust").glob("ca*.pem")]
+    assert problems(acted) == []
+    for each in known:
+        planted = (
+            x509.CertificateBuilder()
+            .subject_name(each.subject)
+            .issuer_name(each.subject)
+            .public_key(key.public_key())
+            .serial_number(7)
+            .not_valid_before(each.not_valid_before_utc)
+            .not_valid_after(each.not_valid_after_utc)
+            .sign(key, SHA256())
+        )
+        path = first.with_name("ca-planted.pem")
+        path.write_bytes(planted.public_bytes(Encoding.PEM))
+        digest = planted.fingerprint(SHA256()).hex()[:16]
+        assert any(f"({digest}) has no line" in found for found in problems(acted)), each.subject
+        path.unlink()
+
+
+def test_a_line_whose_algorithm_is_unprotected_is_not_believed(acted):
+    row, signature, payload = read_line(lines(acted)[0])
+    key = next(each for each in acted.role_keys("release") if each.public.key_id == signature.key_id)
+    headers = {name: value for name, value in signature.headers.items() if name != ALGORITHM}
+    protected = cbor.encode(headers)
+    unprotected = {ALGORITHM: signature.headers[ALGORITHM]}
+    made = [protected, unprotected, None, key._raw(sig_structure(protected, payload))]
+    line = payload + b"\t" + b64encode(cbor.encode(CBORTag(SIGN1_TAG, made))) + b"\n"
+    put(acted, [line, *lines(acted)[1:]])
+    assert any("line 1: " in found and "the algorithm is not protected" in found for found in problems(acted)), row
 
 
 def test_a_key_that_only_the_draft_of_the_next_root_names_may_sign_that_root_and_nothing_else(acted, capsys):
@@ -276,13 +317,20 @@ def test_keys_of_groups_that_were_removed_or_put_there_are_found_until_the_log_h
     assert [f"key {other.key_id.hex()} of group lab has no line" in each for each in problems(granted)] == [True]
 
 
+def test_a_damaged_line_keeps_nobody_from_removing_a_key_that_is_there(granted):
+    (path,) = GroupKeys(granted).of("lab")
+    put(granted, [b"{}\n", *lines(granted)[1:]])
+    assert GroupKeys(granted).remove("lab", path.stem.removeprefix("group-")) == path
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("member", ["devices", "serials"])
 def test_a_retired_board_that_is_let_in_again_behind_the_log_is_found(granted, member):
     CertificateAuthority(granted).retire("roof-1")
     assert problems(granted) == []
     edit(granted, "retired.json", lambda content: content[member].clear())
     (found,) = problems(granted)
-    assert ("was retired, is so no longer" if member == "devices" else "was revoked, and is so no longer") in found
+    assert ("was retired, is so no longer" if member == "devices" else "which was retired, is not on the list") in found
 
 
 def test_a_board_that_changed_its_journal_is_found_with_and_without_the_file(granted, tmp_path, capsys):

@@ -156,6 +156,8 @@ def test_an_encrypted_update_is_shown_and_built_again_and_signed_again(workspace
     (key,) = keys_of(workspace).groups
     assert f"encrypted for  group key {key.hex()}" in shown
     assert ota(workspace, "rebuild", folder, secret, "--check") == 0
+    assert ota(workspace, "rebuild", folder, secret, "-o", tmp_path / "again") == 0
+    assert "again has no signature" in capsys.readouterr().err  # built in plain: not what was signed
     secret.write_bytes(secret.read_bytes() + b"\0\1\0")
     assert ota(workspace, "rebuild", folder, secret, "--check") == 1
     again = update.draft.signed(update.manifest.sequence + 1, Workspace.open(workspace).key("release"))

@@ -14,8 +14,10 @@ from ota.author.rebuild import signed_again
 from ota.author.sbom import SbomError
 from ota.formats import wasm
 from ota.formats.cbor import sha256
-from ota.formats.reasons import Refused
+from ota.formats.manifest import verify_any
+from ota.formats.reasons import Reason, Refused
 from ota.keyring import SigningKey
+from ota.operator.workspace import Workspace
 from tests.support.aot import aotc
 from tests.support.operator import ota
 
@@ -218,6 +220,16 @@ def test_an_update_that_is_built_again_is_the_same_signatures_included(tmp_path,
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert ota(workspace, "rebuild", folder, source, "-o", tmp_path / "again", "--sbom", bill) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {p.name: b for p, b in before.items()}
+
+
+def test_what_is_not_the_same_is_built_without_a_signature(workspace, source, tmp_path, capsys):
+    folder = built(workspace, source, tmp_path, capsys)
+    source.write_bytes(source.read_bytes() + b"\x00\x02\x01x")  # one more section
+    assert ota(workspace, "rebuild", folder, source, "-o", tmp_path / "again") == 1
+    assert "again has no signature" in capsys.readouterr().err
+    with pytest.raises(Refused) as refused:
+        verify_any(Update.load(tmp_path / "again").envelope, Workspace.open(workspace).root())
+    assert refused.value.reason is Reason.SIGNATURE_MISSING
 
 
 def test_who_has_no_key_compares_everything_but_signatures_which_verify(workspace, source, tmp_path, capsys):
