@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
+from device_agent import sandbox
 from device_agent.channel import frames
 from device_agent.sandbox import confinement
 from device_agent.sandbox.contract import ModuleHost
@@ -31,7 +31,7 @@ import_drivers()
 
 Asked = frames.Request | frames.Event
 GRACE_S = 1.0
-REHEARSAL = Path(__file__).with_name("rehearsal.wasm")
+REHEARSAL = f"{sandbox.__path__[0]}/rehearsal.wasm"
 REHEARSALS, EVENTS = 4, 8  # CPython adapts code that has run a few times
 
 
@@ -45,9 +45,13 @@ def main(channel: socket.socket) -> None:
         sys.exit(0)
 
 
+def _content(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (pathlib is not loaded: workers would share fewer of their pages)
+        return file.readall()
+
+
 def _read(path: str, digest: bytes) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (pathlib writes to many more of the pages that workers share)
-        content = file.readall()
+    content = _content(path)
     if sha256(content) != digest:
         raise Refused(Reason.BLOB_DIGEST_MISMATCH, f"{path} is damaged on disk")
     return content
@@ -229,8 +233,8 @@ def warm_up() -> None:
     """
     capabilities = Capabilities.parse({"logging": {}, "messaging": {"publish": ["local/#"]}}, "rehearsal")
     start = frames.Start(
-        str(REHEARSAL),
-        sha256(REHEARSAL.read_bytes()),
+        REHEARSAL,
+        sha256(_content(REHEARSAL)),
         ModuleDescription("rehearsal", "0", capabilities).to_bytes(),
         {"a": "b"},
         "",

@@ -1,10 +1,13 @@
 """Worker processes and the supervisor: crash, hang, trap, swap, roll back; no event lost, the agent never taken down."""
 
 import asyncio
+import os
+import sys
 from dataclasses import replace
 
 import pytest
 
+from bench.memory import private_kb
 from device_agent.channel import workers
 from device_agent.channel.workers import Worker, WorkerFailed
 from ota.formats.capabilities import Capabilities
@@ -12,6 +15,8 @@ from ota.formats.reasons import Reason
 from tests.support.wat import OK, contract_module
 from tests.support.worker_rig import BODY, COUNT, PUBLISH, Rig, counting, handed, spec, with_rig
 
+# Of a worker's own. Before Python 3.12 there is no object whose references are not counted (docs/decisions/0022-shared-memory.md).
+PRIVATE_KB = 2000 if sys.version_info >= (3, 12) else 3350
 # Some milliseconds.
 SPIN = """
   (func $spin (local i32)
@@ -25,6 +30,22 @@ async def test_events_are_handled_in_order(rig, tmp_path):
         rig.supervisor.offer("t", b"")
     await rig.until(lambda: len(rig.outcomes) == 50)
     assert rig.outcomes == [bytes((1, number)) for number in range(1, 51)]
+
+
+@pytest.mark.skipif(
+    "coverage" in sys.modules or os.sysconf("SC_PAGE_SIZE") != 4096, reason="memory is measured without coverage, in pages of 4 KB"
+)
+@with_rig
+async def test_a_worker_that_handles_events_has_little_memory_of_its_own(rig, tmp_path):
+    others = [await rig.worker(spec(tmp_path, counting(1))) for _ in range(3)]
+    for worker in others:
+        await worker.begin(b"", {})
+        for _ in range(50):
+            await worker.handle("t", b"payload")
+    taken = [private_kb(worker.pid) for worker in others]
+    for worker in others:
+        worker.kill()
+    assert max(taken) < PRIVATE_KB, taken
 
 
 @with_rig

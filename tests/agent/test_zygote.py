@@ -201,9 +201,9 @@ def test_a_process_that_does_nothing_while_it_should_load_is_given_up(monkeypatc
 
 
 def test_the_module_of_the_rehearsal_is_what_its_text_says():
-    text = REHEARSAL.with_suffix(".wat").read_text(encoding="utf-8")
+    text = Path(REHEARSAL).with_suffix(".wat").read_text(encoding="utf-8")
     compiled = subprocess.run([tool("wat2wasm"), "-", "--output=-"], input=text.encode(), capture_output=True, check=True).stdout
-    assert compiled == REHEARSAL.read_bytes()
+    assert compiled == Path(REHEARSAL).read_bytes()
 
 
 def test_a_rehearsal_calls_every_function_of_the_contract_and_leaves_nothing_behind():
@@ -219,5 +219,19 @@ assert signal.getsignal(worker.frames.TERMINATE) == signal.SIG_DFL
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     with Runtime() as runtime:
-        exported = {each.name for each in runtime.load(REHEARSAL.read_bytes()).exports}
+        exported = {each.name for each in runtime.load(Path(REHEARSAL).read_bytes()).exports}
     assert exported >= {export_name(interface, each) for interface, functions in EXPORTS.items() for each in functions}
+
+
+def test_what_workers_share_is_only_what_they_need():
+    """What else the zygote loads lies among it, and a worker that touches a page has it to itself."""
+    program = """
+import sys
+before = set(sys.modules)
+from device_agent.sandbox import worker, zygote
+worker.warm_up()
+unneeded = {"argparse", "asyncio", "json", "logging", "pathlib", "shutil", "ssl", "subprocess", "threading", "urllib.parse"}
+print(*sorted(unneeded & sys.modules.keys() - before))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

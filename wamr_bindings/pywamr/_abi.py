@@ -1,9 +1,9 @@
 """The table of libwamr_core's functions, the only place that declares one. tests/pywamr/test_abi.py holds it against the header."""
 
 import ctypes
+import os
 from ctypes import CDLL, POINTER, Structure, c_char_p, c_int32, c_uint32, c_uint64, c_void_p, py_object
 from functools import cache
-from pathlib import Path
 
 import pywamr
 from pywamr.errors import LibraryError
@@ -157,16 +157,16 @@ def _python() -> Python:
 @cache
 def library() -> CDLL:
     """libwamr_core, from beside this package. Raises LibraryError when it is not there or does not fit."""
-    places = [Path(folder) / LIBRARY_NAME for folder in pywamr.__path__]
+    places = [f"{folder}/{LIBRARY_NAME}" for folder in pywamr.__path__]
     for place in places:
-        if place.exists():
+        if os.access(place, os.F_OK):
             try:
-                found = bind(CDLL(str(place)))
+                found = bind(CDLL(place))
             except OSError as error:
                 raise LibraryError(f"{place} could not be loaded: {error}") from error
             found.pw_python_set(_python())
             return found
-    looked = ", ".join(str(place) for place in places)
+    looked = ", ".join(places)
     raise LibraryError(f"{LIBRARY_NAME} is not installed (looked for {looked}); install the project with pip")
 
 

@@ -1,7 +1,7 @@
 """Python values to and from the 64-bit slots of the shim (native/core/wamr_core.h says what a slot holds)."""
 
+import _thread
 import struct
-import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -35,7 +35,7 @@ class References:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # held from before arguments have numbers until results are objects again
+        self.lock = _thread.RLock()  # held from before arguments have numbers until results are objects again
         self._objects: dict[int, Value] = {}
         self._numbers: dict[int, int] = {}  # by identity
         self._free: list[int] = []
