@@ -44,6 +44,7 @@ BLOBS = {each.manifest.digest: each.blob for each in ALL}
 CONFIGS = ({}, {"colour": "red"})
 SETTLE = 80  # turns of the loop in which everything that need not wait has happened
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+POWER_OFF_S = 30  # for tasks that were cancelled
 
 
 class FakeWorker:
@@ -100,6 +101,7 @@ class Board:
 
     def __init__(self, folder: Path, errors: list, wanted: dict[str, Entry]) -> None:
         self.errors, self.gates, self.disk, self.tasks = errors, [], deque(), set()
+        self.powered = True
         self.refusing: set[bytes] = set()
         self.store = Store(folder)
         services = Services(
@@ -154,6 +156,8 @@ class Board:
         return True
 
     async def on_writer(self, function, *values):
+        if not self.powered:  # what a task does because it was cancelled is not done behind a power cut
+            raise asyncio.CancelledError
         future = asyncio.get_running_loop().create_future()
         self.disk.append((future, function, values))
         return await future
@@ -205,10 +209,12 @@ class Board:
     async def power_off(self) -> None:
         for instance in self.instances.values():
             instance.close()
-        tasks = list(self.tasks)
-        for task in tasks:
+        self.powered = False
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.tasks:
+            _, left = await asyncio.wait(self.tasks, timeout=POWER_OFF_S)
+            assert not left
         self.store.close()
 
 
