@@ -31,7 +31,7 @@ TARGETS := x86_64 aarch64 armv7 riscv64
 ARCHITECTURES := aarch64 armv7 riscv64
 ARCHITECTURE ?= $(shell set -- $(ARCHITECTURES); shift $$(( $$(date -u +%j | sed 's/^0*//') % 3 )); echo $$1)
 # Test processes side by side. Many tests wait for a broker or for a board.
-WORKERS ?= 6
+WORKERS ?= 9
 PYTEST := $(BIN)/python -m pytest -q --durations=50 --durations-min=1
 
 export ARCHITECTURE
