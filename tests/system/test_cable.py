@@ -12,10 +12,13 @@ from ota.demo.cable import LOOPBACK, Cable
 def echo():
     """A server that says again what it hears, and the cable to it."""
     with socket.create_server((LOOPBACK, 0)) as server:
-        threading.Thread(target=_answer, args=(server,), daemon=True).start()
+        thread = threading.Thread(target=_answer, args=(server,))
+        thread.start()
         cable = Cable(server.getsockname()[1])
         yield cable
         cable.close()
+        server.shutdown(socket.SHUT_RDWR)  # ends `accept`
+        thread.join()
 
 
 def _answer(server: socket.socket) -> None:
