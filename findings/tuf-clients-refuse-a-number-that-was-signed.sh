@@ -86,6 +86,8 @@ for (const name of ["exact", "field", "custom"]) {
 }
 JAVASCRIPT
 go build -o seen 2> go.log || { cat go.log; exit 1; }
+echo "versions: $(venv/bin/pip freeze | grep '^tuf=='), $(go list -m github.com/theupdateframework/go-tuf/v2), $(npm ls --parseable --long \
+  @tufjs/models | sed -n 's/.*\(@tufjs.models@[0-9.]*\).*/\1/p')"
 { venv/bin/python seen.py; ./seen; node seen.mjs; } | tee said
 diff said - <<'EXPECTED'
 python-tuf exact: verified
