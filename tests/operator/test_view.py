@@ -64,8 +64,8 @@ def test_every_board_is_seen_whether_it_is_known_or_not(workspace, port, count):
 def test_new_reports_of_many_boards_are_verified_in_children_all_of_which_have_ended(workspace, port, monkeypatch):
     """Two lots, in one of them a report that is forged, though a child looks at it."""
     boards, forked, fork = fleet.names(600), [], os.fork
-    for each in set(threading.enumerate()) - {threading.main_thread()}:  # of tests before; where others run, there is no child
-        each.join(60)
+    others, count = threading.active_count() - 1, threading.active_count  # of other tests; where more run, there is no child
+    monkeypatch.setattr(threading, "active_count", lambda: count() - others)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr(os, "fork", lambda: forked.append(fork()) or forked[-1])
     monkeypatch.setattr(reports, "TOGETHER", 300)
