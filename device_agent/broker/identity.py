@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cbor2 import CBORTag
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -99,7 +100,7 @@ def device_key(file: Path, *, make: bool = True) -> ec.EllipticCurvePrivateKey:
         return key
     except OSError as error:
         raise IdentityError(f"{file}: {error.strerror}") from error
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise IdentityError(f"{file} is not an unlocked private key in PEM format") from None
     if not (isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)):
         raise IdentityError(f"{file} holds no P-256 key")

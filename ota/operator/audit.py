@@ -18,6 +18,7 @@ from ota.formats.cbor import sha256
 from ota.formats.cose import VerifyKey
 from ota.formats.text import printable
 from ota.formats.trust import Root
+from ota.operator.issuers import UNREADABLE
 from ota.operator.root_draft import DRAFT
 from ota.operator.signing import Signable, read_file
 from ota.operator.workspace import Workspace
@@ -106,7 +107,7 @@ def authorities(workspace: Workspace) -> Iterator[x509.Certificate]:
     for path in sorted((workspace.folder / "trust").glob("ca*.pem")):
         try:
             yield from x509.load_pem_x509_certificates(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise AuditError(f"{path} can't be read: {error}") from error
 
 

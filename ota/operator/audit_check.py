@@ -17,8 +17,9 @@ from ota.errors import OtaError
 from ota.formats.audit import Row
 from ota.formats.cbor import sha256
 from ota.operator import enrolment, issued
-from ota.operator.audit import ACTIONS, Audit, authorities
+from ota.operator.audit import ACTIONS, Audit, AuditError, authorities
 from ota.operator.group_keys import GroupKeys, told_of
+from ota.operator.issuers import UNREADABLE
 from ota.operator.ledger import Ledger
 from ota.operator.signing import Signable
 from ota.operator.updates import Updates
@@ -53,7 +54,10 @@ def _signed(workspace: Workspace) -> Iterator[tuple[str, str, str]]:
     for found in map(Signable.from_bytes, documents):
         yield ACTIONS[found.role], found.label, sha256(found.payload).hex()
     for path in sorted((workspace.folder / "devices").glob("*.pem")):
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        try:
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        except (OSError, *UNREADABLE) as error:
+            raise AuditError(f"{path} can't be read: {error}") from error
         digest = sha256(certificate.public_bytes(Encoding.DER)).hex()
         yield "sign-certificate", f"the certificate of {path.stem}", digest
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -34,6 +33,7 @@ from ota.operator import issued
 from ota.operator.access import RESERVED
 from ota.operator.audit import Audit
 from ota.operator.issued import Issued
+from ota.operator.issuers import UNREADABLE
 from ota.operator.keys import KeyMissingError
 from ota.operator.workspace import Workspace
 from ota.tokens import in_token, make_key
@@ -153,7 +153,7 @@ class CertificateAuthority:
         for each in self.certificates:
             try:
                 certificate.verify_directly_issued_by(each)
-            except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            except UNREADABLE:
                 continue
             return self.authority(each)
         return None
@@ -217,7 +217,7 @@ class CertificateAuthority:
                 read = x509.load_pem_x509_crl(part + _END_OF_LIST)
                 if read.issuer == certificate.subject and read.is_signature_valid(key):
                     return read.public_bytes(Encoding.PEM)
-        except (OSError, ValueError):
+        except (OSError, *UNREADABLE):
             return b""
         return b""
 
@@ -319,7 +319,7 @@ class CertificateAuthority:
     def _read(self) -> list[x509.Certificate]:
         try:
             found = x509.load_pem_x509_certificates(self.certificate_file.read_bytes())
-        except ValueError:
+        except UNREADABLE:
             raise KeyFileError(f"{self.certificate_file} is not a certificate in PEM format: restore it from a backup") from None
         if len(found) > MAX_AUTHORITIES:
             raise KeyFileError(f"{self.certificate_file} has {len(found)} certificates, at most {MAX_AUTHORITIES} are expected")
@@ -411,7 +411,7 @@ def enrolled(folder: Path) -> dict[str, Enrolled]:
     for path in sorted((folder / "devices").glob("*.pem")):
         try:
             certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        except ValueError:
+        except UNREADABLE:
             raise KeyFileError(f"{path} is not a certificate in PEM format: restore it from a backup, or move it away") from None
         expires_s = int(certificate.not_valid_after_utc.timestamp())
         found[path.stem] = Enrolled(path.stem, expires_s, certificate.serial_number)

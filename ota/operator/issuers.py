@@ -15,7 +15,10 @@ from ota.formats.reasons import Reason, Refused
 from ota.operator.issued import revoked
 from ota.operator.workspace import Workspace
 
-__all__ = ["Certified", "Issuers", "is_of_a_board"]
+__all__ = ["UNREADABLE", "Certified", "Issuers", "is_of_a_board"]
+
+UNREADABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What the library raises for what is no certificate, or one that it can't use."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Issuers:
             return cls(x509.load_pem_x509_certificates(path.read_bytes()), {each.serial for each in revoked(workspace)})
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise KeyFileError(f"{path} can't be read ({error}): restore it from a backup") from None
 
     def mark(self, certificate: bytes) -> str:
@@ -86,14 +89,14 @@ def is_of_a_board(certificate: x509.Certificate) -> bool:
 def _loaded(certificate: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(certificate)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise Refused(Reason.MALFORMED, f"the certificate can't be read: {error}") from error
 
 
 def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except UNREADABLE:
         return False
     return True
 
@@ -102,6 +105,6 @@ def _key(certificate: x509.Certificate) -> VerifyKey:
     try:
         key = certificate.public_key()
         algorithm_of(key)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise Refused(Reason.REPORT_FORGED, f"the certificate's key can't be used: {error}") from error
     return VerifyKey(key)

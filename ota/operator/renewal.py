@@ -1,7 +1,6 @@
 """Answers to boards that ask for their next certificate. The answer is signed by the authority that issued the present one."""
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from ota.errors import KeyFileError
@@ -12,7 +11,7 @@ from ota.keyring import sign_document
 from ota.operator import issued
 from ota.operator.ca import Authority, CertificateAuthority, RequestRefused, key_asked_for, record_of, serial_of
 from ota.operator.issued import Issued
-from ota.operator.issuers import is_of_a_board
+from ota.operator.issuers import UNREADABLE, is_of_a_board
 from ota.operator.outcome import Outcome
 from ota.operator.signers import signing_key
 from ota.operator.workspace import Workspace
@@ -53,7 +52,7 @@ def _issuer(authority: CertificateAuthority, asked: SignedRequest) -> tuple[x509
         certificate = x509.load_der_x509_certificate(asked.certificate)
         names = [each.value for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         issuer = authority.issuer_of(certificate)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         raise Refused(Reason.MALFORMED, f"renewal request: the certificate can't be read: {error}") from error
     except KeyFileError as error:  # the others go on
         raise Refused(Reason.CERTIFICATE_UNKNOWN, f"{asked.claimed.device} can't be answered: {error}") from error

@@ -1,5 +1,6 @@
 """What is believed of what boards say, attack by attack."""
 
+import contextlib
 import dataclasses
 import datetime
 import ssl
@@ -213,6 +214,19 @@ def test_a_certificate_of_another_authority_is_worth_no_more_than_its_key(signer
     assert reason(signers.report, "a", signed(at(2), foreign), NOW_S) is Reason.REPORT_FORGED
     signers.report("b", signed(at(1, "b"), of_another_authority("b")[0]), NOW_S)  # on first use, as a bare key
     assert reason(signers.report, "b", signed(at(2, "b"), of_another_authority("b")[0]), NOW_S) is Reason.KEY_CHANGED
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")  # a serial number below zero
+def test_a_certificate_that_cannot_be_read_is_refused_whatever_is_wrong_with_it(signers):
+    board, _ = of_another_authority("a")
+    for place in range(len(board.certificate)):
+        changed = bytearray(board.certificate)
+        changed[place] ^= 4
+        with contextlib.suppress(Refused):
+            Issuers.key_of(bytes(changed))
+    version = board.certificate.index(b"\xa0\x03\x02\x01\x02") + 4
+    unknown = board.certificate[:version] + b"\x07" + board.certificate[version + 1 :]
+    assert reason(signers.report, "a", signed(at(1), Identity(board.key, unknown)), NOW_S) is Reason.MALFORMED
 
 
 def test_an_expired_certificate_signs_nothing_new_and_what_was_read_in_time_stays(workspace, signers):
