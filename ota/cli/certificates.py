@@ -10,6 +10,7 @@ from typing import Any
 from cryptography import x509
 
 from ota.cli import output
+from ota.cli.fleet import nobody
 from ota.cli.operator import add_passphrase, open_workspace
 from ota.durable import write_durably
 from ota.errors import OtaError
@@ -21,7 +22,7 @@ from ota.operator.ca import CertificateAuthority, enrolled
 from ota.operator.enrolment import new_token, standing
 from ota.operator.group_keys import GroupKeys
 from ota.operator.ownership import check_ours
-from ota.operator.retire import CRL_FILE, clear, forget_answers, retire, write_crl
+from ota.operator.retire import CRL_FILE, clear, forget_answers, retire, unknown, write_crl
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
 
@@ -210,34 +211,33 @@ def _retire(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys(arguments.names))
     if arguments.undo:
         return max([_take_back(workspace, name, arguments) for name in names])
+    authority, roster = CertificateAuthority(workspace), Roster(workspace)
+    if strange := unknown(workspace, roster, names):
+        raise OtaError(f"{nobody(strange)}; nothing was changed")
     if arguments.dry_run:
         return _say_what_would_end(workspace, names, as_json=arguments.json)
     if not arguments.yes and not output.confirm(f"{', '.join(names)} will be locked out for good. Go on?"):
         raise OtaError("nothing was changed: say yes, or give --yes")
-    authority, roster = CertificateAuthority(workspace), Roster(workspace)
     shared = sorted({roster.group_of(name) for name in names} & set(GroupKeys(workspace).groups()))
-    before = issued.retired(workspace)
     ended = [retire(workspace, authority, roster, name) for name in names]
-    unknown = {each.device for each in ended if not each.known and each.device not in before}
     removed = {}
     if not arguments.offline:
         removed = _cleared(workspace, names)
     for each in ended:
         if arguments.json:
             about = {"device": each.device, "certificates": each.certificates, "tokens": each.tokens}
-            about |= {"topics": removed.get(each.device), "missing": each.missing, "known": each.device not in unknown}
+            about |= {"topics": removed.get(each.device), "missing": each.missing}
             output.result_json(about)
             continue
-        known = "; nothing of that name was known: is it misspelt?" if each.device in unknown else ""
         topics = f", {amount(removed[each.device], 'topic')}" if each.device in removed else ""
-        output.result(f"{each.device} is retired: {each.certificates} certificates, {each.tokens} tokens{topics} ended{known}")
+        output.result(f"{each.device} is retired: {each.certificates} certificates, {each.tokens} tokens{topics} ended")
     if _revoked(workspace, names):
         output.note(f"copy {workspace.folder / 'trust' / CRL_FILE} to the brokers: they let the boards in until they have it")
     for group in shared:
         output.note(
             f"who has the boards can read what is encrypted for group {group}: replace its key, `ota group-keys new {group}`"
         )
-    return max(_told(ended[-1].missing), int(bool(unknown)))
+    return _told(ended[-1].missing)
 
 
 def _say_what_would_end(workspace: Workspace, names: Sequence[str], *, as_json: bool) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ota.cli import output, shown
+from ota.errors import OtaError
 from ota.operator import acts, issued, prometheus
 from ota.operator.broker import Broker, BrokerError
 from ota.operator.ca import Enrolled
@@ -14,7 +15,7 @@ from ota.operator.keeping import lost
 from ota.operator.ledger import Ledger
 from ota.operator.ownership import check_ours
 from ota.operator.reports import Device, View
-from ota.operator.retire import clear
+from ota.operator.retire import clear, left_by
 from ota.operator.roster import Roster, listed
 from ota.operator.scope import Scope
 from ota.operator.workspace import Workspace, WorkspaceError
@@ -198,6 +199,13 @@ def _said(view: View, gone: Sequence[str] = ()) -> int:
     return 0 if view.complete and not view.refused and not gone else 1
 
 
+def nobody(names: list[str]) -> str:
+    """Says that nothing is known of boards, and how to find those that there are."""
+    return (
+        f"no board has the name {_some(names)}, as far as this workspace knows: is it misspelt? `ota devices` lists those there are"
+    )
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
@@ -259,13 +267,13 @@ def _devices(arguments: argparse.Namespace) -> int:
 
 def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str, *, as_json: bool) -> int:
     check_ours(workspace, broker)
-    acts.record(workspace, "forget-device", {"device": name})
-    left = clear(broker, name, deployment=True)
-    if name not in roster.names and not left:
+    if name not in roster.names and not left_by(broker, name, deployment=True):
         if as_json:
             output.result_json({"device": name, "forgotten": False, "topics": 0})
-        output.note(f"no board has the name {name}")
+        output.note(nobody([name]))
         return 1
+    acts.record(workspace, "forget-device", {"device": name})
+    left = clear(broker, name, deployment=True)
     roster.forget(name)
     roster.save()
     Ledger(workspace).forget(Scope(device=name))
@@ -280,6 +288,8 @@ def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str, *, 
 
 def _trust(workspace: Workspace, broker: Broker, roster: Roster, names: list[str], *, as_json: bool) -> int:
     check_ours(workspace, broker)
+    if strange := [each for each in names if each not in roster.names and not left_by(broker, each, deployment=False)]:
+        raise OtaError(f"{nobody(strange)}; nothing was changed")
     for name in names:
         acts.record(workspace, "trust-device", {"device": name, "instead_of": roster.signers.label(name)})
         roster.signers.forget(name)

@@ -20,7 +20,7 @@ from ota.operator.renewal import answer_renewal
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
 
-__all__ = ["Outcome", "answer", "drop_tokens", "finished", "new_token", "serve", "standing"]
+__all__ = ["Outcome", "answer", "drop_tokens", "finished", "new_token", "serve", "standing", "token_names"]
 
 FILE, MODE = "tokens.json", 0o600
 REPEAT_S = 86_400
@@ -77,6 +77,11 @@ def drop_tokens(workspace: Workspace, device: str) -> int:
         for each in dropped:
             del tokens[each]
     return len(dropped)
+
+
+def token_names(workspace: Workspace) -> set[str]:
+    """The devices, or patterns of names, that there are tokens for."""
+    return {about["names"] for about in workspace.read(FILE).values()}
 
 
 def finished(workspace: Workspace, now_s: int) -> list[str]:

@@ -161,6 +161,9 @@ def test_init_build_and_new_answer_machines(tmp_path, modules, capsys, monkeypat
 
 
 def test_a_dry_run_of_retire_answers_machines_a_line_for_each_board(workspace, capsys):
+    for name in ("roof-1", "roof-2"):
+        assert ota(workspace, "token", name, "-o", workspace / name) == 0
+    capsys.readouterr()
     assert ota(workspace, "retire", "roof-1", "roof-2", "--dry-run", "--json") == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert said == [{"device": name, "retired": False, "certificate_until": None} for name in ("roof-1", "roof-2")]

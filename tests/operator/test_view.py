@@ -184,6 +184,7 @@ def test_a_broker_of_another_workspace_is_named_and_nothing_there_is_remembered_
         for words in (("devices", "--forget", "a"), ("devices", "--trust", "a"), ("group-keys", "deliver", "lab")):
             assert ota(other.folder, *words) == 1
             assert why in capsys.readouterr().err
+        assert ota(other.folder, "token", "a", "-o", tmp_path / "token") == 0
         assert ota(other.folder, "retire", "a", "--yes") == 1
         assert "a: retired here, but what the broker keeps of it may still be there" in (said := capsys.readouterr().err)
         assert why in said
