@@ -123,7 +123,7 @@ class Broker:
                 heard_s = time.monotonic()
                 yield len(payload)
             patience_s = session.patience_s + sum(len(payload) for _, payload in flying.values()) / SLOWEST_BYTES_PER_S
-            if time.monotonic() - heard_s > patience_s:
+            if session.is_overdue(time.monotonic() - heard_s, f"for {len(flying)} messages to be acknowledged", patience_s):
                 raise BrokerError(
                     f"the broker did not acknowledge a message in {patience_s:.0f} s: {next(iter(flying.values()))[0]}"
                 )
@@ -146,7 +146,7 @@ class Broker:
         while mid not in session.answers:
             session.pump(1.0)
             self._sort(session)
-            if time.monotonic() - started > session.patience_s:
+            if session.is_overdue(time.monotonic() - started, "for a subscription"):
                 raise BrokerError(f"the broker did not answer a subscription in {session.patience_s:.0f} s: {', '.join(filters)}")
         return session.answers.pop(mid)
 

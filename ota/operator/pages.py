@@ -194,6 +194,10 @@ class _Fence:
             self._session.unsubscribe([self.topic])
 
 
+class StalledError(NoConnectionError):
+    """The connection is there, and nothing comes."""
+
+
 class Reading:
     """Pages on one connection. `other` takes the messages that belong to no page."""
 
@@ -207,6 +211,7 @@ class Reading:
         self._wide: dict[str, Page] = {}
         self._refused: list[Page] = []  # to be asked for in smaller packets
         self._heard_s = time.monotonic()  # something came that concerns pages
+        self.answered = False  # the broker has said something of a page
         self.ended = False  # every page is decided, nothing is open any more
 
     def run(self, waiting: "collections.deque[Page]") -> Iterator[Page]:
@@ -281,7 +286,8 @@ class Reading:
         answers = self._session.answers
         for page in self.pages:
             if not page.granted and page.mid in answers:
-                page.granted, self._heard_s = True, time.monotonic()
+                page.granted = self.answered = True
+                self._heard_s = time.monotonic()
                 refused = [
                     each for each in zip(page.filters, answers.pop(page.mid), strict=False) if each[1].value >= FIRST_FAILURE
                 ]
@@ -313,8 +319,8 @@ class Reading:
             number = self._fence.send()
             for page in undecided:
                 page.fence = number
-        if quiet_s > self._session.patience_s:
-            raise NoConnectionError(f"no answer in {quiet_s:.0f} s")
+        if self._session.is_overdue(quiet_s, "for what is retained"):
+            raise StalledError(f"no answer in {quiet_s:.0f} s")
 
     def _finished(self, now: float) -> Iterator[Page]:
         for page in list(self.pages):
@@ -355,30 +361,34 @@ def read(
     `connect` gives the present connection, or a new one when that is closed. Raises BrokerError when none can be had.
     """
     waiting = collections.deque(pages)
-    tries, lost_fences, unfenced = 0, 0, ""
+    tries, lost_fences, unfenced, mute = 0, 0, "", True
     while waiting:
         session = connect()
         reading = Reading(session, other, packets, keep=keep, unfenced=unfenced)
         try:
             for page in reading.run(waiting):
-                tries = lost_fences = 0
+                tries, lost_fences, mute = 0, 0, False
                 yield page
                 if page.may_be_cut:
                     break
         except NoConnectionError as error:
+            mute &= _was_mute(error, reading)
             if not _is_refusal(error, packets, reading.unanswered):
                 tries, lost_fences = tries + 1, lost_fences + reading.fenced
                 if error.final:
                     raise
             if tries >= TRIES:
-                yield from _given_up([*reading.pages, *waiting], str(error))
+                yield from _given_up([*reading.pages, *waiting], str(error), mute=mute)
                 return
-            if lost_fences > 1:
-                unfenced = f"our marker below {CHECK} does not come back{ALLOW}"
+            unfenced = f"our marker below {CHECK} does not come back{ALLOW}" if lost_fences > 1 else unfenced
         finally:
             if not reading.ended:  # it may have stalled, and what is open on it may still come
                 session.close()
         waiting.extendleft(reversed([part for page in reading.pages for part in _again(page, smaller=tries > 0)]))
+
+
+def _was_mute(error: NoConnectionError, reading: Reading) -> bool:
+    return isinstance(error, StalledError) and not reading.answered
 
 
 def _is_refusal(error: NoConnectionError, packets: Packets, unanswered: int) -> bool:
@@ -388,7 +398,9 @@ def _is_refusal(error: NoConnectionError, packets: Packets, unanswered: int) -> 
     return error.packet and packets.refused(unanswered)
 
 
-def _given_up(pages: Iterable[Page], why: str) -> Iterator[Page]:
+def _given_up(pages: Iterable[Page], why: str, *, mute: bool) -> Iterator[Page]:
+    if mute:  # what is asked for next would be waited for as long
+        raise NoConnectionError(f"the broker answered no subscription on {TRIES} connections, on the last one {why}")
     for page in pages:
         page.give_up(why)
         yield page

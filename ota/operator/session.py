@@ -1,15 +1,17 @@
 """One MQTT 5 connection of the operator, from CONNECT to its loss: what the broker announced, what it answered, what came.
 
 It never connects again by itself, and nothing that was sent on it is sent on the next one: whoever uses it decides what to repeat.
-No thread: the network is read and written inside `pump` and while something is sent.
+The network is read and written inside `pump` and while something is sent. The only thread says that connecting takes long.
 """
 
 import collections
 import contextlib
+import logging
 import select
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from ota.formats.topics import TOO_MANY_TOPICS
 from ota.operator.workspace import Settings
 
 CONNECT_TIMEOUT_S = 30.0
+SAY_AFTER_S, SAY_AFTER_ROUND_TRIPS = 3.0, 4  # without an answer
 PATIENCE_MIN_S, PATIENCE_MAX_S, PATIENCE_ROUND_TRIPS = 10.0, 60.0, 20
 KEEPALIVE_S = 60
 MAX_PACKET_BYTES = 4 << 20
@@ -38,6 +41,7 @@ UNSUPPORTED_PROTOCOL_VERSION = 0x84
 # Reasons to disconnect, or to refuse a connection, that a new one may not meet.
 PASSING = frozenset((0x00, 0x04, 0x88, 0x89, 0x8B, 0x8D, 0x96, 0x98, 0x9F, 0xA0))
 NO_MQTT_5 = "wamr-ota needs MQTT 5"
+logger = logging.getLogger(__name__)
 _UNREADABLE = (MQTTException, struct.error, ValueError, IndexError, KeyError)
 
 
@@ -121,12 +125,19 @@ class Session:
         self._lost: NoConnectionError | None = None
         self._trouble = ""
         self._received = 0
+        self._said = False  # that it is waited for
         self._client = self._made(settings)
+        # What connects blocks, in looking up a name, TCP and TLS.
+        slow = threading.Timer(SAY_AFTER_S, self._say_waiting, (SAY_AFTER_S, CONNECT_TIMEOUT_S, "to connect"))
+        slow.daemon = True
+        slow.start()
         try:
             self._connect()
         except BaseException:
             self.close()
             raise
+        finally:
+            slow.cancel()
 
     def _made(self, settings: Settings) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5, reconnect_on_failure=False)
@@ -198,6 +209,19 @@ class Session:
     def patience_s(self) -> float:
         """How long an answer may take on this link."""
         return min(max(PATIENCE_MIN_S, PATIENCE_ROUND_TRIPS * self.round_trip_s), PATIENCE_MAX_S)
+
+    def is_overdue(self, quiet_s: float, what: str, limit_s: float = 0.0) -> bool:
+        """Whether nothing came for longer than `limit_s`, or our patience; says once, well before, what is waited for."""
+        limit_s = limit_s or self.patience_s
+        if not self._said and quiet_s > max(SAY_AFTER_S, SAY_AFTER_ROUND_TRIPS * self.round_trip_s):
+            self._say_waiting(quiet_s, limit_s, what)
+        return quiet_s > limit_s
+
+    def _say_waiting(self, quiet_s: float, limit_s: float, what: str) -> None:
+        self._said = True
+        logger.warning(
+            "waiting %s: the broker at %s has not answered for %.0f s, at most %.0f s are waited", what, self._url, quiet_s, limit_s
+        )
 
     def answered_after(self, seconds: float) -> None:
         """Takes a measured round trip into account."""

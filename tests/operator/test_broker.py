@@ -326,6 +326,26 @@ def test_a_marker_that_is_taken_and_never_comes_back_makes_unknown(monkeypatch):
     assert "does not come back" in answers["b"].unknown
 
 
+@pytest.mark.parametrize(
+    ("kind", "done", "waiting", "ended"),
+    [
+        (CONNECT, lambda broker: None, "waiting to connect", "did not answer CONNECT"),
+        (SUBSCRIBE, lambda broker: list(broker.retained(["a"])), "waiting for what is retained", "answered no subscription on 4"),
+        (SUBSCRIBE, lambda broker: broker.subscribe("a"), "waiting for a subscription", "did not answer a subscription"),
+        (PUBLISH, lambda broker: broker.publish_all([("a", b"")]), "waiting for 1 messages", "did not acknowledge a message"),
+    ],
+)
+def test_a_broker_that_does_not_answer_is_waited_for_with_a_word_and_an_end(monkeypatch, caplog, kind, done, waiting, ended):
+    monkeypatch.setattr("ota.operator.session.CONNECT_TIMEOUT_S", 2.0 if kind == CONNECT else 30.0)
+    monkeypatch.setattr("ota.operator.session.PATIENCE_MIN_S", 0.5)
+    monkeypatch.setattr("ota.operator.session.SAY_AFTER_S", 0.2)
+    with scripted(mute=lambda each: each == kind) as broker:
+        with pytest.raises(BrokerError, match=ended), Broker(settings(broker.config.url.port)) as connection:
+            done(connection)
+    assert waiting in caplog.text
+    assert f"127.0.0.1:{broker.config.url.port} has not answered for" in caplog.text
+
+
 def test_a_connection_that_breaks_while_publishing_repeats_only_what_was_not_acknowledged():
     with scripted() as broker:
 

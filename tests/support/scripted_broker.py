@@ -91,6 +91,7 @@ class ScriptedBroker:
     topics_a_packet: int = 1 << 16  # taken in one SUBSCRIBE or UNSUBSCRIBE packet
     too_many: bytes | int = b""  # what follows on more: a reason code for each of them, or a packet and the end of the connection
     echoes: bool = True  # whether messages come back to who subscribed to them
+    mute: Callable[[int], bool] = lambda kind: False  # whether a kind of packet gets no answer
     packets: list[Packet] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -150,7 +151,8 @@ class ScriptedBroker:
                 taken = parsed(connection, kind, flags, body)
                 self.packets.append(taken)
                 many = taken.kind in (SUBSCRIBE, UNSUBSCRIBE) and len(taken.topics) > self.topics_a_packet
-                (self._refuse if many else self._answer)(taken, writer)
+                if not self.mute(taken.kind):
+                    (self._refuse if many else self._answer)(taken, writer)
                 async with self.changed:
                     self.changed.notify_all()
         writer.close()
