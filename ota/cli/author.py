@@ -28,12 +28,19 @@ MOST_TICKS = 1_000_000
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
+    for add in (_add_new, _add_build, _add_inspect, _add_verify, _add_run, _add_demo):
+        add(commands)
+
+
+def _add_new(commands: Any) -> None:
     new = commands.add_parser("new", help="begin a module", epilog="example: ota new blink --lang c")
     new.add_argument("name", help="its name, and that of its folder")
     new.add_argument("--lang", choices=LANGUAGES, default="c", help="default %(default)s")
     new.add_argument("--json", action="store_true", help="machine-readable result")
     new.set_defaults(handler=_new)
 
+
+def _add_build(commands: Any) -> None:
     build = commands.add_parser("build", help="check and sign a module", epilog="example: ota build blink.wasm -o dist")
     build.add_argument(
         "module", type=registry.source, help="the .wasm, .js or .ts, with a .toml beside it, or oci://REGISTRY/NAME:TAG"
@@ -43,6 +50,8 @@ def add_commands(commands: Any) -> None:
     build.add_argument("--json", action="store_true", help="machine-readable result")
     build.set_defaults(handler=_build)
 
+
+def _add_inspect(commands: Any) -> None:
     inspect = commands.add_parser(
         "inspect",
         help="say what a file is, and show it",
@@ -59,6 +68,8 @@ def add_commands(commands: Any) -> None:
     inspect.add_argument("--json", action="store_true", help="machine-readable")
     inspect.set_defaults(handler=_inspect)
 
+
+def _add_verify(commands: Any) -> None:
     verify = commands.add_parser(
         "verify",
         help="check a manifest's signatures, and show what it says of itself",
@@ -69,6 +80,8 @@ def add_commands(commands: Any) -> None:
     verify.add_argument("--json", action="store_true", help="machine-readable result")
     verify.set_defaults(handler=_verify)
 
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run", help="run a module here, in this process", epilog="example: ota run blink.wasm --event in/button=1 --trace"
     )
@@ -113,6 +126,8 @@ def add_commands(commands: Any) -> None:
     run.add_argument("--json", action="store_true", help="machine-readable results")
     run.set_defaults(handler=_run)
 
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="broker, board and operator on this machine", epilog="example: ota demo")
     demo.add_argument("--modules", type=Path, default=Path("build/modules"), help="built example modules (default %(default)s)")
     demo.add_argument("--fast", action="store_true", help="without pauses for the reader")
