@@ -15,7 +15,7 @@ from pywamr.runtime import MODULE_LIMIT_BYTES
 from tests.support.aot import aotc, compiled
 from tests.support.cache import locked
 
-pytest_plugins = ["tests.support.tiers"]
+pytest_plugins = ["tests.support.garbage", "tests.support.tiers"]
 ROOT = Path(__file__).parent.parent
 VECTORS = ROOT.parent / "shared" / "vectors"
 
