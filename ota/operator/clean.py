@@ -128,7 +128,7 @@ def _others(broker: Broker, there: Set[str]) -> tuple[set[Scope], tuple[str, ...
 
 
 def _blobs(broker: Broker, manifests: set[bytes]) -> set[bytes]:
-    """The blobs of updates that somebody else published."""
+    """The blobs of updates that somebody else published, as they travel."""
     needed = set()
     for topic, envelope in presence.read(broker, map(topics.manifest, manifests), 4 * DOCUMENT_BYTES).items():
         if envelope is None:
@@ -138,5 +138,5 @@ def _blobs(broker: Broker, manifests: set[bytes]) -> set[bytes]:
         except Refused as error:
             raise OtaError(f"{topic} can't be read, and what it needs is not known: {error}") from error
         images = manifest.images if isinstance(manifest, Manifest) else ()
-        needed |= {manifest.digest, *(image.digest for image in images)}
+        needed |= {each.sent_digest for each in (manifest, *images)}
     return needed

@@ -1,6 +1,7 @@
 """`ota clean` where the broker cuts the answers to wildcards, or gives none: what it can't see it says."""
 
 import json
+import time
 
 import pytest
 
@@ -11,8 +12,9 @@ from ota.operator.publish import artifacts
 from ota.operator.scope import Scope
 from ota.operator.session import Limits
 from ota.operator.updates import Updates
+from ota.operator.workspace import Workspace
 from tests.support.operator import ota
-from tests.support.publishing import GROUP
+from tests.support.publishing import GROUP, publish, sign_draft
 
 
 @pytest.fixture
@@ -93,3 +95,18 @@ def test_a_reading_that_was_cut_is_told(quick, outdated, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [each.partition(":")[0] for each in found["reasons"]] == ["wildcards brought 2 of 3 known deployments"]
     assert set(found["topics"]) == set(outdated)
+
+
+def test_a_ciphertext_stays_that_an_update_of_another_workspace_needs(quick, capsys):
+    assert ota(quick.folder, "group-keys", "new", GROUP) == 0
+    assert ota(quick.folder, "publish", quick.module(1), "--encrypt") == 0
+    first = Updates(quick.workspace).load(quick.entry().manifest_digest)
+    other = Workspace.open(quick.copy("other"))
+    again = sign_draft(other, first.draft, int(time.time()), anew=True)  # another manifest of the same ciphertext
+    with quick.connect() as broker:
+        publish(other, broker, again, scope=Scope("other"))
+    assert ota(quick.folder, "publish", quick.module(2), "--plain") == 0
+    capsys.readouterr()
+    assert ota(quick.folder, "clean", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["topics"] == [topics.manifest(first.digest)]
+    assert left(quick, [topic for topic, _ in artifacts(again)]) == [topic for topic, _ in artifacts(again)]
