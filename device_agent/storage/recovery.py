@@ -159,12 +159,20 @@ class RecoveringDatabase:
         self._anchor = kept = anchor.read(self._folder)
         if kept is None or not kept.is_ahead_of(anchor.Anchor.of(self.connection)):
             return
+        try:
+            self._put_into_it(kept)
+        except sqlite3.Error as error:  # a full disk
+            self.connection.close()
+            self._replace(error)
+            self._put_into_it(kept)
+        self._problems.add(disk.REBUILT, f"{self._path} was gone or older; what is kept beside it was put into it")
+
+    def _put_into_it(self, kept: anchor.Anchor) -> None:
         self.connection.execute("begin immediate")
         self.connection.execute("delete from slots")
         kept.restore(self.connection)
         database.raise_last_message(self.connection, int(time.time() * 1000))
         self.connection.execute("commit")
-        self._problems.add(disk.REBUILT, f"{self._path} was gone or older; what is kept beside it was put into it")
 
     def _tell_what_was(self) -> None:
         if self.connection.execute("select 1 from documents where name = ?", (_LOST,)).fetchone():

@@ -22,6 +22,7 @@ from ota.formats.report import Message
 ENVELOPE = b"envelope of the confirmed module"
 INSTANCE = "i"
 SLOT = Slot(INSTANCE, "confirmed", "m", sha256(ENVELOPE), b"", 7, 3)
+NEWER = Slot(INSTANCE, "confirmed", "m", sha256(b"newer"), b"", 8, 3)
 MODULE = Version(INSTANCE, "m", SLOT.envelope)
 CONFIRMED = Update(Phase.CONFIRMED, b"d" * 16, SLOT.envelope)
 KEYS = frozenset((b"key",))
@@ -156,19 +157,27 @@ def test_a_file_that_is_gone(folder, how):
     store.close()
 
 
-def test_a_log_that_is_gone_takes_no_floor_and_no_slot_back(tmp_path):
-    store = fill(tmp_path / "store")
+def without_its_log(folder, made) -> None:
+    """A store in `made` that knows a newer module than its database on the disk, as after a power cut that took the log."""
+    store = fill(folder)
     store._database.execute("pragma wal_checkpoint(truncate)")
-    newer = Slot(INSTANCE, "confirmed", "m", sha256(b"newer"), b"", 8, 3)
     store.add_envelope(b"newer")
-    store.commit_all([Commit(INSTANCE, Update(Phase.CONFIRMED, b"e" * 16, newer.envelope), newer, KEYS)], 2)
-    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    store.commit_all([Commit(INSTANCE, Update(Phase.CONFIRMED, b"e" * 16, NEWER.envelope), NEWER, KEYS)], 2)
+    shutil.copytree(folder, made)
     store.close()
-    (tmp_path / "copy" / "agent.sqlite-wal").unlink()
-    store = Store(tmp_path / "copy")
+    (made / "agent.sqlite-wal").unlink()
+
+
+def knows_the_newer_one(store) -> None:
     assert store.floor("sequence.m", KEYS).value == 8
-    assert store.slots(INSTANCE)["confirmed"] == newer
-    assert store.envelope(newer.envelope) == b"newer"
+    assert store.slots(INSTANCE)["confirmed"] == NEWER
+    assert store.envelope(NEWER.envelope) == b"newer"
+
+
+def test_a_log_that_is_gone_takes_no_floor_and_no_slot_back(tmp_path):
+    without_its_log(tmp_path / "store", tmp_path / "copy")
+    store = Store(tmp_path / "copy")
+    knows_the_newer_one(store)
     store.close()
 
 
@@ -397,15 +406,32 @@ def test_the_log_of_the_database_does_not_fill_a_small_disk(disk):
     store.close()
 
 
-def test_a_disk_that_is_full_at_the_start(disk):
-    place, _ = disk
-    fill(place / "store").close()
+def fill_up(place) -> None:
     with (place / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
         while True:
             file.write(bytes(4096))
+
+
+def test_a_disk_that_is_full_at_the_start(disk):
+    place, _ = disk
+    fill(place / "store").close()
+    fill_up(place)
     store = Store(place / "store")
     holds_what_matters(store)
     (place / "filler").unlink()
+    store.close()
+
+
+def test_a_log_that_is_gone_on_a_full_disk(disk):
+    place, _ = disk
+    without_its_log(place / "store", place / "copy")
+    fill_up(place)
+    store = Store(place / "copy")
+    knows_the_newer_one(store)
+    (place / "filler").unlink()
+    store.close()
+    store = Store(place / "copy")
+    knows_the_newer_one(store)
     store.close()
 
 
