@@ -99,7 +99,7 @@ def read_publish(first: int, body: bytes) -> tuple[Arrived | None, int, int]:
 
 def _read_properties(properties: bytes) -> tuple[str, tuple[int, ...], str]:
     """The first user property "board", "" where there is none; the subscription identifiers; the response topic."""
-    at, board, came_by, response = 0, "", tuple[int, ...](), ""
+    at, board, came_by, response = 0, "", list[int](), ""
     while at < len(properties):
         kind = properties[at]
         at += 1
@@ -107,7 +107,7 @@ def _read_properties(properties: bytes) -> tuple[str, tuple[int, ...], str]:
             at += _FIXED[kind]
         elif kind == _IDENTIFIER:
             identifier, at = _read_varint(properties, at)
-            came_by += (identifier,)
+            came_by.append(identifier)
         elif kind in _TEXTS:
             texts = []
             for _ in range(_TEXTS[kind]):
@@ -120,7 +120,7 @@ def _read_properties(properties: bytes) -> tuple[str, tuple[int, ...], str]:
                 response = texts[0].decode(errors="replace")
         else:
             raise Malformed(f"the broker sent a message with a property {kind:#x}, which PUBLISH has not")
-    return board, came_by, response
+    return board, tuple(came_by), response
 
 
 def read_puback(body: bytes) -> tuple[int, int]:

@@ -89,6 +89,14 @@ def test_a_message_that_nobody_may_send_is_refused():
         packets.read_publish(0x30, body(b"t", 0, b"\3\x21\0\1", b""))
 
 
+def test_a_message_full_of_subscription_identifiers_takes_no_time_that_grows_with_their_square():
+    """A hostile broker may send a million; copied for each further one, they would keep the agent busy for hours."""
+    identifiers = b"\x0b\x01" * 500_000
+    packed = packets._varint(len(identifiers)) + identifiers
+    arrived, _, _ = packets.read_publish(0x32, body(b"t", 1, packed, b""))
+    assert arrived.subscriptions == (1,) * 500_000
+
+
 def test_a_topic_that_is_not_utf_8_is_nobodys_and_still_acknowledged():
     assert packets.read_publish(0x32, body(b"\xff", 7, b"\0", b"x")) == (None, 7, 0)
 
