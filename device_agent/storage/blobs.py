@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from device_agent.storage.disk import Problems, allocated_bytes, errors_as_reasons, free_bytes
-from ota.durable import sync_folder, write_durably
+from ota.durable import sync_folder
 from ota.formats import cbor
 from ota.formats.chunks import ChunkIndex
 from ota.formats.encryption import cipher
@@ -94,15 +94,6 @@ class Blobs:
                 os.fsync(file.fileno())
             part.rename(self.blob_path(index.digest))
             sync_folder(self._blobs)
-
-    def add_blob(self, content: bytes) -> None:
-        """Keeps a blob that arrived whole, from a file. Raises Refused DISK_FULL."""
-        self._check_writable()
-        path = self.blob_path(cbor.sha256(content))
-        if path.exists() and path.read_bytes() == content:
-            return
-        with errors_as_reasons(self.problems):
-            write_durably(path, content, 0o600)
 
     def decrypt_blob(self, ciphertext: bytes, digest: bytes, key: bytes, iv: bytes) -> None:
         """Makes the blob of a digest out of a ciphertext that is whole, named by its own, block by block; durable, or not there.

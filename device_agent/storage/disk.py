@@ -64,8 +64,9 @@ def errors_as_reasons(problems: Problems) -> Iterator[None]:
         if error.errno in FULL:
             raise Refused(Reason.DISK_FULL, f"the disk is full: {error.strerror}") from error
         if error.errno in UNWRITABLE:
-            problems.add(READ_ONLY if error.errno == errno.EROFS else FAILING, f"{error.filename}: {error.strerror}")
-            raise Refused(Reason.STORAGE_UNWRITABLE, f"{error.filename}: {error.strerror}") from error
+            text = f"{error.filename or 'a file of the storage'}: {error.strerror}"  # one that is open already is not named
+            problems.add(READ_ONLY if error.errno == errno.EROFS else FAILING, text)
+            raise Refused(Reason.STORAGE_UNWRITABLE, text) from error
         raise
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:

@@ -138,14 +138,6 @@ class Messages(Tables):
         rows = self._database.execute(f"select {columns} from bus where number > ? order by number limit ?", (after, count))
         return [BusMessage(*row) for row in rows]
 
-    @recovers
-    def forget_bus(self, numbers: Collection[int]) -> None:
-        """Forgets messages that nobody is to handle any more."""
-        on_bus, self._bus_waiting = self._waiting_on_bus(), None
-        with self._transaction():
-            self._delete_from_bus(numbers, on_bus)
-        self._bus_waiting = on_bus
-
     # -- inside
 
     def _write_keys(self, outcome: Outcome) -> None:

@@ -13,8 +13,6 @@ from ota.formats.wasm import sections
 from pywamr import WasmFrame
 
 _CODE = 10
-_SECTIONS = ("info", "aranges", "abbrev", "str", "line", "frame", "loc", "ranges", "pubtypes", "pubnames", "addr", "str_offsets",
-             "line_str", "loclists", "rnglists", "sup", "gnu_debugaltlink", "gnu_debuglink", "types")  # fmt: skip
 
 
 class SourceLines:

@@ -170,10 +170,6 @@ class Sign1:
         found = self.headers.get(KEY_ID, self.unprotected.get(KEY_ID))
         return found if isinstance(found, bytes) else None
 
-    def to_be_signed(self, payload: bytes | None = None, external_aad: bytes = b"") -> bytes:
-        """Sig_structure (RFC 9052 section 4.4); `payload` is given when, and only when, it is detached."""
-        return sig_structure(self.protected, self._content(payload), external_aad)
-
     def verify(self, key: VerifyKey, payload: bytes | None = None, external_aad: bytes = b"") -> bytes:
         """The payload, once the signature is found to be this key's.
 

@@ -4,7 +4,6 @@ What our own updates may contain is `ota.formats.manifest`'s much smaller profil
 be shown, and so that what the profile refuses can be named.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,17 +177,6 @@ def command_sequence(encoded: bytes, what: str) -> tuple[Command, ...]:
         if type(number) is not int or number not in COMMANDS:
             raise Refused(Reason.COMMAND_UNSUPPORTED, f"{what}: command {number!r} is not in draft-ietf-suit-manifest-37")
     return commands
-
-
-def nested_sequences(command: Command) -> Iterator[tuple[Command, ...]]:
-    """The sequences inside a try-each or run-sequence command."""
-    number, argument = command
-    if number == TRY_EACH and isinstance(argument, list):
-        for each in argument:
-            if each is not None:
-                yield command_sequence(each, "try-each")
-    elif number == RUN_SEQUENCE:
-        yield command_sequence(argument, "run-sequence")
 
 
 def encode_envelope(manifest_bytes: bytes, signatures: list[bytes], text: bytes = b"") -> bytes:

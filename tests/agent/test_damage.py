@@ -325,7 +325,6 @@ def test_a_disk_that_fails_while_the_agent_runs(tmp_path, code):
         lambda: store.write_journal(INSTANCE, Update(Phase.OFFERED, b"e" * 16, b"n" * 32), 9),
         lambda: store.commit_all([Commit(INSTANCE, CONFIRMED, SLOT, KEYS)], 1),
         lambda: store.begin_blob(INDEX),
-        lambda: store.add_blob(b"blob"),
     ):
         with pytest.raises(Refused) as caught:
             refused()

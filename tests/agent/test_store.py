@@ -103,7 +103,8 @@ def test_chunks_that_do_not_make_the_blob_are_refused_and_dropped(store):
 
 
 def test_a_blob_damaged_on_disk_is_refused(store):
-    store.add_blob(BLOB)
+    store.blob_path(INDEX.digest).write_bytes(BLOB)
+    assert store.blob(INDEX.digest) == BLOB
     store.blob_path(INDEX.digest).write_bytes(BLOB[:-1] + bytes((BLOB[-1] ^ 1,)))
     with pytest.raises(Refused) as caught:
         store.blob(INDEX.digest)
@@ -127,6 +128,20 @@ def test_a_sparse_part_counts_as_the_blocks_that_it_has(store, monkeypatch):
     with pytest.raises(Refused) as caught:
         store.begin_blob(large)
     assert caught.value.reason is Reason.DISK_FULL
+
+
+def test_a_disk_that_fails_under_an_open_file_is_said_in_words(store, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    store.begin_blob(INDEX)
+    monkeypatch.setattr(blobs.os, "pwrite", fails)
+    with pytest.raises(Refused) as caught:
+        store.add_chunk(INDEX, 0, BLOB[: INDEX.chunk_bytes])
+    assert (caught.value.reason, caught.value.detail) == (
+        Reason.STORAGE_UNWRITABLE,
+        "a file of the storage: Input/output error",
+    )
 
 
 def test_what_nobody_needs_is_deleted_before_a_disk_is_called_full(store, monkeypatch):
@@ -329,8 +344,8 @@ def test_the_journal_confirms_only_what_the_slot_holds(store):
 
 
 def test_what_nothing_names_is_collected(store):
-    store.add_blob(BLOB)
-    store.add_blob(b"other")
+    for blob in (BLOB, b"other"):
+        store.blob_path(sha256(blob)).write_bytes(blob)
     store.add_envelope(b"one")
     store.add_envelope(b"two")
     store.collect({sha256(b"one")}, (), {INDEX.digest})

@@ -116,7 +116,7 @@ def test_what_an_instance_says_to_another_is_kept_until_an_outcome_consumes_it(s
     store.add_outcomes([Outcome(M2, [KeyWrite("k", b"v")], (), [bus("c", b"3", "b", 1)], consumed=[1])], Bounds())
     store = again(store, tmp_path)
     assert [(each.number, each.target, each.payload) for each in store.bus(0, 10)] == [(2, "b", b"2"), (3, "c", b"3")]
-    store.forget_bus([2, 3])
+    store.add_outcomes([Outcome(M, consumed=[2, 3])], Bounds())
     assert store.bus(0, 10) == []
     store.close()
 

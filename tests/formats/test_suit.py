@@ -164,17 +164,6 @@ def test_a_sequence_is_commands_that_the_draft_has_each_with_its_argument(encode
     assert command_sequence(cbor.encode([]), "x") == ()
 
 
-def test_sequences_inside_of_commands_are_found():
-    inner = cbor.encode([suit.IMAGE_MATCH, 15])
-    read = ((suit.IMAGE_MATCH, 15),)
-    assert list(suit.nested_sequences((suit.TRY_EACH, [inner, None, inner]))) == [read, read]
-    assert list(suit.nested_sequences((suit.RUN_SEQUENCE, inner))) == [read]
-    for other in ((suit.TRY_EACH, 7), (suit.OVERRIDE_PARAMETERS, [inner]), (suit.COPY, inner)):
-        assert list(suit.nested_sequences(other)) == []
-    for wrong in ((suit.TRY_EACH, [7]), (suit.RUN_SEQUENCE, None), (suit.RUN_SEQUENCE, [inner])):
-        assert refusal(lambda command: list(suit.nested_sequences(command)), wrong).reason is Reason.MALFORMED
-
-
 def test_a_signature_is_added_to_what_is_an_envelope_and_to_nothing_else():
     text = cbor.encode({"und": {}})
     manifest = cbor.encode({suit.TEXT: [suit.SHA_256, cbor.sha256(cbor.encode(text))]})
