@@ -232,6 +232,8 @@ class Connection:
 
     def close(self) -> None:
         """Says DISCONNECT, which keeps the session, lets go of the socket, settles what was not acknowledged. Again: nothing."""
+        if not self._lost.is_set():
+            self.end("this board has closed it")
         self._client.disconnect()
         self._client.loop_write()
         if self._socket is not None:

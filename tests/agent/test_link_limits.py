@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from device_agent.broker.limits import Learned
 from device_agent.broker.link import Kind, Link, Sent
 from device_agent.broker.packets import UserProperties
 from device_agent.broker.settings import BrokerConfig
@@ -16,6 +17,7 @@ from tests.support.scripted_broker import (
     DISCONNECT,
     PUBLISH,
     SUBSCRIBE,
+    UNSUBSCRIBE,
     Packet,
     ScriptedBroker,
     packet,
@@ -253,3 +255,27 @@ def test_mosquittos_limit_on_messages_is_learned_and_batches_pass(tmp_path):
     finally:
         broker.stop()
     assert set(results[:-1]) <= {Sent.CLOSED, Sent.TOO_LARGE, Sent.REFUSED, Sent.OFFLINE}
+
+
+def test_a_board_that_ends_its_connection_blames_no_packet_for_it(caplog):
+    """The broker had just not answered yet."""
+
+    async def inside():
+        broker = ScriptedBroker(unsuback=lambda _: False, puback=lambda each: None if each.topics == (REPORT,) else 0)
+        async with linked(broker) as (link, online):
+            await come(online)
+            for each in "abc":
+                link.subscribe(each, Kind.INPUT)
+            await broker.until(lambda: broker.of(SUBSCRIBE))
+            for each in "abc":
+                link.unsubscribe(each)
+            report = link.publish(REPORT, b"x" * 50_000)
+            await broker.until(lambda: broker.of(UNSUBSCRIBE) and broker.of(PUBLISH))
+            await link.say_goodbye("a/online", b"0")
+            assert await report is Sent.LOST
+            while link.online:
+                await asyncio.sleep(0.01)
+            assert vars(link.learned) == vars(Learned())
+
+    asyncio.run(inside())
+    assert not caplog.records
