@@ -27,6 +27,11 @@ __all__ = ["AgentTarget", "Board"]
 
 LOOK_S = 0.1
 ACKNOWLEDGED_S = 30.0
+WAITED, LINK = "it waited for ", "a connection to the broker"
+WITHOUT_LINK = WAITED + LINK  # what an agent says last that lacked nothing else; agents before and after this one read it
+TIMED_OUT = "it did not confirm itself"  # the launcher's words
+LINK_TRIES = 3
+"""Trials of one update that lacked nothing but the link: that may have gone for reasons of its own, but hardly so often."""
 UNMANAGED = "this agent was not started by a launcher: it is updated as it was installed"
 
 
@@ -54,8 +59,8 @@ class Board(Protocol):
         """Whether there is a connection to the broker."""
 
     @property
-    def was_online(self) -> bool:
-        """Whether there was one since this agent started."""
+    def expects_link(self) -> bool:
+        """Whether there was one since this agent started, or it has not yet tried for as long as a new agent may."""
 
     async def report_acknowledged(self) -> bool:
         """Publishes the board's report; whether the broker has acknowledged it."""
@@ -97,11 +102,11 @@ class AgentTarget:
         return None
 
     def why_wait(self) -> Waits | None:
-        """A new agent is judged by the link, so a board that has lost its own waits until it is there again.
+        """A new agent is judged by the link, so a board that has lost its own, or was just started, waits until it is there.
 
-        One that had none since it started does not: its agent may be what keeps it from one.
+        One that had none for as long as a new agent may take does not: its agent may be what keeps it from one.
         """
-        if self.board.was_online and not self.board.online:
+        if self.board.expects_link and not self.board.online:
             return Waits(Reason.LINK_AWAITED, "waits for a connection to the broker, which the new agent has to reach, too")
         return None
 
@@ -123,7 +128,7 @@ class AgentTarget:
         name = _agent(release).agent.version
         try:
             await launcher.warm(name, self.trial_s)
-            expected = Expectation(release.verified.envelope_digest, name, launcher.running, board.steady, board.was_online)
+            expected = Expectation(release.verified.envelope_digest, name, launcher.running, board.steady, board.expects_link)
             await launcher.begin(expected, self.trial_s)
         except BaseException:
             launcher.cool()
@@ -171,8 +176,8 @@ class AgentTarget:
         missing = sorted(expected.instances - self.board.running)
         waits = [f"{', '.join(missing)} to run again"] if missing else []
         if expected.online and not self.board.online:
-            waits.append("a connection to the broker")
-        return f"it waited for {' and '.join(waits)}" if waits else ""
+            waits.append(LINK)
+        return f"{WAITED}{' and '.join(waits)}" if waits else ""
 
     async def _acknowledged(self) -> bool:
         try:
@@ -190,7 +195,9 @@ class AgentTarget:
         return launcher.is_on_trial or launcher.is_confirmed
 
     def after_restart(self, update: Update) -> Verdict | None:
-        """How the trial of another agent ended; None if it never began, or the power was cut in its middle."""
+        """How the trial of another agent ended; None if it is to begin again: it never began, the power was cut in its middle, or
+        it lacked the link alone.
+        """
         launcher = self.launcher
         expected = launcher.expectation if launcher is not None else None
         if launcher is None or expected is None or expected.manifest != update.manifest:
@@ -198,6 +205,8 @@ class AgentTarget:
         if launcher.running not in (expected.before, expected.name) and not launcher.stepped_down:
             return Verdict(Reason.AGENT_FAILED, f"{launcher.running} was flashed meanwhile")
         why = launcher.failure(expected.name)
+        if why.startswith(TIMED_OUT) and why.endswith(WITHOUT_LINK) and update.resumptions + 1 < LINK_TRIES:
+            return None
         return Verdict(Reason.AGENT_FAILED, f"{expected.name}: {why}; {launcher.running} runs again") if why else None
 
     # -- afterwards

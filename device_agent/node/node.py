@@ -431,8 +431,9 @@ class _Board:
         return self._node._is_online()
 
     @property
-    def was_online(self) -> bool:
-        return self._node._was_online
+    def expects_link(self) -> bool:
+        node, up_s = self._node, time.monotonic() - self._node._started
+        return node._was_online or (node._link is not None and up_s < node._config.agent_trial_s)
 
     async def report_acknowledged(self) -> bool:
         link = self._node._link

@@ -20,7 +20,7 @@ from device_agent.instance.states import Phase
 from device_agent.instance.targets import Release
 from device_agent.instance.updates import Update
 from device_agent.node import launcher as launchers
-from device_agent.node.agent_target import AgentTarget, check_about
+from device_agent.node.agent_target import TIMED_OUT, AgentTarget, check_about
 from device_agent.node.launcher import Expectation, Launcher, host
 from device_agent.node.own_agent import OwnAgent
 from device_agent.storage import floors, schema
@@ -63,7 +63,7 @@ class Board:
     def __init__(self) -> None:
         self.steady = frozenset({"lamp"})
         self.running, self.online, self.acknowledges, self.handed_over, self.reports = frozenset(), True, True, False, 0
-        self.was_online = True
+        self.expects_link = True
 
     async def report_acknowledged(self) -> bool:
         self.reports += 1
@@ -186,12 +186,12 @@ def test_an_agent_confirms_itself_when_all_runs_again_and_its_report_was_acknowl
     assert "it waited for lamp to run again and a connection to the broker" in said(world)
 
 
-def test_a_new_agent_waits_while_the_board_has_lost_its_link_and_does_not_where_it_never_had_one(world):
+def test_a_new_agent_waits_for_the_link_of_the_board_unless_none_is_expected(world):
     target = world.target("old")
     assert target.why_wait() is None
     world.board.online = False
     assert target.why_wait().reason is Reason.LINK_AWAITED
-    world.board.was_online = False
+    world.board.expects_link = False
     assert target.why_wait() is None
 
 
@@ -243,6 +243,37 @@ def test_the_agent_before_finds_out_why_a_trial_failed(world):
     verdict = target.after_restart(update)
     assert verdict.reason is Reason.AGENT_FAILED
     assert verdict.detail == ("new: it ended with status 1; it said last: Traceback / OSError: no such instruction; old runs again")
+
+
+ONLINE = "it waited for a connection to the broker"
+
+
+@pytest.mark.parametrize(
+    ("failed", "resumptions", "again"),
+    [
+        (f"it did not confirm itself within 30 s\n{ONLINE}", 0, True),
+        (f"it did not confirm itself within 30 s\n{ONLINE}", 1, True),
+        (f"it did not confirm itself within 30 s\n{ONLINE}", 2, False),
+        (f"it did not confirm itself within 30 s\n{ONLINE}\nall runs; it waits for its trial to last", 0, False),
+        ("it did not confirm itself within 30 s\nit waited for lamp to run again and a connection to the broker", 0, False),
+        (f"it ended with status 1\n{ONLINE}", 0, False),
+    ],
+)
+def test_a_trial_that_lacked_the_link_alone_begins_again_a_few_times(world, failed, resumptions, again):
+    """The link may have gone for reasons of its own."""
+    world.begin()
+    (world.base / "trial.failed").write_text(f"new\n{failed}\n")
+    verdict = world.target("old").after_restart(Update(Phase.TRIAL, manifest=b"\7" * 32, resumptions=resumptions))
+    assert (verdict is None) == again
+    assert again or verdict.reason is Reason.AGENT_FAILED
+
+
+def test_launcher_and_agent_say_what_the_agent_before_reads(world):
+    world.begin()
+    world.board.running, world.board.online = frozenset(("lamp",)), False
+    assert asyncio.run(watch(world, on_trial(world), turns=4)) is None
+    assert said(world).splitlines()[-1] == ONLINE
+    assert f'why="{TIMED_OUT} within $limit s"' in (Path(versions.__file__).parent / "launch").read_text()
 
 
 def test_a_trial_without_a_verdict_begins_again(world):

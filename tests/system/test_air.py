@@ -238,6 +238,37 @@ def test_a_board_that_starts_offline_updates_its_agent_from_what_it_has_and_conf
 
 
 @pytest.mark.full
+def test_a_link_that_is_down_during_a_whole_trial_ends_no_update(tmp_path):
+    """The agent before runs again, without a link at first, waits for it, and lets the new one try again."""
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    lab = AirLab(tmp_path, broker, agent_trial=12)
+    try:
+        lab.start()
+        lab.install(1)
+        made = lab.tarball("0.2.0")
+        deployment = lab.publish_agent(made)
+        until(lambda: versions.pointer(lab.base / "trial") == made.name, lab)
+        broker.stop()
+        until(lambda: (lab.base / "trial.failed").exists(), lab)
+        assert "it waited for a connection to the broker" in (lab.base / "trial.failed").read_text()
+        time.sleep(1)  # of the agent before, which has no link and must not take that for what is usual
+        broker.start()
+        assert lab.wait_agent("confirmed", deployment=deployment).running.version == made.name
+        lab.still_answers(1)
+    finally:
+        print(lab.log()[-6000:])
+        lab.close()
+
+
+def until(there, lab):
+    end = time.monotonic() + 240
+    while not there():
+        assert time.monotonic() < end, lab.log()[-2000:]
+        time.sleep(0.05)
+
+
+@pytest.mark.full
 def test_an_agent_waits_while_one_that_was_flashed_is_on_trial(lab):
     lab.start()
     lab.install(1)
