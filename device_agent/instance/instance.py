@@ -176,7 +176,7 @@ class Instance:
     def empty(self) -> bool:
         """Whether it runs nothing, and has nothing that it could run or is about to run."""
         nothing = not self.running.name and self._settled is None and self.policy.factory is None
-        return nothing and self.update.ended and not self.update.confirmed
+        return nothing and self.runner.idle and not self.update.confirmed
 
     def snapshot(self) -> Snapshot:
         """For the report."""
@@ -206,8 +206,8 @@ class Instance:
 
     @property
     def steady(self) -> bool:
-        """Whether a module runs that has not failed since it last proved itself."""
-        return self.alive and not self._crash_loop.in_doubt
+        """Whether a module runs that is not on its first trial, and has not failed since it last proved itself."""
+        return self.alive and bool(self.running.name) and not self._crash_loop.in_doubt
 
     async def run_best(self) -> None:
         """Starts the best module there is, if none runs; when none starts, tries them all again later."""

@@ -50,6 +50,11 @@ class Runner:
         """What the update is for. Another configuration of what runs, or a removal, mends nothing, whatever its manifest says."""
         return Kind.UNSPECIFIED if self.update.removal else self._kind
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way, nor about to be."""
+        return self.update.ended and self._events.empty() and not self._taking.locked()
+
     def post(self, event: Event) -> None:
         """Something happened."""
         self._events.put_nowait(event)

@@ -12,11 +12,12 @@ from device_agent.instance import slots
 from device_agent.instance.instance import RESTART_MAX_S, Instance
 from device_agent.instance.kept import Kept, version_of
 from device_agent.instance.services import InstancePolicy, Services, Times
-from device_agent.instance.states import ON_TRIAL, Phase
+from device_agent.instance.states import ON_TRIAL, Offered, Phase
 from device_agent.instance.updates import Update
 from device_agent.storage.messages import Bounds, Outcome
 from device_agent.storage.store import Store
 from ota.formats.reasons import Reason, Refused
+from ota.formats.report import Running
 from tests.support.signing import Signer
 from tests.support.worker_rig import counting, spec
 
@@ -129,6 +130,8 @@ def test_a_module_that_has_failed_is_in_doubt_until_it_proves_itself(tmp_path):
         instance, proofs = bench.instance, []
         instance._timers.later = lambda what, _, work: proofs.append(work) if what == "proof" else None
         worker = instance.supervisor._current = Worker(spec(tmp_path, counting(1)), lambda *_: None)
+        assert not instance.steady, "it is on its first trial: after a restart there is nothing to run"
+        instance.running = Running("m", slot="confirmed")
         assert instance.steady
         instance._worker_failed(worker, WorkerFailed(Reason.TRAPPED, "unreachable"))
         assert instance.alive  # its successor, by now
@@ -137,5 +140,17 @@ def test_a_module_that_has_failed_is_in_doubt_until_it_proves_itself(tmp_path):
         await proofs[0]()
         assert instance.steady
         worker.kill()
+
+    asyncio.run(main())
+
+
+def test_an_instance_that_was_just_offered_something_is_not_empty(tmp_path):
+    """Else a document that comes within the next moment, and does not name it, would forget an instance that goes on by itself."""
+
+    async def main():
+        instance = Bench(tmp_path, Phase.IDLE).instance
+        assert instance.empty
+        instance.post(Offered(b"d" * 16, b"m" * 32))
+        assert not instance.empty
 
     asyncio.run(main())

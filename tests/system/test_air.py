@@ -14,6 +14,7 @@ from boards.onboard import versions
 from ota.author.agent import prepare_agent
 from ota.formats import bundle, topics
 from ota.formats.deployment import AGENT
+from ota.formats.module import Limits
 from ota.formats.window import Window
 from ota.operator.publish import artifacts
 from tests.conftest import ROOT
@@ -135,6 +136,7 @@ def test_an_agent_that_does_not_work_gives_way_to_the_one_before_which_says_why(
     broker = Rumqttd(tmp_path)
     broker.start()
     lab = AirLab(tmp_path, broker, agent_trial=8)
+    lab.patience_s *= 3  # one that never gets online is tried three times
     try:
         lab.start()
         lab.install(1)
@@ -266,6 +268,18 @@ def until(there, lab):
     while not there():
         assert time.monotonic() < end, lab.log()[-2000:]
         time.sleep(0.05)
+
+
+@pytest.mark.full
+def test_a_module_on_its_first_trial_is_not_expected_of_a_new_agent(lab):
+    """Nothing of it is confirmed, and its trial begins again only when that of the agent is over."""
+    lab.start()
+    lab.install(1)
+    silent = Limits(memory_pages=4, deadline_ms=2000, trial_events=1_000_000)
+    first = lab.deploy(lab.signer.update(echo(2), name="second", limits=silent), instance="second")
+    lab.wait_state("trial", deployment=first, instance="second")
+    lab.wait_agent("confirmed", deployment=lab.publish_agent(lab.tarball("0.2.0")))
+    lab.wait_state("trial", deployment=first, instance="second")
 
 
 @pytest.mark.full
