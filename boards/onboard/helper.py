@@ -206,16 +206,21 @@ class Receiver:
 def settings(file: str, folder: str, key: str) -> Answer:
     """A board's settings, with the key that it made before, beside those that it has: the trial tries them, and takes them over."""
     config = pathlib.Path(folder)
-    trial, new = config.with_name(config.name + ".trial"), config.with_name(config.name + ".new")
+    trial, new, sent = (config.with_name(config.name + each) for each in (".trial", ".new", ".sent"))
     made = pathlib.Path(key).read_bytes() if pathlib.Path(key).exists() else (trial / "device.key").read_bytes()
-    shutil.rmtree(new, ignore_errors=True)
+    for old in (new, sent):
+        shutil.rmtree(old, ignore_errors=True)
     if config.exists():
         shutil.copytree(config, new, symlinks=True)
         for renewal in new.glob("device.*.*"):  # of the identity before
             renewal.unlink()
     new.mkdir(parents=True, exist_ok=True)
     new.chmod(0o700)
-    extract(pathlib.Path(file), new)
+    sent.mkdir(mode=0o700)
+    extract(pathlib.Path(file), sent)
+    for each in sent.iterdir():
+        each.replace(new / each.name)
+    sent.rmdir()
     (new / "device.key").write_bytes(made)
     (new / "device.key").chmod(0o600)
     os.sync()

@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from boards.flash import _tar
 from boards.onboard import versions
 from tests.conftest import ROOT
 
@@ -154,6 +155,25 @@ def agent_that(base, program: str, monkeypatch):
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(program)
     (base / "confirmed").symlink_to("versions/some")
+
+
+def test_a_board_that_has_settings_gets_others_beside_them_for_the_trial(helper, tmp_path):
+    config, key, sent = tmp_path / "etc", tmp_path / "key", tmp_path / "sent"
+    config.mkdir()
+    for name in ("agent.toml", "device.key", "device.pem", "device.pem.new", "of-the-board"):
+        (config / name).write_text("before")
+    (tmp_path / "elsewhere").write_text("before")
+    (config / "root.cbor").symlink_to(tmp_path / "elsewhere")
+    before = {each.name: each.read_text() for each in config.iterdir()}
+    sent.write_bytes(_tar(dict.fromkeys(("agent.toml", "device.pem", "root.cbor"), b"after")))
+    for _ in range(2):  # the line was lost: once more
+        key.write_text("made")
+        assert helper.settings(str(sent), str(config), str(key)) == {"provisioned": True}
+        made = {each.name: each.read_text() for each in (tmp_path / "etc.trial").iterdir()}
+        after = dict.fromkeys(("agent.toml", "device.pem", "root.cbor"), "after")
+        assert made == after | {"device.key": "made", "of-the-board": "before"}
+    assert {each.name: each.read_text() for each in config.iterdir()} == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["elsewhere", "etc", "etc.trial", "sent"]
 
 
 def test_a_bundle_is_installed_by_the_agent_that_is_confirmed_and_its_answer_comes_back(helper, tmp_path, capfd, monkeypatch):
