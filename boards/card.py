@@ -79,17 +79,23 @@ def _text(path: Path) -> str:
 def _uses(numbers: set[str], system: Path) -> list[tuple[str, str]]:
     found = []
     for line in _text(system / "proc/self/mountinfo").splitlines():
-        fields = line.split()
-        if fields[2] in numbers:
+        fields, source = line.split(), line.partition(" - ")[2].split()[1:2]
+        if not numbers.isdisjoint((fields[2], *map(_number, source))):
             where = fields[4]
             kind = "system" if where in _SYSTEM_MOUNTS else "mounted"
             found.append((kind, f"the system runs from it ({where})" if kind == "system" else f"it is mounted on {where}"))
-    for line in _text(system / "proc/swaps").splitlines()[1:]:
-        with contextlib.suppress(OSError):
-            device = Path(line.split()[0]).stat().st_rdev
-            if f"{os.major(device)}:{os.minor(device)}" in numbers:
-                found.append(("system", "the system swaps to it"))
+    swaps = [line.split()[0] for line in _text(system / "proc/swaps").splitlines()[1:]]
+    found += [("system", "the system swaps to it") for each in swaps if _number(each) in numbers]
     return sorted(found, key=lambda each: each[0] != "system")
+
+
+def _number(device: str) -> str:
+    """Of a device by its file's name, "" for what is none. File systems such as btrfs have numbers of their own in mountinfo."""
+    try:
+        found = Path(device).stat().st_rdev
+    except OSError:
+        return ""
+    return f"{os.major(found)}:{os.minor(found)}"
 
 
 def _holders(entry: Path) -> list[tuple[str, str]]:

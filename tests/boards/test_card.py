@@ -140,6 +140,7 @@ def fake(tmp_path: Path, name: str, *, removable: str = "0", where: str = "devic
 @pytest.fixture
 def any_file_is_a_disk(monkeypatch):
     monkeypatch.setattr(Path, "is_block_device", lambda self: True)
+    monkeypatch.setattr(card, "_number", {"/dev/sdx1": "8:1"}.get)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,8 @@ def any_file_is_a_disk(monkeypatch):
         ({"removable": "1", "ro": "1"}, ["it is read-only"]),
         ({"removable": "1", "mounts": "22 1 8:1 / /media/x rw - ext4 x rw\n"}, ["it is mounted on /media/x"]),
         ({"removable": "1", "mounts": "22 1 8:1 / / rw - ext4 x rw\n"}, ["the system runs from it (/)"]),
+        ({"removable": "1", "mounts": "22 1 0:31 /root / rw shared:1 - btrfs /dev/sdx1 rw\n"}, ["the system runs from it (/)"]),
+        ({"removable": "1", "mounts": "22 1 0:32 / /proc rw - proc proc rw\n"}, []),
         ({"removable": "1", "sdx1/holders/dm-0": ""}, ["it is part of dm-0"]),
     ],
 )
