@@ -40,9 +40,11 @@ def publish_document(workspace: Workspace, broker: Broker, document: bytes) -> D
         )
     messages = [*roots(workspace), *_updates(workspace, broker, deployment)]
     presence.put(broker, presence.missing(broker, messages))
-    Ledger(workspace).published((), scope)
-    Ledger(workspace).deployed(scope, document, deployment)
+    ledger = Ledger(workspace)
+    ledger.published((), scope)
+    ledger.deployed(scope, document, deployment, kept=False)
     presence.put(broker, [(scope.topic, document)])
+    ledger.deployed(scope, document, deployment)
     return deployment
 
 

@@ -10,7 +10,10 @@ from ota.formats.deployment import DEPLOYMENT_TYPE
 from ota.formats.manifest import verify_any
 from ota.formats.reasons import Reason, Refused
 from ota.keyring import sign_document
+from ota.operator import presence
+from ota.operator.broker import BrokerError
 from ota.operator.keys import index_line
+from ota.operator.ledger import Ledger
 from ota.operator.scope import Scope
 from ota.operator.workspace import Workspace
 from tests.operator.test_keys import follow
@@ -91,6 +94,27 @@ def test_a_deployment_with_one_of_two_signatures_waits_and_any_workspace_publish
     assert f"the deployment of group lab, epoch {quick.deployment().epoch}, is published" in capsys.readouterr().out
     assert list(quick.deployment().entries) == ["echo"]
     assert ota(quick.folder, "publish", path) == 0  # it is there
+
+
+def test_a_document_that_never_arrived_is_not_put_back(quick, second, monkeypatch):
+    split(quick, second, "deploy")
+    assert ota(quick.folder, "publish", quick.module(1)) == 1
+    path = waiting(quick.folder, "lab-*.cbor")
+    assert ota(second, "sign", path) == 0
+    real = presence.put
+
+    def until_the_document(broker, messages):
+        if topics.desired(GROUP) in dict(messages):
+            raise BrokerError("the connection is lost")
+        real(broker, messages)
+
+    monkeypatch.setattr(presence, "put", until_the_document)
+    assert ota(quick.folder, "publish", path) == 1
+    monkeypatch.undo()
+    assert ota(quick.folder, "republish") == 0
+    assert quick.retained(topics.desired(GROUP)) is None
+    assert ota(quick.folder, "publish", path) == 0
+    assert Ledger(quick.workspace).record(Scope(GROUP)).kept == quick.retained(topics.desired(GROUP)) == path.read_bytes()
 
 
 def test_a_pause_needs_the_same_signatures(quick, second):
