@@ -30,7 +30,8 @@ FOUND_LIMIT, FOUND_BYTES = (
 SMALLEST_PAGE = 4
 IDLE_S = 0.005  # nothing came for a page for so long: time to ask where the end is
 GRACE_MIN_S, GRACE_MAX_S = 0.05, 5.0
-UNFENCED_MIN_S = 1.0
+UNFENCED_S = 1.0  # of silence end a page for which there is no fence: what did not come is unknown
+UNFENCED_MIN_S, UNFENCED_TIMES = 0.2, 8  # the same where messages came, and how many times longer than the slowest of them took
 TRIES = 4  # connections that break or stall, one after the other, without a page that was decided
 CHECK = f"{topics.PREFIX}/check"
 ALLOW = ": this user must be allowed to write and read there (docs/broker.md)"
@@ -56,6 +57,7 @@ class Page:
     unknown: dict[str, str] = field(default_factory=dict)  # filters that did not answer, and why
     mid: int = 0
     granted: bool = False
+    granted_s: float = 0.0  # monotonic
     fence: int = 0  # number of the marker that ends it
     grace_end: float | None = None  # monotonic
 
@@ -211,6 +213,7 @@ class Reading:
         self._wide: dict[str, Page] = {}
         self._refused: list[Page] = []  # to be asked for in smaller packets
         self._heard_s = time.monotonic()  # something came that concerns pages
+        self._slowest_s: float | None = None  # how long after its SUBACK a message came at most; None: none did
         self.answered = False  # the broker has said something of a page
         self.ended = False  # every page is decided, nothing is open any more
 
@@ -268,6 +271,8 @@ class Reading:
                 self._fence.came(message)
             elif (page := self._page_of(message.topic)) is not None:
                 page.take(message)
+                late_s = message.at_s - page.granted_s if page.granted else 0.0
+                self._slowest_s = max(late_s, self._slowest_s or 0.0)
             else:
                 self._other(message)
                 continue
@@ -287,7 +292,7 @@ class Reading:
         for page in self.pages:
             if not page.granted and page.mid in answers:
                 page.granted = self.answered = True
-                self._heard_s = time.monotonic()
+                self._heard_s = page.granted_s = time.monotonic()
                 refused = [
                     each for each in zip(page.filters, answers.pop(page.mid), strict=False) if each[1].value >= FIRST_FAILURE
                 ]
@@ -303,6 +308,13 @@ class Reading:
                         page.open.discard(each)
         self._fence.look_at(answers)
 
+    @property
+    def unfenced_s(self) -> float:
+        """How much silence ends a page for which there is no fence: less once it is known how fast this broker is."""
+        known = self._slowest_s is not None
+        usual_s = min(UNFENCED_S, max(UNFENCED_MIN_S, UNFENCED_TIMES * (self._slowest_s or 0.0))) if known else UNFENCED_S
+        return min(max(usual_s, 4 * self._session.round_trip_s), self._session.patience_s / 2)
+
     @staticmethod
     def _undecided(page: Page) -> bool:
         return page.granted and not page.fence and bool(page.open)
@@ -311,7 +323,7 @@ class Reading:
         """Nothing came for a while: asks where the end is, or finds that the connection has stalled."""
         undecided = [each for each in self.pages if self._undecided(each)]
         if self._fence.impossible:
-            if quiet_s >= min(max(UNFENCED_MIN_S, 4 * self._session.round_trip_s), self._session.patience_s / 2):
+            if quiet_s >= self.unfenced_s:
                 for page in self.pages:
                     if page.granted and page.grace_end is None:
                         page.give_up(self._fence.impossible)

@@ -318,6 +318,21 @@ def test_without_a_marker_what_does_not_come_is_unknown(script):
     assert "ota/v1/check" in answers["b"].unknown
 
 
+@pytest.mark.parametrize("retained", [{}, {"a": b"1"}])
+def test_without_a_marker_a_broker_that_is_seen_to_be_fast_is_waited_for_less(retained, monkeypatch):
+    monkeypatch.setattr(pages, "UNFENCED_TIMES", 0)
+    readings = []
+    run = pages.Reading.run
+    monkeypatch.setattr(pages.Reading, "run", lambda self, waiting: readings.append(self) or run(self, waiting))
+    with (
+        scripted(retained=retained, suback=lambda topic: 0x87 if "check" in topic else 1) as broker,
+        Broker(settings(broker.config.url.port)) as connection,
+    ):
+        answers = list(connection.retained(["a", "silent"]))
+    assert len([each for each in answers if each.unknown]) == 2 - len(retained)
+    assert (readings[0].unfenced_s < pages.UNFENCED_S) == bool(retained)
+
+
 def test_a_marker_that_is_taken_and_never_comes_back_makes_unknown(monkeypatch):
     monkeypatch.setattr("ota.operator.session.PATIENCE_MIN_S", 0.3)
     with scripted(retained={"a": b"1"}, echoes=False) as broker, Broker(settings(broker.config.url.port)) as connection:
