@@ -4,6 +4,7 @@ import argparse
 import getpass
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,10 +154,13 @@ class Bar:
         if not self._visible or total < 1 or (time.monotonic() - self._shown < 0.05 and done < total):
             return
         self._shown, self._drawn = time.monotonic(), True
-        filled = 30 * done // total
         rate = done / max(1e-3, time.monotonic() - self._started) / 1000
-        bar = f"{'#' * filled}{'.' * (30 - filled)}"
-        sys.stderr.write(f"\r{self._label} [{bar}] {100 * done // total:3d} %  {rate:,.0f} kB/s ")
+        end = f" {100 * done // total:3d} %  {rate:,.0f} kB/s "
+        columns = shutil.get_terminal_size().columns - 1  # a longer line would wrap, and stay there
+        width = min(30, columns - len(end) - len(self._label) - 3)
+        filled = width * done // total
+        bar = f" [{'#' * filled}{'.' * (width - filled)}]" if width >= 5 else ""
+        sys.stderr.write(f"\r{self._label[: max(0, columns - len(bar) - len(end))]}{bar}{end}")
         if done >= total:
             self.end()
         sys.stderr.flush()

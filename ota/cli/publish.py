@@ -119,8 +119,8 @@ def _publish(arguments: argparse.Namespace) -> int:
         entries.warn_of_sets(workspace, broker, roster, surveys, list(made))
         items = _items(workspace, made, order, config, surveys, [report for report, _ in boards], now_s, arguments)
         label = ", ".join(each.update.label for each in items)
-        with output.progress(label, 2 * sum(_size(each.update) for each in items)) as advance:  # sent, and read back
-            done = deploy(workspace, broker, items, order, now_s, surveys, advance)
+        with output.progress(label, 0) as bar:
+            done = deploy(workspace, broker, items, order, now_s, surveys, bar.at)
     labels = {each.instance: each.update.label for each in items}
     _tell(labels, made, done, arguments)
     if arguments.wait is None:

@@ -99,15 +99,8 @@ def republish(
             messages |= dict(artifacts(each))
     messages |= {scope.topic: document for scope, (_, document) in current.items()}
     absent = presence.missing(broker, list(messages.items()))
-    done, total = 0, 2 * sum(len(payload) for _, payload in absent)  # sent, and read back
-
-    def advance(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done, total)
-
     if not dry_run:
-        presence.put(broker, absent, advance)
+        presence.put(broker, absent, progress)
     unknown = [(scope, "") for scope in present.keys() - current.keys()]
     unknown += _strangers(broker, {scope: each for scope, (each, _) in current.items()}, updates)
     return Restored(tuple(current), len(absent), len(messages) - len(absent), tuple(sorted(unknown)), tuple(foreign))

@@ -37,13 +37,20 @@ def missing(broker: Broker, messages: Messages, progress: Callable[[int], None] 
     return [(topic, payload) for topic, payload in messages if topic not in there]
 
 
-def put(broker: Broker, messages: Messages, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Publishes retained messages, in order, and reads them back; `progress` gets the bytes of both.
+def put(broker: Broker, messages: Messages, progress: Callable[[int, int], None] = lambda _, __: None) -> None:
+    """Publishes retained messages, in order, and reads them back; `progress` gets how many bytes of how many are done, of both.
 
     Raises NotKeptError when the broker does not keep them, BrokerError.
     """
-    broker.publish_all(messages, progress)
-    lost = missing(broker, messages, progress)
+    done, total = 0, 2 * sum(len(payload) for _, payload in messages)
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
+
+    broker.publish_all(messages, advance)
+    lost = missing(broker, messages, advance)
     if lost:
         raise NotKeptError(
             f"the broker acknowledged {len(messages)} retained messages and does not keep {len(lost)} of them, such as"

@@ -32,7 +32,7 @@ from ota.operator.workspace import Workspace
 
 __all__ = ["Done", "PartlyError", "artifacts", "change", "deploy", "deploy_unsent", "present", "roots", "sign_draft", "sign_unsent"]
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]  # so many bytes are done, of so many
 
 
 class PartlyError(OtaError):
@@ -131,7 +131,7 @@ def deploy(
     order: Order,
     now_s: int,
     surveys: Mapping[Scope, Survey],
-    progress: Progress = lambda _: None,
+    progress: Progress = lambda _, __: None,
 ) -> list[Done]:
     """Publishes everything that boards need, the documents last; returns once the broker has it all.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ota.author.build import prepare
+from ota.cli.output import Bar
 from ota.formats import topics
 from ota.formats.deployment import DEPLOYMENT_TYPE, FRACTION_ALL
 from ota.formats.signed import Role
@@ -486,3 +487,11 @@ def test_what_never_arrived_is_not_said_to_be_lost(quick, capsys, monkeypatch):
     assert ota(quick.folder, "publish", quick.module(2), "--dry-run") == 0
     assert ota(quick.folder, "publish", quick.module(2)) == 0
     assert "nothing was published at" in capsys.readouterr().err
+
+
+def test_the_bar_of_a_first_publication_ends_at_the_whole(quick, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Bar, "at", lambda _, done, total: shown.append((done, total)))
+    assert ota(quick.folder, "publish", quick.module(1)) == 0
+    assert all(done <= total for done, total in shown)
+    assert shown[-1][0] == shown[-1][1] > 0
