@@ -5,6 +5,8 @@ The help of a verb begins with what the verb does.
 
 import argparse
 import re
+import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ota.formats.text import nearest
@@ -40,6 +42,9 @@ class Parser(argparse.ArgumentParser):
         """
         if self._within:  # intermixed parsing calls this for its parts
             return super().parse_known_args(args, namespace)
+        words = sys.argv[1:] if args is None else args
+        if self._subparsers:
+            self._check_verb(words)
         self._within = True
         try:
             in_order = self._subparsers or "--" in (args or ())  # behind `--` all is an argument
@@ -48,10 +53,32 @@ class Parser(argparse.ArgumentParser):
         finally:
             self._within = False
         if strange:
-            option = strange[0].partition("=")[0]
-            options = [name for action in self._actions if action.help != argparse.SUPPRESS for name in action.option_strings]
-            self.error(f"there is no {'option' if option.startswith('-') else 'argument'} {option}{nearest(option, options)}")
+            self._refuse(strange[0])
         return found, strange
+
+    def _check_verb(self, words: Sequence[str]) -> None:
+        """Ends the program for an unknown option before the verb, whose value would be taken for the verb.
+
+        Without any word it shows the verbs, where one is required.
+        """
+        if not words and any(action.required for action in self._actions if isinstance(action, _Verbs)):
+            self.print_help(sys.stderr)
+            self.exit(2)
+        left = iter(words)
+        for word in left:
+            if not word.startswith("-") or word in ("-", "--"):
+                return
+            name, has_value, _ = word.partition("=")
+            action = self._option_string_actions.get(name)
+            if action is None and word[:2] not in self._option_string_actions:  # as -C in -CFOLDER
+                self._refuse(word)
+            if action is not None and action.nargs is None and not has_value:
+                next(left, None)
+
+    def _refuse(self, word: str) -> NoReturn:
+        name = word.partition("=")[0]
+        options = [each for action in self._actions if action.help != argparse.SUPPRESS for each in action.option_strings]
+        self.error(f"there is no {'option' if name.startswith('-') else 'argument'} {name}{nearest(name, options)}")
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with exit code 2."""

@@ -66,7 +66,10 @@ def test_the_options_of_publish_are_in_sections(capsys):
 @pytest.mark.parametrize(
     ("line", "command", "said"),
     [
-        ([], "ota", "the following arguments are required: command"),
+        (["-C", "x"], "ota", "the following arguments are required: command"),
+        (["--workspace", "x", "status"], "ota", "there is no option --workspace"),
+        (["--debgu", "status"], "ota", "there is no option --debgu (did you mean --debug?)"),
+        (["-c", "x", "status"], "ota", "there is no option -c"),
         (["stauts"], "ota", "argument command: there is no stauts (did you mean status?)"),
         (["xyzzy"], "ota", "argument command: there is no xyzzy"),
         (["publish", "x.wasm", "--wiat", "5"], "ota publish", "there is no option --wiat (did you mean --wait?)"),
@@ -81,6 +84,23 @@ def test_a_wrong_command_line_is_told_in_one_line(line, command, said, capsys):
         main(line)
     assert ended.value.code == 2
     assert capsys.readouterr() == ("", f"{command}: {said}; `{command} --help` says more\n")
+
+
+@pytest.mark.parametrize(("line", "shown"), [([], "  publish "), (["keys"], "  rotate "), (["image"], "  build ")])
+def test_a_command_without_its_verb_shows_the_verbs(line, shown, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert f"\n  {shown}" in err
+    assert "\nexample: " in err or "Begin with init" in err
+
+
+def test_an_unknown_option_of_the_agent_is_named_and_not_its_value(capsys):
+    with pytest.raises(SystemExit):
+        agent(["--confg", "agent.toml"])
+    assert capsys.readouterr().err.startswith("device-agent: there is no option --confg (did you mean --config?)")
 
 
 @pytest.mark.parametrize(
