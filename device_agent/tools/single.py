@@ -61,7 +61,7 @@ def given(arguments: argparse.Namespace) -> Given:
     """What the command line gives to a WASI command. Raises RunError."""
     variables = [each.partition("=") for each in arguments.env]
     if any(not separator or not name for name, separator, _ in variables):
-        raise RunError("a variable is written NAME=VALUE")
+        raise RunError("--env takes NAME=VALUE")
     return Given(tuple(arguments.arg), {name: value for name, _, value in variables} or None, tuple(arguments.dir))
 
 
@@ -69,7 +69,7 @@ def configuration(texts: Sequence[str]) -> dict[str, str]:
     """The values of "key=value", by key. Raises RunError, Refused MALFORMED, CONFIG_TOO_LARGE."""
     pairs = [each.partition("=") for each in texts]
     if any(not separator for _, separator, _ in pairs):
-        raise RunError("a configuration is written KEY=VALUE")
+        raise RunError("--config takes KEY=VALUE")
     return checked_config({key: value for key, _, value in pairs}, "--config")
 
 
@@ -121,11 +121,8 @@ def run_module(module: Path, options: Options) -> int:
     if options.given != Given():
         raise RunError(f"{module} is no WASI command: arguments, environment and folders stand in its .toml")
     pairs = [os.fsencode(event).partition(b"=") for event in options.events]
-    if wrong := [topic + equals for topic, equals, _ in pairs if not equals or not topics.is_topic(_topic(topic))]:
-        text = os.fsdecode(wrong[0])
-        raise RunError(
-            f"{text!r} is no event: TOPIC=PAYLOAD or TOPIC=@FILE is expected, with a topic that something can be published on"
-        )
+    if wrong := [topic for topic, equals, _ in pairs if not equals or not topics.is_topic(_topic(topic))]:
+        raise RunError(f"--event takes TOPIC=PAYLOAD or TOPIC=@FILE, with a topic without + and #, not {os.fsdecode(wrong[0])!r}")
     events = [(_topic(topic), _payload(payload)) for topic, _, payload in pairs]
     show = _Printer(options.as_json)
     started = time.perf_counter()
@@ -217,7 +214,7 @@ def _devices(capabilities: Capabilities, options: Options, show: "_Printer") -> 
             raise Refused(error.reason, f"{error.detail}; --simulate runs it without lines and ports") from error
     values = [each.partition("=") for each in options.devices]
     if any(not separator for _, separator, _ in values):
-        raise RunError("a device is written NAME=VALUE")
+        raise RunError("--device takes NAME=VALUE")
     return simulated_devices(
         capabilities, {name: value for name, _, value in values}, lambda name, value: show("device", name=name, value=value)
     )

@@ -17,10 +17,13 @@ from ota.cli import operator, output, registry
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import diagnostic, manifest, suit, trust, wasm
+from ota.formats.capabilities import FUNCTIONS
 from ota.formats.describe import describe, said_of
 from ota.formats.loadable import core_module
 from ota.formats.provenance import Kind
 from ota.formats.reasons import Refused, naming
+from ota.formats.text import nearest
+from ota.formats.topics import is_topic
 from ota.operator.workspace import Workspace
 
 MOST_TICKS = 1_000_000
@@ -34,7 +37,7 @@ def add_commands(commands: Any) -> None:
 
 def _add_new(commands: Any) -> None:
     new = commands.add_parser("new", help="begin a module", epilog="example: ota new blink --lang c")
-    new.add_argument("name", help="its name, and that of its folder")
+    new.add_argument("name", type=output.name, help="its name, and that of its folder")
     new.add_argument("--lang", choices=LANGUAGES, default="c", help="default %(default)s")
     new.add_argument("--json", action="store_true", help="machine-readable result")
     new.set_defaults(handler=_new)
@@ -91,12 +94,20 @@ def _add_run(commands: Any) -> None:
     registry.add_options(run)
     run.add_argument(
         "--event",
+        type=_event,
         action="append",
         default=[],
         metavar="TOPIC=PAYLOAD",
         help="an event; may be repeated; @FILE stands for what a file holds",
     )
-    run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
+    run.add_argument(
+        "--config",
+        type=output.assignment,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="its configuration; may be repeated",
+    )
     run.add_argument(
         "--ticks", type=_ticks, default=0, metavar="N", help="after the events, call its timer N times: each is told tick_ms more"
     )
@@ -108,19 +119,34 @@ def _add_run(commands: Any) -> None:
         "run, or the next version",
     )
     run.add_argument("--trace", action="store_true", help="show each call of a capability")
-    run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
+    run.add_argument(
+        "--deny",
+        type=_capability,
+        action="append",
+        default=[],
+        metavar="CAPABILITY",
+        help="do not grant this; may be repeated",
+    )
     run.add_argument(
         "--simulate", action="store_true", help="GPIO lines and serial ports that are not there: shows what is written"
     )
     run.add_argument(
         "--device",
+        type=output.assignment,
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="likewise, with a line's level or what arrives at a port",
     )
     run.add_argument("--arg", action="append", default=[], metavar="TEXT", help="of a WASI command: an argument; may be repeated")
-    run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="of a WASI command: a variable")
+    run.add_argument(
+        "--env",
+        type=output.assignment,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of a WASI command: a variable; may be repeated",
+    )
     run.add_argument("--dir", action="append", default=[], metavar="HOST[::GUEST]", help="of a WASI command: a folder it may use")
     run.add_argument("--aot", action="store_true", help="compile it for this machine first, and run that")
     run.add_argument("--json", action="store_true", help="machine-readable results")
@@ -239,6 +265,19 @@ def _ticks(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:8]) <= MOST_TICKS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST_TICKS}")
     return int(text)
+
+
+def _event(text: str) -> str:
+    topic, equals, _ = text.partition("=")
+    if not equals or not is_topic(topic):
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not TOPIC=PAYLOAD or TOPIC=@FILE, with a topic without + and #")
+    return text
+
+
+def _capability(text: str) -> str:
+    if text not in FUNCTIONS:
+        raise argparse.ArgumentTypeError(f"there is no capability {text}{nearest(text, FUNCTIONS)}: {', '.join(FUNCTIONS)}")
+    return text
 
 
 def _run(arguments: argparse.Namespace) -> int:

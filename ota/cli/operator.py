@@ -15,8 +15,7 @@ from ota.cli import origin, output, registry
 from ota.cli.board import class_of, targets_of
 from ota.errors import OtaError
 from ota.formats import component, wasm
-from ota.formats.broker_url import BrokerUrl
-from ota.formats.chunks import DEFAULT_CHUNK_BYTES
+from ota.formats.chunks import CHUNK_MAX_BYTES, CHUNK_MIN_BYTES, DEFAULT_CHUNK_BYTES
 from ota.formats.loadable import core_module
 from ota.formats.manifest import ANY_BOARD
 from ota.formats.oci import Reference
@@ -35,7 +34,9 @@ def add_commands(commands: Any) -> None:
         "init", help="make a workspace: keys, root of trust, settings", epilog="example: ota init --vendor example.com"
     )
     init.add_argument("--vendor", default="example.com", help="a domain name of yours (default %(default)s)")
-    init.add_argument("--broker", default="mqtt://localhost:1883", help="default %(default)s")
+    init.add_argument(
+        "--broker", type=output.broker_url, default="mqtt://localhost:1883", metavar="URL", help="default %(default)s"
+    )
     init.add_argument("--group", type=output.name, default="lab", help="the workspace's default group (default %(default)s)")
     init.add_argument("--algorithm", choices=ALGORITHMS, default=ALGORITHMS[0], help="of the keys (default %(default)s)")
     init.add_argument(
@@ -71,7 +72,11 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--clock-is-right", action="store_true", help="sign although this machine's clock looks wrong")
     made.add_argument(
-        "--chunk-bytes", type=int, default=DEFAULT_CHUNK_BYTES, metavar="BYTES", help="1024 to 262144 (default %(default)s)"
+        "--chunk-bytes",
+        type=_chunk_bytes,
+        default=DEFAULT_CHUNK_BYTES,
+        metavar="BYTES",
+        help="1024 to 262144 (default %(default)s)",
     )
     origin.add_options(command)
     registry.add_options(command)
@@ -81,6 +86,12 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
 def add_passphrase(command: argparse.ArgumentParser) -> None:
     """The option for locked keys."""
     command.add_argument("--passphrase-file", type=Path, metavar="FILE", help="file that holds the keys' passphrase")
+
+
+def _chunk_bytes(text: str) -> int:
+    if not text.isdecimal() or not CHUNK_MIN_BYTES <= int(text[:8]) <= CHUNK_MAX_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {CHUNK_MIN_BYTES} to {CHUNK_MAX_BYTES}")
+    return int(text)
 
 
 def targets(text: str) -> tuple[str, ...]:
@@ -120,11 +131,7 @@ def open_workspace(arguments: argparse.Namespace) -> Workspace:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    try:
-        broker = BrokerUrl.parse(arguments.broker)
-    except ValueError as error:
-        raise OtaError(str(error)) from None
-    settings = Settings(arguments.vendor, broker, arguments.group)
+    settings = Settings(arguments.vendor, arguments.broker, arguments.group)
     token = arguments.pkcs11
     secret = passphrase(arguments) if token else _new_passphrase(arguments)
     workspace = Workspace.create(arguments.folder, settings, int(time.time()), arguments.algorithm, secret, token)

@@ -297,7 +297,7 @@ def test_a_device_that_the_module_has_not_is_not_simulated(button, capsys):
     for value, message in (
         ("gpiochip0:5=1", "the module has no device gpiochip0:5: gpiochip0:17, gpiochip0:4, /dev/ttyS1"),
         ("gpiochip0:17=on", "gpiochip0:17 is a line, whose level is 0 or 1, not 'on'"),
-        ("gpiochip0:17", "a device is written NAME=VALUE"),
+        ("gpiochip0:17", "--device takes NAME=VALUE"),
     ):
         assert main(["run", str(button), "--device", value]) == 1
         assert message in capsys.readouterr().err
@@ -335,7 +335,7 @@ def test_a_module_gets_the_configuration_of_the_command_line(tmp_path, capsys, w
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("colour", "a configuration is written KEY=VALUE"), ("a/b=c", "configuration key 'a/b' is no name")]
+    ("text", "message"), [("colour", "--config takes KEY=VALUE"), ("a/b=c", "configuration key 'a/b' is no name")]
 )
 def test_a_configuration_that_no_deployment_could_have_is_one_line(tmp_path, capsys, text, message):
     (tmp_path / "m.wasm").write_bytes(wat("(module)"))

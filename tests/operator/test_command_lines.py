@@ -200,7 +200,7 @@ def test_a_module_is_not_taken_for_a_damaged_manifest(workspace, modules, capsys
 def test_an_event_that_is_none_is_named(modules, capsys, event):
     assert agent(["run", str(modules / "tally.wasm"), "--event", "in/a=1", "--event", event]) == 1
     assert f"{event.partition('=')[0]}" in (said := capsys.readouterr().err)
-    assert "is no event: TOPIC=PAYLOAD or TOPIC=@FILE is expected" in said
+    assert "--event takes TOPIC=PAYLOAD or TOPIC=@FILE" in said
 
 
 def test_an_event_may_come_from_a_file(tmp_path, capsys):

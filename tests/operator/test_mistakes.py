@@ -338,11 +338,21 @@ def test_a_fault_of_our_own_is_one_line_and_a_traceback_only_with_debug(workspac
         (("publish", "x.wasm", "--days", "1.5"), "'1.5' is not a whole number of days from 1 to 36500"),
         (("flash", "x", "--port", "y", "--wait", "nan"), "'nan' is not a number of seconds, more than 0"),
         (("settings", "b", "--board", "x", "-o", "y", "--broker", "h"), "'h' is not a broker address: mqtt://host"),
+        (("init", "--broker", "localhost:1883"), "'localhost:1883' is not a broker address: mqtt://host"),
+        (("new", "my module"), "'my module' is not a name: 1 to 64 letters"),
+        (("publish", "x.wasm", "--chunk-bytes", "1"), "'1' is not a whole number from 1024 to 262144"),
+        (("run", "x.wasm", "--event", "in/x"), "'in/x' is not TOPIC=PAYLOAD or TOPIC=@FILE"),
+        (("run", "x.wasm", "--event", "in/#=1"), "'in/#=1' is not TOPIC=PAYLOAD or TOPIC=@FILE"),
+        (("run", "x.wasm", "--config", "limit"), "'limit' is not NAME=VALUE"),
+        (("run", "x.wasm", "--device", "gpiochip0:17"), "'gpiochip0:17' is not NAME=VALUE"),
+        (("run", "x.wasm", "--env", "=1"), "'=1' is not NAME=VALUE"),
+        (("run", "x.wasm", "--deny", "messagin"), "there is no capability messagin (did you mean messaging?)"),
     ],
 )
 def test_wrong_usage_says_what_was_expected(workspace, capsys, words, message):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         ota(workspace, *words)
+    assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
 
