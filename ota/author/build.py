@@ -171,10 +171,10 @@ class Update:
             blob = read_bounded(folder / _blob_name(manifest), BLOB_LIMIT_BYTES)
             index_bytes = read_bounded(folder / "index.cbor", INDEX_LIMIT_BYTES)
         except FileNotFoundError as error:
-            lacks = f"{folder} is no build, it has no {Path(error.filename).name}"
+            lacks = f"{folder} is not a build: it has no {Path(error.filename).name}"
             found = sorted(each.name for each in folder.glob("*.wasm"))[:1]
-            there = f"; {folder / found[0]} is there" if found else ""
-            raise BuildError(f"{lacks}: name a .wasm, or a folder that `ota build` made{there}") from error
+            there = f"; there is {folder / found[0]}" if found else ""
+            raise BuildError(f"{lacks}; name a .wasm, or a folder that `ota build` made{there}") from error
         except OSError as error:
             raise BuildError(f"{error.filename}: {error.strerror}") from error
         if sha256(blob) != manifest.sent_digest:

@@ -283,6 +283,9 @@ def _capability(text: str) -> str:
 def _run(arguments: argparse.Namespace) -> int:
     """The runtime is the agent's; `ota` does not import it but hands over."""
     with registry.opened(arguments.module, arguments) as (path, _):
+        if path.is_dir():
+            there = "".join(f"; there is {each}" for each in sorted(path.glob("*.wasm"))[:1])
+            raise OtaError(f"{path} is a folder: name the .wasm, .js or .ts in it{there}")
         return _run_file(compile_script(path) if is_script(path) else path, arguments)
 
 

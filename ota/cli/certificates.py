@@ -213,7 +213,7 @@ def _retire(arguments: argparse.Namespace) -> int:
         return max([_take_back(workspace, name, arguments) for name in names])
     authority, roster = CertificateAuthority(workspace), Roster(workspace)
     if strange := unknown(workspace, roster, names):
-        raise OtaError(f"{nobody(strange)}; nothing was changed")
+        raise OtaError(f"{nobody(strange, roster)}; nothing was changed")
     if arguments.dry_run:
         return _say_what_would_end(workspace, names, as_json=arguments.json)
     if not arguments.yes and not output.confirm(f"{', '.join(names)} will be locked out for good. Go on?"):

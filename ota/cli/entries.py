@@ -5,6 +5,7 @@ from typing import Any
 
 from ota.cli import output, scopes
 from ota.formats.deployment import FRACTION_ALL, Deployment, Entry
+from ota.formats.text import nearest
 from ota.operator.broker import Broker
 from ota.operator.edit import overridden
 from ota.operator.order import phase
@@ -36,11 +37,13 @@ def warn_of_strangers(roster: Roster, wanted: Iterable[Scope], boards: Sequence[
     groups, names = roster.groups, roster.names
     for each in wanted:
         if each.group and groups and each.group not in groups:
-            output.note(f"note: no board has reported {each}; boards have {', '.join(sorted(groups)[:NAMED])}")
+            meant = nearest(each.group, groups)
+            output.note(f"note: no board has reported {each}{meant}; boards have {', '.join(sorted(groups)[:NAMED])}")
         if each.group and names and (strange := [name for name in boards if name not in names]):
-            output.note(f"note: nobody has heard of {', '.join(strange[:NAMED])}; `ota devices` lists the boards there are")
+            meant = nearest(strange[0], names) if len(strange) == 1 else ""
+            output.note(f"note: no board has reported as {', '.join(strange[:NAMED])}{meant}; `ota devices` lists the boards")
         if each.device and names and each.device not in names:
-            output.note(f"note: nobody has heard of {each}; `ota devices` lists those there are")
+            output.note(f"note: no board has reported as {each}{nearest(each.device, names)}; `ota devices` lists the boards")
 
 
 def warn_of_sets(

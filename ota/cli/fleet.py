@@ -8,6 +8,7 @@ from typing import Any
 
 from ota.cli import output, shown
 from ota.errors import OtaError
+from ota.formats.text import nearest
 from ota.operator import acts, issued, prometheus
 from ota.operator.broker import Broker, BrokerError
 from ota.operator.ca import Enrolled
@@ -125,7 +126,7 @@ def _status(arguments: argparse.Namespace) -> int:
             found = [view.devices[each.name] for each in found]
         gone = _lost(workspace, broker, chunks=arguments.chunks) if name is None and not view.foreign else []
     if not expected and not _there(found[0]):
-        output.note(f"no board has the name {name}; `ota devices` lists those there are")
+        output.note(nobody([name or ""], roster))
         return 1
     if arguments.instance and (said := _no_instance(found[0], arguments.instance)):
         output.note(said)
@@ -199,11 +200,10 @@ def _said(view: View, gone: Sequence[str] = ()) -> int:
     return 0 if view.complete and not view.refused and not gone else 1
 
 
-def nobody(names: list[str]) -> str:
-    """Says that nothing is known of boards, and how to find those that there are."""
-    return (
-        f"no board has the name {_some(names)}, as far as this workspace knows: is it misspelt? `ota devices` lists those there are"
-    )
+def nobody(names: list[str], roster: Roster) -> str:
+    """Says that no board has these names, what was perhaps meant, and how to find the boards that there are."""
+    meant = nearest(names[0], roster.names) if len(names) == 1 else ""
+    return f"no board has the name {_some(names)}{meant}; `ota devices` lists the boards"
 
 
 def _some(names: list[str]) -> str:
@@ -270,7 +270,7 @@ def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str, *, 
     if name not in roster.names and not left_by(broker, name, deployment=True):
         if as_json:
             output.result_json({"device": name, "forgotten": False, "topics": 0})
-        output.note(nobody([name]))
+        output.note(nobody([name], roster))
         return 1
     acts.record(workspace, "forget-device", {"device": name})
     left = clear(broker, name, deployment=True)
@@ -289,7 +289,7 @@ def _forget(workspace: Workspace, broker: Broker, roster: Roster, name: str, *, 
 def _trust(workspace: Workspace, broker: Broker, roster: Roster, names: list[str], *, as_json: bool) -> int:
     check_ours(workspace, broker)
     if strange := [each for each in names if each not in roster.names and not left_by(broker, each, deployment=False)]:
-        raise OtaError(f"{nobody(strange)}; nothing was changed")
+        raise OtaError(f"{nobody(strange, roster)}; nothing was changed")
     for name in names:
         acts.record(workspace, "trust-device", {"device": name, "instead_of": roster.signers.label(name)})
         roster.signers.forget(name)

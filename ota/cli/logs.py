@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ota.cli import output
-from ota.cli.fleet import FOREVER_S
+from ota.cli.fleet import FOREVER_S, nobody
 from ota.formats import topics
 from ota.formats.reasons import Reason, Refused
 from ota.formats.report import LEVELS, LogRecord, Message
@@ -62,7 +62,7 @@ def _logs(arguments: argparse.Namespace) -> int:
 
     with Broker(workspace.settings) as broker:
         if arguments.device and not _known(broker, roster, arguments.device):
-            output.note(f"no board has the name {arguments.device}; `ota devices` lists those there are")
+            output.note(nobody([arguments.device], roster))
             return 1
         _subscribe(broker, arguments.topics or module_topics(device))
         listen_s = FOREVER_S if arguments.follow else arguments.seconds
@@ -86,7 +86,7 @@ def _logs(arguments: argparse.Namespace) -> int:
 def _nothing(arguments: argparse.Namespace, instances: list[str]) -> str:
     """That nothing was shown, and what may be the cause."""
     of = f" of instance {arguments.instance}, only of {', '.join(instances)}" if arguments.instance and instances else ""
-    return f"nothing was said in {arguments.seconds:g} s{of}: only what is said meanwhile is shown; -f goes on listening"
+    return f"no line or message in {arguments.seconds:g} s{of}: earlier ones are not shown; -f continues until Ctrl-C"
 
 
 def _subscribe(broker: Broker, modules: str) -> None:

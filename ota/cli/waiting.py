@@ -125,10 +125,12 @@ def _tell(scope: str, outcome: Outcome, waited_s: float) -> None:
     if outcome.staged:
         output.result("nothing failed: what has not ended is on the boards and waits for its window")
     if outcome.counts[Kind.FAILED]:
-        if any(each.reason == Reason.CAPABILITY_DENIED.value for found in outcome.standings.values() for each in found.values()):
-            output.note("what modules may use stands in [policy.grants] of a board's agent.toml")
-        output.note("what a board refused it judges again when its agent starts")
-        output.note("what failed on a board it tries again after `ota publish --new-sequence`")
+        failed = [each for found in outcome.standings.values() for each in found.values() if each.kind is Kind.FAILED]
+        if any(each.reason == Reason.CAPABILITY_DENIED.value for each in failed):
+            output.note("[policy.grants] of a board's agent.toml says what modules may use")
+        if any(each.state == "rejected" for each in failed):
+            output.note("a board checks an update that it refused again when its agent restarts")
+        output.note("a board tries an update that failed again after `ota publish --new-sequence`")
     for gap in outcome.gaps:
         output.note(f"incomplete: {gap}")
 

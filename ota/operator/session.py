@@ -163,7 +163,7 @@ class Session:
         try:
             self._client.connect(self._url.host, self._url.port, KEEPALIVE_S, clean_start=True, properties=properties)
         except (OSError, ValueError) as error:
-            raise NoConnectionError(f"the broker at {self._url} can't be reached: {_plainly(error)}") from error
+            raise NoConnectionError(f"the broker at {self._url} can't be reached: {_plainly(error, tls=self._url.tls)}") from error
         with contextlib.suppress(OSError, AttributeError):  # small messages wait for each other's acknowledgement
             self._client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[union-attr]
         started = time.monotonic()
@@ -349,10 +349,12 @@ def named(code: ReasonCode) -> str:
     return f"{str(code).lower()} (0x{code.value:02x})"
 
 
-def _plainly(error: Exception) -> str:
+def _plainly(error: Exception, *, tls: bool) -> str:
     """Without a number for what the system says itself, and with what to look at."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused: is it running, and is this its address?"
     if isinstance(error, socket.gaierror):
         return f"no such host: {error.strerror}"
+    if tls and isinstance(error, ConnectionResetError | ssl.SSLEOFError):
+        return "it closed the connection during the TLS handshake: does it speak TLS on this port?"
     return str(error)

@@ -198,7 +198,7 @@ def test_a_folder_and_a_file_are_inspected_and_verified_for_machines(tmp_path, c
 
 def test_a_folder_that_is_no_update_is_one_line(tmp_path, capsys):
     assert ota(tmp_path, "inspect", tmp_path) == 1
-    assert f"{tmp_path} is no build, it has no manifest.suit" in capsys.readouterr().err
+    assert f"{tmp_path} is not a build: it has no manifest.suit" in capsys.readouterr().err
 
 
 def test_what_is_inspected_is_not_for_the_terminal_to_obey(tmp_path, capsys):

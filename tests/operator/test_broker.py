@@ -5,6 +5,7 @@
 import asyncio
 import itertools
 import socket
+import ssl
 import threading
 from contextlib import contextmanager
 
@@ -496,3 +497,15 @@ def test_no_topic_of_ours_is_deeper_than_aws_iot_allows():
     ]
     assert max(each.count("/") for each in ours) <= 7
     assert max(len(each.encode()) for each in ours) <= 256
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), ssl.SSLEOFError(8, "EOF occurred")])
+def test_a_port_without_tls_is_told_from_a_broker_that_is_not_there(error, monkeypatch):
+    def closed(*_, **__):
+        raise error
+
+    monkeypatch.setattr("paho.mqtt.client.Client.connect", closed)
+    with pytest.raises(BrokerError, match="does it speak TLS on this port"):
+        Session(Settings("test.example", BrokerUrl("127.0.0.1", 1, tls=True), "lab"))
+    with pytest.raises(BrokerError, match=r"can't be reached: .*(reset|EOF)"):
+        Session(settings(1))

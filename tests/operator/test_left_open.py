@@ -38,10 +38,13 @@ def test_a_folder_that_is_no_build_is_named_with_what_is_expected(quick, capsys,
     (tmp_path / "empty").mkdir()
     assert ota(quick.folder, "publish", tmp_path / "empty") == 1
     said = capsys.readouterr().err
-    assert f"{tmp_path / 'empty'} is no build, it has no manifest.suit: name a .wasm, or a folder that `ota build` made" in said
+    assert f"{tmp_path / 'empty'} is not a build: it has no manifest.suit; name a .wasm, or a folder that `ota build` made" in said
     (tmp_path / "empty" / "blink.wasm").touch()
     assert ota(quick.folder, "publish", tmp_path / "empty") == 1
-    assert f"; {tmp_path / 'empty' / 'blink.wasm'} is there\n" in capsys.readouterr().err
+    assert f"; there is {tmp_path / 'empty' / 'blink.wasm'}\n" in capsys.readouterr().err
+    assert ota(quick.folder, "run", tmp_path / "empty") == 1
+    wanted = f"{tmp_path / 'empty'} is a folder: name the .wasm, .js or .ts in it; there is {tmp_path / 'empty' / 'blink.wasm'}\n"
+    assert capsys.readouterr().err == f"ota: {wanted}"
 
 
 def test_a_set_is_told_by_its_other_members(quick, capsys):

@@ -454,9 +454,9 @@ def test_a_kept_update_that_is_damaged_is_signed_anew(quick):
 def test_a_group_or_device_that_nobody_knows_is_told_of_without_waiting(quick, capsys):
     quick.board("roof")
     told = {
-        ("--group", "lib"): "note: no board has reported group lib; boards have lab",
-        ("--device", "rooof"): "note: nobody has heard of device rooof; `ota devices` lists those there are",
-        ("--boards", "roof,rooof"): "note: nobody has heard of rooof; `ota devices` lists the boards there are",
+        ("--group", "lib"): "note: no board has reported group lib (did you mean lab?); boards have lab",
+        ("--device", "rooof"): "note: no board has reported as device rooof (did you mean roof?); `ota devices` lists the boards",
+        ("--boards", "roof,rooof"): "note: no board has reported as rooof (did you mean roof?); `ota devices` lists the boards",
         ("--device", "roof"): "",
         ("--group", GROUP): "",
     }
@@ -467,9 +467,9 @@ def test_a_group_or_device_that_nobody_knows_is_told_of_without_waiting(quick, c
         assert bool(note) == ("note:" in said)
     assert ota(quick.folder, "publish", quick.module(2), "--boards", "roof") == 0
     assert ota(quick.folder, "widen", GROUP, "--boards", "roff") == 0
-    assert "nobody has heard of roff" in capsys.readouterr().err
+    assert "no board has reported as roff" in capsys.readouterr().err
     assert ota(quick.folder, "config", "echo", "key=value", "--device", "rooof") == 0
-    assert "nobody has heard of device rooof" in capsys.readouterr().err
+    assert "no board has reported as device rooof" in capsys.readouterr().err
 
 
 def test_what_never_arrived_is_not_said_to_be_lost(quick, capsys, monkeypatch):

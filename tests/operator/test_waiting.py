@@ -387,6 +387,8 @@ def test_of_many_boards_only_failures_have_a_line_and_the_others_are_counted(sit
 
 def test_where_capabilities_are_granted_is_said_when_a_board_denies_one(capsys):
     _tell("group lab", Outcome({"a": {"m": Standing(Kind.FAILED, "rejected", "capability-denied", "no clock")}}), 1)
-    assert "what modules may use stands in [policy.grants] of a board's agent.toml\n" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "[policy.grants] of a board's agent.toml says what modules may use\n" in said
+    assert "checks an update that it refused again when its agent restarts\n" in said
     _tell("group lab", Outcome({"a": {"m": Standing(Kind.FAILED, "failed", "trapped")}}), 1)
     assert "[policy.grants]" not in capsys.readouterr().err
