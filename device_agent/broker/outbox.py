@@ -1,6 +1,7 @@
-"""Messages of modules on their way to the broker: out of the store, in order, each forgotten once the broker has acknowledged it.
+"""Messages of modules on their way to the broker: out of the store, each forgotten once the broker has acknowledged it.
 
-`Outbox` sends each as an MQTT message of its own, several at a time. `Batches` sends many in one packet, for thin links.
+Those of an instance are sent in order. Instances take turns, so that one that has many waiting keeps no other waiting. `Outbox`
+sends each as an MQTT message of its own, several at a time. `Batches` sends many in one packet, all in order, for thin links.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import functools
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,12 +75,12 @@ class Delivery(ABC):
         store: Store,
         on_writer: Callable[..., Awaitable[Any]],
         link: Line,
-        forget: Callable[[int], None],
+        forget: Callable[[Mapping[str, int]], None],
         counters: Counter[str],
     ) -> None:
-        """`forget`: the messages up to a number are not needed any more."""
+        """`forget`: the messages of an instance up to a number are not needed any more."""
         self._store, self._on_writer, self._link, self._forget, self._counters = store, on_writer, link, forget, counters
-        self._gone = 0  # number up to which messages were delivered or dropped
+        self._gone: dict[str, int] = {}  # number up to which those of an instance were delivered or dropped
         self._wake, self._online = asyncio.Event(), asyncio.Event()
         self._retry_s = RETRY_S
         self._closed = 0  # times in turn that the broker closed the connection at the message that is first now
@@ -98,10 +99,12 @@ class Delivery(ABC):
     async def deliver(self) -> None:
         """The task that sends."""
 
-    def _delivered(self, number: int, count: int) -> None:
-        self._gone, self._retry_s, self._closed = number, RETRY_S, 0
-        self._counters["messages_delivered"] += count
-        self._forget(number)
+    def _delivered(self, messages: Sequence[Message]) -> None:
+        last = {each.instance: each.number for each in messages}
+        self._retry_s, self._closed = RETRY_S, 0
+        self._counters["messages_delivered"] += len(messages)
+        self._gone.update(last)
+        self._forget(last)
 
     def _drop(self, message: Message, counter: str, why: str) -> None:
         """Drops the oldest message, which can't be sent; said once for a topic, counted each time."""
@@ -110,8 +113,8 @@ class Delivery(ABC):
             logger.error("a message of %d bytes for %s %s", len(message.payload), message.topic, why)
         self._counters[counter] += 1
         self._counters["messages_dropped"] += 1
-        self._gone, self._closed = message.number, 0
-        self._forget(message.number)
+        self._gone[message.instance], self._closed = message.number, 0
+        self._forget({message.instance: message.number})
 
     async def _until_worth_trying(self, sent: Sent) -> None:
         """Waits after a failure: for a connection where there is none, else for a while, ever longer when the broker refuses."""
@@ -135,7 +138,7 @@ class Outbox(Delivery):
         store: Store,
         on_writer: Callable[..., Awaitable[Any]],
         link: Line,
-        forget: Callable[[int], None],
+        forget: Callable[[Mapping[str, int]], None],
         counters: Counter[str],
         device: str,
         topic_of: Callable[[Message], str | None],
@@ -149,11 +152,11 @@ class Outbox(Delivery):
         self._ahead_bytes = 0
         self._more = True  # whether the store may have messages behind those
         self._reading = False
-        self._read = 0  # number of the last message that was sent
+        self._read: dict[str, int] = {}  # number of the last message of an instance that was sent
         self._flying: deque[_Flight] = deque()
         self._flying_bytes = 0
         self._early: set[int] = set()  # acknowledged before one that is older
-        self._alone_to = 0  # messages up to this number are sent one by one: one of them made the broker close the connection
+        self._alone: set[int] = set()  # messages that are sent one by one: one of them made the broker close the connection
         self._denials = 0  # of the message that is first now
         self._denied: set[str] = set()  # topics of messages that were dropped because the broker says that they must not be sent
 
@@ -184,7 +187,7 @@ class Outbox(Delivery):
 
     def _take_acknowledged(self) -> tuple[Message, Sent] | None:
         """Forgets what was acknowledged, in order; returns the first message that failed."""
-        last, count, failed = None, 0, None
+        done, failed = list[Message](), None
         while self._flying and (sent := self._flying[0].sent) is not None:
             message = self._flying[0].message
             if sent is not Sent.ACKNOWLEDGED:
@@ -192,11 +195,12 @@ class Outbox(Delivery):
                 break
             self._flying_bytes -= self._flying.popleft().size_bytes
             self._early.discard(message.number)
+            self._alone.discard(message.number)
             self._denied.discard(message.topic)
-            last, count = message, count + 1
-        if last is not None:
+            done.append(message)
+        if done:
             self._denials = 0
-            self._delivered(last.number, count)
+            self._delivered(done)
         return failed
 
     async def _fill_window(self) -> None:
@@ -206,22 +210,27 @@ class Outbox(Delivery):
                     return
                 await self._read_ahead()
                 continue
-            if len(self._flying) >= (1 if self._ahead[0].number <= self._alone_to else self._link.window):
+            if len(self._flying) >= (1 if self._is_suspected() else self._link.window):
                 return
             self._send(self._ahead.popleft())
+
+    def _is_suspected(self) -> bool:
+        """Whether one of those in flight, or the next, is to be alone."""
+        next_ones = (self._ahead[0], *(each.message for each in self._flying))
+        return bool(self._alone) and any(each.number in self._alone for each in next_ones)
 
     async def _read_ahead(self) -> None:
         self._more, self._reading = False, True
         try:
-            found: list[Message] = await self._on_writer(self._store.outbox, self._read, READ_AHEAD)
+            found: list[Message] = await self._on_writer(self._store.outbox_by_turns, dict(self._read), READ_AHEAD)
         finally:
             self._reading = False
-        self._more = self._more or len(found) == READ_AHEAD
+        self._more = self._more or bool(found)
         self._ahead.extend(found)
         self._ahead_bytes = sum(map(_size, found))
 
     def _send(self, message: Message) -> None:
-        self._read = message.number
+        self._read[message.instance] = message.number
         size = _size(message)
         self._ahead_bytes -= size
         flight = _Flight(message, size)
@@ -256,11 +265,11 @@ class Outbox(Delivery):
         self._early.update(each.message.number for each in behind if each.sent is Sent.ACKNOWLEDGED)
         self._flying.clear()
         self._ahead.clear()
-        self._flying_bytes, self._ahead_bytes, self._read, self._more = 0, 0, self._gone, True
+        self._flying_bytes, self._ahead_bytes, self._read, self._more = 0, 0, dict(self._gone), True
         if sent is Sent.CLOSED and behind:  # which of them was it?
-            self._alone_to = max(self._alone_to, behind[-1].message.number)
+            self._alone = {message.number, *(each.message.number for each in behind)}
         if self._is_hopeless(message, sent, alone=not behind):
-            self._read = self._gone
+            self._read = dict(self._gone)
             return
         await self._until_worth_trying(sent)
 
@@ -296,19 +305,20 @@ class Batches(Delivery):
         store: Store,
         on_writer: Callable[..., Awaitable[Any]],
         link: Line,
-        forget: Callable[[int], None],
+        forget: Callable[[Mapping[str, int]], None],
         counters: Counter[str],
         topic: str,
         encode: Callable[[list[Message]], Awaitable[bytes]],
     ) -> None:
         super().__init__(store, on_writer, link, forget, counters)
         self._topic, self._encode = topic, encode
+        self._last = 0  # number up to which all were delivered or dropped
 
     async def deliver(self) -> None:
         """The task that sends one batch after the other."""
         while True:
             self._wake.clear()
-            found: list[Message] = await self._on_writer(self._store.outbox, self._gone, BATCH_MESSAGES)
+            found: list[Message] = await self._on_writer(self._store.outbox, self._last, BATCH_MESSAGES)
             room = min(BATCH_LIMIT_BYTES, self._link.room(self._topic) - OVERHEAD_BYTES) - BATCH_BYTES
             batch = _within(found, room)
             if not batch:
@@ -319,7 +329,8 @@ class Batches(Delivery):
             except IdentityError:  # the token with the board's key does not sign now, and has said so
                 sent = Sent.LOST
             if sent is Sent.ACKNOWLEDGED:
-                self._delivered(batch[-1].number, len(batch))
+                self._last = batch[-1].number
+                self._delivered(batch)
             elif sent is Sent.TOO_LARGE and len(batch) > 1:
                 continue  # there is less room now
             elif not self._is_unfit(sent, batch):
@@ -331,6 +342,7 @@ class Batches(Delivery):
         self._closed = self._closed + 1 if suspect else 0
         if len(batch) == 1 and (sent is Sent.TOO_LARGE or self._closed >= ALONE_TRIES):
             closed = f"the broker closed the connection {self._closed} times when it came"
+            self._last = batch[0].number
             self._drop(
                 batch[0], "messages_too_large", f"is too large and dropped: {closed if self._closed else 'the broker says so'}"
             )

@@ -7,7 +7,7 @@ from memory: modules go on talking to each other, and a power cut loses what the
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from device_agent.channel.frames import KeyWrite
@@ -34,7 +34,7 @@ class Outcomes:
         self.on_messages: Callable[[Sequence[Message]], None] = lambda written: None
         self._fresh: list[Outcome] = []
         self._fresh_bytes = 0
-        self._delivered = 0  # number up to which messages for the broker are to be forgotten
+        self._delivered: dict[str, int] = {}  # number up to which messages of an instance for the broker are to be forgotten
         self._forgetting: asyncio.TimerHandle | None = None
         self._full = False
         self._wake = asyncio.Event()
@@ -52,9 +52,10 @@ class Outcomes:
         """A message of the bus that nobody is to handle any more."""
         self.add(Outcome(_NOBODY, consumed=(bus_number,)))
 
-    def forget(self, number: int) -> None:
-        """Messages for the broker up to a number were delivered. What is sent again after a power cut has the same number."""
-        self._delivered = max(self._delivered, number)
+    def forget(self, delivered: Mapping[str, int]) -> None:
+        """Messages of instances for the broker were delivered up to a number. What is sent again after a power cut has the same."""
+        for instance, number in delivered.items():
+            self._delivered[instance] = max(self._delivered.get(instance, 0), number)
         if self._forgetting is None:
             self._forgetting = asyncio.get_running_loop().call_later(FORGET_S, self._wake.set)
 
@@ -65,7 +66,7 @@ class Outcomes:
 
     async def _flush(self) -> bool:
         batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
-        delivered, self._delivered = self._delivered, 0
+        delivered, self._delivered = self._delivered, {}
         if self._forgetting is not None:
             self._forgetting.cancel()
             self._forgetting = None
@@ -74,7 +75,7 @@ class Outcomes:
         try:
             added: Added = await self._on_writer(self._store.add_outcomes, batch, self._bounds, delivered)
         except Refused as error:
-            self._delivered = max(self._delivered, delivered)
+            self.forget(delivered)
             self._go_on_in_memory(batch, error)
             return False
         self._full = False

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from device_agent.channel.frames import KeyWrite
@@ -83,8 +84,11 @@ class Messages(Tables):
     _bus_waiting: OnBus | None = None
 
     @recovers
-    def add_outcomes(self, outcomes: Sequence[Outcome], bounds: Bounds, delivered: int = 0) -> Added:
-        """What handled events asked for, in one transaction; messages for the broker up to the number `delivered` are forgotten.
+    def add_outcomes(
+        self, outcomes: Sequence[Outcome], bounds: Bounds, delivered: Mapping[str, int] = MappingProxyType({})
+    ) -> Added:
+        """What handled events asked for, in one transaction. `delivered`: by instance, up to which number its messages for the
+        broker are forgotten.
 
         The oldest messages are dropped to stay within the bounds: of the instance that has the most there, in the outbox, and among
         what waits for the same instance.
@@ -117,11 +121,26 @@ class Messages(Tables):
         return [Message(*row) for row in rows]
 
     @recovers
+    def outbox_by_turns(self, after: Mapping[str, int], count: int) -> list[Message]:
+        """Messages not delivered yet, about `count` of them: the oldest of each instance, then the next of each, and so on.
+
+        So who has said much keeps nobody waiting. `after`: the number above which those of an instance are, 0 where it has none.
+        """
+        instances = tuple(self._waiting())
+        columns, most = ", ".join(Message._fields), max(1, count // max(1, len(instances)))
+        query = f"select {columns} from outbox where instance = ? and number > ? order by number limit ?"
+        found: list[tuple[int, Message]] = []
+        for each in instances:
+            rows = self._database.execute(query, (each, after.get(each, 0), most))
+            found += enumerate(Message(*row) for row in rows)
+        return [message for _, message in sorted(found)]
+
+    @recovers
     def delivered(self, number: int) -> None:
         """Forgets messages up to a number."""
         waiting, self._outbox_waiting = self._waiting(), None
         with self._transaction():
-            self._delete_messages(number, waiting)
+            self._delete_messages(dict.fromkeys(waiting, number), waiting)
         self._outbox_waiting = waiting
 
     @recovers
@@ -241,11 +260,13 @@ class Messages(Tables):
         self._database.executemany("delete from outbox where number = ?", numbers)
         return len(numbers), size
 
-    def _delete_messages(self, up_to: int, waiting: dict[str, tuple[int, int]]) -> None:
-        query = f"select instance, count(*), sum({_size_in('outbox')}) from outbox where number <= ? group by instance"
-        for instance, count, size in self._database.execute(query, (up_to,)).fetchall():
-            _note(waiting, instance, -count, -size)
-        self._database.execute("delete from outbox where number <= ?", (up_to,))
+    def _delete_messages(self, up_to: Mapping[str, int], waiting: dict[str, tuple[int, int]]) -> None:
+        which = "from outbox where instance = ? and number <= ?"
+        for each in up_to.items():
+            count, size = self._database.execute(f"select count(*), sum({_size_in('outbox')}) {which}", each).fetchone()
+            if count:
+                _note(waiting, each[0], -count, -size)
+                self._database.execute(f"delete {which}", each)
 
 
 def _note(waiting: dict[K, tuple[int, int]], name: K, count: int, size: int) -> None:

@@ -65,6 +65,7 @@ def migrate(database: sqlite3.Connection) -> None:
         _from_2(database)
     _add_text(database, "outbox", "reply_to")
     _add_text(database, "bus", "reply_to")
+    database.execute("create index if not exists outbox_of on outbox (instance, number)")  # agents of schema 4 may lack it
     schema.mark(database)
 
 

@@ -40,6 +40,7 @@ create table documents (name text primary key, document blob not null) strict;
 create table outbox (
     number integer primary key autoincrement, time_s real not null, instance text not null, module text not null,
     topic text not null, payload blob not null, reply_to text not null default '') strict;
+create index outbox_of on outbox (instance, number);
 create table bus (
     number integer primary key autoincrement, time_s real not null, source text not null, target text not null,
     topic text not null, payload blob not null, hops integer not null,

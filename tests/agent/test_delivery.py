@@ -10,7 +10,7 @@ from device_agent.broker.connection import Sent
 from device_agent.broker.outbox import SMALL_TRIES, Batches, Outbox
 from device_agent.broker.outcomes import Outcomes
 from device_agent.broker.packets import UserProperties
-from device_agent.storage.messages import Bounds
+from device_agent.storage.messages import Bounds, Outcome, Version
 from device_agent.storage.store import Store
 from ota.formats.report import BATCH_LIMIT_BYTES, Message
 from tests.support.outbox import of, on_writer
@@ -27,8 +27,11 @@ class Rows:
     def outbox(self, after: int, count: int) -> list[Message]:
         return [each for each in self.messages if each.number > after][:count]
 
-    def forget(self, number: int) -> None:
-        self.messages = [each for each in self.messages if each.number > number]
+    def outbox_by_turns(self, after: dict[str, int], count: int) -> list[Message]:
+        return [each for each in self.messages if each.number > after.get(each.instance, 0)][:count]
+
+    def forget(self, delivered: dict[str, int]) -> None:
+        self.messages = [each for each in self.messages if each.number > delivered.get(each.instance, 0)]
 
 
 class Line:
@@ -280,9 +283,9 @@ def test_what_was_just_written_is_sent_in_order_and_not_read_again_while_there_i
             return Sent.ACKNOWLEDGED
 
         class Watched(Rows):
-            def outbox(self, after: int, count: int) -> list[Message]:
+            def outbox_by_turns(self, after: dict[str, int], count: int) -> list[Message]:
                 reads.append(after)
-                return super().outbox(after, count)
+                return super().outbox_by_turns(after, count)
 
         rows, every = Watched([]), messages([10] * 900)
         sending = Outbox(rows, on_writer, Line(send), rows.forget, Counter(), "b", lambda message: message.topic)
@@ -300,7 +303,7 @@ def test_what_was_just_written_is_sent_in_order_and_not_read_again_while_there_i
 
     got, reads = asyncio.run(inside())
     assert got == list(range(1, 901))
-    assert reads == [0] if at_once <= outbox.AHEAD else len(reads) > 3
+    assert reads == [{}] if at_once <= outbox.AHEAD else len(reads) > 3
 
 
 def test_messages_that_were_written_while_others_were_read_are_sent_once_and_in_order():
@@ -415,3 +418,58 @@ def test_a_message_names_the_topic_on_which_its_module_waits_for_an_answer():
     start, end = packets.bounds(bytearray(packet), 0)
     arrived, _, _ = packets.read_publish(packet[0], packet[start:end])
     assert (arrived.response_topic, arrived.board, arrived.payload) == ("devices/roof/answers", "roof", b"?")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_instance_that_floods_keeps_no_other_waiting_and_each_is_in_order(tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(outbox, "RETRY_S", 0.001)
+
+    async def inside():
+        store, got, sent = Store(tmp_path), [], 0
+
+        async def send(topic, payload, properties):
+            nonlocal sent
+            sent += 1
+            if fails and sent % 50 == 0:
+                return Sent.LOST
+            got.append((topic, int(payload)))
+            return Sent.ACKNOWLEDGED
+
+        counters = Counter()
+        outcomes = Outcomes(store, on_writer, Bounds(), counters)
+        sending = Outbox(store, on_writer, Line(send), outcomes.forget, counters, "b", lambda message: message.instance)
+        outcomes.on_messages = sending.written
+        said = Counter()
+
+        async def say(instance: str, count: int) -> None:
+            now = [Message(0, 0.5, instance, "m 1", "t", b"%d" % (said[instance] + each)) for each in range(count)]
+            said[instance] += count
+            outcomes.add(Outcome(Version(instance, "m", b"1"), messages=now))
+            await outcomes.flush()
+
+        await say("floods", 2000)
+        task = asyncio.create_task(sending.deliver())
+        waited = []
+        async with asyncio.timeout(60):
+            for number in range(5):
+                before = len(got)
+                await say("quiet", 1)
+                while ("quiet", number) not in got:
+                    await asyncio.sleep(0.001)
+                waited.append(len(got) - before)
+            assert len(got) < 1900, "there was no flood any more"
+            while counters["messages_delivered"] < 2005:
+                await asyncio.sleep(0.005)
+        await outcomes.flush()
+        task.cancel()
+        left = store.outbox_size()
+        store.close()
+        return got, waited, left
+
+    got, waited, left = asyncio.run(inside())
+    assert left == 0
+    assert max(waited) <= 4 * outbox.READ_AHEAD
+    for instance, count in (("floods", 2000), ("quiet", 5)):
+        numbers = list(dict.fromkeys(number for topic, number in got if topic == instance))
+        assert sorted(numbers) == list(range(count))
+        assert fails or numbers == list(range(count))

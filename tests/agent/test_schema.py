@@ -238,3 +238,14 @@ def test_what_the_agent_before_said_between_modules_waits_for_no_answer(tmp_path
     assert (store.outbox(2, 10)[0].reply_to, store.bus(1, 10)[0].reply_to) == ("u", "local/b")
     store.close()
     assert rows(folder, "select value from meta") == [(4,)]
+
+
+def test_an_older_outbox_is_read_by_instance_without_reading_all_of_it(tmp_path):
+    database = opened(tmp_path / "store" / "agent.sqlite")
+    database.executescript((DUMPS / "agent-schema-3.sql").read_text())
+    database.close()
+    Store(tmp_path / "store").close()
+    plan = rows(
+        tmp_path / "store", "explain query plan select number from outbox where instance = 'm' and number > 7 order by number"
+    )
+    assert "USING COVERING INDEX outbox_of (instance=? AND number>?)" in plan[0][-1]
