@@ -15,6 +15,7 @@ from ota.parsing import Parser
 
 if TYPE_CHECKING:
     from device_agent.node.check import Finding
+    from device_agent.node.status import Status
 
 DEFAULT_CONFIG = Path("/etc/wamr-ota/agent.toml")
 
@@ -40,6 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="machine-readable result")
     check.set_defaults(command="check")
+    status = commands.add_parser(
+        "status",
+        help="which modules are on this board, and what became of their updates; without a network, and beside an agent that runs",
+        epilog="example: device-agent --config /etc/wamr-ota/agent.toml status",
+    )
+    status.add_argument("--json", action="store_true", help="machine-readable result")
     install = commands.add_parser(
         "install",
         help="install a bundle that `ota pack` made, with or without an agent that runs",
@@ -132,6 +139,10 @@ def _work(arguments: argparse.Namespace) -> Callable[[], int]:
             from device_agent.node.check import check
 
             return lambda: _tell(check(arguments.config), as_json=arguments.json)
+        case "status":
+            from device_agent.node.status import status
+
+            return lambda: _say(status(arguments.config), as_json=arguments.json)
         case "install":
             from device_agent.node.install import install
 
@@ -189,6 +200,10 @@ def _run(arguments: argparse.Namespace) -> Callable[[], int]:
         devices=devices,
     )
     return lambda: run_module(arguments.module, options)
+
+
+def _say(found: "Status", *, as_json: bool) -> int:
+    return _show((json.dumps(found.as_json()) if as_json else "\n".join(found.lines())) + "\n")
 
 
 def _tell(findings: Sequence["Finding"], *, as_json: bool) -> int:

@@ -3,7 +3,6 @@
 It takes no lock and writes nothing: the database is read, devices are looked for and not opened, no broker is asked.
 """
 
-import contextlib
 import errno
 import importlib.util
 import os
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from device_agent.broker.settings import BrokerConfig
 from device_agent.channel.measures import intolerable, lacking
@@ -21,6 +19,7 @@ from device_agent.desired.reading_keys import PATTERN, read_group_key
 from device_agent.node.config import Config, load
 from device_agent.sandbox.confinement import measures_here
 from device_agent.storage.disk import is_locked
+from device_agent.storage.export import reading
 from device_agent.storage.store import DATABASE
 from ota.errors import OtaError
 from ota.formats import trust
@@ -73,13 +72,8 @@ def _trust(config: Config) -> Iterator[str]:
 def _kept_roots(database: Path) -> list[int]:
     if not database.exists():
         return []
-    # Without a log beside it nobody is at work, and SQLite would make one to read.
-    how = "mode=ro" if database.with_name(database.name + "-wal").exists() else "mode=ro&immutable=1"
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?{how}", uri=True)) as opened:
-            return [number for (number,) in opened.execute("select number from roots")]
-    except sqlite3.Error as error:
-        raise _Missing(f"{database}: {error}") from error
+    with reading(database.parent) as opened:
+        return [number for (number,) in opened.execute("select number from roots")]
 
 
 def _storage(config: Config) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The journal for an auditor: read beside an agent that runs, without its lock, and never written to."""
+"""The database, and the journal in it for an auditor: read beside an agent that runs, without its lock, and never written to."""
 
 import contextlib
 import sqlite3
@@ -10,7 +10,7 @@ from device_agent.storage.recovery import NAME
 from ota.errors import OtaError
 from ota.formats.journal import Row, chain
 
-__all__ = ["rows"]
+__all__ = ["reading", "rows"]
 
 
 def rows(folder: Path) -> Iterator[Row]:
@@ -18,17 +18,26 @@ def rows(folder: Path) -> Iterator[Row]:
 
     The oldest row of a chain whose beginning is not kept comes without its content, for which nothing vouches.
     """
+    query = f"select id, chain, {schema.JOURNAL} from journal order by id"
+    seen: set[str] = set()
+    with reading(folder) as database:
+        for number, found, *values in database.execute(query):
+            instance = values[1]
+            whole = instance in seen or chain(b"", values) == found
+            seen.add(instance)
+            yield Row(number, instance, tuple(values) if whole else (), found)
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[sqlite3.Connection]:
+    """The database of a storage folder, to read. Raises OtaError, also for what cannot be read within."""
     path = folder / NAME
     if not path.exists():
         raise OtaError(f"{path} is not there: is {folder} the storage folder of an agent?")
-    query = f"select id, chain, {schema.JOURNAL} from journal order by id"
-    seen: set[str] = set()
+    # Without a log beside it no agent runs, and SQLite would make one to read.
+    how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            for number, found, *values in database.execute(query):
-                instance = values[1]
-                whole = instance in seen or chain(b"", values) == found
-                seen.add(instance)
-                yield Row(number, instance, tuple(values) if whole else (), found)
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as database:
+            yield database
     except (sqlite3.Error, TypeError) as error:
-        raise OtaError(f"{path}: the journal can't be read: {error}") from error
+        raise OtaError(f"{path}: {error}") from error

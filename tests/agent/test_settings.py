@@ -55,7 +55,7 @@ def test_a_mistyped_setting_is_named_with_the_one_that_was_meant(tmp_path, right
         load(file)
 
 
-@pytest.mark.parametrize("words", [[], ["check"], ["install", "x.bundle"], ["audit", "export"]])
+@pytest.mark.parametrize("words", [[], ["check"], ["status"], ["install", "x.bundle"], ["audit", "export"]])
 def test_without_its_configuration_an_agent_says_how_to_name_it(tmp_path, capsys, words):
     file = tmp_path / "agent.toml"
     assert main(["--config", str(file), *words]) == 1
