@@ -95,7 +95,8 @@ def _retired(workspace: Workspace, rows: Sequence[Row]) -> Iterator[str]:
     for device in sorted(there - told):
         yield f"the end of device {device} has no line: {REMOVED} it was retired elsewhere"
     for device in sorted(told - there):
-        yield f"device {device} was retired, is so no longer, and no line tells that it was taken back"
+        way_out = f"`ota retire {device}` ends it"
+        yield f"device {device} was retired, is so no longer, and no line tells that it was taken back: {way_out}"
     listed = {f"{each.serial:x}" for each in issued.revoked(workspace)}
     for serial, (device, until_s) in revoked.items():
         if until_s > last_s and serial.lstrip("0") not in listed:
@@ -103,19 +104,22 @@ def _retired(workspace: Workspace, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _tokens(workspace: Workspace, rows: Sequence[Row]) -> Iterator[str]:
-    """Those that a retired board had must be gone; those that expired long ago may be."""
+    """Those that a retired board had must be gone; those that expired long ago may be, and those of a command that was interrupted
+    before they were there, once the same was asked for again.
+    """
+    there = workspace.read(enrolment.FILE)
     made: dict[str, Row] = {}
     needed: set[str] = set()
     dropped: set[str] = set()
     for row in rows:
         if row.action == "make-token":
             needed -= {each for each in needed if _until_s(made[each]) + enrolment.KEPT_S < _seconds(row.time)}
+            needed -= {each for each in needed - there.keys() if made[each].about.get("names") == row.about.get("names")}
             made[row.about.get("token", "")] = row
             needed.add(row.about.get("token", ""))
         elif row.action == "retire-device":
             gone = {each for each in needed if made[each].about.get("names") == row.about.get("device")}
             needed, dropped = needed - gone, dropped | gone
-    there = workspace.read(enrolment.FILE)
     for token, about in sorted(there.items()):
         what = f"enrolment token {token} for {about['names']}"
         if token not in made:
@@ -125,7 +129,11 @@ def _tokens(workspace: Workspace, rows: Sequence[Row]) -> Iterator[str]:
         elif (about["names"], str(about["count"]), about.get("group", ""), about["expires_s"]) != _as_told(made[token]):
             yield f"{what} is for other boards, for more of them or for longer than its line tells"
     for token in sorted(needed - there.keys()):
-        yield f"enrolment token {token} for {made[token].about.get('names')} is gone, and no line tells why"
+        names = made[token].about.get("names")
+        yield (
+            f"enrolment token {token} for {names} is gone, and no line tells why:"
+            f" if the command that made it was interrupted, a new token for {names} ends this"
+        )
 
 
 def _as_told(row: Row) -> tuple[str, str, str, int]:

@@ -292,6 +292,28 @@ def test_a_token_that_was_removed_is_found_unless_its_board_was_retired_or_it_ex
     assert problems(granted) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "fails", "told"),
+    [
+        (("token", "roof-2", "-o", "token"), "ota.operator.enrolment.Workspace.record", "a new token for roof-2 ends this"),
+        (("retire", "roof-1", "--yes", "--offline"), "ota.operator.issued.retire", "`ota retire roof-1` ends it"),
+    ],
+)
+def test_a_command_that_was_interrupted_behind_its_line_is_done_again(quick, monkeypatch, tmp_path, words, fails, told):
+    monkeypatch.chdir(tmp_path)
+    assert ota(quick.folder, "token", "roof-1", "-o", "first") == 0
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fails, interrupt)
+        assert ota(quick.folder, *words) == 130
+    assert any(told in each for each in problems(quick.workspace))
+    assert ota(quick.folder, *words) == 0
+    assert problems(quick.workspace) == []
+
+
 def test_an_old_token_goes_with_the_next_one_and_a_token_goes_with_its_board(granted):
     new_token(granted, "roof-3", NOW_S + 4000 + KEPT_S, 3600)
     assert len(granted.read("tokens.json")) == 1
