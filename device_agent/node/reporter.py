@@ -17,6 +17,9 @@ from ota.formats.signed_report import INSTANCE_REPORT, REPORT
 
 __all__ = ["BoardState", "Reporter"]
 
+PAUSE_S = 0.1
+"""From the publication of reports to the next: a fast update is told at its end, not phase by phase."""
+
 
 @dataclass(frozen=True)
 class BoardState:
@@ -35,7 +38,7 @@ class BoardState:
 
 
 class Reporter:
-    """Publishes what has changed. Several changes at the same moment are one report, and those while others are signed."""
+    """Publishes what has changed. What changes while reports are signed, and in a short pause after them, is in the next ones."""
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Reporter:
             self._wake.clear()
             if self._online():
                 await self._report_changes()
+                await asyncio.sleep(PAUSE_S)
 
     async def _report_changes(self) -> None:
         state, time_s = self._look(), max(0, int(self._now_s()))

@@ -2,7 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from device_agent.instance.snapshot import Snapshot
+from device_agent.node import reporter
 from device_agent.node.reporter import BoardState, Reporter
 from ota.formats import topics
 from ota.formats.report import InstanceReport, Report, Running
@@ -57,6 +60,25 @@ def with_board(test):
 
     run.__name__ = test.__name__
     return run
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(reporter, "PAUSE_S", 0)
+
+
+@with_board
+async def test_the_phases_of_a_fast_update_are_two_reports(board):
+    reporter.PAUSE_S = 0.5
+    board.may_sign.set()
+    board.reporter.poke()
+    assert await board.settled() == ["1", 1]
+    for board.version in ("2", "3", "4"):
+        board.reporter.poke()
+        assert await board.settled() == []
+    while not board.sent:
+        await asyncio.sleep(0.01)
+    assert await board.settled() == ["4", 3]
 
 
 @with_board
