@@ -204,7 +204,7 @@ class Board:
     async def fetch_blob(self, wanted) -> None:
         if not await self.gate():
             raise Refused(Reason.CHUNK_MISSING, "the machine wants it so")
-        await self.on_writer(self.store.add_blob, BLOBS[wanted.digest])
+        await self.on_writer(self.store.blob_path(wanted.digest).write_bytes, BLOBS[wanted.digest])
 
     async def power_off(self) -> None:
         for instance in self.instances.values():
