@@ -19,6 +19,8 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
+    if not path.name:  # "." and "/", beside which there is no name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     temporary = path.with_name(f".{path.name}.tmp")
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

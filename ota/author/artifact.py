@@ -11,7 +11,7 @@ from typing import Any
 from ota.author import cosign
 from ota.author.build import BuildError
 from ota.author.registry import Repository
-from ota.author.source import content
+from ota.author.source import content, source_date_s
 from ota.formats import component, oci, wasm
 from ota.formats.loadable import core_module
 from ota.formats.oci import Artifact, Descriptor, Reference
@@ -65,17 +65,17 @@ def _media_type(document: bytes, what: str) -> str:
 def push(repository: Repository, module: Path, environment: Mapping[str, str] = os.environ) -> Reference:
     """Pushes a module, with the .toml beside it if there is one; the same files give the same digest.
 
-    Raises BuildError, HttpError, Refused.
+    Raises BuildError, SourceError, HttpError, Refused.
     """
-    try:
-        created_s = int(environment.get("SOURCE_DATE_EPOCH") or module.stat().st_mtime)
-        beside = module.with_suffix(".toml")
-        description = beside.read_bytes() if beside.exists() else b""
-    except OSError as error:
-        raise BuildError(f"{error.filename}: {error.strerror}") from error
     with naming(module):
         blob = content(module)
         wasm.read(core_module(blob))
+    beside, created_s = module.with_suffix(".toml"), source_date_s(environment)
+    try:
+        created_s = int(module.stat().st_mtime) if created_s is None else created_s
+        description = beside.read_bytes() if beside.exists() else b""
+    except OSError as error:
+        raise BuildError(f"{error.filename}: {error.strerror}") from error
     if len(description) > oci.DESCRIPTION_LIMIT_BYTES:
         raise BuildError(f"{beside} has {len(description)} bytes, the limit is {oci.DESCRIPTION_LIMIT_BYTES}")
     parts = [(blob, _descriptor(blob, oci.WASM, module.with_suffix(".wasm").name))]

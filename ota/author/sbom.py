@@ -4,7 +4,6 @@ An optional part, `pip install 'wamr-ota[sbom]'`; a bill that another tool made 
 """
 
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ota.author.locks import Part, beside, read
+from ota.author.source import source_date_s
 from ota.errors import OtaError
 from ota.formats import wasm
 from ota.formats.cbor import sha256
@@ -51,7 +51,10 @@ def check(data: bytes, what: str) -> None:
 
 
 def make(module: Path, blob: bytes, name: str, version: str) -> bytes:
-    """The bill of a module: what its section "producers" and the locks in its folder say. Raises SbomError, LockError, Refused."""
+    """The bill of a module: what its section "producers" and the locks in its folder say.
+
+    Raises SbomError, LockError, SourceError, Refused.
+    """
     try:
         from cyclonedx.model import HashAlgorithm, HashType, Property
         from cyclonedx.model.bom import Bom, BomMetaData
@@ -112,7 +115,4 @@ def _parts(module: Path) -> Sequence[Part]:
 
 def _date() -> datetime:
     """That of reproducible builds (SOURCE_DATE_EPOCH), or 1970: the bill must not change with the time it is made."""
-    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    if not text.isdecimal() or int(text) >= 1 << 36:
-        raise SbomError(f"SOURCE_DATE_EPOCH is {text!r}, not seconds since 1970")
-    return datetime.fromtimestamp(int(text), UTC)
+    return datetime.fromtimestamp(source_date_s() or 0, UTC)

@@ -1,16 +1,20 @@
 """What a file that an author names holds, whatever it was written in: one way for every command that takes one."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ota.author.javascript import compiled, is_script
 from ota.errors import OtaError
 from ota.formats.chunks import BLOB_LIMIT_BYTES
 
-__all__ = ["SourceError", "content"]
+__all__ = ["SourceError", "content", "source_date_s"]
+
+_DATE_DIGITS = 11  # those of dates that there is a year of four digits for
 
 
 class SourceError(OtaError):
-    """The file can't be read."""
+    """The file can't be read, or its date."""
 
 
 def content(path: Path) -> bytes:
@@ -28,3 +32,13 @@ def content(path: Path) -> bytes:
     if len(data) > BLOB_LIMIT_BYTES:
         raise SourceError(f"{path} is larger than the largest file that boards accept: the limit is {BLOB_LIMIT_BYTES} bytes")
     return data
+
+
+def source_date_s(environment: Mapping[str, str] = os.environ) -> int | None:
+    """The time of reproducible builds, SOURCE_DATE_EPOCH; None where there is none. Raises SourceError."""
+    text = environment.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > _DATE_DIGITS:
+        raise SourceError(f"SOURCE_DATE_EPOCH is {text[:100]!r}, not seconds since 1970")
+    return int(text)

@@ -94,6 +94,8 @@ def _build(arguments: argparse.Namespace) -> int:
         if not folder.is_dir():
             raise BoardError(f"{folder} is not a folder")
     check_parts(arguments.settings, arguments.factory)
+    if arguments.out.is_dir():
+        raise BoardError(f"{arguments.out} is a folder: name the file")
     if not arguments.out.parent.is_dir():
         raise BoardError(f"{arguments.out.parent} is not a folder")
     wheel = find(board.processor.target, arguments.wheels)

@@ -137,6 +137,8 @@ def _of_role(workspace: Workspace, name: str, newest: Root, after: Root | None) 
 
 
 def _new(arguments: argparse.Namespace) -> int:
+    if arguments.file.is_dir():
+        raise OtaError(f"{arguments.file} is a folder: name the file")
     public = arguments.file.with_name(f"{arguments.file.name}.pub")
     if public.exists():
         raise OtaError(f"{public} is there already")

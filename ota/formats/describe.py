@@ -260,7 +260,8 @@ def _bundle(data: bytes) -> Description:
 def describe_manifest(data: bytes) -> Description:
     """An envelope; one outside our profile is described too. Raises Refused for one that is not SUIT."""
     envelope = suit.Envelope.from_bytes(data, ENVELOPE_LIMIT_BYTES)
-    values: dict[str, Any] = {"digest": sha256(data), "sequence": envelope.manifest.get(suit.SEQUENCE)}
+    sequence = envelope.manifest.get(suit.SEQUENCE)  # anything at all, until the profile is read
+    values: dict[str, Any] = {"digest": sha256(data), "sequence": sequence if type(sequence) is int else None}
     rows = [("digest", sha256(data).hex()), ("sequence", str(values["sequence"])), *_signer_rows(envelope.signatures)]
     values["signed_by"] = _signers(envelope.signatures)
     values["text"], text_rows = said_of(envelope)

@@ -171,8 +171,10 @@ def documents(workspace: Workspace, scopes: Iterable[Scope]) -> dict[Scope, tupl
 def pack(workspace: Workspace, scopes: Iterable[Scope], out: Path) -> int:
     """Writes a bundle of everything that boards of these groups and devices need; returns its size in bytes.
 
-    Raises OtaError for an update that is not kept here, and for a bundle that would be larger than boards take.
+    Raises OtaError for an update that is not kept here, for a bundle that would be larger than boards take, and for a folder.
     """
+    if out.is_dir():
+        raise OtaError(f"{out} is a folder: name the file")
     found = documents(workspace, scopes)
     digests = {entry.manifest_digest for deployment, _ in found.values() for entry in deployment.entries.values()} - {b""}
     messages = [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ota.author.build import prepare
-from ota.formats import bundle, cbor, topics
+from ota.formats import bundle, cbor, suit, topics
 from ota.formats.describe import describe
 from ota.formats.diagnostic import MAX_DEPTH, diagnostic
 from ota.formats.enrolment import Token
@@ -50,6 +50,14 @@ FILES = {
 def test_every_kind_of_file_is_told_and_shown(kind):
     found = describe(FILES[kind])
     assert (found.kind, found.values["kind"], found.rows[0]) == (kind, kind, ("kind", kind))
+
+
+@pytest.mark.parametrize("sequence", [{b"a": 1}, {1: {b"a": 2}}, float("nan"), "1"])
+def test_a_sequence_number_that_is_none_is_not_shown(sequence, tmp_path, capsys):
+    envelope = suit.encode_envelope(cbor.encode({suit.VERSION: 1, suit.SEQUENCE: sequence}), [])
+    (tmp_path / "manifest.suit").write_bytes(envelope)
+    assert ota(tmp_path, "inspect", tmp_path / "manifest.suit", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sequence"] is None
 
 
 def test_values_are_structured():

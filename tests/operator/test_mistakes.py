@@ -288,6 +288,11 @@ def test_what_the_workspace_writes_is_not_called_damaged(workspace):
             ("settings", "b", "--board", "qemu-riscv64", "-o", "s", "--policy", "binary"),
             "ota: binary is not UTF-8 text: a TOML file",
         ),
+        (("push", "oci://localhost:1/x:1", "."), "ota: .: Is a directory"),
+        (("sbom", "tally.wasm", "-o", "."), "ota: .: Is a directory"),
+        (("keys", "new", "."), "ota: . is a folder: name the file"),
+        (("publish", "tally.wasm", "--pack", "."), "ota: . is a folder: name the file"),
+        (("image", "build", "qemu-riscv64", "-o", "."), "ota: . is a folder: name the file"),
         (("boards", "show", "binary.toml"), "ota: binary.toml is not UTF-8 text: a board definition in TOML is expected"),
     ],
 )

@@ -113,6 +113,13 @@ def test_the_same_files_are_the_same_artifact_in_the_layout_of_the_cncf(registry
     assert config["layerDigests"] == [each["digest"] for each in manifest["layers"]]
 
 
+@pytest.mark.parametrize("date", ["yesterday", "-1", "9" * 5000])
+def test_a_date_of_reproducible_builds_that_is_none_is_one_line(workspace, registry, tmp_path, capsys, monkeypatch, date):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", date)
+    assert ota(workspace, "push", f"oci://{registry.host}/echo:1", module_files(tmp_path)) == 1
+    assert capsys.readouterr().err.startswith(f"ota: SOURCE_DATE_EPOCH is {date[:100]!r}, not seconds since 1970")
+
+
 def test_a_tag_that_moves_between_resolving_and_fetching_changes_nothing(registry, tmp_path):
     first = artifact.push(repository(registry, "echo:latest", writes=True), module_files(tmp_path))
 
