@@ -6,7 +6,7 @@ The help of a verb begins with what the verb does.
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ota.formats.text import nearest
@@ -19,6 +19,11 @@ _CHOICE = re.compile(r"(?P<what>argument .+): invalid choice: '(?P<given>.*)' \(
 
 class _Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]
     """Verbs, whose own help says what the list of them says."""
+
+    in_sections = False
+
+    def _get_subactions(self) -> Any:  # those that help lists below the argument
+        return [] if self.in_sections else super()._get_subactions()
 
     def add_parser(self, name: str, **settings: Any) -> Any:
         """As argparse's; the description is the help, as a sentence, unless there is one."""
@@ -34,6 +39,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{"allow_abbrev": False, **named})
         self._within = False
         self.register("action", "parsers", _Verbs)
+
+    def show_in_sections(self, sections: Mapping[str, Sequence[str]]) -> None:
+        """Help has a section for each title, with its verbs."""
+        (verbs,) = (each for each in self._actions if isinstance(each, _Verbs))
+        about = {each.dest: each for each in verbs._choices_actions}
+        for title, names in sections.items():
+            self.add_argument_group(title)._group_actions.extend(about[name] for name in names)
+        self._action_groups.append(self._action_groups.pop(1))  # the options
+        self.usage = self.format_usage().removeprefix("usage: ").strip()
+        verbs.in_sections, verbs.help = True, argparse.SUPPRESS
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Takes options before, between and behind arguments.

@@ -325,7 +325,7 @@ class Node:
             self._renewal.online()
 
     def _offline(self) -> None:
-        logger.info("offline: going on alone")
+        logger.info("offline: the board continues without the broker")
 
     def _clock_was_set(self) -> None:
         self._clock_set.set()

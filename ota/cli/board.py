@@ -18,7 +18,11 @@ from ota.formats.text import nearest
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
-    boards = commands.add_parser("boards", help="the boards that are known", epilog="example: ota boards show raspberry-pi-4")
+    boards = commands.add_parser(
+        "boards",
+        help="list the models of boards that cards, images and builds are made for",
+        epilog="example: ota boards show raspberry-pi-4",
+    )
     boards.add_argument("--json", action="store_true", help="machine-readable result")
     boards.set_defaults(handler=_list)
     verbs = boards.add_subparsers(metavar="verb")
@@ -28,7 +32,9 @@ def add_commands(commands: Any) -> None:
     show.set_defaults(handler=_show)
 
     image = commands.add_parser(
-        "image", help="make cards for boards", epilog="example: ota image build qemu-riscv64 -o sd.img --settings board-1"
+        "image",
+        help="make a card image for a board, and write it onto a card",
+        epilog="example: ota image build qemu-riscv64 -o sd.img --settings board-1",
     )
     verbs = image.add_subparsers(metavar="verb", required=True)
     build = verbs.add_parser(

@@ -34,7 +34,9 @@ SECRET = frozenset(
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
-    broker = commands.add_parser("broker", help="look at a broker", epilog="example: ota broker check mqtt://localhost:1883")
+    broker = commands.add_parser(
+        "broker", help="measure what a broker announces and keeps", epilog="example: ota broker check mqtt://localhost:1883"
+    )
     verbs = broker.add_subparsers(metavar="verb", required=True)
     verb = verbs.add_parser(
         "check",

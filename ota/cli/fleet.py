@@ -49,7 +49,9 @@ def add_commands(commands: Any) -> None:
     status.set_defaults(handler=_status)
 
     devices = commands.add_parser(
-        "devices", help="the boards that have a certificate or ever reported", epilog="example: ota devices --forget board-7"
+        "devices",
+        help="list the boards of the fleet: those that have a certificate or ever reported",
+        epilog="example: ota devices --forget board-7",
     )
     add_devices_option(devices)
     change = devices.add_mutually_exclusive_group()

@@ -26,7 +26,7 @@ PEM_LIMIT_BYTES = 16 * 1024
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
     keys = commands.add_parser(
-        "keys", help="which keys may sign what, and changes of that", epilog="example: ota keys rotate deploy && ota root publish"
+        "keys", help="show and change which keys may sign what", epilog="example: ota keys rotate deploy && ota root publish"
     )
     verbs = keys.add_subparsers(dest="verb", metavar="verb", required=True)
     shown = verbs.add_parser("list", help="keys by role, and where their private halves are", epilog="example: ota keys list")
@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
 
     new = verbs.add_parser(
         "new",
-        help="make a key of one's own: FILE, and FILE.pub for whoever has the workspace",
+        help="make a key pair: FILE, and FILE.pub for whoever has the workspace",
         epilog="example: ota keys new alice.pem",
     )
     new.add_argument("file", type=Path, help="where its private half goes")
@@ -44,12 +44,12 @@ def add_commands(commands: Any) -> None:
     _add_lock(new)
     new.set_defaults(handler=_new)
 
-    add = verbs.add_parser("add", help="a key more for a role", epilog="example: ota keys add release --public alice.pem.pub")
+    add = verbs.add_parser("add", help="add a key to a role", epilog="example: ota keys add release --public alice.pem.pub")
     add.add_argument("role", choices=ROLES, help=_ABOUT_ROLES)
     _add_source(add)
     add.set_defaults(handler=_add)
 
-    rotate = verbs.add_parser("rotate", help="a new key in the place of an old one", epilog="example: ota keys rotate deploy")
+    rotate = verbs.add_parser("rotate", help="replace a key by a new one", epilog="example: ota keys rotate deploy")
     rotate.add_argument("role", choices=ROLES, help=_ABOUT_ROLES)
     rotate.add_argument(
         "old", nargs="?", default="", metavar="KEY", help="the beginning of its identifier (default: the role's only one)"
@@ -57,7 +57,7 @@ def add_commands(commands: Any) -> None:
     _add_source(rotate)
     rotate.set_defaults(handler=_rotate)
 
-    revoke = verbs.add_parser("revoke", help="a key less", epilog="example: ota keys revoke release 3f2a91c0")
+    revoke = verbs.add_parser("revoke", help="remove a key from a role", epilog="example: ota keys revoke release 3f2a91c0")
     revoke.add_argument("role", choices=ROLES, help=_ABOUT_ROLES)
     revoke.add_argument("key", help="the beginning of its identifier, or the file of its public half")
     _add_json(revoke)
@@ -93,7 +93,7 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     """Where the key comes from: a new one by default."""
     one = command.add_mutually_exclusive_group()
     one.add_argument("--public", type=Path, metavar="FILE", help="somebody else's: the public half, as `ota keys new` makes it")
-    one.add_argument("--key", metavar="REFERENCE", help="one that is at hand: a path")
+    one.add_argument("--key", metavar="REFERENCE", help="a private key of this machine: a path")
     _add_algorithm(command)
     add_passphrase(command)
     _add_json(command)

@@ -37,6 +37,26 @@ VERBS = {  # by module of ota.cli, in the order in which they are shown
     "flash": ("flash", "settings", "enrol"),
     "certificates": ("ca", "token", "retire"),
 }
+SECTIONS = {  # of the help
+    "workspace, keys and broker": ("init", "keys", "group-keys", "root", "sign", "ca", "broker", "broker-config", "completion"),
+    "make and try modules": ("new", "run", "inspect", "build", "verify", "push", "sbom", "rebuild", "demo"),
+    "publish": (
+        "publish",
+        "config",
+        "remove",
+        "withdraw",
+        "widen",
+        "pause",
+        "resume",
+        "abort",
+        "republish",
+        "clean",
+        "pack",
+        "archive",
+    ),
+    "watch": ("status", "logs", "devices", "reports", "audit"),
+    "set up boards": ("boards", "image", "flash", "settings", "token", "enrol", "retire"),
+}
 _MODULES = {verb: module for module, verbs in VERBS.items() for verb in verbs}
 
 
@@ -58,6 +78,7 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
         importlib.import_module(f"ota.cli.{module}").add_commands(commands)
     if verb not in _MODULES:
         completion.add_commands(commands, parser)
+        top.show_in_sections(SECTIONS)
     _add_general_options(commands)
     return top
 

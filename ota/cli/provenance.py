@@ -48,7 +48,9 @@ def add_commands(commands: Any) -> None:
         help="what it is to be built from: the .wasm, .js or .ts, with its .toml beside it, or oci://REGISTRY/NAME:TAG",
     )
     registry.add_options(rebuild)
-    rebuild.add_argument("--aot", type=operator.targets, default=(), help="the targets that it was built with, in their order")
+    rebuild.add_argument(
+        "--aot", type=operator.targets, default=(), metavar="TARGET,…", help="the targets that it was built with, in their order"
+    )
     rebuild.add_argument("--sbom", default="", metavar=f"{sboms.AUTO}|FILE", help=f"default: {sboms.AUTO}, where it has one")
     where = rebuild.add_mutually_exclusive_group(required=True)
     where.add_argument("--check", action="store_true", help="compare, and write nothing")

@@ -39,7 +39,9 @@ def add_commands(commands: Any) -> None:
     _add_signing(sign)
     sign.set_defaults(handler=_sign)
 
-    root = commands.add_parser("root", help="the root of trust, and the next one", epilog="example: ota root publish")
+    root = commands.add_parser(
+        "root", help="show the root of trust; draft, sign and publish the next one", epilog="example: ota root publish"
+    )
     verbs = root.add_subparsers(dest="verb", metavar="verb", required=True)
     show = verbs.add_parser("show", help="the newest root, the draft, and who has to sign it", epilog="example: ota root show")
     show.add_argument("file", type=Path, nargs="?", help="another root document")

@@ -12,7 +12,7 @@ from device_agent.command import _parser
 from device_agent.command import main as agent
 from ota.cli import output
 from ota.cli.completion import subcommands
-from ota.cli.main import VERBS, _verb, main, parser
+from ota.cli.main import SECTIONS, VERBS, _verb, main, parser
 from ota.formats.text import amount, nearest
 from ota.operator.session import NoConnectionError
 from tests.support.operator import ota
@@ -86,14 +86,25 @@ def test_a_wrong_command_line_is_told_in_one_line(line, command, said, capsys):
     assert capsys.readouterr() == ("", f"{command}: {said}; `{command} --help` says more\n")
 
 
-@pytest.mark.parametrize(("line", "shown"), [([], "  publish "), (["keys"], "  rotate "), (["image"], "  build ")])
+def test_help_has_every_verb_in_one_section(capsys):
+    verbs = {"completion"}.union(*VERBS.values())
+    assert sorted(verb for names in SECTIONS.values() for verb in names) == sorted(verbs)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert "] command ...\n" in said
+    assert all(said.count(f"\n  {verb} ") + said.count(f"\n  {verb}\n") == 1 for verb in verbs)
+    assert said.index("workspace, keys and broker:") < said.index("publish:") < said.index("options:")
+
+
+@pytest.mark.parametrize(("line", "shown"), [([], "\n  publish "), (["keys"], "\n    rotate "), (["image"], "\n    build ")])
 def test_a_command_without_its_verb_shows_the_verbs(line, shown, capsys):
     with pytest.raises(SystemExit) as ended:
         main(line)
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert not out
-    assert f"\n  {shown}" in err
+    assert shown in err
     assert "\nexample: " in err or "Begin with init" in err
 
 
