@@ -77,10 +77,10 @@ class Row:
         try:
             found = json.loads(line)
             values = tuple(_value(name, found[name]) for name in COLUMNS) if "phase" in found else ()
-            row = cls(found["row"], found["instance"], values, bytes.fromhex(found["hash"]))
+            row = cls(found["row"], str(_value("instance", found["instance"])), values, bytes.fromhex(found["hash"]))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise malformed("journal", f"a line is not a row of a journal ({error}): {line[:80]!r}") from error
-        if type(row.number) is not int or not isinstance(row.instance, str):
+        if type(row.number) is not int:
             raise malformed("journal", f"a line is not a row of a journal: {line[:80]!r}")
         return row
 
@@ -90,6 +90,8 @@ def _value(name: str, found: Any) -> object:
         return bytes.fromhex(found)
     if type(found) is not (int if name in _NUMBERS else str):
         raise ValueError(f"{name} is {found!r}")
+    if isinstance(found, str):
+        found.encode()  # JSON can say half of a character, which no board hashes: raises ValueError
     return found
 
 

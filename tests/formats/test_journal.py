@@ -206,7 +206,7 @@ def test_heads_of_rows_that_are_not_kept_any_more_say_nothing(monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [{"time_s": "1"}, {"time_s": True}, {"events": 1.0}, {"phase": 7}, {"reason": None}, {"manifest": "0g"}, {"hash": "0"},
-     {"instance": 2}, {"row": "1"}],
+     {"instance": 2}, {"row": "1"}, {"instance": "\ud800"}, {"detail": "\ud800"}],
 )  # fmt: skip
 def test_a_line_with_a_value_of_another_kind_is_refused(change):
     line = rows_of("a")[0].to_line()
