@@ -21,6 +21,8 @@ DRIVERS = HERE / "drivers"
 FOLDER = HERE.parents[1] / "build" / "programs"
 VENDOR = FOLDER / "vendor"
 ZIG = (sys.executable, "-m", "ziglang")
+TRIPLES = {"aarch64": "aarch64-linux-gnu", "armv7": "arm-linux-gnueabihf", "riscv64": "riscv64-linux-gnu"}
+"""By target, what gcc for it is called: the side "gcc-armv7" is arm-linux-gnueabihf-gcc's program, which needs no library."""
 NATIVE = {"c": ("gcc", "clang"), "cpp": ("gcc", "clang"), "rust": ("rustc",), "zig": ("zig",)}
 RUST_WASM = "wasm32-unknown-unknown"
 # What wasm3 reads: no reference types, whose calls by table it does not know.
@@ -129,14 +131,18 @@ def _build_c(program: Program, side: str, out: Path) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, (*own, *_sources(program))))
-    ending = ["-mexec-model=reactor", "-Wl,--export=run", "-Wl,--strip-debug"] if side == "wasm" else ["-lm"]
+    ending = ["-lm", "-static"] if side.startswith("gcc-") else ["-lm"]
+    if side == "wasm":
+        ending = ["-mexec-model=reactor", "-Wl,--export=run", "-Wl,--strip-debug"]
     _run([*compiler, "-O2", *objects, *ending, "-o", out])
     shutil.rmtree(folder)
 
 
 def _compiler(side: str, language: str) -> Sequence[str]:
-    if side == "gcc":
-        return ("gcc" if language == "c" else "g++",)
+    name, _, target = side.partition("-")
+    if name == "gcc":
+        prefix = f"{TRIPLES[target]}-" if target else ""
+        return (prefix + ("gcc" if language == "c" else "g++"),)
     zig = (*ZIG, "cc" if language == "c" else "c++")
     return (*zig, "-target", "wasm32-wasi", f"-mcpu={WASM_CPU}") if side == "wasm" else (*zig, "-mcpu=baseline")
 

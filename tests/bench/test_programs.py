@@ -10,6 +10,7 @@ from bench.programs.measure import CPUS, DifferentResultError, Result, Side, _tu
 SHARED = {
     "count.c",
     "driver.h",
+    "low.c",
     "native.c",
     "no_wasi.c",
     "programs.rs",
