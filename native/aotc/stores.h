@@ -2,6 +2,8 @@
 #ifndef PW_STORES_H
 #define PW_STORES_H
 
+#include "tags.h"
+
 /* Whether the hardware may find this address out of bounds. Not one that is constant and within the memory's first size: WAMR adds no
  * more than a constant to the memory's address for these, and one of 32 bits and more for all others. */
 static bool
@@ -18,35 +20,42 @@ pw_may_trap(const AOTCompContext *comp_ctx, LLVMValueRef address)
     return offset + 8 > size;
 }
 
-/* A store that is seen after a trap: in its place, whole or not at all. RISC-V stores what is not aligned in parts, the last one first here: it is in
- * bounds when all are. */
+/* How an address is aligned: what is known, and on RISC-V also what the module says, as a power of two. It may say what is not so: Linux does such
+ * accesses there too, slowly. By bytes, as LLVM accesses what may not be aligned, all accesses of honest modules would take five times as long. */
+static unsigned int
+pw_alignment(const AOTCompContext *comp_ctx, uint32 said, unsigned int known)
+{
+    unsigned int aligned = 1u << (said < 4 ? said : 4);
+    return strncmp(comp_ctx->target_arch, "riscv", 5) == 0 && aligned > known ? aligned : known;
+}
+
+static void
+pw_load(const AOTCompContext *comp_ctx, LLVMValueRef load, LLVMValueRef address, uint32 said, unsigned int known)
+{
+    LLVMSetAlignment(load, pw_alignment(comp_ctx, said, known));
+    LLVMSetVolatile(load, pw_may_trap(comp_ctx, address));
+    pw_tag(comp_ctx, load, "memory");
+}
+
+/* A store that is seen after a trap: in its place, whole or not at all. RISC-V, and who does it there for a processor, stores what is not aligned in
+ * parts: its last byte is read before. */
 static LLVMValueRef
-pw_store(const AOTCompContext *comp_ctx, LLVMValueRef value, LLVMValueRef address, unsigned int align)
+pw_store(const AOTCompContext *comp_ctx, LLVMValueRef value, LLVMValueRef address, uint32 said, unsigned int known)
 {
     LLVMBuilderRef builder = comp_ctx->builder;
-    LLVMTypeRef type = LLVMTypeOf(value);
-    LLVMTypeKind kind = LLVMGetTypeKind(type);
-    unsigned int bits = kind == LLVMFloatTypeKind ? 32 : kind == LLVMDoubleTypeKind ? 64 : LLVMGetIntTypeWidth(type);
+    uint64 bytes = LLVMStoreSizeOfType(LLVMGetModuleDataLayout(comp_ctx->module), LLVMTypeOf(value));
     bool held = !comp_ctx->enable_bound_check;
-    if (held && 8 * align < bits && strncmp(comp_ctx->target_arch, "riscv", 5) == 0) {
-        LLVMTypeRef whole = LLVMIntTypeInContext(comp_ctx->context, bits), part = LLVMIntTypeInContext(comp_ctx->context, 8 * align);
-        LLVMValueRef parts = LLVMBuildBitCast(builder, value, whole, "parts"), store = NULL;
-        address = LLVMBuildBitCast(builder, address, INT8_PTR_TYPE, "bytes");
-        for (unsigned int at = bits / 8; at > 0;) {
-            at -= align;
-            LLVMValueRef offset = I64_CONST(at), number = LLVMConstInt(whole, 8 * at, false);
-            LLVMValueRef one = LLVMBuildTrunc(builder, LLVMBuildLShr(builder, parts, number, "moved"), part, "part");
-            LLVMValueRef place = LLVMBuildInBoundsGEP2(builder, INT8_TYPE, address, &offset, 1, "place");
-            store = LLVMBuildStore(builder, one, LLVMBuildBitCast(builder, place, LLVMPointerType(part, 0), "place_ptr"));
-            LLVMSetAlignment(store, align);
-            LLVMSetVolatile(store, true);
-        }
-        return store;
+    if (held && known < bytes && strncmp(comp_ctx->target_arch, "riscv", 5) == 0) {
+        LLVMValueRef offset = I64_CONST(bytes - 1), last;
+        last = LLVMBuildBitCast(builder, address, INT8_PTR_TYPE, "bytes");
+        last = LLVMBuildInBoundsGEP2(builder, INT8_TYPE, last, &offset, 1, "last");
+        LLVMSetVolatile(LLVMBuildLoad2(builder, INT8_TYPE, last, "last_byte"), true);
     }
     LLVMValueRef store = LLVMBuildStore(builder, value, address);
     if (store) {
-        LLVMSetAlignment(store, align);
+        LLVMSetAlignment(store, pw_alignment(comp_ctx, said, known));
         LLVMSetVolatile(store, held);
+        pw_tag(comp_ctx, store, "memory");
     }
     return store;
 }

@@ -99,10 +99,10 @@ function(wamr_hold_accesses)
     set(hold ", !comp_ctx->enable_bound_check);")
     set(file core/iwasm/compilation/aot_emit_memory.c)
     set(load "        LLVMSetAlignment(value, known_align);                             \\\n    } while (0)\n\n#define BUILD_STORE()")
-    string(REPLACE "known_align); " "known_align); LLVMSetVolatile(value, pw_may_trap(comp_ctx, maddr)); " mended "${load}")
+    string(REPLACE "LLVMSetAlignment(value, known_align); " "pw_load(comp_ctx, value, maddr, align, known_align); " mended "${load}")
     wamr_mend(${file} "${load}" "${mended}")
     set(store "        if (!(res = LLVMBuildStore(comp_ctx->builder, value, maddr))) { \\\n            aot_set_last_error(\"llvm build store failed.\");             \\\n            goto fail;                                                  \\\n        }                                                               \\\n        LLVMSetAlignment(res, known_align);                             \\\n")
-    string(REPLACE "LLVMBuildStore(comp_ctx->builder, value, maddr)" "pw_store(comp_ctx, value, maddr, known_align)" mended "${store}")
+    string(REPLACE "LLVMBuildStore(comp_ctx->builder, value, maddr)" "pw_store(comp_ctx, value, maddr, align, known_align)" mended "${store}")
     string(REPLACE "        LLVMSetAlignment(res, known_align);                             \\\n" "" mended "${mended}")
     wamr_mend(${file} "${store}" "${mended}")
     set(first "#define BUILD_IS_NOT_NULL(value, res, name) ")
@@ -151,6 +151,32 @@ function(wamr_make_vectors)
     wamr_mend(${file} "${apply}" "#include \"vectors.h\"\n\n${apply}")
     set(pipeline "MPM.addPass(PB.buildLTODefaultPipeline(OL, NULL))")
     wamr_mend(${file} "${pipeline}" "{\n                    if (!comp_ctx->enable_bound_check)\n                        ExitOnErr(pw_make_vectors(PB, MPM));\n                    ${pipeline};\n                }")
+endfunction()
+
+# WAMR 978ce3f, ahead of time where software checks bounds: loads the memory's address and bound anew after each store. native/aotc/tags.h.
+function(wamr_tell_apart)
+    set(file core/iwasm/compilation/aot_emit_memory.c)
+    set(first "#define BUILD_IS_NOT_NULL(value, res, name) ")
+    wamr_mend(${file} "${first}" "#include \"tags.h\"\n\n${first}")
+    set(bound "        aot_set_last_error(\"llvm build load failed.\");\n        return NULL;\n    }\n    return mem_check_bound;\n")
+    string(REPLACE "return mem_check_bound" "return pw_tag(comp_ctx, mem_check_bound, \"instance\")" mended "${bound}")
+    wamr_mend(${file} "${bound}" "${mended}")
+    set(base "                  func_ctx->mem_info[0].mem_base_addr, \"mem_base\"))) {\n            aot_set_last_error(\"llvm build load failed.\");\n            goto fail;\n        }\n")
+    wamr_mend(${file} "${base}" "${base}        pw_tag(comp_ctx, mem_base_addr, \"instance\");\n")
+    set(file core/iwasm/compilation/aot_emit_variable.c)
+    set(first "bool\naot_compile_op_get_local(")
+    wamr_mend(${file} "${first}" "#include \"tags.h\"\n\n${first}")
+    set(get "        LLVMSetAlignment(global, 4);\n")
+    wamr_mend(${file} "${get}" "${get}        pw_tag(comp_ctx, global, \"global\");\n")
+    set(set "        LLVMSetAlignment(res, 4);\n")
+    wamr_mend(${file} "${set}" "${set}        pw_tag(comp_ctx, res, \"global\");\n")
+    set(file core/iwasm/compilation/aot_emit_exception.c)
+    set(first "bool\naot_emit_exception(")
+    wamr_mend(${file} "${first}" "#include \"tags.h\"\n\n${first}")
+    set(branch "        if (!LLVMBuildCondBr(comp_ctx->builder, cond_br_if,\n                             func_ctx->got_exception_block,\n                             cond_br_else_block)) {\n            aot_set_last_error(\"llvm build cond br failed.\");\n            return false;\n        }\n")
+    string(REPLACE "if (!LLVMBuildCondBr" "LLVMValueRef branch;\n        if (!(branch = LLVMBuildCondBr" mended "${branch}")
+    string(REPLACE "cond_br_else_block)) {" "cond_br_else_block))) {" mended "${mended}")
+    wamr_mend(${file} "${branch}" "${mended}        pw_expect_none(comp_ctx, branch);\n")
 endfunction()
 
 # WAMR 978ce3f: the smaller or larger of two vectors is a signalling NaN where an operand was one; core 2.0 wants a quiet one, which any
@@ -684,6 +710,7 @@ set(WAMR_MENDS
     wamr_fix_raw_externref
     wamr_pass_externrefs
     wamr_hold_accesses
+    wamr_tell_apart
     wamr_reserve_ends
     wamr_keep_base
     wamr_fix_previous_handler

@@ -18,6 +18,7 @@ from tests.support.wat import wat
 
 KINDS = {"constants": (False, "all"), "hidden operands": (True, "all"), "vectors": (True, "vectors")}
 RANGES = {"constant ranges": (False, "ranges"), "hidden ranges": (True, "ranges")}
+ALIGNMENTS = {"constant alignments": (False, "alignments"), "hidden alignments": (True, "alignments")}
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -27,7 +28,7 @@ class HostError(Exception):
 
 @functools.cache
 def made(kind: str) -> tuple[bytes, list[str]]:
-    hidden, part = (KINDS | RANGES)[kind]
+    hidden, part = (KINDS | RANGES | ALIGNMENTS)[kind]
     text, names = module(hidden=hidden, part=part)
     return wat(text), names
 
@@ -178,6 +179,13 @@ def compare_there(target: str, kinds: Iterable[str], folder: Path) -> None:
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_a_range_whose_end_overflows_reaches_nothing_outside_memory(target, tmp_path):
     compare_there(target, RANGES, tmp_path)
+
+
+@pytest.mark.emulated
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_an_access_that_is_not_aligned_as_its_code_says_does_the_same_or_nothing(target, tmp_path):
+    compare_there(target, ALIGNMENTS, tmp_path)
 
 
 @pytest.mark.full

@@ -49,6 +49,7 @@ NOT_SHOWN = {
     "wamr_optimise_fully": "speed only",
     "wamr_make_vectors": "speed only",
     "wamr_leave_early_vectors": "speed only",
+    "wamr_tell_apart": "speed only",
     "wamr_end_at_traps": "size and speed only",
 }
 """Mends that no value tells of on x86-64, or whose fault is no harmless thing to show, and why."""

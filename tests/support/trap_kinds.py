@@ -104,9 +104,9 @@ class Text:
 
 
 def module(*, hidden: bool, part: str = "all") -> tuple[str, list[str]]:
-    """The text of a module, and the names of its cases: "all", of "vectors" or of "ranges"."""
+    """The text of a module, and the names of its cases: "all", of "vectors", "ranges" or "alignments"."""
     text = Text(hidden)
-    parts = {"all": _all, "vectors": lambda text: _accesses(text, vectors=True), "ranges": _ranges}
+    parts = {"all": _all, "vectors": lambda text: _accesses(text, vectors=True), "ranges": _ranges, "alignments": _alignments}
     for name, body in parts[part](text):
         text.add(name, body)
     return text.module(), text.names
@@ -117,6 +117,7 @@ def _all(text: Text) -> Iterator[tuple[str, str]]:
     yield from _numbers(text)
     yield from _accesses(text, vectors=False)
     yield from _ranges(text)
+    yield from _alignments(text)
 
 
 def _plain(text: Text) -> Iterator[tuple[str, str]]:
@@ -191,6 +192,19 @@ def _ranges(text: Text) -> Iterator[tuple[str, str]]:
             numbers = " ".join(text.value("i32", each) for each in row)
             words = operation.replace("table.init", "table.init $t")
             yield f"{operation.replace('$', '')} {' '.join(map(str, row))}", f"({words} {numbers})"
+
+
+def _alignments(text: Text) -> Iterator[tuple[str, str]]:
+    """Accesses whose alignment is none, or another than the code says, within bounds and partly outside."""
+    for name, size in {**LOADS, **STORES}.items():
+        kind = name.split(".")[0]
+        value = {"i32": "0x01020304", "i64": "0x0102030405060708"}.get(kind, "-1.1")
+        for said in (each for each in (1, 2, 4, 8) if each <= size > 1):
+            for address in (PAGE - size - 1, PAGE - size + 1, PAGE - size + size // 2, PAGE - 1):
+                access = f"({name} align={said} {text.value('i32', address)}"
+                filled = f"(memory.fill (i32.const {PAGE - 16}) (i32.const 0x91) (i32.const 16))"
+                body = f"{access} ({kind}.const {value}))" if name in STORES else f"({kind}.store (i32.const 24) {access}))"
+                yield f"{name} align={said} {address}", filled + body
 
 
 CALLED_BACK = ("unreachable", "call_indirect 4", "recursion", "host fails")
