@@ -492,6 +492,43 @@ function(wamr_keep_fuel)
     wamr_mend(${file} "    int instructions_left = -1;\n    if (exec_env) {\n        instructions_left = exec_env->instructions_to_execute;\n    }\n" "    /* what is left is counted where it is kept */\n")
 endfunction()
 
+# WAMR 978ce3f, interpreting: what every program passes all the time, with fewer instructions (native/interp/loop.h). A call looked at the type of
+# each argument and of each local variable, and called memset.
+function(wamr_shorten_loop)
+    set(file core/iwasm/interpreter/wasm_interp_fast.c)
+    set(begin "static void **global_handle_table;\n")
+    wamr_mend(${file} "${begin}" "${begin}\n#include \"loop.h\"\n")
+    wamr_mend(core/iwasm/common/wasm_exec_env.h "    int instructions_to_execute;\n" "    uint64 instructions_to_execute;\n    uint8 *access_ip; /* where the last access to memory stands */\n")
+    set(got "    got_exception:\n        SYNC_ALL_TO_FRAME();\n        return;\n\n#if WASM_ENABLE_LABELS_AS_VALUES == 0\n")
+    wamr_mend(${file} "${got}" "        goto got_exception;\n\n    limit_exceeded:\n        exec_env->instructions_to_execute = 0;\n        wasm_set_exception(module, \"instruction limit exceeded\");\n\n${got}")
+    set(ended "        /* Exception has been set in signal handler before calling longjmp */\n        ret = false;\n")
+    set(at "        WASMInterpFrame *ended = wasm_exec_env_get_cur_frame(exec_env);\n        if (ended && ended->function && !ended->function->is_import_func)\n            ended->ip = exec_env->access_ip;\n")
+    wamr_mend(core/iwasm/interpreter/wasm_runtime.c "${ended}" "${ended}${at}")
+    set(memory "    WASMMemoryInstance *memory = wasm_get_default_memory(module);\n#if !defined(OS_ENABLE_HW_BOUND_CHECK)              \\\n")
+    string(REPLACE "(module);\n" "(module);\n    uint8 *const memory_base = memory ? memory->memory_data : NULL;\n" mended "${memory}")
+    wamr_mend(${file} "${memory}" "${mended}")
+    set(area "outs_area->lp = outs_area->operand + cur_func->const_cell_num;\n")
+    wamr_mend(${file} "${area}        }\n\n        if ((uint8 *)(outs_area->lp + cur_func->param_cell_num)" "arguments = outs_area->operand + cur_func->const_cell_num;\n        }\n\n        if ((uint8 *)(arguments + cur_func->param_cell_num)")
+    wamr_mend(${file} "        WASMInterpFrame *outs_area = wasm_exec_env_wasm_stack_top(exec_env);\n        int i;\n" "        WASMInterpFrame *outs_area = wasm_exec_env_wasm_stack_top(exec_env);\n        uint32 *arguments;\n")
+    wamr_mend(${file} "        for (i = 0; i < cur_func->param_count; i++) {\n            if (cur_func->param_types[i] == VALUE_TYPE_V128) {\n" "        pw_pass_arguments(arguments, cur_func, frame_ip, frame_lp);\n        for (int i = 0; false /* pw_pass_arguments did it */;) {\n            if (cur_func->param_types[i] == VALUE_TYPE_V128) {\n")
+    wamr_mend(${file} "                word_copy(frame->operand, (uint32 *)cur_wasm_func->consts,\n                          cur_wasm_func->const_cell_num);\n" "                pw_copy_cells(frame->operand, (uint32 *)cur_wasm_func->consts,\n                              cur_wasm_func->const_cell_num);\n")
+    wamr_mend(${file} "            memset(frame_lp + cur_func->param_cell_num, 0,\n                   (uint32)(cur_func->local_cell_num * 4));\n" "            pw_clear_cells(frame_lp + cur_func->param_cell_num, cur_func->local_cell_num);\n")
+    wamr_mend(${file} "            for (i = 0; i < cur_wasm_func->local_count; i++) {\n" "            for (i = 0; cur_wasm_func->has_references && i < cur_wasm_func->local_count; i++) {\n")
+    wamr_mend(core/iwasm/interpreter/wasm.h "    /* cell num of local variables */\n    uint16 local_cell_num;\n    /* offset of each local, including function parameters\n       and local variables */\n" "    /* cell num of local variables */\n    uint16 local_cell_num;\n    bool has_references; /* among the local variables */\n    /* offset of each local, including function parameters\n       and local variables */\n")
+    set(local "                    func->local_types[local_type_index++] = type;\n")
+    wamr_mend(core/iwasm/interpreter/wasm_loader.c "${local}" "${local}                    func->has_references |= type == VALUE_TYPE_FUNCREF || type == VALUE_TYPE_EXTERNREF;\n")
+    set(results "                WASMFuncType *func_type;\n                int32 off;\n                uint32 ret_offset;\n                uint8 *ret_types;\n")
+    wamr_mend(${file} "${results}" "${results}                if (cur_func->ret_cell_num <= 1) {\n                    if (cur_func->ret_cell_num == 1)\n                        prev_frame->lp[prev_frame->ret_offset] = GET_OPERAND(uint32, I32, 0);\n                    goto return_func;\n                }\n")
+endfunction()
+
+# WAMR 978ce3f, interpreting: local.set lets the instruction before it write the variable; local.tee, which clang and rustc write as often as
+# an addition, copies. It is local.set and local.get.
+function(wamr_tee_at_once)
+    set(tee "                if (local_offset < 256\n#if WASM_ENABLE_GC != 0\n                    && !wasm_is_type_reftype(local_type)\n#endif\n                ) {\n                    skip_label();\n                    if (is_32bit_type(local_type)) {\n                        emit_label(EXT_OP_TEE_LOCAL_FAST);\n")
+    set(direct "                if (!preserve_local && !cur_block->is_stack_polymorphic && ((LAST_OP_OUTPUT_I32()) || (LAST_OP_OUTPUT_I64()))) {\n                    uint32 cells = wasm_value_type_cell_num(local_type);\n\n                    skip_label();\n                    if (loader_ctx->p_code_compiled)\n                        STORE_U16(loader_ctx->p_code_compiled - 2, local_offset);\n                    loader_ctx->frame_offset -= cells;\n                    loader_ctx->dynamic_offset -= cells;\n                    disable_emit = true;\n                    operand_offset = local_offset;\n                    PUSH_OFFSET_TYPE(local_type);\n                    break;\n                }\n")
+    wamr_mend(core/iwasm/interpreter/wasm_loader.c "${tee}" "${direct}${tee}")
+endfunction()
+
 # WAMR 978ce3f, the interpreter's instantiation: writes a ref.null of an active segment as 0, which is function 0, or an external
 # reference; its null is all ones.
 function(wamr_fix_null_in_segments)
@@ -744,6 +781,8 @@ set(WAMR_MENDS
     wamr_tell_places
     wamr_leave_start
     wamr_keep_fuel
+    wamr_shorten_loop
+    wamr_tee_at_once
     wamr_check_flags
     wamr_fix_null_in_segments
     wamr_keep_pages

@@ -48,6 +48,8 @@ NOT_SHOWN = {
     "wamr_keep_base": "speed only",
     "wamr_optimise_fully": "speed only",
     "wamr_make_vectors": "speed only",
+    "wamr_shorten_loop": "speed only",
+    "wamr_tee_at_once": "speed only",
     "wamr_leave_early_vectors": "speed only",
     "wamr_tell_apart": "speed only",
     "wamr_end_at_traps": "size and speed only",
