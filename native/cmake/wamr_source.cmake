@@ -529,6 +529,27 @@ function(wamr_tee_at_once)
     wamr_mend(core/iwasm/interpreter/wasm_loader.c "${tee}" "${direct}${tee}")
 endfunction()
 
+# WAMR 978ce3f, interpreting: each branch asks how many values it takes along, which the loader knows, and reads what a comparison just wrote
+# (native/interp/fuse.h, handlers.h).
+function(wamr_fuse_branches)
+    wamr_mend(core/iwasm/interpreter/wasm_opcode.h "#define WASM_INSTRUCTION_NUM 256\n" "#define WASM_INSTRUCTION_NUM (256 + 32) /* pw: opcodes.h */\n")
+    set(file core/iwasm/interpreter/wasm_interp_fast.c)
+    set(first "static inline uint32\nrotl32(uint32 n, uint32 c)\n")
+    wamr_mend(${file} "${first}" "#include \"opcodes.h\"\n\n${first}")
+    set(begin "    if (exec_env == NULL) {\n        global_handle_table = (void **)handle_table;\n")
+    set(labels "#define PW_BRANCH_LABEL(name, type, operator) handle_table[PW_OP_BR_IF_##name] = &&HANDLE_PW_OP_BR_IF_##name;\n        PW_COMPARISONS(PW_BRANCH_LABEL)\n        handle_table[PW_OP_BR] = &&HANDLE_PW_OP_BR;\n        handle_table[PW_OP_BR_IF] = &&HANDLE_PW_OP_BR_IF;\n        handle_table[PW_OP_BR_IF_I32_EQZ] = &&HANDLE_PW_OP_BR_IF_I32_EQZ;\n")
+    wamr_mend(${file} "${begin}" "${begin}${labels}")
+    set(call "            HANDLE_OP(WASM_OP_CALL)\n")
+    wamr_mend(${file} "${call}" "#include \"handlers.h\"\n\n${call}")
+    set(file core/iwasm/interpreter/wasm_loader.c)
+    wamr_mend(${file} "    uint8 *p_code_compiled;\n    uint8 *p_code_compiled_end;\n" "    uint8 *p_code_compiled;\n    uint8 *pw_begin, *pw_last; /* where this instruction begins, and the one before it: fuse.h */\n    uint8 pw_opcode, pw_last_opcode;\n    uint8 *p_code_compiled_end;\n")
+    set(info "static bool\nwasm_loader_emit_br_info(WASMLoaderContext *ctx,")
+    wamr_mend(${file} "${info}" "#include \"fuse.h\"\n\n${info}")
+    wamr_mend(${file} "    emit_uint32(ctx, arity);\n" "    if (arity != 0 || !pw_shorten_branch(ctx))\n        emit_uint32(ctx, arity);\n")
+    set(loop "        p_org = p;\n        disable_emit = false;\n")
+    wamr_mend(${file} "        opcode = *p++;\n#if WASM_ENABLE_FAST_INTERP != 0\n${loop}" "        opcode = *p++;\n#if WASM_ENABLE_FAST_INTERP != 0\n${loop}        pw_begin_instruction(loader_ctx, opcode);\n")
+endfunction()
+
 # WAMR 978ce3f, the interpreter's instantiation: writes a ref.null of an active segment as 0, which is function 0, or an external
 # reference; its null is all ones.
 function(wamr_fix_null_in_segments)
@@ -783,6 +804,7 @@ set(WAMR_MENDS
     wamr_keep_fuel
     wamr_shorten_loop
     wamr_tee_at_once
+    wamr_fuse_branches
     wamr_check_flags
     wamr_fix_null_in_segments
     wamr_keep_pages

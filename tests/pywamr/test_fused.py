@@ -1,0 +1,111 @@
+"""Comparisons and the branches behind them, which the interpreter makes one instruction of, and those that have to stay two."""
+
+import operator
+from collections.abc import Callable
+
+import pytest
+
+from pywamr import Runtime, Trap
+from tests.support.wat import wat
+
+NUMBERS = (0, 1, 2, 7, -1, -8, 2**31 - 1, -(2**31))
+Comparison = Callable[[int, int], object]
+
+
+def unsigned(compare: Comparison) -> Comparison:
+    return lambda left, right: compare(left % 2**32, right % 2**32)
+
+
+COMPARISONS: dict[str, Comparison] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt_s": operator.lt,
+    "lt_u": unsigned(operator.lt),
+    "gt_s": operator.gt,
+    "gt_u": unsigned(operator.gt),
+    "le_s": operator.le,
+    "le_u": unsigned(operator.le),
+    "ge_s": operator.ge,
+    "ge_u": unsigned(operator.ge),
+    "and": operator.and_,
+}
+FUNCTION = """(func (export "{name}") (param i32 i32) (result i32)
+  (block (br_if 0 (i32.{name} (local.get 0) (local.get 1))) (return (i32.const 0))) (i32.const 1))"""
+MODULE = wat(f"""(module
+  {"".join(FUNCTION.format(name=name) for name in COMPARISONS)}
+  (func (export "eqz") (param i32) (result i32)
+    (block (br_if 0 (i32.eqz (local.get 0))) (return (i32.const 0))) (i32.const 1))
+  (func (export "kept in a variable") (param i32 i32) (result i32) (local i32)
+    (block (br_if 0 (local.tee 2 (i32.lt_s (local.get 0) (local.get 1)))) (return (i32.add (local.get 2) (i32.const 10))))
+    (i32.add (local.get 2) (i32.const 20)))
+  (func (export "another condition") (param i32 i32) (result i32)
+    (block (drop (i32.eq (local.get 0) (local.get 1))) (br_if 0 (local.get 0)) (return (i32.const 0))) (i32.const 1))
+  (func (export "a block ends between") (param i32 i32) (result i32)
+    (block (br_if 0 (block (result i32) (br_if 0 (i32.const 0) (local.get 1)) (drop) (i32.eqz (local.get 0))))
+      (return (i32.const 0)))
+    (i32.const 1))
+  (func (export "an if ends between") (param i32 i32) (result i32)
+    (block (br_if 0 (if (result i32) (local.get 1) (then (i32.eqz (local.get 0))) (else (i32.ne (local.get 0) (i32.const 7)))))
+      (return (i32.const 0)))
+    (i32.const 1))
+  (func (export "a value along") (param i32 i32) (result i32)
+    (block (result i32) (drop (br_if 0 (i32.const 5) (i32.gt_u (local.get 0) (local.get 1)))) (i32.const 6)))
+  (func (export "a loop's turns") (param i32) (result i32) (local i32)
+    (loop (local.set 1 (i32.add (local.get 1) (i32.const 3)))
+      (br_if 0 (local.tee 0 (i32.add (local.get 0) (i32.const -1)))))
+    (local.get 1))
+  (func (export "where it is not reached") (param i32) (result i32)
+    (block (br_if 0 (i32.eqz (local.get 0))) (block (br 0) (br_if 0 (i32.eqz)) (br_if 1 (i32.lt_u)))) (i32.const 9))
+  (func (export "tee") (param i32 i32) (result i32) (local i32)
+    (i32.sub (local.tee 2 (i32.add (local.get 0) (local.get 1)))
+      (i32.mul (local.tee 2 (i32.xor (local.get 2) (i32.const 5))) (local.tee 0 (i32.shl (local.get 2) (local.get 0))))))
+  (func (export "endless") (param i32) (loop (br_if 0 (i32.ne (local.get 0) (i32.const 7))))))""")
+
+
+@pytest.fixture(scope="module")
+def instance():
+    with Runtime() as runtime:
+        yield runtime.load(MODULE).instantiate()
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_branch_behind_a_comparison_is_taken_when_it_holds(instance, name):
+    found = [instance.call(name, left, right) for left in NUMBERS for right in NUMBERS]
+    assert found == [int(bool(COMPARISONS[name](left, right))) for left in NUMBERS for right in NUMBERS]
+
+
+def test_a_branch_behind_a_test_for_zero_is_taken_when_it_holds(instance):
+    assert [instance.call("eqz", number) for number in NUMBERS] == [int(number == 0) for number in NUMBERS]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "result"),
+    [
+        ("kept in a variable", (1, 2), 21),
+        ("kept in a variable", (2, 1), 10),
+        ("another condition", (0, 0), 0),
+        ("another condition", (5, 5), 1),
+        ("a block ends between", (0, 0), 1),
+        ("a block ends between", (0, 1), 0),
+        ("an if ends between", (0, 1), 1),
+        ("an if ends between", (7, 1), 0),
+        ("an if ends between", (7, 0), 0),
+        ("an if ends between", (8, 0), 1),
+        ("a value along", (2, 1), 5),
+        ("a value along", (1, 2), 6),
+        ("a loop's turns", (5,), 15),
+        ("where it is not reached", (0,), 9),
+        ("where it is not reached", (1,), 9),
+        ("tee", (3, 4), 7 - (7 ^ 5) * ((7 ^ 5) << 3)),
+    ],
+)
+def test_what_may_not_become_one_instruction_stays_two(instance, name, values, result):
+    assert instance.call(name, *values) == result
+
+
+def test_a_comparison_with_its_branch_counts_as_one_branch_and_has_its_place():
+    with Runtime() as runtime:
+        instance = runtime.load(MODULE, record_offsets=True).instantiate(fuel=1000)
+        with pytest.raises(Trap) as trap:
+            instance.call("endless", 0)
+    assert MODULE[trap.value.stack[0].offset] == 0x0D  # br_if
