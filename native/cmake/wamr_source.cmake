@@ -498,7 +498,10 @@ function(wamr_shorten_loop)
     set(file core/iwasm/interpreter/wasm_interp_fast.c)
     set(begin "static void **global_handle_table;\n")
     wamr_mend(${file} "${begin}" "${begin}\n#include \"loop.h\"\n")
-    wamr_mend(core/iwasm/common/wasm_exec_env.h "    int instructions_to_execute;\n" "    uint64 instructions_to_execute;\n    uint8 *access_ip; /* where the last access to memory stands */\n")
+    wamr_mend(core/iwasm/common/wasm_exec_env.c "    exec_env->instructions_to_execute = -1;\n" "    exec_env->instructions_to_execute = INT64_MAX;\n")
+    set(limit "    exec_env->instructions_to_execute = instructions_to_execute")
+    wamr_mend(core/iwasm/common/wasm_runtime_common.c "${limit};\n" "${limit} < 0 ? INT64_MAX : instructions_to_execute;\n")
+    wamr_mend(core/iwasm/common/wasm_exec_env.h "    int instructions_to_execute;\n" "    int64 instructions_to_execute;\n    uint8 *access_ip; /* where the last access to memory stands */\n")
     set(got "    got_exception:\n        SYNC_ALL_TO_FRAME();\n        return;\n\n#if WASM_ENABLE_LABELS_AS_VALUES == 0\n")
     wamr_mend(${file} "${got}" "        goto got_exception;\n\n    limit_exceeded:\n        exec_env->instructions_to_execute = 0;\n        wasm_set_exception(module, \"instruction limit exceeded\");\n\n${got}")
     set(ended "        /* Exception has been set in signal handler before calling longjmp */\n        ret = false;\n")
@@ -529,15 +532,15 @@ function(wamr_tee_at_once)
     wamr_mend(core/iwasm/interpreter/wasm_loader.c "${tee}" "${direct}${tee}")
 endfunction()
 
-# WAMR 978ce3f, interpreting: each branch asks how many values it takes along, which the loader knows, and reads what a comparison just wrote
-# (native/interp/fuse.h, handlers.h).
-function(wamr_fuse_branches)
+# WAMR 978ce3f, interpreting: each branch asks how many values it takes along, which the loader knows, and reads what a comparison just wrote;
+# an address is added up by one instruction and read by the next. They become one (native/interp/fuse.h, handlers.h).
+function(wamr_fuse_instructions)
     wamr_mend(core/iwasm/interpreter/wasm_opcode.h "#define WASM_INSTRUCTION_NUM 256\n" "#define WASM_INSTRUCTION_NUM (256 + 32) /* pw: opcodes.h */\n")
     set(file core/iwasm/interpreter/wasm_interp_fast.c)
     set(first "static inline uint32\nrotl32(uint32 n, uint32 c)\n")
     wamr_mend(${file} "${first}" "#include \"opcodes.h\"\n\n${first}")
     set(begin "    if (exec_env == NULL) {\n        global_handle_table = (void **)handle_table;\n")
-    set(labels "#define PW_BRANCH_LABEL(name, type, operator) handle_table[PW_OP_BR_IF_##name] = &&HANDLE_PW_OP_BR_IF_##name;\n        PW_COMPARISONS(PW_BRANCH_LABEL)\n        handle_table[PW_OP_BR] = &&HANDLE_PW_OP_BR;\n        handle_table[PW_OP_BR_IF] = &&HANDLE_PW_OP_BR_IF;\n        handle_table[PW_OP_BR_IF_I32_EQZ] = &&HANDLE_PW_OP_BR_IF_I32_EQZ;\n")
+    set(labels "#define PW_BRANCH_LABEL(name, type, operator) handle_table[PW_OP_BR_IF_##name] = &&HANDLE_PW_OP_BR_IF_##name;\n        PW_COMPARISONS(PW_BRANCH_LABEL)\n#define PW_LABEL(name) handle_table[PW_OP_##name] = &&HANDLE_PW_OP_##name;\n        PW_OTHERS(PW_LABEL)\n")
     wamr_mend(${file} "${begin}" "${begin}${labels}")
     set(call "            HANDLE_OP(WASM_OP_CALL)\n")
     wamr_mend(${file} "${call}" "#include \"handlers.h\"\n\n${call}")
@@ -804,7 +807,7 @@ set(WAMR_MENDS
     wamr_keep_fuel
     wamr_shorten_loop
     wamr_tee_at_once
-    wamr_fuse_branches
+    wamr_fuse_instructions
     wamr_check_flags
     wamr_fix_null_in_segments
     wamr_keep_pages

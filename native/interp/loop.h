@@ -2,11 +2,11 @@
  * includes this before its loop (wamr_source.cmake, wamr_shorten_loop). Not a header of its own: it uses what stands before it there. */
 #pragma once
 
-/* What is left is 64 bits wide and never negative: no limit is a number that nobody counts down. */
+/* What is left is 64 bits wide: no limit is a number that nobody counts down. */
 #undef CHECK_INSTRUCTION_LIMIT
 #define CHECK_INSTRUCTION_LIMIT()                                                                                                      \
     do {                                                                                                                               \
-        if (__builtin_expect(__builtin_sub_overflow(exec_env->instructions_to_execute, 1, &exec_env->instructions_to_execute), 0))     \
+        if (__builtin_expect(--exec_env->instructions_to_execute < 0, 0))                                                              \
             goto limit_exceeded;                                                                                                       \
     } while (0)
 

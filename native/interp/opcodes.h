@@ -16,11 +16,22 @@
     X(I32_GE_U, uint32, >=)                                                                                                            \
     X(I32_AND, uint32, &)
 
+/* The others; of a pair the first one's result is kept too, as it may be a local variable. */
+#define PW_OTHERS(X)                                                                                                                   \
+    X(BR)                                                                                                                              \
+    X(BR_IF)                                                                                                                           \
+    X(BR_IF_I32_EQZ)                                                                                                                   \
+    X(BR_IF_I32_ADD)                                                                                                                   \
+    X(I32_ADD_ADD)                                                                                                                     \
+    X(I32_SHL_ADD)                                                                                                                     \
+    X(I32_ADD_LOAD)                                                                                                                    \
+    X(I32_ADD_LOAD8_U)                                                                                                                 \
+    X(I32_ADD_LOAD16_U)
+
 #define PW_BRANCH_OPCODE(name, type, operator) PW_OP_BR_IF_##name,
+#define PW_OTHER_OPCODE(name) PW_OP_##name,
 
 enum {
-    PW_OP_BR = 256, /* the first that is no byte */
-    PW_OP_BR_IF,
-    PW_OP_BR_IF_I32_EQZ,
-    PW_COMPARISONS(PW_BRANCH_OPCODE) PW_OP_END
+    PW_OP_FIRST = 255, /* the last that is a byte */
+    PW_OTHERS(PW_OTHER_OPCODE) PW_COMPARISONS(PW_BRANCH_OPCODE)
 };

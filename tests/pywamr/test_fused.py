@@ -1,4 +1,4 @@
-"""Comparisons and the branches behind them, which the interpreter makes one instruction of, and those that have to stay two."""
+"""Instructions that the interpreter makes one of two, as a comparison and the branch behind it, and those that have to stay two."""
 
 import operator
 from collections.abc import Callable
@@ -59,6 +59,27 @@ MODULE = wat(f"""(module
   (func (export "tee") (param i32 i32) (result i32) (local i32)
     (i32.sub (local.tee 2 (i32.add (local.get 0) (local.get 1)))
       (i32.mul (local.tee 2 (i32.xor (local.get 2) (i32.const 5))) (local.tee 0 (i32.shl (local.get 2) (local.get 0))))))
+  (memory 1) (data (i32.const 100) "\\01\\82\\03\\84\\05")
+  (func (export "sum right") (param i32 i32) (result i32) (i32.add (i32.const 1000) (i32.add (local.get 0) (local.get 1))))
+  (func (export "sum left") (param i32 i32) (result i32) (i32.add (i32.add (local.get 0) (local.get 1)) (i32.const 1000)))
+  (func (export "sum twice") (param i32 i32) (result i32) (local i32)
+    (i32.add (local.tee 2 (i32.add (local.get 0) (local.get 1))) (local.get 2)))
+  (func (export "sum kept") (param i32 i32) (result i32) (local i32)
+    (i32.mul (i32.add (local.tee 2 (i32.add (local.get 0) (local.get 1))) (i32.const 1000)) (local.get 2)))
+  (func (export "sum over itself") (param i32 i32) (result i32)
+    (local.set 0 (i32.add (local.tee 0 (i32.add (local.get 0) (local.get 1))) (local.get 0))) (local.get 0))
+  (func (export "shifted") (param i32 i32) (result i32) (i32.add (local.get 0) (i32.shl (local.get 1) (local.get 0))))
+  (func (export "a block between") (param i32 i32) (result i32)
+    (i32.add (block (result i32) (br_if 0 (i32.const 7) (local.get 0)) (drop) (i32.add (local.get 0) (local.get 1)))
+      (i32.const 1000)))
+  (func (export "of 8") (param i32 i32) (result i32) (i32.load8_u (i32.add (local.get 0) (local.get 1))))
+  (func (export "of 16") (param i32 i32) (result i32) (i32.load16_u offset=1 (i32.add (local.get 0) (local.get 1))))
+  (func (export "of 32") (param i32 i32) (result i32) (local i32)
+    (i32.xor (i32.load offset=1 (local.tee 2 (i32.add (local.get 0) (local.get 1)))) (local.get 2)))
+  (func (export "of another place") (param i32 i32) (result i32)
+    (drop (i32.add (local.get 0) (local.get 1))) (i32.load8_u (local.get 0)))
+  (func (export "beyond") (param i32)
+    (drop (i32.load8_u (local.tee 0 (i32.add (local.get 0) (i32.const 65536))))))
   (func (export "endless") (param i32) (loop (br_if 0 (i32.ne (local.get 0) (i32.const 7))))))""")
 
 
@@ -97,9 +118,22 @@ def test_a_branch_behind_a_test_for_zero_is_taken_when_it_holds(instance):
         ("where it is not reached", (0,), 9),
         ("where it is not reached", (1,), 9),
         ("tee", (3, 4), 7 - (7 ^ 5) * ((7 ^ 5) << 3)),
+        ("sum right", (3, 4), 1007),
+        ("sum left", (3, 4), 1007),
+        ("sum twice", (3, 4), 14),
+        ("sum kept", (3, 4), 7049),
+        ("sum over itself", (3, 4), 14),
+        ("shifted", (35, 4), 67),
+        ("a block between", (0, 4), 1004),
+        ("a block between", (1, 4), 1007),
+        ("of 8", (90, 11), 0x82),
+        ("of 8", (-4, 104), 0x01),
+        ("of 16", (60, 40), 0x0382),
+        ("of 32", (60, 40), (0x05840382 ^ 100)),
+        ("of another place", (100, 1), 0x01),
     ],
 )
-def test_what_may_not_become_one_instruction_stays_two(instance, name, values, result):
+def test_one_of_two_does_what_both_did(instance, name, values, result):
     assert instance.call(name, *values) == result
 
 
@@ -109,3 +143,11 @@ def test_a_comparison_with_its_branch_counts_as_one_branch_and_has_its_place():
         with pytest.raises(Trap) as trap:
             instance.call("endless", 0)
     assert MODULE[trap.value.stack[0].offset] == 0x0D  # br_if
+
+
+def test_a_load_behind_a_sum_traps_where_the_load_stands():
+    with Runtime() as runtime:
+        instance = runtime.load(MODULE, record_offsets=True).instantiate()
+        with pytest.raises(Trap, match="out of bounds") as trap:
+            instance.call("beyond", 0)
+    assert MODULE[trap.value.stack[0].offset] == 0x2D  # i32.load8_u

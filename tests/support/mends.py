@@ -50,7 +50,7 @@ NOT_SHOWN = {
     "wamr_make_vectors": "speed only",
     "wamr_shorten_loop": "speed only",
     "wamr_tee_at_once": "speed only",
-    "wamr_fuse_branches": "speed only",
+    "wamr_fuse_instructions": "speed only",
     "wamr_leave_early_vectors": "speed only",
     "wamr_tell_apart": "speed only",
     "wamr_end_at_traps": "size and speed only",
