@@ -100,11 +100,11 @@ def _broker(config: Config) -> Iterator[str]:
         if each is not None:
             each.read_bytes()
     if config.wants_enrolment:
-        yield f"{broker.url}: a token, no certificate yet: the agent will ask for one"
+        yield f"{broker.url}, not contacted: a token, no certificate yet: the agent will ask for one"
     elif broker.certificate_file is not None and broker.key_file is not None:
-        yield f"{broker.url}: {_certificate(broker, config.device)}"
+        yield f"{broker.url}, not contacted: {_certificate(broker, config.device)}"
     else:
-        yield f"{broker.url}: without a certificate"
+        yield f"{broker.url}, not contacted: without a certificate"
 
 
 def _certificate(broker: BrokerConfig, device: str) -> str:

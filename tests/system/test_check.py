@@ -52,6 +52,7 @@ def test_it_works_beside_a_running_agent(lab):
     assert (done.returncode, found["good"]) == (0, True), done
     texts = {each["what"]: each["text"] for each in found["findings"]}
     assert "an agent uses it" in texts["storage"]
+    assert "not contacted" in texts["broker"]
     lab.install(2)
     lab.still_answers(2)
 
