@@ -114,18 +114,18 @@ def test_what_was_delivered_is_forgotten_with_the_next_outcomes_or_soon(monkeypa
     async def run():
         disk = Disk()
         writing = Outcomes(disk, on_writer, Bounds(), Counter())
-        writing.forget(3)
+        writing.forget({"lamp": 3})
         writing.add(of(1))
         assert not await writing.flush()  # no room: not forgotten
         disk.full = False
-        writing.forget(5)
+        writing.forget({"lamp": 5})
         assert await writing.flush()
         task = asyncio.create_task(writing.write())
-        writing.forget(7)
+        writing.forget({"lamp": 7})
         async with asyncio.timeout(60):
             while len(forgotten) < 3:
                 await asyncio.sleep(0.005)
         task.cancel()
 
     asyncio.run(run())
-    assert forgotten == [(1, 3), (1, 5), (0, 7)]
+    assert forgotten == [(1, {"lamp": 3}), (1, {"lamp": 5}), (0, {"lamp": 7})]

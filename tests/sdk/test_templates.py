@@ -61,7 +61,10 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", "x" * 65])
 def test_a_name_that_is_none_is_refused(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
-    assert main(["new", name]) == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["new", name])
+    assert ended.value.code == 2
+    assert "is not a name" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
-from tests.support.lab import Mosquitto
+from tests.support.lab import PATIENCE_S, Mosquitto
 from tests.support.tls import server_certificate
 
 
@@ -106,6 +106,13 @@ class Site:
         ]
         with (self.folder / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(command, stderr=log)
+
+    def start_and_ask(self):
+        """Starts the agent, and waits until it asks for a certificate."""
+        self.start()
+        end = time.monotonic() + PATIENCE_S
+        while "asking for a certificate" not in self.log() and time.monotonic() < end:
+            time.sleep(0.05)
 
     def log(self):
         return (self.folder / "agent.log").read_text()

@@ -39,7 +39,7 @@ def test_a_board_with_a_token_enrols_by_itself_and_shows_its_certificate_from_th
 def test_a_board_with_an_expired_token_is_refused_and_runs_on_alone(site, capsys):
     site.settings(more=["--hours", "0.0001"])
     time.sleep(1.1)
-    site.start()
+    site.start_and_ask()
     assert main(["-C", str(site.folder / "operator"), "enrol", "--seconds", "8"]) == 1
     assert "board-1: refused: token-expired" in capsys.readouterr().out
     assert "the operator refused the enrolment: token-expired; the module goes on, the board asks again later" in site.log()
@@ -49,7 +49,7 @@ def test_a_board_with_an_expired_token_is_refused_and_runs_on_alone(site, capsys
 def test_a_board_whose_token_was_refused_takes_the_next_one(site, capsys):
     site.settings(more=["--hours", "0.0001"])
     time.sleep(1.1)
-    site.start()
+    site.start_and_ask()
     assert main(["-C", str(site.folder / "operator"), "enrol", "--seconds", "8"]) == 1
     capsys.readouterr()
     shutil.move(site.folder / "b", site.folder / "old")
