@@ -153,7 +153,7 @@ subscribe = ["{{topic}}"]
 [policy.grants.logging]
 [policy.grants.messaging]
 subscribe = ["sys/#", "in/#"]
-publish = ["out/#"]
+publish = ["out/#", "flood/#"]
 {self._sources()}
 {settings["extra"]}
 """
