@@ -23,7 +23,7 @@ class Board(Lab):
         """The agent's configuration."""
         usual = super().config(broker, store)
         assert TEMPLATES in usual
-        return usual.replace(TEMPLATES, "").replace('"in/#"]', '"#"]').replace('["out/#"]', '["#"]')
+        return usual.replace(TEMPLATES, "").replace('"in/#"]', '"#"]').replace('["out/#", "flood/#"]', '["#"]')
 
     def run(self, instance: str, wasm: bytes, hears: list[str], says: list[str], **changes) -> None:
         """Installs a module and waits until it is confirmed."""
