@@ -340,8 +340,9 @@ def _enrol(arguments: argparse.Namespace) -> int:
     workspace = open_workspace(arguments)
     done = 0
     with Broker(workspace.settings) as broker:
+        outcomes = serve(workspace, broker, arguments.seconds, time.time)
         output.note(f"answering boards at {workspace.settings.broker}; Ctrl-C ends it")
-        for outcome in serve(workspace, broker, arguments.seconds, time.time):
+        for outcome in outcomes:
             done += not outcome.reason and not outcome.repeated
             if arguments.json:
                 output.result_json(asdict(outcome))

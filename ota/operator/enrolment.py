@@ -158,9 +158,15 @@ def _other_key(workspace: Workspace, about: dict[str, Any], request: Request, no
 
 
 def serve(workspace: Workspace, broker: Broker, timeout_s: float, clock: Callable[[], float]) -> Iterator[Outcome]:
-    """Answers what boards ask on a broker, until `timeout_s` is over."""
+    """Answers what boards ask on a broker, until `timeout_s` is over: those who ask once this has returned are heard."""
     authority = CertificateAuthority(workspace, now_s=clock)
     broker.subscribe(topics.enrolment_request("+"), topics.renewal_request("+"))
+    return _served(workspace, broker, authority, timeout_s, clock)
+
+
+def _served(
+    workspace: Workspace, broker: Broker, authority: CertificateAuthority, timeout_s: float, clock: Callable[[], float]
+) -> Iterator[Outcome]:
     for message in broker.messages(timeout_s):
         reply = message.topic.removesuffix("/request") + "/answer"
         if not message.payload:  # a board that has its answer takes its request away

@@ -80,8 +80,8 @@ def test_a_step_down_finds_what_the_previous_version_kept_and_the_way_up_what_th
     assert "the confirmed module" in report.problems[0]
     assert board.ask()[::2] == (1, 1)
     board.lab.put([(topic, update.blob[1024 * n : 1024 * (n + 1)]) for n, (topic, _) in enumerate(chunks)])
-    report = board.slot("confirmed")
-    assert report.problems == ()
+    board.slot("confirmed")
+    board.lab.observer.wait(lambda: board.lab.report.problems == (), board.lab.patience_s, "a report without problems")
     assert board.ask() == (2, 3, 2)
 
 
