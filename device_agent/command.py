@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from device_agent.node.version import agent_version
 from ota import interrupts
 from ota.parsing import Parser
+from ota.run_options import add_run_options
 
 if TYPE_CHECKING:
     from device_agent.node.check import Finding
@@ -79,29 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: device-agent run blink.wasm --event button=1 --trace",
     )
     run.add_argument("module", type=Path, help="the .wasm; a .toml beside it describes it")
-    run.add_argument(
-        "--event",
-        action="append",
-        default=[],
-        metavar="TOPIC=PAYLOAD",
-        help="an event; may be repeated; @FILE stands for what a file holds",
-    )
-    run.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help="its configuration; may be repeated")
-    run.add_argument("--ticks", type=int, default=0, metavar="N", help="then call its timer N times, at once")
-    run.add_argument("--state", type=Path, metavar="FILE", help="begin with the state and keys in FILE, and leave them there")
-    run.add_argument("--trace", action="store_true", help="show each call of a capability")
-    run.add_argument("--deny", action="append", default=[], metavar="CAPABILITY", help="do not grant this; may be repeated")
-    run.add_argument(
-        "--simulate", action="store_true", help="GPIO lines and serial ports that are not there: shows what is written"
-    )
-    run.add_argument(
-        "--device", action="append", default=[], metavar="NAME=VALUE", help="likewise, with what is read from this one"
-    )
     run.add_argument("--image", type=Path, help="an ahead-of-time image of the module, to run instead of interpreting it")
-    run.add_argument("--arg", action="append", default=[], metavar="TEXT", help="of a WASI command: an argument; may be repeated")
-    run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="of a WASI command: a variable")
-    run.add_argument("--dir", action="append", default=[], metavar="HOST[::GUEST]", help="of a WASI command: a folder it may use")
-    run.add_argument("--json", action="store_true", help="machine-readable results")
+    add_run_options(run)
     return parser
 
 

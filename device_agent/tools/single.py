@@ -25,7 +25,7 @@ from device_agent.tools.simulated import simulated_devices
 from device_agent.tools.source_lines import SourceLines
 from ota.description import read_description
 from ota.formats import component, topics
-from ota.formats.capabilities import FUNCTIONS, Capabilities, check_allowed, interfaces_of
+from ota.formats.capabilities import Capabilities, check_allowed, interfaces_of
 from ota.formats.deployment import checked_config
 from ota.formats.features import check_core
 from ota.formats.loadable import core_module
@@ -58,19 +58,17 @@ class Options:
 
 
 def given(arguments: argparse.Namespace) -> Given:
-    """What the command line gives to a WASI command. Raises RunError."""
-    variables = [each.partition("=") for each in arguments.env]
-    if any(not separator or not name for name, separator, _ in variables):
-        raise RunError("--env takes NAME=VALUE")
-    return Given(tuple(arguments.arg), {name: value for name, _, value in variables} or None, tuple(arguments.dir))
+    """What the command line gives to a WASI command."""
+    return Given(tuple(arguments.arg), _assigned(arguments.env) or None, tuple(arguments.dir))
 
 
 def configuration(texts: Sequence[str]) -> dict[str, str]:
-    """The values of "key=value", by key. Raises RunError, Refused MALFORMED, CONFIG_TOO_LARGE."""
-    pairs = [each.partition("=") for each in texts]
-    if any(not separator for _, separator, _ in pairs):
-        raise RunError("--config takes KEY=VALUE")
-    return checked_config({key: value for key, _, value in pairs}, "--config")
+    """The values of "key=value", by key. Raises Refused MALFORMED, CONFIG_TOO_LARGE."""
+    return checked_config(_assigned(texts), "--config")
+
+
+def _assigned(texts: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (each.partition("=") for each in texts)}
 
 
 def _read(path: Path) -> bytes:
@@ -78,10 +76,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}") from error
-
-
-def _topic(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
 
 
 def _payload(raw: bytes) -> bytes:
@@ -121,9 +115,7 @@ def run_module(module: Path, options: Options) -> int:
     if options.given != Given():
         raise RunError(f"{module} is no WASI command: arguments, environment and folders stand in its .toml")
     pairs = [os.fsencode(event).partition(b"=") for event in options.events]
-    if wrong := [topic for topic, equals, _ in pairs if not equals or not topics.is_topic(_topic(topic))]:
-        raise RunError(f"--event takes TOPIC=PAYLOAD or TOPIC=@FILE, with a topic without + and #, not {os.fsdecode(wrong[0])!r}")
-    events = [(_topic(topic), _payload(payload)) for topic, _, payload in pairs]
+    events = [(topic.decode("utf-8", "replace"), _payload(payload)) for topic, _, payload in pairs]
     show = _Printer(options.as_json)
     started = time.perf_counter()
 
@@ -178,9 +170,6 @@ def _start(
     """The module, instantiated. An interpreted one can be terminated."""
     try:
         description = _describe(module, wasm)
-        for name in options.deny:
-            if name not in FUNCTIONS:
-                raise RunError(f"there is no capability {name!r}: {', '.join(FUNCTIONS)}")
         begins = read(wasm).memory_pages
         if begins > description.limits.memory_pages:
             raise RunError(about_memory(module, begins, description.limits))
@@ -212,12 +201,7 @@ def _devices(capabilities: Capabilities, options: Options, show: "_Printer") -> 
             if not {"gpio", "serial"} & capabilities.items.keys():
                 raise
             raise Refused(error.reason, f"{error.detail}; --simulate runs it without lines and ports") from error
-    values = [each.partition("=") for each in options.devices]
-    if any(not separator for _, separator, _ in values):
-        raise RunError("--device takes NAME=VALUE")
-    return simulated_devices(
-        capabilities, {name: value for name, _, value in values}, lambda name, value: show("device", name=name, value=value)
-    )
+    return simulated_devices(capabilities, _assigned(options.devices), lambda name, value: show("device", name=name, value=value))
 
 
 @contextmanager

@@ -17,16 +17,12 @@ from ota.cli import operator, output, registry
 from ota.durable import write_durably
 from ota.errors import OtaError
 from ota.formats import diagnostic, manifest, suit, trust, wasm
-from ota.formats.capabilities import FUNCTIONS
 from ota.formats.describe import describe, said_of
 from ota.formats.loadable import core_module
 from ota.formats.provenance import Kind
 from ota.formats.reasons import Refused, naming
-from ota.formats.text import nearest
-from ota.formats.topics import is_topic
 from ota.operator.workspace import Workspace
-
-MOST_TICKS = 1_000_000
+from ota.run_options import add_run_options
 
 
 def add_commands(commands: Any) -> None:
@@ -92,64 +88,8 @@ def _add_run(commands: Any) -> None:
         "module", type=registry.source, help="the .wasm, .js or .ts, with a .toml beside it, or oci://REGISTRY/NAME:TAG"
     )
     registry.add_options(run)
-    run.add_argument(
-        "--event",
-        type=_event,
-        action="append",
-        default=[],
-        metavar="TOPIC=PAYLOAD",
-        help="an event; may be repeated; @FILE stands for what a file holds",
-    )
-    run.add_argument(
-        "--config",
-        type=output.assignment,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="its configuration; may be repeated",
-    )
-    run.add_argument(
-        "--ticks", type=_ticks, default=0, metavar="N", help="after the events, call its timer N times: each is told tick_ms more"
-    )
-    run.add_argument(
-        "--state",
-        type=Path,
-        metavar="FILE",
-        help="begin with the state and the keys in FILE, if it is there, and leave in it what there is at the end: for the next "
-        "run, or the next version",
-    )
-    run.add_argument("--trace", action="store_true", help="show each call of a capability")
-    run.add_argument(
-        "--deny",
-        type=_capability,
-        action="append",
-        default=[],
-        metavar="CAPABILITY",
-        help="do not grant this; may be repeated",
-    )
-    run.add_argument(
-        "--simulate", action="store_true", help="GPIO lines and serial ports that are not there: shows what is written"
-    )
-    run.add_argument(
-        "--device",
-        type=output.assignment,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="likewise, with a line's level or what arrives at a port",
-    )
-    run.add_argument("--arg", action="append", default=[], metavar="TEXT", help="of a WASI command: an argument; may be repeated")
-    run.add_argument(
-        "--env",
-        type=output.assignment,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="of a WASI command: a variable; may be repeated",
-    )
-    run.add_argument("--dir", action="append", default=[], metavar="HOST[::GUEST]", help="of a WASI command: a folder it may use")
+    add_run_options(run)
     run.add_argument("--aot", action="store_true", help="compile it for this machine first, and run that")
-    run.add_argument("--json", action="store_true", help="machine-readable results")
     run.set_defaults(handler=_run)
 
 
@@ -259,25 +199,6 @@ def _verify(arguments: argparse.Namespace) -> int:
             rows = [("update", verified.manifest.kind.text), *rows]
         _show(rows)
     return 0
-
-
-def _ticks(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:8]) <= MOST_TICKS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST_TICKS}")
-    return int(text)
-
-
-def _event(text: str) -> str:
-    topic, equals, _ = text.partition("=")
-    if not equals or not is_topic(topic):
-        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not TOPIC=PAYLOAD or TOPIC=@FILE, with a topic without + and #")
-    return text
-
-
-def _capability(text: str) -> str:
-    if text not in FUNCTIONS:
-        raise argparse.ArgumentTypeError(f"there is no capability {text}{nearest(text, FUNCTIONS)}: {', '.join(FUNCTIONS)}")
-    return text
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -98,13 +98,6 @@ def name(text: str) -> str:
     return text
 
 
-def assignment(text: str) -> str:
-    """NAME=VALUE on a command line, as it is."""
-    if not text.partition("=")[0] or "=" not in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return text
-
-
 def names(text: str) -> str:
     """The type of an option that names a device, or a batch of them by a pattern."""
     return text if is_pattern(text) else name(text)

@@ -209,9 +209,10 @@ def test_a_module_is_not_taken_for_a_damaged_manifest(workspace, modules, capsys
 
 @pytest.mark.parametrize("event", ["x", "in/#=1"])
 def test_an_event_that_is_none_is_named(modules, capsys, event):
-    assert agent(["run", str(modules / "tally.wasm"), "--event", "in/a=1", "--event", event]) == 1
-    assert f"{event.partition('=')[0]}" in (said := capsys.readouterr().err)
-    assert "--event takes TOPIC=PAYLOAD or TOPIC=@FILE" in said
+    with pytest.raises(SystemExit) as ended:
+        agent(["run", str(modules / "tally.wasm"), "--event", "in/a=1", "--event", event])
+    assert ended.value.code == 2
+    assert f"{event!r} is not TOPIC=PAYLOAD or TOPIC=@FILE" in capsys.readouterr().err
 
 
 def test_an_event_may_come_from_a_file(tmp_path, capsys):
