@@ -1,8 +1,11 @@
 """What registries say: references, descriptors, manifests and indexes at the edges of what is taken."""
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ota.errors import OtaError
 from ota.formats import oci
@@ -254,3 +257,37 @@ def test_json_from_outside_has_a_limit_and_is_an_object():
     ):
         assert refusal(read, b"{}" + b" " * (limit - 2)).reason is not Reason.TOO_LARGE
         assert refusal(read, b"{}" + b" " * (limit - 1)).reason is Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["oci://", "oci://x", "oci://x/y", "oci://x/Y:1", "oci://x/../y:1", "oci://x/a/../y:1", "oci://u@x/y:1", "oci://x/y:1?z",
+     "oci://x/y@sha256:00", "oci://x/y:1\n", "oci://x/" + "y" * 300 + ":1", "oci://-x/y:1"],
+)  # fmt: skip
+def test_what_is_no_reference_is_refused(text):
+    with pytest.raises(OtaError):
+        Reference.parse(text)
+
+
+@pytest.mark.parametrize("text", ["oci://x/y:1", "oci://[::1]:5000/a/b-c__d.e:v1", f"oci://x:1/y@{oci.digest_of(b'')}"])
+def test_references_read_back(text):
+    assert str(Reference.parse(text)) == text
+
+
+_json = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5) | st.sampled_from([oci.WASM, oci.digest_of(b""), oci.MANIFEST]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["config", "layers", "manifests", "mediaType", "digest", "size", "platform"]), inner, max_size=6
+        )
+    ),
+)
+
+
+@given(_json | st.binary())
+def test_garbage_is_refused_and_nothing_else(value):
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    for read in (lambda: oci.Artifact.from_bytes(data, "x").module("x"), lambda: oci.manifest_in(data, "x")):
+        with contextlib.suppress(Refused):
+            read()

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from boards.ports import free_port
@@ -186,3 +188,25 @@ class ScriptedBroker:
                 writer.write(packet(PUBACK, 0, mid + bytes((code, 0))))
             if self.echoes and taken.topics[0] in self._subscribed:
                 writer.write(publish(taken.topics[0], taken.payload))
+
+
+@contextmanager
+def scripted(**script):
+    """A broker that answers as it is told to, in a thread of its own."""
+    started, stop = threading.Event(), []
+
+    async def serve() -> None:
+        async with broker:
+            stop.extend((asyncio.get_running_loop(), ended := asyncio.Event()))
+            started.set()
+            await ended.wait()
+
+    broker = ScriptedBroker(**script)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert started.wait(60)
+    try:
+        yield broker
+    finally:
+        stop[0].call_soon_threadsafe(stop[1].set)
+        thread.join(60)
