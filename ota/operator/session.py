@@ -138,6 +138,7 @@ class Session:
             raise
         finally:
             slow.cancel()
+            slow.join()  # whoever forks next has no thread
 
     def _made(self, settings: Settings) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5, reconnect_on_failure=False)
