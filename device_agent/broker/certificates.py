@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from device_agent.broker.identity import IdentityError, device_key
+from ota.certificates import UNREADABLE
 from ota.formats.cose import VerifyKey
 from ota.formats.fields import is_name
 
@@ -22,8 +22,6 @@ __all__ = ["Standing", "asks_for", "check_candidate", "check_certificate", "is_f
 
 RENEWED_AFTER = 2 / 3  # of its lifetime
 SERIAL_BYTES = 20  # RFC 5280, section 4.1.2.2
-_UNREADABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
-"""What the library raises for what is no certificate or request, or one that it can't use."""
 
 
 def signing_request(key_file: Path, device: str) -> bytes:
@@ -44,7 +42,7 @@ def asks_for(request: bytes, key_file: Path, device: str) -> bool:
         found = x509.load_pem_x509_csr(request)
         key = found.public_key()
         names = [each.value for each in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return names == [device] and key == device_key(key_file, make=False).public_key()
 
@@ -55,7 +53,7 @@ def check_certificate(pem: bytes, key_file: Path, device: str) -> x509.Certifica
         certificate = x509.load_pem_x509_certificate(pem)
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         public = certificate.public_key()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise IdentityError(f"the certificate can't be read: {error}") from error
     if [each.value for each in names] != [device]:
         raise IdentityError(f"the certificate is not for {device}")
@@ -68,7 +66,7 @@ def is_for(pem: bytes, key: ec.EllipticCurvePrivateKey) -> bool:
     """Whether the first certificate in a PEM text is for a key."""
     try:
         return _is_public_half(x509.load_pem_x509_certificate(pem).public_key(), key)
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -98,7 +96,7 @@ def standing(file: Path, now_s: float) -> Standing:
             chain[0].verify_directly_issued_by(chain[1])
     except OSError as error:
         raise IdentityError(f"{file}: {error.strerror}") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise IdentityError(f"{file} is not a certificate and the one of its issuer: {error}") from error
     first_s, last_s = chain[0].not_valid_before_utc.timestamp(), chain[0].not_valid_after_utc.timestamp()
     return Standing(
@@ -113,7 +111,7 @@ def serial_of(pem: bytes) -> bytes:
     """The serial of the first certificate in a PEM text; b"" for what is none."""
     try:
         return x509.load_pem_x509_certificate(pem).serial_number.to_bytes(SERIAL_BYTES)
-    except (*_UNREADABLE, OverflowError):
+    except (*UNREADABLE, OverflowError):
         return b""
 
 
@@ -126,12 +124,12 @@ def check_candidate(certificate: bytes, authorities: bytes, key_file: Path, devi
     try:
         _, issuer = x509.load_pem_x509_certificates(certificate)
         leaf.verify_directly_issued_by(issuer)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise IdentityError(f"the certificate does not come with the one of its issuer: {error}") from error
     if leaf.not_valid_after_utc.timestamp() <= now_s:
         raise IdentityError(f"the certificate ended on {leaf.not_valid_after_utc:%Y-%m-%d}, by this board's clock")
     try:
         if authorities:
             x509.load_pem_x509_certificates(authorities)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise IdentityError(f"the broker's authorities can't be read: {error}") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from ota.certificates import UNREADABLE
 from ota.durable import sync_folder
 from ota.errors import OtaError
 from ota.formats.audit import LINE_LIMIT_BYTES, ROLES_OF_ACTIONS, START, Row, Signs, encode, hash_of, problems, read_line
@@ -18,7 +19,6 @@ from ota.formats.cbor import sha256
 from ota.formats.cose import VerifyKey
 from ota.formats.text import printable
 from ota.formats.trust import Root
-from ota.operator.issuers import UNREADABLE
 from ota.operator.root_draft import DRAFT
 from ota.operator.signing import Signable, read_file
 from ota.operator.workspace import Workspace

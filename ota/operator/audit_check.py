@@ -13,13 +13,13 @@ from collections.abc import Collection, Iterator, Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ota.certificates import UNREADABLE
 from ota.errors import OtaError
 from ota.formats.audit import Row
 from ota.formats.cbor import sha256
 from ota.operator import enrolment, issued
 from ota.operator.audit import ACTIONS, Audit, AuditError, authorities
 from ota.operator.group_keys import GroupKeys, told_of
-from ota.operator.issuers import UNREADABLE
 from ota.operator.ledger import Ledger
 from ota.operator.signing import Signable
 from ota.operator.updates import Updates

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ota.certificates import UNREADABLE
 from ota.durable import write_durably
 from ota.errors import KeyFileError, OtaError
 from ota.formats.cbor import sha256
@@ -33,7 +34,6 @@ from ota.operator import issued
 from ota.operator.access import RESERVED
 from ota.operator.audit import Audit
 from ota.operator.issued import Issued
-from ota.operator.issuers import UNREADABLE
 from ota.operator.keys import KeyMissingError
 from ota.operator.workspace import Workspace
 from ota.tokens import in_token, make_key

@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ota.certificates import UNREADABLE
 from ota.errors import KeyFileError
 from ota.formats.algorithms import algorithm_of
 from ota.formats.cose import VerifyKey
@@ -15,10 +15,7 @@ from ota.formats.reasons import Reason, Refused
 from ota.operator.issued import revoked
 from ota.operator.workspace import Workspace
 
-__all__ = ["UNREADABLE", "Certified", "Issuers", "is_of_a_board"]
-
-UNREADABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
-"""What the library raises for what is no certificate, or one that it can't use."""
+__all__ = ["Certified", "Issuers", "is_of_a_board"]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from ota.certificates import UNREADABLE
 from ota.errors import KeyFileError
 from ota.formats.cose import VerifyKey
 from ota.formats.reasons import Reason, Refused
@@ -11,7 +12,7 @@ from ota.keyring import sign_document
 from ota.operator import issued
 from ota.operator.ca import Authority, CertificateAuthority, RequestRefused, key_asked_for, record_of, serial_of
 from ota.operator.issued import Issued
-from ota.operator.issuers import UNREADABLE, is_of_a_board
+from ota.operator.issuers import is_of_a_board
 from ota.operator.outcome import Outcome
 from ota.operator.signers import signing_key
 from ota.operator.workspace import Workspace
