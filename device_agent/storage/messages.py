@@ -136,14 +136,6 @@ class Messages(Tables):
         return [message for _, message in sorted(found)]
 
     @recovers
-    def delivered(self, number: int) -> None:
-        """Forgets messages up to a number."""
-        waiting, self._outbox_waiting = self._waiting(), None
-        with self._transaction():
-            self._delete_messages(dict.fromkeys(waiting, number), waiting)
-        self._outbox_waiting = waiting
-
-    @recovers
     def outbox_size(self) -> int:
         """How many messages wait."""
         return int(self._database.execute("select count(*) from outbox").fetchone()[0])

@@ -17,7 +17,7 @@ from ota.formats.text import printable
 from ota.parsing import Parser
 
 Handler = Callable[[argparse.Namespace], int]
-VERBS = {  # by module of ota.cli, in the order in which they are shown
+VERBS = {  # by module of ota.cli
     "operator": ("init",),
     "keys": ("keys",),
     "group_keys": ("group-keys",),
@@ -37,7 +37,7 @@ VERBS = {  # by module of ota.cli, in the order in which they are shown
     "flash": ("flash", "settings", "enrol"),
     "certificates": ("ca", "token", "retire"),
 }
-SECTIONS = {  # of the help
+SECTIONS = {  # of the help: every verb, in the order in which it is shown
     "workspace, keys and broker": ("init", "keys", "group-keys", "root", "sign", "ca", "broker", "broker-config", "completion"),
     "make and try modules": ("new", "run", "inspect", "build", "verify", "push", "sbom", "rebuild", "demo"),
     "publish": (

@@ -78,7 +78,7 @@ def test_floors_of_an_agent_that_knew_one_module_hold_for_every_module(old):
 def test_message_numbers_of_an_older_agent_are_not_used_again(old):
     folder, _ = old
     store = Store(folder)
-    store.delivered(3)
+    store.add_outcomes([], Bounds(), {INSTANCE: 3})
     version = Version(INSTANCE, "pump", b"r")
     assert store.add_outcomes([Outcome(version, (), [Message(0, 1.0, INSTANCE, "m", "t", b"")])], Bounds()).last == 4
     store.close()

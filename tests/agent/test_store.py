@@ -201,7 +201,7 @@ def test_the_outbox_keeps_order_and_drops_the_oldest(store):
     messages = [Message(0, 1.0, "i", "m", "t", bytes([number])) for number in range(10)]
     assert store.add_outcomes([Outcome(M, [], messages)], Bounds(6))[:2] == (10, 4)
     assert [each.number for each in store.outbox(0, 100)] == [5, 6, 7, 8, 9, 10]
-    store.delivered(7)
+    store.add_outcomes([], Bounds(6), {"i": 7})
     assert [each.payload for each in store.outbox(0, 2)] == [bytes([7]), bytes([8])]
     assert store.outbox_size() == 3
 
@@ -214,7 +214,7 @@ def test_the_outbox_is_bounded_in_bytes_also_after_a_restart(store, tmp_path):
     for _ in range(5):
         added = store.add_outcomes([Outcome(M, [], large[:10])], Bounds(1000, 20_000))
         assert (added.dropped, store.outbox_size()) == (10, 18)
-    store.delivered(added.last - 10)
+    store.add_outcomes([], Bounds(), {"i": added.last - 10})
     assert store.add_outcomes([Outcome(M, [], large[:8])], Bounds(1000, 20_000)).dropped == 0
     assert store.add_outcomes([Outcome(M, [], [Message(0, 1.0, "i", "m", "t", bytes(30_000))])], Bounds(1000, 20_000)).dropped == 19
     assert store.outbox_size() == 0
@@ -256,7 +256,7 @@ def test_a_flood_takes_no_room_in_the_outbox_from_other_instances(store, tmp_pat
     assert (dropped, len(kept)) == (20 + 20 * 70 - store.outbox_size(), store.outbox_size())
     assert 480 <= len(kept) <= 500
     assert [each.number for each in kept[20:]] == list(range(1421 - len(kept) + 20, 1421))
-    store.delivered(1420)
+    store.add_outcomes([], bounds, {"quiet": 1420, "flood": 1420})
     assert (store.add_outcomes([Outcome(M, [], flood)], bounds).dropped, store.outbox_size()) == (0, 70)
     store.close()
 
@@ -280,7 +280,7 @@ def test_the_journal_is_bounded(store, monkeypatch):
 
 def test_message_numbers_are_never_used_twice(store, tmp_path):
     store.add_outcomes([Outcome(M, [], [Message(0, 1.0, "i", "m", "t", b"1")])], Bounds(10))
-    store.delivered(1)
+    store.add_outcomes([], Bounds(), {"i": 1})
     store = again(store, tmp_path)
     assert store.add_outcomes([Outcome(M, [], [Message(0, 1.0, "i", "m", "t", b"2")])], Bounds(10))[0] == 2
     store.close()
