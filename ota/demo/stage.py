@@ -83,6 +83,18 @@ class Observer:
             if not self._changed.wait_for(holds, timeout_s):
                 raise OtaError(f"waited {timeout_s:.0f} s for: {what}; the board's last report: {self.report}")
 
+    def missing(self, timeout_s: float) -> list[int]:
+        """Numbers of the board that are missing up to the highest seen; waits until there is none, or the time is up.
+
+        Instances take turns at sending, so the first that comes after a break may be the last that was said.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._holes(), timeout_s)
+            return self._holes()
+
+    def _holes(self) -> list[int]:
+        return sorted(set(range(1, max(self.messages, default=0) + 1)) - self.messages.keys())
+
     def _subscribe(self, client: paho.Client, *_: Any) -> None:
         wanted = (topics.report(DEVICE), topics.instance_reports(DEVICE), module_topics(DEVICE), "local/#")
         client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in wanted])
