@@ -45,6 +45,7 @@ class Datagrams:
             return
         if len(payload) > self.record_bytes:
             sink.drop()
+            await sink.pace(len(payload))
         else:
             await sink.put(self.topic, payload)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 
 from device_agent.sources.source import Sink
 
@@ -16,6 +17,7 @@ class Records:
     def __init__(self, delimiter: bytes, limit_bytes: int) -> None:
         """An empty delimiter: all until `finish` is one record."""
         self._delimiter, self._limit = delimiter, limit_bytes
+        self._repeated = re.compile(b"(?:%b){2,}" % re.escape(delimiter)) if delimiter else None
         self._overlap = max(len(delimiter) - 1, 0)  # bytes at the end that may be a part of a delimiter
         self._rest = b""
         self._overlong = False
@@ -24,6 +26,8 @@ class Records:
     def feed(self, content: bytes) -> list[bytes]:
         """The records that this completes, those without content left out."""
         content = self._rest + content
+        if self._repeated is not None:  # between those are records without content: a line that idles sends many
+            content = self._repeated.sub(lambda _: self._delimiter, content)
         *records, rest = content.split(self._delimiter) if self._delimiter else [content]
         if records and self._overlong:
             del records[0]
@@ -77,7 +81,10 @@ async def pump(descriptor: int, records: Records, topic: str, sink: Sink) -> boo
         content = os.read(descriptor, READ_BYTES)
     except BlockingIOError:  # another process was faster
         return True
-    for record in records.feed(content) if content else records.finish():
+    found = records.feed(content) if content else records.finish()
+    for record in found:
         await sink.put(topic, record)
     sink.drop(records.take_dropped())
+    if not found:  # empty records and parts of one that is too long keep the processor as busy as events
+        await sink.pace()
     return bool(content)

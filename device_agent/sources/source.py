@@ -15,6 +15,7 @@ __all__ = ["Offer", "Sink", "Source", "SourceError", "keep_running"]
 
 Offer = Callable[[str, bytes], None]
 EVENTS_PER_S = 1000.0  # of one source, and a second's worth at once; then it is read more slowly, and its writer waits
+EVENT_BYTES = 4096  # a larger event counts as several: what a source brings is bounded in bytes as well
 PACE_S = 0.02  # shorter waits are made up for later
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 10.0
 SAY_AGAIN_S = 3600.0
@@ -38,8 +39,13 @@ class Sink:
         """Offers an event, and waits where events come too fast."""
         self._offer(topic, payload)
         self.count += 1
+        await self.pace(len(payload))
+
+    async def pace(self, size_bytes: int = 0) -> None:
+        """Waits where too much comes. To be called for each reading, also for one that brought no event."""
         now_s = asyncio.get_running_loop().time()
-        self._due_s = max(self._due_s, now_s - 1.0) + 1.0 / EVENTS_PER_S
+        cost = max(1, -(-size_bytes // EVENT_BYTES)) / EVENTS_PER_S
+        self._due_s = max(self._due_s, now_s - 1.0) + cost
         if self._due_s - now_s > PACE_S:
             await asyncio.sleep(self._due_s - now_s)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from device_agent.sources import source as running
 from device_agent.sources.kinds import KINDS, SOURCES, parse, parse_all
 from device_agent.sources.proc import Readings, readings
-from device_agent.sources.records import Records
+from device_agent.sources.records import Records, pump
 from device_agent.sources.source import Sink, SourceError, keep_running
 from tests.conftest import ROOT
 
@@ -372,6 +372,60 @@ def test_a_writer_that_floods_waits_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "EVENTS_PER_S", 100.0)
     monkeypatch.setattr(running.asyncio, "sleep", sleep)
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("content", "events"), [(b"\n" * 4096, 0), (b"x" * 4096, 0), (b"x\n" * 100, 100)], ids=["blank", "too long", "good"]
+)
+def test_what_brings_no_event_is_paced_like_what_brings_some(content, events, monkeypatch):
+    async def run():
+        reader, writer = os.pipe()
+        records, sink = Records(b"\n", 1000), Sink(lambda topic, payload: None, Counter())
+        try:
+            for _ in range(200):
+                os.write(writer, content)
+                await pump(reader, records, "sys/x", sink)
+        finally:
+            os.close(reader)
+            os.close(writer)
+        assert sink.count == 200 * events
+
+    slept = paced(monkeypatch)
+    asyncio.run(run())
+    assert slept
+
+
+def test_datagrams_that_are_too_long_are_paced_and_large_ones_count_for_what_they_have(tmp_path, monkeypatch):
+    async def run(size):
+        path = str(tmp_path / "socket")
+        async with kept("app", kind="datagram", path=path, record_bytes=40_000) as source:
+            await source.until(lambda: os.path.exists(path))  # noqa: PTH110
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                for _ in range(20):
+                    await asyncio.to_thread(sender.sendto, b"x" * size, path)
+            await source.until(lambda: source.counters["source_records_dropped"] + source.waiting == 20)
+
+    slept = paced(monkeypatch)
+    asyncio.run(run(10))
+    assert not slept
+    for size in (40_000, 60_000):
+        slept.clear()
+        asyncio.run(run(size))
+        assert slept
+
+
+def paced(monkeypatch):
+    """How long sources have waited, in seconds; they don't, and so many events a second that a test soon has too many."""
+    slept, real = [], asyncio.sleep
+
+    async def sleep(seconds):
+        if seconds != 0.01:
+            slept.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr(running, "EVENTS_PER_S", 100.0)
+    monkeypatch.setattr(running.asyncio, "sleep", sleep)
+    return slept
 
 
 def test_readings_of_the_board_come_again_and_again_and_what_it_lacks_is_left_out(tmp_path):
