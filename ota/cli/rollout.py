@@ -33,17 +33,19 @@ Change = Callable[[rollout.Standing, int], Edit]
 
 def add_commands(commands: Any) -> None:
     """Adds the verbs of this module."""
-    widen = _verb(commands, "widen", "deploy to more boards of a group", "ota widen lab --fraction 50")
+    widen = add_verb(commands, "widen", "deploy to more boards of a group", "ota widen lab --fraction 50")
     scopes.add_phase(widen)
     widen.set_defaults(handler=_widen)
 
-    pause = _verb(commands, "pause", "stop a deployment for now: boards that have not begun wait", "ota pause lab")
+    pause = add_verb(commands, "pause", "stop a deployment for now: boards that have not begun wait", "ota pause lab")
     pause.set_defaults(handler=lambda arguments: _change(arguments, rollout.paused))
 
-    resume = _verb(commands, "resume", "go on with a deployment that is paused", "ota resume lab --instance blink")
+    resume = add_verb(commands, "resume", "go on with a deployment that is paused", "ota resume lab --instance blink")
     resume.set_defaults(handler=lambda arguments: _change(arguments, rollout.resumed))
 
-    abort = _verb(commands, "abort", "stop a deployment for good; boards that confirmed the update keep it", "ota abort lab --back")
+    abort = add_verb(
+        commands, "abort", "stop a deployment for good; boards that confirmed the update keep it", "ota abort lab --back"
+    )
     abort.add_argument("--back", action="store_true", help="deploy what the instance had before, to all of the boards")
     abort.set_defaults(handler=_abort)
 
@@ -72,7 +74,8 @@ def add_commands(commands: Any) -> None:
     clear.set_defaults(handler=_clean)
 
 
-def _verb(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+def add_verb(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    """A verb about the deployment of an instance, or of a set."""
     verb: argparse.ArgumentParser = commands.add_parser(name, help=text, epilog=f"example: {example}")
     verb.add_argument("name", metavar="group", type=output.name, nargs="?", help="the group")
     verb.add_argument("--group", type=output.name, help="the same")
@@ -85,7 +88,8 @@ def _verb(commands: Any, name: str, text: str, example: str) -> argparse.Argumen
     return verb
 
 
-def _scope(arguments: argparse.Namespace) -> Scope:
+def scope_of(arguments: argparse.Namespace) -> Scope:
+    """Whose deployment such a verb is about. Raises UsageError."""
     given = {each for each in (arguments.name, arguments.group, arguments.device) if each is not None}
     if not given:
         raise output.UsageError("name a group, or a board with --device")
@@ -104,7 +108,7 @@ def _widen(arguments: argparse.Namespace) -> int:
 
 
 def _change(arguments: argparse.Namespace, decide: Change, boards: Sequence[str] = (), *, final: bool = False) -> int:
-    workspace, scope = open_workspace(arguments), _scope(arguments)
+    workspace, scope = open_workspace(arguments), scope_of(arguments)
     with Broker(workspace.settings) as broker:
         survey = entries.survey(workspace, broker, [scope])[scope]
         found = rollout.standing(workspace, scope, survey, arguments.instance)
@@ -124,7 +128,7 @@ def _change(arguments: argparse.Namespace, decide: Change, boards: Sequence[str]
 def _abort(arguments: argparse.Namespace) -> int:
     if not arguments.back:
         return _change(arguments, rollout.aborted, final=True)
-    workspace, scope = open_workspace(arguments), _scope(arguments)
+    workspace, scope = open_workspace(arguments), scope_of(arguments)
     with Broker(workspace.settings) as broker:
         survey = entries.survey(workspace, broker, [scope])[scope]
         found = rollout.standing(workspace, scope, survey, arguments.instance)

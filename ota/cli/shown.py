@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from ota.cli import output
-from ota.formats.report import InstanceReport, Refusal, Summary
+from ota.formats.report import InstanceReport, Refusal, Summary, stepped_down
 from ota.operator.reports import Device, Seen
 
 __all__ = ["HEAD", "as_json", "changes", "details", "rows", "troubles"]
@@ -35,12 +35,7 @@ def changes(device: Device, now_s: float) -> list[str]:
 def _instance(summary: Summary) -> tuple[str, str, str, str]:
     module = f"{summary.module} {summary.version}" if summary.module else "-"
     update = summary.state + (f" ({summary.reason})" if summary.reason else "")
-    return summary.name, module, summary.slot, update + (", then stepped down" if _fell(summary.state, summary.slot) else "")
-
-
-def _fell(state: str, slot: str) -> bool:
-    """Whether the module that was confirmed last runs no more, because it failed too often or can't be loaded."""
-    return state == "confirmed" and slot in ("previous", "factory")
+    return summary.name, module, summary.slot, update + (", then stepped down" if stepped_down(summary.state, summary.slot) else "")
 
 
 def troubles(device: Device) -> list[str]:
@@ -112,7 +107,7 @@ def _of_attempt(report: InstanceReport) -> list[tuple[str, str]]:
     rows = [("update", f"{attempt.state}: {what}, deployment {attempt.deployment.hex()[:DIGITS] or 'not known'}")]
     if attempt.reason or attempt.detail:
         rows.append(("because", ": ".join(filter(None, (attempt.reason, attempt.detail)))))
-    if _fell(attempt.state, report.running.slot):
+    if stepped_down(attempt.state, report.running.slot):
         rows.append(("stepped down", f"it failed again and again: the {report.running.slot} module runs, until it is tried again"))
     if attempt.chunks and attempt.done_chunks < attempt.chunks:
         rows.append(("chunks", f"{attempt.done_chunks} of {attempt.chunks}"))

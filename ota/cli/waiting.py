@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ota.cli import output
@@ -18,7 +18,7 @@ from ota.operator.waiting import Kind, Outcome, Standing, Waiting
 from ota.operator.withdrawing import Withdrawing
 from ota.operator.workspace import Workspace
 
-__all__ = ["STAGED", "add_options", "wait"]
+__all__ = ["STAGED", "add_options", "add_whom", "as_json", "wait", "watch"]
 
 STAGED = 3  # exit code: nothing failed, and what has not ended waits for its window
 NAMED = 8  # names in a message
@@ -35,6 +35,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="wait until each board that is online has ended the update, so long at most; exit code 3 when boards have it and wait"
         " for its window",
     )
+    add_whom(command)
+
+
+def add_whom(command: argparse.ArgumentParser) -> None:
+    """The option that says which boards count."""
     command.add_argument(
         "--wait-for",
         choices=("all", "online"),
@@ -51,10 +56,34 @@ def wait(
     arguments: argparse.Namespace,
     groups: Mapping[str, Deployment] | None = None,
 ) -> int:
-    """Waits for the entries of these instances in what was published at `since_s`; returns the exit code.
+    """As `watch`, and says what became of it; returns the exit code."""
+    try:
+        outcome = watch(workspace, published, instances, since_s, arguments, groups)
+    except (KeyboardInterrupt, OtaError):
+        output.note("the update is published, and boards go on with it: `ota status` shows how far they are")
+        raise
+    if arguments.json:
+        output.result_json(as_json(published, instances, outcome))
+    else:
+        _tell(_scope(published), outcome, arguments.wait)
+    sys.stdout.flush()
+    return 0 if outcome.confirmed else STAGED if outcome.staged else 1
 
-    `published` is the document of one group, or documents of single devices. `arguments` has those of `add_options` and of
-    `fleet.add_devices_option`, and `json`. `groups`: the instances were withdrawn; what devices follow again, by device.
+
+def watch(
+    workspace: Workspace,
+    published: Sequence[Deployment],
+    instances: Collection[str],
+    since_s: float,
+    arguments: argparse.Namespace,
+    groups: Mapping[str, Deployment] | None = None,
+    enough: Callable[[Outcome], bool] = lambda _: False,
+) -> Outcome:
+    """Waits for the entries of these instances in what was published at `since_s`.
+
+    `published` is the document of one group, or documents of single devices. `arguments` has `wait` in seconds, that of `add_whom`,
+    of `fleet.add_devices_option`, and `json`. `groups`: the instances were withdrawn; what devices follow again, by device.
+    `enough` ends it early.
     """
     roster = open_roster(workspace, arguments)
     several, many = len(instances) > 1, _boards(roster, published) > MANY
@@ -76,23 +105,13 @@ def wait(
     if not arguments.json:
         _warn(roster, published)
     only_online = arguments.wait_for == "online"
-    try:
-        with Broker(workspace.settings) as broker:
-            common = broker, roster, workspace.root(), published, instances
-            if groups is None:
-                waiting = Waiting(*common, only_online=only_online)
-            else:
-                waiting = Withdrawing(*common, groups=groups, only_online=only_online)
-            outcome = waiting.run(arguments.wait, since_s, changed)
-    except (KeyboardInterrupt, OtaError):
-        output.note("the update is published, and boards go on with it: `ota status` shows how far they are")
-        raise
-    if arguments.json:
-        output.result_json(_as_json(published, instances, outcome))
-    else:
-        _tell(_scope(published), outcome, arguments.wait)
-    sys.stdout.flush()
-    return 0 if outcome.confirmed else STAGED if outcome.staged else 1
+    with Broker(workspace.settings) as broker:
+        common = broker, roster, workspace.root(), published, instances
+        if groups is None:
+            waiting = Waiting(*common, only_online=only_online)
+        else:
+            waiting = Withdrawing(*common, groups=groups, only_online=only_online)
+        return waiting.run(arguments.wait, since_s, changed, enough)
 
 
 def _warn(roster: Roster, published: Sequence[Deployment]) -> None:
@@ -135,7 +154,8 @@ def _tell(scope: str, outcome: Outcome, waited_s: float) -> None:
         output.note(f"incomplete: {gap}")
 
 
-def _as_json(published: Sequence[Deployment], instances: Collection[str], outcome: Outcome) -> dict[str, Any]:
+def as_json(published: Sequence[Deployment], instances: Collection[str], outcome: Outcome) -> dict[str, Any]:
+    """What became of it, for machines."""
     return {
         "published": [_entry_json(each, name) for each in published for name in sorted(instances)],
         "confirmed": outcome.confirmed,

@@ -60,6 +60,11 @@ class Attempt:
     events: int = 0  # handled on trial
 
 
+def stepped_down(state: str, slot: str) -> bool:
+    """Whether what was confirmed last (`state` of the attempt) runs no more: it failed too often, or can't be loaded."""
+    return state == "confirmed" and slot in ("previous", "factory")
+
+
 @dataclass(frozen=True)
 class Summary:
     """An instance in a few words, for a list of all boards; its own report has the rest."""

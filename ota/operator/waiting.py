@@ -12,7 +12,7 @@ from ota.formats import topics
 from ota.formats.deployment import CLOCK_REASONS, Deployment, Entry, config_digest, verify
 from ota.formats.fields import is_name
 from ota.formats.reasons import Reason, Refused
-from ota.formats.report import Attempt, Refusal, Running
+from ota.formats.report import Attempt, InstanceReport, Refusal, Running, stepped_down
 from ota.formats.trust import ROOT_REASONS, Root
 from ota.operator.broker import Broker
 from ota.operator.reports import Device, View
@@ -68,7 +68,7 @@ def judge(device: Device, instance: str, deployment: Deployment, since_s: float,
     entry = deployment.entries[instance]
     report = seen.report if seen is not None else None
     if report is not None and report.attempt.deployment == entry.deployment_id:
-        standing = _attempted(report.attempt, _passing(device, root))
+        standing = _stepped_down(report, entry) or _attempted(report.attempt, _passing(device, root))
         if standing is not None:
             return standing
     if (standing := refused(device, deployment, since_s, root)) is not None:
@@ -97,6 +97,15 @@ def not_yet(device: Device) -> Standing:
 def _passing(device: Device, root: int) -> frozenset[str]:
     """Reasons for which a board looks again by itself."""
     return _CLOCK | _ROOT if device.report is not None and 0 < device.report.root < root else _CLOCK
+
+
+def _stepped_down(report: InstanceReport, entry: Entry) -> Standing | None:
+    """Of a board that confirmed it, and runs an older module since, because this one fails again and again."""
+    running = report.running
+    if entry.absent or not stepped_down(report.attempt.state, running.slot) or running.manifest == entry.manifest_digest:
+        return None
+    module = f"{running.name} {running.version}"
+    return Standing(Kind.FAILED, "stepped-down", detail=f"it was confirmed, and failed again and again: {module} runs instead")
 
 
 def _attempted(attempt: Attempt, passing: frozenset[str]) -> Standing | None:
@@ -236,8 +245,10 @@ class Waiting:
         named = [each.entries[one].boards for each in deployments for one in self._instances if one in each.entries]
         self._view.expect({name for boards in named for name in boards})
 
-    def run(self, timeout_s: float, since_s: float, changed: Changed = _ignored) -> Outcome:
-        """`changed` gets board, instance and its standing when that is another. Raises BrokerError."""
+    def run(
+        self, timeout_s: float, since_s: float, changed: Changed = _ignored, enough: Callable[[Outcome], bool] = lambda _: False
+    ) -> Outcome:
+        """`changed` gets board, instance and its standing when that is another; `enough` ends it early. Raises BrokerError."""
         outcome = self.outcome
         for device in self._view.follow(timeout_s, self._concerns):
             if device is not None:
@@ -248,7 +259,7 @@ class Waiting:
                 for each in filter(self._concerns, list(self._view.devices.values())):
                     self._judge(each, since_s, changed)
             outcome.gaps = self._view.gaps
-            if outcome.ended or outcome.superseded:
+            if outcome.ended or outcome.superseded or enough(outcome):
                 break
         self._view.remember()
         return outcome
