@@ -19,6 +19,7 @@ from device_agent.node.launcher import Expectation, Launcher
 from device_agent.storage import schema
 from ota.formats.reasons import Reason, Refused
 from tests.support.agent_world import ABOUT, OURS, World, manifest, release, signed
+from tests.support.lab import PATIENCE_S
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def test_a_step_that_is_stopped_ends_with_all_that_it_has_started(world, tmp_pat
             await task
 
     asyncio.run(stop())
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE_S
     while left := [each for each in pids.read_text().split() if lives(each)]:
         assert time.monotonic() < end, left
         time.sleep(0.02)

@@ -12,6 +12,7 @@ import pytest
 
 from boards.onboard import versions
 from tests.conftest import ROOT
+from tests.support.lab import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounts, as root")
 AGENT = """import pathlib, sys, time
@@ -81,7 +82,7 @@ class Board:
         return (self.base / name).exists() or (self.base / name).is_symlink()
 
     def wait_until(self, what) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE_S
         while not what():
             assert time.monotonic() < end, sorted(each.name for each in self.base.iterdir())
             time.sleep(0.02)
@@ -108,7 +109,7 @@ class Board:
         return sorted(each.name for each in self.base.glob("etc*"))
 
     def wait_for(self, line: str) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE_S
         while line not in self.said.read_text():
             assert time.monotonic() < end, self.said.read_text()
             time.sleep(0.02)
@@ -150,7 +151,7 @@ def test_a_trial_with_the_same_settings_stays_when_it_passes(board):
     try:
         board.wait_for("new old-settings etc\n")
         board.passes("new")
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE_S
         while board.base.joinpath("trial").is_symlink() and time.monotonic() < end:
             time.sleep(0.05)
         assert board.confirmed == "new"

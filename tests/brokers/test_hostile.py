@@ -24,6 +24,7 @@ from tests.system.test_hostile_board import ELSE, ENROLMENT, OTHERS, OURS, SIGNE
 pytestmark = pytest.mark.full
 BOARDS, OPERATORS = 8883, 8885
 LISTED = ("roof-1", "roof-2", "roof-3")
+NEVER_S = 2.0  # for what must not come; what must come gets PATIENCE_S
 
 
 class Site:
@@ -120,13 +121,13 @@ def board(site, operator):
     made.close()
 
 
-def reads(client, topic, payload):
+def reads(client, topic, payload, timeout_s=NEVER_S):
     """Whether this comes for an exact topic, retained."""
     client._client.subscribe(topic, 1)
     if client._answers.get(timeout=PATIENCE_S) not in (0, 1):
         return False
     with contextlib.suppress(queue.Empty):
-        while client.messages.get(timeout=2) != (topic, payload):
+        while client.messages.get(timeout=timeout_s) != (topic, payload):
             pass
         return True
     return False
@@ -173,14 +174,14 @@ def test_wildcards_bring_a_board_nothing_of_another_board(site, operator, wide):
 
 @pytest.mark.parametrize("topic", SIGNED)
 def test_a_board_reads_what_is_signed(board, topic):
-    assert reads(board, topic, b"secret of the operator")
+    assert reads(board, topic, b"secret of the operator", PATIENCE_S)
 
 
 def test_a_board_writes_its_own_and_the_operator_reads_it(board, operator):
     own = (topics.report("roof-1"), topics.instance_report("roof-1", "blink"), topics.online("roof-1"), topics.log("roof-1"))
     for topic in (*own, "ota/v1/online/a/b/c/roof-1", "devices/roof-1/x"):
         assert board.publish(topic, b"mine") == 0
-        assert reads(operator, topic, b"mine")
+        assert reads(operator, topic, b"mine", PATIENCE_S)
 
 
 def test_a_board_hears_commands_for_its_group_and_writes_none(site, operator):

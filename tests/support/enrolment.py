@@ -48,14 +48,15 @@ class Site:
     def _start_broker(self):
         command = [Mosquitto.command(), "-c", str(self.folder / "mosquitto.conf")]
         self.broker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 10
-        while not _answers(self.plain) and time.monotonic() < end:
+        end = time.monotonic() + PATIENCE_S
+        while not _answers(self.plain):
+            assert time.monotonic() < end, "mosquitto does not answer"
             time.sleep(0.05)
 
     def restart(self, line):
         """The broker, with another line for the listener that asks for certificates."""
         self.broker.terminate()
-        self.broker.wait(10)
+        self.broker.wait(PATIENCE_S)
         conf = self.folder / "mosquitto.conf"
         conf.write_text(conf.read_text().replace("require_certificate true\n", f"require_certificate true\n{line}\n"))
         self._start_broker()
@@ -110,8 +111,13 @@ class Site:
     def start_and_ask(self):
         """Starts the agent, and waits until it asks for a certificate."""
         self.start()
+        self.wait_log("asking for a certificate")
+
+    def wait_log(self, text):
+        """Waits until the agent's log says something."""
         end = time.monotonic() + PATIENCE_S
-        while "asking for a certificate" not in self.log() and time.monotonic() < end:
+        while text not in self.log():
+            assert time.monotonic() < end, self.log()
             time.sleep(0.05)
 
     def log(self):
@@ -120,11 +126,11 @@ class Site:
     def close(self):
         if self.agent is not None:
             self.agent.terminate()
-            self.agent.wait(60)
+            self.agent.wait(PATIENCE_S)
         self.broker.terminate()
-        self.broker.wait(60)
+        self.broker.wait(PATIENCE_S)
 
-    def reported(self, timeout_s=60.0):
+    def reported(self, timeout_s=PATIENCE_S):
         workspace = Workspace.open(self.folder / "operator")
         with Broker(workspace.settings) as broker:
             found = reports.follow_one(broker, Roster(workspace).signers, "board-1", timeout_s)

@@ -107,7 +107,7 @@ publish = ["out/#"]
         if self.agent is not None:
             self.agent.terminate()
             try:
-                self.agent.wait(20)
+                self.agent.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self.kill()
 

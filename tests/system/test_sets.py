@@ -80,7 +80,8 @@ def test_a_member_whose_bytes_come_late_keeps_the_others_waiting_and_the_set_goe
         entries[name] = lab.signer.entry(each.digest, now_s=int(time.time()), deployment_id=deployment, together=NAMES)
     lab.enter(entries)
     lab.wait_state("failed", deployment=deployment, instance="meter")
-    assert "meter" in lab.wait_state("staged", deployment=deployment, instance="lamp").attempt.detail
+    lab.wait_state("staged", deployment=deployment, instance="lamp")
+    lab.observer.wait(lambda: "meter" in lab.of("lamp").attempt.detail, lab.patience_s, "what the lamp waits for")
     lab.put(artifacts(late))
     wait_all(lab, NAMES, deployment, "confirmed")
 

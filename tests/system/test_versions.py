@@ -75,9 +75,11 @@ def test_a_step_down_finds_what_the_previous_version_kept_and_the_way_up_what_th
     board.lab.agent.wait(PATIENCE_S)
     board.damage(update.blob)
     board.lab.start()
-    report = board.slot("previous")
-    assert [each.split(": ")[0] for each in report.problems] == ["blob-digest-mismatch"]
-    assert "the confirmed module" in report.problems[0]
+    board.slot("previous")
+    board.lab.observer.wait(lambda: board.lab.report.problems, board.lab.patience_s, "the problem in the board's report")
+    (problem,) = board.lab.report.problems
+    assert problem.startswith("blob-digest-mismatch: ")
+    assert "the confirmed module" in problem
     assert board.ask()[::2] == (1, 1)
     board.lab.put([(topic, update.blob[1024 * n : 1024 * (n + 1)]) for n, (topic, _) in enumerate(chunks)])
     board.slot("confirmed")
@@ -212,7 +214,7 @@ def test_power_cuts_in_a_long_trial_are_not_held_against_its_module(board):
     deployment = board.deploy(1, limits=COUNTED)
     for _ in range(5):
         board.slot("trial")
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE_S
         while journal_end(lab) != ("trial", 0) and time.monotonic() < end:
             time.sleep(0.05)
         assert journal_end(lab) == ("trial", 0)
