@@ -21,6 +21,7 @@ from ota.formats import bundle, topics
 from ota.formats.reasons import Reason, Refused
 from ota.keyring import SigningKey
 from tests.support.desk import Desk
+from tests.support.lab import PATIENCE_S
 from tests.support.signing import INSTANCE, NOW_S, Signer
 
 BLOB = bytes(32)
@@ -327,7 +328,7 @@ def test_many_bundles_on_a_stick_do_not_keep_the_newest_waiting(tmp_path):
 
         looking = asyncio.ensure_future(watch.Watch(watch.WatchSettings((str(stick),)), tmp_path, board, no_reports, spawn).run())
         newest = made[-1][0].entries[INSTANCE].deployment_id
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while (entry := desk.desired.entry(INSTANCE)) is None or entry.deployment_id != newest:
                 await asyncio.sleep(0.01)
         for task in (looking, *spawned):

@@ -12,7 +12,7 @@ from device_agent.broker.packets import Arrived
 from device_agent.broker.settings import BrokerConfig
 from ota.formats import topics
 from ota.formats.broker_url import BrokerUrl
-from tests.support.lab import Mosquitto
+from tests.support.lab import PATIENCE_S, Mosquitto
 from tests.support.rumqttd import Rumqttd
 
 ANY, FIRST, SECOND = "cmd/+/x", "cmd/1/+", "cmd/+/+/deep"
@@ -47,7 +47,7 @@ class Side:
         self.task = asyncio.ensure_future(self.link.run())
 
     async def has(self, payload: bytes) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while payload not in self.got:
                 await asyncio.sleep(0.02)
 

@@ -22,7 +22,7 @@ from device_agent.broker.connection import Connection
 from device_agent.broker.link import Link
 from device_agent.broker.settings import BrokerConfig
 from ota.formats.broker_url import BrokerUrl
-from tests.support.lab import Mosquitto
+from tests.support.lab import PATIENCE_S, Mosquitto
 from tests.support.scripted_broker import CONNECT, DISCONNECT, ScriptedBroker
 from tests.support.tls import server_certificate
 
@@ -274,7 +274,7 @@ def test_a_connection_that_came_about_after_its_end_was_asked_for_is_closed(monk
     def slow(self):
         connections.append(self)  # held: being collected would close its socket too
         dialing.set()
-        go_on.wait(20)
+        go_on.wait(PATIENCE_S)
         dial(self)
 
     monkeypatch.setattr(Connection, "_dial", slow)
@@ -282,11 +282,11 @@ def test_a_connection_that_came_about_after_its_end_was_asked_for_is_closed(monk
     async def inside():
         async with ScriptedBroker() as broker:
             running = asyncio.create_task(Link(broker.config, "board", lambda *_: None, lambda: None, lambda: None).run())
-            await asyncio.to_thread(dialing.wait, 20)
+            await asyncio.to_thread(dialing.wait, PATIENCE_S)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             go_on.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while not broker.connections or broker.open:
                     await asyncio.sleep(0.01)
             assert [each.kind for each in broker.packets] == [CONNECT, DISCONNECT]

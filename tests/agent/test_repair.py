@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from device_agent.desired import repair
 from device_agent.desired.repair import Repair
 from ota.formats.reasons import Reason, Refused
+from tests.support.lab import PATIENCE_S
 
 RETRY_S = 0.02
 
@@ -73,7 +74,7 @@ def test_what_is_found_to_be_lost_while_something_else_is_fetched_waits_for_no_r
         mending = Repair(SimpleNamespace(manifest=manifest), store, on_writer, 3600.0, lambda *_: None)
         running = asyncio.ensure_future(mending.run())
         mending.want("lamp", "confirmed")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await gone.wait()
         assert asked == [b"c", b"p"]
         running.cancel()

@@ -195,7 +195,7 @@ def test_a_command_that_is_sent_during_a_break_arrives(broker):
                 proxy.drop()
                 while made.link.online:
                     await asyncio.sleep(0.001)
-                sender.publish("in/command", b"open", qos=1).wait_for_publish(10)
+                sender.publish("in/command", b"open", qos=1).wait_for_publish(60)
                 while not made.inputs:
                     await asyncio.sleep(0.02)
         sender.disconnect()

@@ -8,6 +8,7 @@ from device_agent.broker.link import Link
 from device_agent.broker.settings import BrokerConfig
 from ota.formats.broker_url import BrokerUrl
 from tests.support.brokers import Aedes
+from tests.support.lab import PATIENCE_S
 from tests.support.operator import ota
 
 pytestmark = pytest.mark.full
@@ -36,7 +37,7 @@ def test_the_board_says_so_and_is_never_online(broker, caplog):
     async def inside() -> None:
         config = BrokerConfig(BrokerUrl("127.0.0.1", broker.port, tls=False))
         running = asyncio.create_task(Link(config, "b", lambda *_: None, lambda: online.append(1), lambda: None).run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while "refused" not in caplog.text:
                 await asyncio.sleep(0.05)
         running.cancel()

@@ -128,7 +128,7 @@ class ScriptedBroker:
         """How many connections have not ended."""
         return sum(not each.done() for each in self._serving)
 
-    async def until(self, holds: Callable[[], object], timeout_s: float = 20.0) -> None:
+    async def until(self, holds: Callable[[], object], timeout_s: float = 60.0) -> None:
         """Waits until something holds of what came in."""
         async with asyncio.timeout(timeout_s), self.changed:
             await self.changed.wait_for(holds)

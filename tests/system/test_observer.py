@@ -12,6 +12,7 @@ from paho.mqtt.properties import Properties
 from ota.demo.broker import DemoBroker
 from ota.demo.cable import LOOPBACK
 from ota.demo.stage import DEVICE, Observer
+from tests.support.lab import PATIENCE_S
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def say(broker):
         about = Properties(PacketTypes.PUBLISH)
         about.UserProperty = [("board", DEVICE), ("instance", instance), ("module", instance)]
         about.UserProperty += [("number", str(number)), ("time", "1.0")]
-        client.publish(f"devices/{DEVICE}/readings/{instance}", b"", 1, properties=about).wait_for_publish(5)
+        client.publish(f"devices/{DEVICE}/readings/{instance}", b"", 1, properties=about).wait_for_publish(PATIENCE_S)
 
     yield send
     client.disconnect()
@@ -49,7 +50,7 @@ def say(broker):
 
 def send_until_seen(observer, send):
     """The observer's subscription may come after the first message."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_S
     while not observer.messages:
         assert time.monotonic() < until
         send()
@@ -61,7 +62,7 @@ def test_what_another_instance_said_later_may_come_first_and_is_no_loss(observer
     assert observer.missing(0) == [1, 2]
     later = threading.Timer(0.3, lambda: [say(number, "a") for number in (1, 2)])
     later.start()
-    assert observer.missing(10) == []
+    assert observer.missing(PATIENCE_S) == []
     later.join()
 
 
