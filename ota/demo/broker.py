@@ -10,7 +10,7 @@ from boards.ports import free_port
 from ota.errors import OtaError
 
 MAX_PAYLOAD_BYTES = 1 << 20
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 _CONFIG = """
 id = 0
 

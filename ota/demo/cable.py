@@ -9,7 +9,7 @@ from boards.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 PIECE_BYTES = 1 << 16
-STEP_TIMEOUT_S = 10.0
+STEP_TIMEOUT_S = 60.0
 
 
 class Cable:
