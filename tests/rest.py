@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 
 from tests.support.tiers import ARCHITECTURES, KNOWN, ROOT
 
 LANES = 2
-UNKNOWN_S = 90.0  # a test that was never measured
+UNKNOWN_S = 90.0  # a test that was never measured, nor with other parameters
 BIG_S = 100.0  # from here on a test is a part of its own
 SPARE_S = 20.0
 AREAS = {
@@ -95,16 +96,25 @@ def durations() -> dict[str, float]:
     return known
 
 
+def expected(tests: Sequence[str], known: dict[str, float]) -> dict[str, float]:
+    """What each test is going to take. One that was never measured: as with other parameters, on average."""
+    alike: dict[str, list[float]] = {}
+    for test, seconds in known.items():
+        alike.setdefault(test.partition("[")[0], []).append(seconds)
+    return {test: known.get(test, mean(alike.get(test.partition("[")[0], [UNKNOWN_S]))) for test in tests}
+
+
 def parts_of(tests: Sequence[str], known: dict[str, float]) -> list[Part]:
     """Big tests alone; smaller ones of a file together, by architecture, since they share a board."""
     groups: dict[str, list[str]] = {}
+    takes = expected(tests, known)
     for test in tests:
         file, _, name = test.partition("::")
         words = re.split(r"[\[\]-]", name)
         architecture = next((each for each in ARCHITECTURES if each in words), "")
-        big = known.get(test, UNKNOWN_S) >= BIG_S
+        big = takes[test] >= BIG_S
         groups.setdefault(test if big else f"{file} {architecture}".strip(), []).append(test)
-    return [Part(name, tuple(group), sum(known.get(test, UNKNOWN_S) for test in group)) for name, group in sorted(groups.items())]
+    return [Part(name, tuple(group), sum(takes[test] for test in group)) for name, group in sorted(groups.items())]
 
 
 def changed_lately() -> list[str]:
@@ -178,9 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     until = parser.parse_args(argv).until
     OUT.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that on
-    parts = parts_of(collect(), durations())
+    tests, known = collect(), durations()
+    parts = parts_of(tests, known)
     run = Run(in_order(parts, changed_lately(), time.gmtime().tm_yday), until)
     print(f"{len(parts)} parts of what `make test` leaves out; {max(0, until - time.time()):.0f} s for them", flush=True)
+    if new := [each for each in tests if each not in known]:
+        print(f"never measured, and not yet in tests/durations.json: {', '.join(new)}", flush=True)
     # The last lane begins with the shortest parts, so that a few big ones leave time for many others.
     lanes = [
         threading.Thread(target=lane, args=(run, range(at, 2 * len(parts) + 2, LANES)), kwargs={"shortest": at == LANES - 1})

@@ -83,9 +83,15 @@ def test_big_tests_are_parts_of_their_own_and_small_ones_share_a_board():
     parts = parts_of([*known, "tests/boards/a.py::y[riscv64]"], known)
     assert [(part.name, len(part.tests), part.seconds) for part in parts] == [
         ("tests/boards/a.py armv7", 2, 11.0),
-        ("tests/boards/a.py riscv64", 1, rest.UNKNOWN_S),
+        ("tests/boards/a.py riscv64", 1, 5.0),
         ("tests/boards/a.py::x[armv7-1]", 1, 500.0),
     ]
+
+
+def test_a_test_that_was_never_measured_takes_as_long_as_with_other_parameters():
+    known = {"a.py::x[1]": 2.0, "a.py::x[2]": 4.0, "a.py::y": 7.0}
+    found = rest.expected(["a.py::x[1]", "a.py::x[3]", "a.py::x", "a.py::z"], known)
+    assert list(found.values()) == [2.0, 3.0, 3.0, rest.UNKNOWN_S]
 
 
 def test_what_changed_comes_first_and_the_others_begin_elsewhere_each_day():

@@ -93,7 +93,7 @@ class KeeperLab:
         last = max(observer.messages, default=0)
 
         def answers() -> list[Message]:
-            return [each for number, each in observer.messages.items() if number > last and each.topic == "out/kept"]
+            return [each for number, each in list(observer.messages.items()) if number > last and each.topic == "out/kept"]
 
         self.tell(payload)
         observer.wait(answers, self.lab.patience_s, "an answer of the module")

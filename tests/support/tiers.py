@@ -15,7 +15,7 @@ from tests.support.cache import ROOT, locked
 ARCHITECTURES = ("aarch64", "armv7", "riscv64")
 TIERS = ("quick", "full", "rest")
 KNOWN = ROOT / "tests" / "durations.json"
-"""What tests took, in seconds, on two idle cores: those of LONG_S and more."""
+"""What tests took, in seconds, on two idle cores: those of LONG_S and more, and all that are left out of *quick*."""
 LONG_S = 5.0
 
 
