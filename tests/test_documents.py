@@ -70,7 +70,6 @@ def test_every_command_says_which_test_executes_it(path):
         assert all((ROOT / each).is_file() for each in tests), mark
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", SCRIPTS)
 def test_the_commands_of_a_document_work(path, tmp_path, modules):
     if Mosquitto.command() is None:

@@ -88,7 +88,6 @@ def test_a_command_that_traps_is_told_with_its_place(small):
 
 
 @pytest.mark.full
-@pytest.mark.timeout(300)
 def test_a_command_gets_what_it_is_given_and_its_exit_code_is_ours(command, tmp_path):
     words = ("--arg=7", "--arg", "two words", "--env", "COLOUR=blue", "--dir", f"{tmp_path}::/data")
     assert run(command, *words, text="a line\n") == (7, "7 two words blue\nwrote\n", "read a line\n")

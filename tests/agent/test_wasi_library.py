@@ -17,7 +17,6 @@ def program():
 
 
 @pytest.mark.full  # the C library is built first
-@pytest.mark.timeout(300)
 def test_the_c_library_finds_what_it_needs(program, tmp_path):
     logged = []
     folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)

@@ -16,7 +16,7 @@ from tests.support.signing import VENDOR
 from tests.support.wheels import built_wheel
 
 PARTS, CUTS = 4, 5  # each part is some minutes on an idle machine, and a run of its own
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.emulated, pytest.mark.full]
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.emulated, pytest.mark.full]
 BROKEN = (ROOT / "device_agent/node/config.py").read_text() + "def load(path): raise ConfigError('no such settings')\n"
 
 

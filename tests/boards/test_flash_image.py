@@ -7,7 +7,7 @@ import pytest
 from ota.cli.main import main
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.emulated, pytest.mark.full]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.emulated, pytest.mark.full]
 
 
 @pytest.mark.parametrize("architecture", ["armv7"])

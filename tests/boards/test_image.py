@@ -25,7 +25,6 @@ def wheel():
 
 
 @pytest.mark.full
-@pytest.mark.timeout(300)
 def test_two_builds_are_the_same_bytes(tmp_path, wheel):
     settings = tmp_path / "settings"
     settings.mkdir()

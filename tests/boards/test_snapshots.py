@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.lab import echo
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.emulated, pytest.mark.full]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.emulated, pytest.mark.full]
 ARCHITECTURES = ("aarch64", "armv7", "riscv64")
 
 

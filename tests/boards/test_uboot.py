@@ -17,7 +17,7 @@ from qemu.board import EmulatedBoard
 from tests.support.board_lab import BoardLab
 from tests.support.ntp import TimeServer
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 def by_u_boot(folder, architecture):
@@ -74,7 +74,7 @@ def test_the_system_of_a_raspberry_pi_comes_up_from_its_card_with_a_network_adap
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1800)  # RISC-V took 647 s
+@pytest.mark.timeout(3600)  # AArch64 took 1038 s
 @pytest.mark.parametrize("architecture", ["armv7", "aarch64", "riscv64"])
 def test_a_kernel_is_started_over_the_console(tmp_path, capsys, architecture):
     lab = by_u_boot(tmp_path, architecture)

@@ -92,7 +92,7 @@ def operator(broker, tmp_path):
     agent.wait(60)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)  # mochi is built once
 def test_the_main_job_works(operator):
     first, second = operator.module("1.0.0", 1), operator.module("2.0.0", 2)
     faulty = operator.module("3.0.0", 3, "unreachable")

@@ -37,7 +37,6 @@ def agrees(kind, seed):
         assert ours(KINDS[kind], compiled_now(wasm, cpu=WITH_VECTORS.get(host_target(), ""))) == expected
 
 
-@pytest.mark.timeout(600)
 @every_kind
 @few_and_many(1, 20)
 def test_an_instruction_gives_what_it_gives_in_wasmtime(kind, examples):

@@ -66,7 +66,6 @@ def test_a_state_that_was_kept_is_not_taken_for_the_one_before():
 
 
 @pytest.mark.full
-@pytest.mark.timeout(600)
 @given(MACHINES)
 @settings(suppress_health_check=list(HealthCheck), print_blob=True)
 def test_a_state_machine_does_compiled_what_it_does_interpreted(states):

@@ -61,7 +61,7 @@ def fuzzer() -> Path:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(SECONDS + 300)
+@pytest.mark.timeout(SECONDS + 600)
 def test_no_bytes_corrupt_memory(fuzzer, modules, tmp_path):
     corpus = ROOT / "build" / "fuzz" / "corpus"
     corpus.mkdir(exist_ok=True)

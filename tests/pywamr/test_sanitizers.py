@@ -21,7 +21,6 @@ def library_of(name: str) -> str:
     return found if Path(found).is_absolute() else ""
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.skipif("PYWAMR_TEST_LIBRARY_FOLDER" in os.environ, reason="this is the run with sanitizers")
 @pytest.mark.full
 @pytest.mark.parametrize("which", ["core", "all"])

@@ -3,8 +3,6 @@
 import os
 import subprocess
 
-import pytest
-
 from tests.conftest import ROOT
 from tests.support.emulated import PYTHON
 
@@ -82,7 +80,6 @@ print(*sorted(met))
 """
 
 
-@pytest.mark.timeout(120)
 def test_whoever_closes_what_others_use_ends_nobodys_process():
     command = [*PYTHON, "-X", "faulthandler", "-c", STRESS, "5"]
     environment = os.environ | {"MALLOC_PERTURB_": "165"}

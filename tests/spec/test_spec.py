@@ -8,7 +8,6 @@ from tests.spec.__main__ import run_all
 from tests.support.aot import aotc
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("mode", "proposal", "count"),
     [

@@ -25,8 +25,6 @@ from tests.support.relay import relay
 from tests.support.rumqttd import Rumqttd
 from tests.support.signing import INSTANCE, VENDOR
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 def lab(tmp_path):

@@ -20,7 +20,7 @@ from tests.system.test_updates import workers
 MANY = [pytest.param(100, number, marks=pytest.mark.full) for number in range(1, 11)]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("kills", "number"), [(6, 0), *MANY])
 def test_kills_at_random_moments_never_lose_a_board(tmp_path, kills, number):
     seed = int(os.environ.get("WAMR_OTA_SEED", time.time_ns() % 2**32))

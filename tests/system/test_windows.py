@@ -96,7 +96,6 @@ def test_a_board_that_does_not_know_the_time_waits_and_says_so_unless_the_entry_
 
 
 @pytest.mark.full
-@pytest.mark.timeout(300)
 def test_a_window_opens_for_a_board_that_lost_its_power_and_its_network(lab):
     _, deployment = staged(lab, window=later(2 if time.gmtime().tm_sec > 30 else 1))
     lab.kill()
