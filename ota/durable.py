@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # of file systems and kernels without O_TMPFILE
 LOCK_S = 30.0
 """How long a writer waits for another one in the same folder."""
 
@@ -27,10 +28,12 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
         _lock(folder)  # another writer of the file has the same temporary one
         temporary.unlink(missing_ok=True)
         try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            with os.fdopen(_open(temporary, mode), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+                if _has_no_name(file.fileno()):
+                    os.link(f"/proc/self/fd/{file.fileno()}", temporary.name, dst_dir_fd=folder)  # of the file, not of that link
             temporary.replace(path)
         except BaseException:  # Ctrl-C, too: it may hold a secret
             temporary.unlink(missing_ok=True)
@@ -38,6 +41,21 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _open(temporary: Path, mode: int) -> int:
+    """A file without a name where the file system has such: who is killed while it is written leaves nothing behind."""
+    if Path("/proc/self/fd").is_dir():
+        try:
+            return os.open(temporary.parent, os.O_TMPFILE | os.O_WRONLY, mode)
+        except OSError as error:
+            if error.errno not in _NO_NAMELESS:
+                raise
+    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+
+
+def _has_no_name(descriptor: int) -> bool:
+    return os.fstat(descriptor).st_nlink == 0
 
 
 def _lock(folder: int) -> None:
