@@ -2,7 +2,8 @@
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ota.operator.scope import Scope
 from ota.operator.workspace import Workspace, WorkspaceError
 
 FOREVER_S = 10 * 365 * 86_400.0
+SHOWN_AFTER_S = 2.0  # of a reading
 NAMED = 8  # names in a message
 
 
@@ -86,6 +88,17 @@ def open_roster(workspace: Workspace, arguments: argparse.Namespace) -> Roster:
     return Roster(workspace, listed(arguments.devices) if arguments.devices else None)
 
 
+@contextmanager
+def shown_reading(broker: Broker) -> Iterator[None]:
+    """A reading that takes long shows on a terminal how far it is."""
+    with output.progress("reading", 0, after_s=SHOWN_AFTER_S) as bar:
+        before, broker.progress = broker.progress, bar.at
+        try:
+            yield
+        finally:
+            broker.progress = before
+
+
 # -- status
 
 
@@ -116,7 +129,7 @@ def _status(arguments: argparse.Namespace) -> int:
         group = device.report.group if device.report else roster.group_of(device.name)
         return arguments.group in (None, group) or (not group and bool(device.unknown))
 
-    with Broker(workspace.settings) as broker:
+    with Broker(workspace.settings) as broker, shown_reading(broker):
         view = View(broker, roster, only=None if name is None else (name,))
         if arguments.watch:
             return _watch(view, wanted, arguments)
@@ -240,7 +253,7 @@ def _devices(arguments: argparse.Namespace) -> int:
 
         workspace = open_workspace(arguments)
     roster = open_roster(workspace, arguments)
-    with Broker(workspace.settings) as broker:
+    with Broker(workspace.settings) as broker, shown_reading(broker):
         if arguments.forget:
             names = list(dict.fromkeys(arguments.forget))
             return max([_forget(workspace, broker, roster, name, as_json=arguments.json) for name in names])

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ota.cli import output
+from ota.cli.fleet import shown_reading
 from ota.cli.operator import add_passphrase, open_workspace
 from ota.formats.encryption import board_key_id, read_public_key
 from ota.formats.reasons import Refused
@@ -121,7 +122,7 @@ def _deliver(arguments: argparse.Namespace) -> int:
     workspace = open_workspace(arguments)
     roster = Roster(workspace)
     deliveries = Deliveries(workspace, arguments.group, roster, arguments.board)
-    with Broker(workspace.settings) as broker:
+    with Broker(workspace.settings) as broker, shown_reading(broker):
         view = View(broker, roster)
         view.read()
         if view.foreign:

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from ota.errors import OtaError
 from ota.formats.broker_url import BrokerUrl
 from ota.formats.enrolment import is_pattern
 from ota.formats.fields import is_name
+from ota.formats.reasons import Refused
 from ota.formats.text import printable
 
 
@@ -91,6 +92,30 @@ def broker_url(text: str) -> BrokerUrl:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def checked(check: Callable[[str], object], *, empty: bool = False) -> Callable[[str], str]:
+    """The type of an option whose text `check` must accept; the value is the text. `empty`: it may be, and is not checked then."""
+
+    def parsed(text: str) -> str:
+        try:
+            if text or not empty:
+                check(text)
+        except Refused as error:
+            raise argparse.ArgumentTypeError(error.detail) from None
+        except OtaError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return parsed
+
+
+def days(text: str) -> int:
+    """A number of days on a command line."""
+    value = number(text)
+    if not 1 <= value <= 36_500 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of days from 1 to 36500")
+    return int(value)
+
+
 def name(text: str) -> str:
     """A name of a group, device or module on a command line."""
     if not is_name(text):
@@ -134,13 +159,17 @@ def age(seconds: float) -> str:
 
 
 class Bar:
-    """A progress bar on a terminal; nothing elsewhere. The total may become known only when the work is under way."""
+    """A progress bar on a terminal; nothing elsewhere. The total may become known only when the work is under way.
 
-    def __init__(self, label: str, total: int = 0) -> None:
+    With `after_s` it counts things instead of bytes, is there only while the work takes longer, and leaves nothing behind.
+    """
+
+    def __init__(self, label: str, total: int = 0, after_s: float = 0.0) -> None:
         self._label, self._total = label, total
         self._done, self._started, self._shown = 0, time.monotonic(), 0.0
         self._visible = sys.stderr.isatty()
         self._drawn = False
+        self._after_s, self._began = after_s, time.monotonic()
 
     def __call__(self, more: int) -> None:
         """So much more is done."""
@@ -153,9 +182,12 @@ class Bar:
         self._done, self._total = done, total
         if not self._visible or total < 1 or (time.monotonic() - self._shown < 0.05 and done < total):
             return
+        if self._after_s and (done >= total or time.monotonic() - self._began < self._after_s):
+            self.end()
+            return
         self._shown, self._drawn = time.monotonic(), True
         rate = done / max(1e-3, time.monotonic() - self._started) / 1000
-        end = f" {100 * done // total:3d} %  {rate:,.0f} kB/s "
+        end = f" {done} of {total} " if self._after_s else f" {100 * done // total:3d} %  {rate:,.0f} kB/s "
         columns = shutil.get_terminal_size().columns - 1  # a longer line would wrap, and stay there
         width = min(30, columns - len(end) - len(self._label) - 3)
         filled = width * done // total
@@ -168,14 +200,16 @@ class Bar:
     def end(self) -> None:
         """The next line begins on a line of its own."""
         if self._drawn:
-            sys.stderr.write("\n")
+            blank = " " * (shutil.get_terminal_size().columns - 1)
+            sys.stderr.write(f"\r{blank}\r" if self._after_s else "\n")
+            sys.stderr.flush()
         self._drawn = False
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Bar]:
+def progress(label: str, total: int, after_s: float = 0.0) -> Iterator[Bar]:
     """A progress bar for long work; it is called with how much more is done."""
-    bar = Bar(label, total)
+    bar = Bar(label, total, after_s)
     try:
         yield bar
     finally:

@@ -10,7 +10,7 @@ from ota.author.agent import prepare_agent
 from ota.author.build import Draft, Update
 from ota.cli import bundles, entries, origin, output, registry, scopes, secrecy, waiting
 from ota.cli.board import class_of
-from ota.cli.fleet import add_devices_option, open_roster
+from ota.cli.fleet import add_devices_option, open_roster, shown_reading
 from ota.cli.operator import add_build_options, check_clock, open_workspace, prepared
 from ota.errors import OtaError
 from ota.formats.deployment import AGENT, Deployment
@@ -109,7 +109,8 @@ def _publish(arguments: argparse.Namespace) -> int:
     with Broker(workspace.settings) as broker:
         surveys = entries.survey(workspace, broker, wanted, take_over=order.take_over)
         view = View(broker, roster := open_roster(workspace, arguments))
-        view.read()
+        with shown_reading(broker):
+            view.read()
         boards = [(each.report, each.online) for each in view.devices.values() if each.report and _is_for(each.report, wanted)]
         now_s = check_clock(
             arguments, max(each.signed_s for each in surveys.values()), [report for report, online in boards if online]

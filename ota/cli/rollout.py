@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ota.cli import entries, output, scopes
-from ota.cli.fleet import add_devices_option, open_roster
+from ota.cli.fleet import add_devices_option, open_roster, shown_reading
 from ota.cli.operator import add_passphrase, check_clock, open_workspace
 from ota.errors import OtaError
 from ota.formats.deployment import FRACTION_ALL, Deployment
@@ -221,7 +221,7 @@ def _republish(arguments: argparse.Namespace) -> int:
 
 def _clean(arguments: argparse.Namespace) -> int:
     workspace = Workspace.open(arguments.folder)
-    with Broker(workspace.settings) as broker:
+    with Broker(workspace.settings) as broker, shown_reading(broker):
         view = View(broker, roster := open_roster(workspace, arguments))
         view.read()
         if unread := [each for each in view.gaps if each not in view.undiscovered]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ota.cli import output
-from ota.cli.fleet import add_devices_option, open_roster
+from ota.cli.fleet import add_devices_option, open_roster, shown_reading
 from ota.cli.keys import edited
 from ota.cli.operator import add_passphrase, check_clock, open_workspace, passphrase
 from ota.errors import OtaError
@@ -49,7 +49,9 @@ def add_commands(commands: Any) -> None:
     show.set_defaults(handler=_show)
 
     edit = verbs.add_parser("edit", help="begin a draft, or change its dates", epilog="example: ota root edit --days 3650")
-    edit.add_argument("--days", type=_days, default=3650, help="boards begin nothing new after so many days (default %(default)s)")
+    edit.add_argument(
+        "--days", type=output.days, default=3650, help="boards begin nothing new after so many days (default %(default)s)"
+    )
     edit.add_argument("--discard", action="store_true", help="remove the draft")
     edit.add_argument("--json", action="store_true", help="machine-readable result")
     edit.set_defaults(handler=_edit)
@@ -79,13 +81,6 @@ def add_commands(commands: Any) -> None:
     add_passphrase(publish)
     publish.add_argument("--json", action="store_true", help="machine-readable result")
     publish.set_defaults(handler=_publish)
-
-
-def _days(text: str) -> int:
-    value = output.number(text)
-    if not 1 <= value <= 36_500 or value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of days from 1 to 36500")
-    return int(value)
 
 
 def _add_signing(command: argparse.ArgumentParser) -> None:
@@ -229,7 +224,8 @@ def _rehearse(arguments: argparse.Namespace) -> int:
     documents += [draft] if draft is not None else []
     with Broker(workspace.settings) as broker:
         view = View(broker, open_roster(workspace, arguments))
-        view.read()
+        with shown_reading(broker):
+            view.read()
     boards = [rotation.outlook(name, each.report, roots, documents) for name, each in sorted(view.devices.items())]
     lacks = draft.lacks(roots[-1]) if draft is not None else ()
     stale = rotation.stale(workspace, next_root)

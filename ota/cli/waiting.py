@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ota.cli import output
-from ota.cli.fleet import open_roster
+from ota.cli.fleet import open_roster, shown_reading
 from ota.errors import OtaError
 from ota.formats.deployment import Deployment
 from ota.formats.reasons import Reason
@@ -86,32 +86,51 @@ def watch(
     `enough` ends it early.
     """
     roster = open_roster(workspace, arguments)
-    several, many = len(instances) > 1, _boards(roster, published) > MANY
-    counted_s = time.monotonic()
-
-    def changed(name: str, instance: str, standing: Standing) -> None:
-        nonlocal counted_s
-        if (many or len(waiting.outcome.standings) > MANY) and standing.kind is not Kind.FAILED:
-            if not arguments.json and (now := time.monotonic()) - counted_s >= COUNTS_S:
-                counted_s = now
-                output.note(f"  {waiting.outcome.summary()}")
-            return
-        why = f"  {standing.reason}: {standing.detail}" if standing.reason else f"  {standing.detail}" if standing.detail else ""
-        share = f"  {standing.done_chunks}/{standing.chunks} chunks" if standing.state == "fetching" and standing.chunks else ""
-        who = f"{name} {instance}" if several and instance else name
-        if not arguments.json:
-            output.note(printable(f"  {who}: {standing.state}{share}{why}"))
-
+    many = _boards(roster, published) > MANY
     if not arguments.json:
         _warn(roster, published)
     only_online = arguments.wait_for == "online"
-    with Broker(workspace.settings) as broker:
+    with Broker(workspace.settings) as broker, shown_reading(broker):
         common = broker, roster, workspace.root(), published, instances
         if groups is None:
             waiting = Waiting(*common, only_online=only_online)
         else:
             waiting = Withdrawing(*common, groups=groups, only_online=only_online)
-        return waiting.run(arguments.wait, since_s, changed, enough)
+        told = _Told(waiting.outcome, several=len(instances) > 1, many=many, quiet=arguments.json)
+
+        def looked(outcome: Outcome) -> bool:
+            told.counts()
+            return enough(outcome)
+
+        return waiting.run(arguments.wait, since_s, told.changed, looked)
+
+
+class _Told:
+    """What is said meanwhile: a line for each change; of many boards a line for each failure, and counts."""
+
+    def __init__(self, outcome: Outcome, *, several: bool, many: bool, quiet: bool) -> None:
+        self._outcome, self._several, self._many, self._quiet = outcome, several, many, quiet
+        self._counted_s, self._before = time.monotonic(), ""
+
+    def _counts_boards(self) -> bool:
+        return self._many or len(self._outcome.standings) > MANY
+
+    def changed(self, name: str, instance: str, standing: Standing) -> None:
+        """A board's instance stands otherwise."""
+        if self._quiet or (self._counts_boards() and standing.kind is not Kind.FAILED):
+            return
+        why = f"  {standing.reason}: {standing.detail}" if standing.reason else f"  {standing.detail}" if standing.detail else ""
+        share = f"  {standing.done_chunks}/{standing.chunks} chunks" if standing.state == "fetching" and standing.chunks else ""
+        who = f"{name} {instance}" if self._several and instance else name
+        output.note(printable(f"  {who}: {standing.state}{share}{why}"))
+
+    def counts(self) -> None:
+        """Every board that is known has been looked at: only then can they be counted."""
+        if self._quiet or not self._counts_boards() or time.monotonic() - self._counted_s < COUNTS_S:
+            return
+        self._counted_s, before, self._before = time.monotonic(), self._before, self._outcome.summary()
+        if self._before != before:
+            output.note(f"  {self._before}")
 
 
 def _warn(roster: Roster, published: Sequence[Deployment]) -> None:

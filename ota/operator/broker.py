@@ -42,6 +42,7 @@ class Broker:
         self._session: Session | None = None
         self._limits: Limits | None = None
         self.packets = Packets()
+        self.progress: Callable[[int, int], None] = lambda _, __: None  # of each reading: how many topics of how many
         self.connections = 0  # made so far: what was kept open on an earlier one is gone
         self._filters: set[str] = set()
         self._again: tuple[int, list[str], float] = _NOTHING  # the subscription that a new connection began with, and when
@@ -205,7 +206,12 @@ class Broker:
                     _before_another(failures, error)
             raise AssertionError
 
-        return pages.read(connect, self._keep, self.packets, wanted, keep=keep)
+        asked = list(wanted)
+        done, total = 0, sum(len(each.filters) for each in asked)
+        for page in pages.read(connect, self._keep, self.packets, asked, keep=keep):
+            done = min(total, done + len(page.filters))
+            self.progress(done, total)
+            yield page
 
     def _connected(self) -> Session:
         if self._session is None or self._session.lost:

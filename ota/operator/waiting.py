@@ -248,7 +248,9 @@ class Waiting:
     def run(
         self, timeout_s: float, since_s: float, changed: Changed = _ignored, enough: Callable[[Outcome], bool] = lambda _: False
     ) -> Outcome:
-        """`changed` gets board, instance and its standing when that is another; `enough` ends it early. Raises BrokerError."""
+        """`changed` gets board, instance and its standing when that is another. `enough` is asked, about every second and once every
+        board that is known has been looked at, whether to end early. Raises BrokerError.
+        """
         outcome = self.outcome
         for device in self._view.follow(timeout_s, self._concerns):
             if device is not None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -93,6 +94,23 @@ def test_a_board_that_the_broker_lost_is_listed(workspace, port, capsys):
     assert (found["a"]["reported"], found["b"]["reported"]) == (True, False)
     assert ota(workspace.folder, "status") == 0
     assert "never reported" in capsys.readouterr().out
+
+
+def test_a_reading_that_takes_long_shows_on_a_terminal_how_far_it_is(workspace, capsys, monkeypatch):
+    monkeypatch.setattr("ota.cli.fleet.SHOWN_AFTER_S", 1e-9)
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, fleet.names(40))
+    assert ota(workspace.folder, "status") == 0
+    assert capsys.readouterr().err == ""  # no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert ota(workspace.folder, "status") == 0
+    said = capsys.readouterr().err
+    assert "\rreading [" in said
+    assert " 32 of 40 " in said
+    assert said.endswith(" \r")  # and leaves nothing behind
+    monkeypatch.setattr("ota.cli.fleet.SHOWN_AFTER_S", 600.0)
+    assert ota(workspace.folder, "status") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_boards_that_a_file_lists_are_expected(workspace, tmp_path, capsys):
