@@ -109,10 +109,11 @@ class Compiler:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=COMPILE_LIMIT_S)
         except subprocess.TimeoutExpired:
             raise AotError(f"{name}: compiling for {target} took more than {COMPILE_LIMIT_S} s") from None
+        said = list(dict.fromkeys(done.stderr.strip().splitlines()))
+        if wrong := next((each for each in said if "is not a recognized" in each), ""):  # LLVM may go on without
+            raise AotError(f"for {target}: {wrong}")
         if done.returncode:
-            raise AotError(f"{name}: for {target}: {done.stderr.strip()[-500:]}")
-        if "is not a recognized" in done.stderr:  # LLVM goes on without
-            raise AotError(f"for {target}: {done.stderr.strip().splitlines()[0]}")
+            raise AotError(f"{name}: for {target}: {'; '.join(said)[-500:]}")
         return out.read_bytes()
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from ota.cli import output
 from ota.cli.operator import add_passphrase, open_workspace
 from ota.durable import write_durably
-from ota.errors import OtaError
-from ota.formats.broker_url import BrokerUrl
+from ota.formats.broker_url import BrokerUrl, is_host
 from ota.operator import acts
 from ota.operator.access import ENROLMENT, OPERATOR, RESERVED
 from ota.operator.broker_check import Verdict, check
@@ -43,7 +42,7 @@ def add_commands(commands: Any) -> None:
         help="measure what a broker announces, keeps and cuts; writes below ota/v1/check/ and cleans up",
         epilog="example: ota broker check mqtts://broker.example.com --ca-file ca.pem",
     )
-    verb.add_argument("url", nargs="?", metavar="URL", help="default: the workspace's broker")
+    verb.add_argument("url", nargs="?", type=output.broker_url, metavar="URL", help="default: the workspace's broker")
     verb.add_argument("--ca-file", type=Path, help="for mqtts:// (default: the workspace's)")
     verb.add_argument("--username", help="default: the workspace's")
     verb.add_argument("--password-file", type=Path, help="default: the workspace's")
@@ -58,7 +57,7 @@ def add_commands(commands: Any) -> None:
     )
     config.add_argument("kind", choices=list(KINDS), help="the broker")
     config.add_argument("-o", dest="out", type=Path, required=True, metavar="FOLDER", help="where the files go")
-    config.add_argument("--host", help="how boards reach it: a name or an address (default: of the workspace's broker)")
+    config.add_argument("--host", type=_host, help="how boards reach it: a name or an address (default: of the workspace's broker)")
     config.add_argument("--group", type=output.name, action="append", help="a group of boards here (default: the workspace's)")
     config.add_argument("--etc", default="", metavar="PATH", help="where the files will lie on the broker's machine")
     config.add_argument("--keep-certificate", action="store_true", help="do not make another certificate for the broker")
@@ -67,12 +66,15 @@ def add_commands(commands: Any) -> None:
     config.set_defaults(handler=_config)
 
 
+def _host(text: str) -> str:
+    if not is_host(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name or an address of a machine")
+    return text
+
+
 def _settings(arguments: argparse.Namespace) -> Settings:
     """The workspace's, with what the command line names instead; with an address no workspace is needed."""
-    try:
-        url = BrokerUrl.parse(arguments.url) if arguments.url else None
-    except ValueError as error:
-        raise OtaError(str(error)) from None
+    url: BrokerUrl | None = arguments.url
     if url is None or (arguments.folder / SETTINGS).exists():
         settings = Workspace.open(arguments.folder).settings
     else:
@@ -120,7 +122,8 @@ def _config(arguments: argparse.Namespace) -> int:
         output.result(f"{arguments.out / name}{'  (secret: for the broker alone)' if name in SECRET else ''}")
     if workspace.settings.password_file is None:
         output.note(f'for this workspace\'s ota.toml: username = "{OPERATOR}", password_file = "{password_file}"')
-    output.note(f"boards connect to mqtts://{host}:{BOARDS_PORT}, operators to mqtts://{host}:{OPERATORS_PORT}")
+    boards, operators = (BrokerUrl(host, port, tls=True) for port in (BOARDS_PORT, OPERATORS_PORT))
+    output.note(f"boards connect to {boards}, operators to {operators}")
     return 0
 
 

@@ -25,6 +25,7 @@ from ota.operator.ownership import check_ours
 from ota.operator.retire import CRL_FILE, clear, forget_answers, retire, unknown, write_crl
 from ota.operator.roster import Roster
 from ota.operator.workspace import Workspace
+from ota.token_keys import TokenUri
 
 HOUR_S = 3600
 MAX_HOURS = 24 * 366
@@ -41,7 +42,13 @@ def add_commands(commands: Any) -> None:
     rotate = verbs.add_parser(
         "rotate", help="make the next authority; it is believed now and signs after `switch`", epilog="example: ota ca rotate"
     )
-    rotate.add_argument("--pkcs11", metavar="URI", default="", help="make its key in a token, as `ota init` does")
+    rotate.add_argument(
+        "--pkcs11",
+        type=output.checked(TokenUri.parse, empty=True),
+        metavar="URI",
+        default="",
+        help="make its key in a token, as `ota init` does",
+    )
     rotate.set_defaults(handler=_rotate)
     switch = verbs.add_parser(
         "switch",

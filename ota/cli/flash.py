@@ -27,7 +27,7 @@ from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority
 from ota.operator.enrolment import Outcome, serve
 from ota.operator.holdings import BundleFile
-from ota.operator.provision import DEFAULT_POLICY, BoardSettings, read_policy
+from ota.operator.provision import DEFAULT_POLICY, BoardSettings, check_board_key, check_time_server, read_policy
 from ota.operator.roster import Roster
 from ota.operator.session import BrokerError
 from ota.operator.workspace import Workspace
@@ -86,6 +86,7 @@ def add_commands(commands: Any) -> None:
     settings.add_argument("--no-token", action="store_true", help="for a broker that asks for no certificate")
     settings.add_argument(
         "--key",
+        type=output.checked(check_board_key, empty=True),
         default="",
         metavar="URI",
         help="the board's key is in a PKCS#11 token: pkcs11:token=…;object=…?module-path=…&pin-source=…",
@@ -120,6 +121,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     broker.add_argument("--no-broker", action="store_true", help="the board works alone, and is updated by bundles")
     command.add_argument(
         "--ntp",
+        type=output.checked(check_time_server),
         action="append",
         default=[],
         metavar="HOST[:PORT]",

@@ -15,17 +15,20 @@ from ota.cli import origin, output, registry
 from ota.cli.board import class_of, targets_of
 from ota.errors import OtaError
 from ota.formats import component, wasm
+from ota.formats.agent import ARCHITECTURES
 from ota.formats.chunks import CHUNK_MAX_BYTES, CHUNK_MIN_BYTES, DEFAULT_CHUNK_BYTES
 from ota.formats.loadable import core_module
 from ota.formats.manifest import ANY_BOARD
 from ota.formats.oci import Reference
 from ota.formats.reasons import Refused
 from ota.formats.report import Report
+from ota.formats.text import nearest
 from ota.keyring import ALGORITHMS
 from ota.operator import clock
 from ota.operator.ca import CertificateAuthority
 from ota.operator.publish import sign_draft
-from ota.operator.workspace import Settings, Workspace
+from ota.operator.workspace import Settings, Workspace, check_vendor
+from ota.token_keys import TokenUri
 
 
 def add_commands(commands: Any) -> None:
@@ -33,14 +36,23 @@ def add_commands(commands: Any) -> None:
     init = commands.add_parser(
         "init", help="make a workspace: keys, root of trust, settings", epilog="example: ota init --vendor example.com"
     )
-    init.add_argument("--vendor", default="example.com", help="a domain name of yours (default %(default)s)")
+    init.add_argument(
+        "--vendor",
+        type=output.checked(check_vendor),
+        default="example.com",
+        help="a domain name of yours (default %(default)s)",
+    )
     init.add_argument(
         "--broker", type=output.broker_url, default="mqtt://localhost:1883", metavar="URL", help="default %(default)s"
     )
     init.add_argument("--group", type=output.name, default="lab", help="the workspace's default group (default %(default)s)")
     init.add_argument("--algorithm", choices=ALGORITHMS, default=ALGORITHMS[0], help="of the keys (default %(default)s)")
     init.add_argument(
-        "--pkcs11", metavar="URI", default="", help="make the keys in a token: pkcs11:token=LABEL?module-path=/path/of/module.so"
+        "--pkcs11",
+        type=output.checked(TokenUri.parse, empty=True),
+        metavar="URI",
+        default="",
+        help="make the keys in a token: pkcs11:token=LABEL?module-path=/path/of/module.so",
     )
     locking = init.add_mutually_exclusive_group()
     locking.add_argument(
@@ -57,7 +69,7 @@ def add_build_options(command: argparse.ArgumentParser) -> None:
     """The options that `build` and `publish` share."""
     made = command.add_argument_group("how a module is built")
     made.add_argument("--board", default=ANY_BOARD, help="class of boards that it is for (default: every board)")
-    made.add_argument("--version", help="instead of the version in the .toml")
+    made.add_argument("--version", type=output.name, help="instead of the version in the .toml")
     made.add_argument(
         "--aot",
         type=targets,
@@ -96,7 +108,11 @@ def _chunk_bytes(text: str) -> int:
 
 def targets(text: str) -> tuple[str, ...]:
     """Targets of ahead-of-time images on a command line."""
-    return tuple(each.strip() for each in text.split(",") if each.strip())
+    found = tuple(each.strip() for each in text.split(",") if each.strip())
+    for each in found:
+        if (target := each.partition(":")[0]) not in (*ARCHITECTURES, "board"):
+            raise argparse.ArgumentTypeError(f"{target} is no target{nearest(target, ARCHITECTURES)}: {', '.join(ARCHITECTURES)}")
+    return found
 
 
 def passphrase(arguments: argparse.Namespace) -> bytes | None:

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from ota.author.sbom import AUTO
-from ota.cli.output import UsageError
+from ota.cli import output
 from ota.errors import OtaError
 from ota.formats.provenance import ADVISORY_LIMIT, Kind, Provenance
 
@@ -24,12 +24,25 @@ def add_options(command: argparse.ArgumentParser) -> None:
     purpose.add_argument("--functional", action="store_true", help="it does not: owners may postpone it")
     said.add_argument("--advisory", metavar="TEXT|FILE", help="with --security: what it mends, for people")
     said.add_argument(
-        "--cve", action="append", default=[], metavar="CVE-YEAR-NUMBER", help="with --security: what it mends; may be repeated"
+        "--cve",
+        type=output.checked(lambda text: Provenance(cves=(text.upper(),)).to_bytes()),
+        action="append",
+        default=[],
+        metavar="CVE-YEAR-NUMBER",
+        help="with --security: what it mends; may be repeated",
     )
     said.add_argument(
-        "--revision", default="", help=f"of the source, such as a commit; {FROM_GIT}: what git says of the module's folder"
+        "--revision",
+        type=output.checked(lambda text: Provenance(revision=text).to_bytes()),
+        default="",
+        help=f"of the source, such as a commit; {FROM_GIT}: what git says of the module's folder",
     )
-    said.add_argument("--builder", default="", help="who or what builds it")
+    said.add_argument(
+        "--builder",
+        type=output.checked(lambda text: Provenance(builder=text).to_bytes()),
+        default="",
+        help="who or what builds it",
+    )
     said.add_argument(
         "--sbom",
         default="",
@@ -47,7 +60,7 @@ def given(arguments: argparse.Namespace) -> tuple[tuple[str, object], ...]:
 def kind(arguments: argparse.Namespace) -> Kind:
     """What the command line says that it is for. Raises UsageError for a security advisory of what mends no weakness."""
     if (arguments.advisory or arguments.cve) and not arguments.security:
-        raise UsageError("--advisory and --cve are about what an update mends: they go with --security")
+        raise output.UsageError("--advisory and --cve are about what an update mends: they go with --security")
     if arguments.security:
         return Kind.SECURITY
     return Kind.FUNCTIONAL if arguments.functional else Kind.UNSPECIFIED

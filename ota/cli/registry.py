@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
         description="Put a module, and the .toml beside it, into an OCI registry. `ota publish` takes it from there.",
         epilog="example: ota push oci://registry.example.com/blink:1.0.0 blink.wasm",
     )
-    push.add_argument("reference", metavar=f"{SCHEME}REGISTRY/NAME:TAG", help="where to")
+    push.add_argument("reference", type=_reference, metavar=f"{SCHEME}REGISTRY/NAME:TAG", help="where to")
     push.add_argument("module", type=Path, help="the .wasm, .js or .ts")
     push.add_argument("--json", action="store_true", help="machine-readable result")
     _add_connection(push)
@@ -61,6 +61,10 @@ def source(text: str) -> Source:
     """A module on the command line: a path, or an artifact in a registry."""
     if not text.startswith(SCHEME):
         return Path(text)
+    return _reference(text)
+
+
+def _reference(text: str) -> Reference:
     try:
         return Reference.parse(text)
     except OtaError as error:
@@ -105,7 +109,7 @@ def _repository(reference: Reference, arguments: argparse.Namespace, *, writes: 
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    reference = Reference.parse(arguments.reference)
+    reference: Reference = arguments.reference
     if reference.digest or not reference.tag:
         raise output.UsageError(f"{reference}: an artifact is pushed by a tag")
     pinned = artifact.push(_repository(reference, arguments, writes=True), arguments.module)

@@ -55,6 +55,7 @@ def add_timing(command: argparse.ArgumentParser) -> None:
     when = timing.add_mutually_exclusive_group()
     when.add_argument(
         "--window",
+        type=output.checked(Window.from_text),
         metavar="WINDOW",
         help='boards change what they run only then: days, start and length, such as "mon-fri 02:00 2h"; they download at any time'
         " (default: window of ota.toml)",
@@ -63,7 +64,10 @@ def add_timing(command: argparse.ArgumentParser) -> None:
     timing.add_argument("--utc", action="store_true", help="the window is in UTC, not in each board's zone")
     timing.add_argument("--without-clock", action="store_true", help="boards that do not know the time need not wait until they do")
     timing.add_argument(
-        "--days", type=_days, metavar="N", help="boards begin it within so many days only (default: until another takes its place)"
+        "--days",
+        type=output.days,
+        metavar="N",
+        help="boards begin it within so many days only (default: until another takes its place)",
     )
     command.add_argument("--apart", action="store_true", help="an instance may leave the set that it was published in")
 
@@ -127,10 +131,3 @@ def fraction(text: str) -> int:
     if not 0 < value <= 100 or not round(value * FRACTION_ALL / 100):
         raise argparse.ArgumentTypeError(f"{text!r} is not a percentage of more than 0 and at most 100")
     return round(value * FRACTION_ALL / 100)
-
-
-def _days(text: str) -> int:
-    value = output.number(text)
-    if not 1 <= value <= 36_500 or value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of days from 1 to 36500")
-    return int(value)

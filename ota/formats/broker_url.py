@@ -1,5 +1,6 @@
 """Where a broker is: `mqtt://host[:1883]` or `mqtts://host[:8883]`."""
 
+import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -19,12 +20,27 @@ class BrokerUrl:
         """Raises ValueError, saying what such an address looks like."""
         try:
             parts = urlsplit(text)
-            port = parts.port or _PORTS.get(parts.scheme, 0)
+            port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
+            if not port and parts.scheme in _PORTS:
+                raise ValueError
         except ValueError:
-            raise ValueError(f"{text!r}: the port is not a number") from None
-        if parts.scheme not in _PORTS or not parts.hostname or parts.path not in ("", "/") or parts.username:
+            raise ValueError(f"{text!r}: host[:port] is expected, an IPv6 address in brackets, the port from 1 to 65535") from None
+        host = parts.hostname or ""
+        rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
+        if parts.scheme not in _PORTS or rest or not is_host(host) or any(map(str.isspace, text)):
             raise ValueError(f"{text!r} is not a broker address: mqtt://host[:port] or mqtts://host[:port], no password in it")
-        return cls(parts.hostname, port, parts.scheme == "mqtts")
+        return cls(host, port, parts.scheme == "mqtts")
 
     def __str__(self) -> str:
-        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+
+def is_host(text: str) -> bool:
+    """Whether this can be a machine's name or address, without brackets."""
+    if ":" in text:
+        try:
+            return bool(ipaddress.IPv6Address(text))
+        except ValueError:
+            return False
+    return bool(text) and text.isprintable() and not set(text) & set(' "#%/<>?@[\\]^`{|}')

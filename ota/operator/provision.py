@@ -68,6 +68,22 @@ def read_policy(path: Path) -> str:
     return content.decode()
 
 
+def check_time_server(text: str) -> None:
+    """Raises ProvisionError."""
+    if not _SERVER.fullmatch(text):
+        raise ProvisionError(f"{text!r} is no time server: HOST or HOST:PORT")
+
+
+def check_board_key(text: str) -> None:
+    """The URI of a key in a board's token. Raises ProvisionError."""
+    try:
+        uri = TokenUri.parse(text)
+    except TokenError as error:
+        raise ProvisionError(str(error)) from error
+    if not (uri.label and uri.pin_file and "module-path=" in text):
+        raise ProvisionError(f"{text}: a board's key needs object=, module-path= and pin-source=file:, as they are on the board")
+
+
 @dataclass(frozen=True)
 class BoardSettings:
     """The settings of one board, or of a batch whose names have their serial numbers in them.
@@ -91,23 +107,11 @@ class BoardSettings:
             if not is_name(name) and not (what == "device" and is_pattern(name)):
                 raise ProvisionError(f"{name!r} is not a name for a {what}")
         for server in self.ntp:
-            if not _SERVER.fullmatch(server):
-                raise ProvisionError(f"{server!r} is no time server: HOST or HOST:PORT")
-        self._check_key()
+            check_time_server(server)
+        if self.key:
+            check_board_key(self.key)
         if self.broker is not None and self.broker.host in LOCAL:
             raise ProvisionError(f"boards can't reach the broker at {self.broker.host}: give the address for boards with --broker")
-
-    def _check_key(self) -> None:
-        if not self.key:
-            return
-        try:
-            uri = TokenUri.parse(self.key)
-        except TokenError as error:
-            raise ProvisionError(str(error)) from error
-        if not (uri.label and uri.pin_file and "module-path=" in self.key):
-            raise ProvisionError(
-                f"{self.key}: a board's key needs object=, module-path= and pin-source=file:, as they are on the board"
-            )
 
     def files(
         self, workspace: Workspace, *, certificate: bytes = b"", token: str = "", enrolment: BrokerUrl | None = None

@@ -106,8 +106,7 @@ class Workspace:
         if (folder / SETTINGS).exists():
             raise WorkspaceError(f"{folder} is a workspace already; its keys are not overwritten")
         _check_group(settings.group)
-        if not _DOMAIN.fullmatch(settings.vendor):
-            raise WorkspaceError(f"{settings.vendor!r} is not a domain name, such as example.com")
+        check_vendor(settings.vendor)
         if passphrase == b"":
             raise WorkspaceError("the passphrase is empty: give a passphrase of at least one character, or --no-passphrase")
         missing = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -318,6 +317,12 @@ def _discard(folder: Path) -> None:
         else:
             (folder / part).unlink(missing_ok=True)
     shutil.rmtree(folder / STAGING, ignore_errors=True)
+
+
+def check_vendor(text: str) -> None:
+    """Raises WorkspaceError for what is no domain name."""
+    if not _DOMAIN.fullmatch(text):
+        raise WorkspaceError(f"{text!r} is not a domain name, such as example.com")
 
 
 def _check_group(group: str) -> None:

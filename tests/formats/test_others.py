@@ -300,3 +300,17 @@ def test_broker_addresses():
     for bad in ("host", "http://host", "mqtt://", "mqtt://host:x", "mqtt://user:secret@host", "mqtt://host/path"):
         with pytest.raises(ValueError, match="mqtt"):
             BrokerUrl.parse(bad)
+    for bad in (
+        "mqtt://h:0",
+        "mqtt://h:65536",
+        "mqtt://::1",
+        "mqtt://[::1",
+        "mqtt://[::g]",
+        "mqtt://a b",
+        "mqtt://h?x=1",
+        "mqtt://h#x",
+    ):
+        with pytest.raises(ValueError, match="mqtt"):
+            BrokerUrl.parse(bad)
+    for text in ("mqtt://[::1]:1883", "mqtts://[2001:db8::1]:8883", "mqtt://[fe80::1%eth0]:1883"):  # IPv6, with a zone perhaps
+        assert str(BrokerUrl.parse(text)) == text

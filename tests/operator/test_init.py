@@ -148,7 +148,9 @@ def test_who_sits_at_a_terminal_is_asked_for_the_passphrase(tmp_path, modules):
 
 @pytest.mark.parametrize("vendor", ["", "not a domain", "example", "-a.com", 'a".com', "a..com", "a.--", "\N{KELVIN SIGN}.com"])
 def test_a_vendor_is_a_domain_name(tmp_path, capsys, vendor):
-    assert ota(tmp_path / "operator", "init", f"--vendor={vendor}") == 1
+    with pytest.raises(SystemExit) as ended:
+        ota(tmp_path / "operator", "init", f"--vendor={vendor}")
+    assert ended.value.code == 2
     assert "is not a domain name" in capsys.readouterr().err
     assert not (tmp_path / "operator" / "keys").exists()
 

@@ -394,8 +394,6 @@ def test_two_instances_that_claim_one_line_are_refused_before_anything_is_sent(q
     ("words", "told"),
     [
         (("--instance", "agent"), "instance-reserved: instance 'agent' is the agent itself"),
-        (("--window", "mon 02:00 0h"), "window-never-opens: window 'mon 02:00 0h' has no minute"),
-        (("--window", "whenever"), "malformed: window 'whenever': not days, start and length"),
         (("--config", f"a={'x' * 5000}"), "config-too-large: instance echo: the configuration has 50"),
         (("--config", "a b=1"), "malformed: instance echo: configuration key 'a b' is no name"),
         (("--together",), "set-incomplete: a set has two members at least"),

@@ -97,8 +97,10 @@ def test_the_agent_says_its_version():
 @pytest.mark.parametrize("wrong", ["../../evil", "", "a b", "x" * 100, "/etc/evil"])
 def test_a_version_is_no_path(workspace, modules, tmp_path, capsys, wrong):
     out = tmp_path / "a" / "b" / "c"
-    assert ota(workspace, "build", modules / "tally.wasm", "-o", out, "--version", wrong) == 1
-    assert "is no version" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        ota(workspace, "build", modules / "tally.wasm", "-o", out, "--version", wrong)
+    assert ended.value.code == 2
+    assert "is not a name: 1 to 64 letters, digits, - _ or ." in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 
@@ -343,6 +345,21 @@ def test_a_fault_of_our_own_is_one_line_and_a_traceback_only_with_debug(workspac
         (("publish", "x.wasm", "--days", "1.5"), "'1.5' is not a whole number of days from 1 to 36500"),
         (("flash", "x", "--port", "y", "--wait", "nan"), "'nan' is not a number of seconds, more than 0"),
         (("settings", "b", "--board", "x", "-o", "y", "--broker", "h"), "'h' is not a broker address: mqtt://host"),
+        (("init", "--vendor", "not a domain"), "'not a domain' is not a domain name, such as example.com"),
+        (("init", "--pkcs11", "token"), "'token' is not a PKCS#11 URI"),
+        (("ca", "rotate", "--pkcs11", "token"), "'token' is not a PKCS#11 URI"),
+        (("publish", "x.wasm", "--window", "night"), "window 'night': not days, start and length"),
+        (("remove", "x", "--window", "mon 02:00 0h"), "window 'mon 02:00 0h' has no minute"),
+        (("publish", "x.wasm", "--version", "1 0"), "'1 0' is not a name: 1 to 64 letters"),
+        (("build", "x.wasm", "-o", "y", "--security", "--cve", "CVE-26-1"), "not at most 64 names such as CVE-2026-12345"),
+        (("build", "x.wasm", "-o", "y", "--revision", "a\x1b"), "has the character U+001B"),
+        (("build", "x.wasm", "-o", "y", "--builder", 300 * "x"), "has 300 characters, the limit is 256"),
+        (("build", "x.wasm", "-o", "y", "--aot", "arch64"), "arch64 is no target (did you mean aarch64?)"),
+        (("push", "registry/x", "x.wasm"), "'registry/x' is no artifact: oci://REGISTRY/NAME:TAG"),
+        (("broker", "check", "localhost"), "'localhost' is not a broker address: mqtt://host"),
+        (("broker-config", "mosquitto", "-o", "y", "--host", "a b"), "'a b' is not a name or an address of a machine"),
+        (("settings", "b", "--board", "x", "-o", "y", "--ntp", "a:b:c"), "'a:b:c' is no time server: HOST or HOST:PORT"),
+        (("settings", "b", "--board", "x", "-o", "y", "--key", "k"), "'k' is not a PKCS#11 URI"),
         (("init", "--broker", "localhost:1883"), "'localhost:1883' is not a broker address: mqtt://host"),
         (("new", "my module"), "'my module' is not a name: 1 to 64 letters"),
         (("publish", "x.wasm", "--chunk-bytes", "1"), "'1' is not a whole number from 1024 to 262144"),

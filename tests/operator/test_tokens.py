@@ -335,6 +335,8 @@ def test_settings_name_no_key_that_the_board_could_not_open_by_itself(tmp_path, 
     monkeypatch.setenv("PKCS11_MODULE", "/here/only.so")
     folder = str(tmp_path / "operator")
     assert main(["-C", folder, "init", "--broker", "mqtts://broker.example:8883"]) == 0
-    assert main(["-C", folder, "settings", "roof-1", "--board", "generic-aarch64", "-o", str(tmp_path / "b"), "--key", uri]) == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["-C", folder, "settings", "roof-1", "--board", "generic-aarch64", "-o", str(tmp_path / "b"), "--key", uri])
+    assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
