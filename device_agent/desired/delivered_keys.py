@@ -107,6 +107,12 @@ class DeliveredKeys:
 
     async def _look(self) -> None:
         """One document at a time, the last one that came; others that came before it are never looked at."""
+        try:
+            await self._look_at_all()
+        finally:  # whatever ended it, the next one is looked at
+            self._busy = False
+
+    async def _look_at_all(self) -> None:
         while self._due and self._received is not None:
             self._due, document, root = False, self._received, self._trust.root
             self._judged_by = root
@@ -127,7 +133,6 @@ class DeliveredKeys:
             self._keys.deliver(found.keys)
             self._changed()
             self._told.keys_came()
-        self._busy = False
 
     def _verify_and_keep(self, document: bytes, root: Root) -> _Found:
         """On the writer. What can't be opened raises no floor: another one of the same epoch may be the right one."""

@@ -194,14 +194,19 @@ class Standing:
         Decides once both scopes have been looked at, for the group's document without the device's would be another wish; and
         now and then where documents come without end.
         """
+        try:
+            await self._look_at_all()
+        finally:  # whatever ended it, the next one is looked at
+            self._busy = False
+        self._decide_if_owed()
+
+    async def _look_at_all(self) -> None:
         looks = 0
         while (scope := next((each for each in self._scopes if each.due), None)) is not None:
             self._owed |= await self._accept(scope, scope.due.pop(0))
             looks += 1
             if looks % LOOKS_LIMIT == 0:
                 self._decide_if_owed(busy=True)
-        self._busy = False
-        self._decide_if_owed()
 
     def _decide_if_owed(self, *, busy: bool = False) -> None:
         """Decides, unless documents are still looked at. What no root in force vouches for any more is not wanted any more."""

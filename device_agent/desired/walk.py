@@ -76,6 +76,12 @@ class RootWalk:
             await self._take(document)
 
     async def _follow(self) -> None:
+        try:
+            await self._follow_all()
+        finally:  # whatever ended it, the next one is followed
+            self._busy = False
+
+    async def _follow_all(self) -> None:
         while self._waiting is not None:
             (number, document), self._waiting = self._waiting, None
             async with self._step:
@@ -87,7 +93,6 @@ class RootWalk:
                     self._refused(number, error)
                     if error.reason in NO_ROOM:
                         asyncio.get_running_loop().call_later(self._retry_s, self.received, topics.root(number), document)
-        self._busy = False
 
     async def _take(self, document: bytes) -> None:
         number, root = self._next, trust.next_root(self._held.root, document)

@@ -171,3 +171,23 @@ def test_kept_keys_of_a_group_that_the_board_has_left_are_not_used(tmp_path, sig
         assert board.has(KEY)()
 
     asyncio.run(main())
+
+
+def test_after_an_error_in_a_look_the_next_keys_are_looked_at_all_the_same(tmp_path, signer):
+    class Failing(Board):
+        def tell(self) -> None:
+            super().tell()
+            if self.came == 1:
+                raise Refused(Reason.DISK_FULL, "no room for what the keys decrypt")
+
+    async def main():
+        board = Failing(tmp_path, signer)
+        board.go.set()
+        board.receives(board.document(KEY))
+        await board.until(lambda: board.came == 1)
+        await asyncio.sleep(0)
+        board.receives(board.document(KEY, OTHER_KEY, epoch=11))
+        await board.until(board.has(KEY, OTHER_KEY))
+        assert board.came == 2
+
+    asyncio.run(main())

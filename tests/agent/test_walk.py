@@ -324,3 +324,22 @@ def test_a_key_with_two_roles_makes_no_root():
     with pytest.raises(Refused) as refused:
         trust.first_root(sign_document(root.to_payload(), ROOT_TYPE, [keys["root"]]))
     assert refused.value.reason is Reason.KEY_REUSED
+
+
+def test_after_an_error_in_the_walk_the_next_root_is_followed_all_the_same(tmp_path, long_chain):
+    class Full(list):
+        def append(self, _):
+            raise Refused(Reason.DISK_FULL, "no room for this either")
+
+    async def main():
+        board = Board(tmp_path, long_chain[0], None)
+        board.refused = Full()
+        board.walk.received(topics.root(2), b"no root")
+        with pytest.raises(Refused):
+            await board.tasks.pop()
+        board.refused = []
+        assert await board.receives(2, long_chain[1]) is None
+        assert board.trust.root.number == 2
+        board.store.close()
+
+    asyncio.run(main())

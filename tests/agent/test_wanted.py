@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -213,6 +214,23 @@ def test_a_refused_document_leaves_what_was_accepted_before_in_force(signer, tmp
         assert desk.refusal is Reason.SIGNER_UNKNOWN
         assert desk.desired.entry("a").manifest_digest == digest("a")
         assert desk.desired.why_not("a") is None
+
+    run(main)
+
+
+def test_after_an_error_in_a_look_the_next_document_is_looked_at_all_the_same(signer, tmp_path):
+    async def main():
+        desk = Desk(signer, tmp_path)
+        _, old = signer.document({"a": signer.entry(digest("a"))})
+        _, newer = signer.document({"a": signer.entry(digest("b"))})
+        _, newest = signer.document({"a": signer.entry(digest("c"))})
+        await desk.takes(newer)
+        desk.counters = None  # so that counting the refusal fails
+        with pytest.raises(TypeError):
+            await desk.takes(old)
+        desk.counters = Counter()
+        await desk.takes(newest)
+        assert desk.desired.entry("a").manifest_digest == digest("c")
 
     run(main)
 
