@@ -19,7 +19,7 @@ from ota.formats.text import amount
 from ota.operator import acts, issued
 from ota.operator.broker import Broker
 from ota.operator.ca import CertificateAuthority, enrolled
-from ota.operator.enrolment import new_token, standing
+from ota.operator.enrolment import MAX_COUNT, new_token, standing
 from ota.operator.group_keys import GroupKeys
 from ota.operator.ownership import check_ours
 from ota.operator.retire import CRL_FILE, clear, forget_answers, retire, unknown, write_crl
@@ -76,7 +76,7 @@ def add_commands(commands: Any) -> None:
         "--count",
         dest="count",
         metavar="N",
-        type=int,
+        type=batch,
         default=1,
         help="how many boards may enrol with it (default %(default)s)",
     )
@@ -104,13 +104,25 @@ def add_commands(commands: Any) -> None:
 
 def add_hours(command: argparse.ArgumentParser) -> None:
     """How long a token is good."""
-    command.add_argument("--hours", type=output.number, default=24.0, help="how long the token is good (default %(default)s)")
+    command.add_argument("--hours", type=_hours, default=24.0, help="how long the token is good (default %(default)s)")
+
+
+def batch(text: str) -> int:
+    """How many boards a token is for, on a command line."""
+    if not text.isdecimal() or len(text) > 6 or not 1 <= int(text) <= MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of boards from 1 to {MAX_COUNT}")
+    return int(text)
+
+
+def _hours(text: str) -> float:
+    value = output.number(text)
+    if not 0 < value <= MAX_HOURS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours of more than 0 and at most {MAX_HOURS}")
+    return value
 
 
 def make_token(workspace: Workspace, names: str, hours: float, count: int, group: str) -> str:
     """A token, with a word about certificates and tokens that there are already. Raises OtaError."""
-    if not 0 < hours <= MAX_HOURS:
-        raise OtaError(f"a token is good for more than 0 and at most {MAX_HOURS} hours, not {hours:g}")
     now_s = int(time.time())
     for each in standing(workspace, names, now_s):
         output.note(f"note: {each}")

@@ -17,7 +17,7 @@ from boards.line import SerialLine
 from boards.uboot import UBoot
 from boards.wheels import find
 from ota.cli import output
-from ota.cli.certificates import add_hours, make_token
+from ota.cli.certificates import add_hours, batch, make_token
 from ota.cli.operator import add_passphrase, open_workspace
 from ota.durable import write_durably
 from ota.errors import OtaError
@@ -81,7 +81,7 @@ def add_commands(commands: Any) -> None:
         "--board", required=True, help="one of `ota boards`, or a definition of your own (a path that ends in .toml)"
     )
     settings.add_argument("-o", "--out", type=Path, required=True, help="a folder that is not there yet")
-    settings.add_argument("--batch", type=int, default=1, metavar="N", help="how many boards may enrol with these settings")
+    settings.add_argument("--batch", type=batch, default=1, metavar="N", help="how many boards may enrol with these settings")
     add_hours(settings)
     settings.add_argument("--no-token", action="store_true", help="for a broker that asks for no certificate")
     settings.add_argument(
@@ -309,14 +309,14 @@ def _settings(arguments: argparse.Namespace) -> int:
         raise OtaError(f"{arguments.out} is there already")
     if arguments.key and (arguments.no_token or arguments.no_broker):
         raise OtaError("--key is for a board that enrols: without a certificate nothing is opened with it")
-    token = (
-        ""
-        if arguments.no_token or arguments.no_broker
-        else make_token(workspace, arguments.device, arguments.hours, arguments.batch, made.group)
-    )
-    files = made.files(workspace, token=token, enrolment=arguments.enrol_at)
-    arguments.out.mkdir(mode=0o700, parents=True)
+    arguments.out.mkdir(mode=0o700, parents=True)  # now: else there could be a token that nobody has
     try:
+        token = (
+            ""
+            if arguments.no_token or arguments.no_broker
+            else make_token(workspace, arguments.device, arguments.hours, arguments.batch, made.group)
+        )
+        files = made.files(workspace, token=token, enrolment=arguments.enrol_at)
         for name, content in files.items():
             write_durably(arguments.out / name, content, 0o600)
     except BaseException:

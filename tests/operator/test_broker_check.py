@@ -93,4 +93,6 @@ def test_a_user_who_may_only_read_is_told(start, tmp_path, capsys):
 def test_no_broker_is_one_line(tmp_path, capsys):
     assert ota(tmp_path, "broker", "check", "mqtt://127.0.0.1:1") == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("ota: the broker at mqtt://127.0.0.1:1 can't be reached")
-    assert ota(tmp_path, "broker", "check", "ftp://x") == 1
+    with pytest.raises(SystemExit) as ended:
+        ota(tmp_path, "broker", "check", "ftp://x")
+    assert ended.value.code == 2

@@ -68,8 +68,19 @@ def test_an_image_for_the_board_needs_a_board(workspace, modules, capsys):
 def test_a_token_that_has_no_place_to_go_is_not_made(workspace, tmp_path, capsys):
     assert ota(workspace, "token", "roof-1", "-o", tmp_path / "none" / "token") == 1
     assert capsys.readouterr().err == f"ota: {tmp_path / 'none'} is not a folder\n"
+    (tmp_path / "file").write_bytes(b"")
+    board = ("settings", "roof-1", "--board", "generic-armv7", "--broker", "mqtt://192.0.2.1", "-o", tmp_path / "file" / "roof-1")
+    assert ota(workspace, *board) == 1
+    assert capsys.readouterr().err == f"ota: {tmp_path / 'file' / 'roof-1'}: Not a directory\n"
     assert not (workspace / "tokens.json").exists()
     assert not (workspace / "audit.log").exists()
+
+
+def test_settings_that_get_no_token_leave_no_folder(workspace, tmp_path, capsys):
+    board = ("settings", "roof-1", "--board", "generic-armv7", "--broker", "mqtt://192.0.2.1", "-o", tmp_path / "roof-1")
+    assert ota(workspace, *board, "--batch", "2") == 1  # no batch has one name
+    assert "a token for 2 boards" in capsys.readouterr().err
+    assert not (tmp_path / "roof-1").exists()
 
 
 def test_a_second_token_is_made_with_a_word(workspace, tmp_path, capsys):
@@ -358,6 +369,10 @@ def test_a_fault_of_our_own_is_one_line_and_a_traceback_only_with_debug(workspac
         (("push", "registry/x", "x.wasm"), "'registry/x' is no artifact: oci://REGISTRY/NAME:TAG"),
         (("broker", "check", "localhost"), "'localhost' is not a broker address: mqtt://host"),
         (("broker-config", "mosquitto", "-o", "y", "--host", "a b"), "'a b' is not a name or an address of a machine"),
+        (("token", "b", "-o", "y", "--hours", "0"), "'0' is not a number of hours of more than 0 and at most 8784"),
+        (("token", "b", "-o", "y", "--hours", "nan"), "'nan' is not a number of hours of more than 0 and at most 8784"),
+        (("token", "b-{serial}", "-o", "y", "--batch", "0"), "'0' is not a whole number of boards from 1 to 100000"),
+        (("settings", "b", "--board", "x", "-o", "y", "--batch", "-1"), "'-1' is not a whole number of boards from 1 to 100000"),
         (("settings", "b", "--board", "x", "-o", "y", "--ntp", "a:b:c"), "'a:b:c' is no time server: HOST or HOST:PORT"),
         (("settings", "b", "--board", "x", "-o", "y", "--key", "k"), "'k' is not a PKCS#11 URI"),
         (("init", "--broker", "localhost:1883"), "'localhost:1883' is not a broker address: mqtt://host"),
