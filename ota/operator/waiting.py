@@ -248,7 +248,7 @@ class Waiting:
     def run(
         self, timeout_s: float, since_s: float, changed: Changed = _ignored, enough: Callable[[Outcome], bool] = lambda _: False
     ) -> Outcome:
-        """`changed` gets board, instance and its standing when that is another. `enough` is asked, about every second and once every
+        """`changed` gets board, instance and its standing when that is another. `enough` is asked about every second, when every
         board that is known has been looked at, whether to end early. Raises BrokerError.
         """
         outcome = self.outcome
