@@ -19,7 +19,7 @@ from ota.operator.workspace import Workspace
 from tests.support.brokers import HiveMq
 from tests.support.lab import PATIENCE_S
 from tests.support.rabbitmq import START_S, RabbitMq
-from tests.system.test_hostile_board import ELSE, ENROLMENT, OTHERS, OURS, SIGNED, Client
+from tests.system.test_hostile_board import ELSE, ENROLMENT, OTHERS, OURS, SIGNED, Client, ending_all_clients
 
 pytestmark = pytest.mark.full
 BOARDS, OPERATORS = 8883, 8885
@@ -99,8 +99,11 @@ class HiveMqSite(Site):
 @pytest.fixture(scope="module", params=[Site, HiveMqSite], ids=["rabbitmq", "hivemq"])
 def site(request, tmp_path_factory):
     opened = request.param(tmp_path_factory.mktemp("broker"))
-    yield opened
-    opened.broker.stop()
+    try:
+        with ending_all_clients():
+            yield opened
+    finally:
+        opened.broker.stop()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 
 import paho.mqtt.client as mqtt
@@ -140,6 +141,7 @@ class Client:
         self._client.loop_start()
         if code := self._answers.get(timeout=PATIENCE_S):
             self.refused = code
+            self.close()
 
     @staticmethod
     def _session():
@@ -169,11 +171,26 @@ class Client:
         self._client.loop_stop()
 
 
+@contextlib.contextmanager
+def ending_all_clients():
+    """One that nobody ends tries to connect for ever, and leaves a socket behind whenever the broker ends in the middle of it."""
+
+    def threads():
+        return {each.name for each in threading.enumerate() if each.name.startswith("paho-mqtt-client")}
+
+    before = threads()
+    yield
+    assert threads() == before
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     opened = Site(tmp_path_factory.mktemp("broker"))
-    yield opened
-    opened.stop()
+    try:
+        with ending_all_clients():
+            yield opened
+    finally:
+        opened.stop()
 
 
 DIGEST = bytes(32)
