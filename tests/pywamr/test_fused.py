@@ -1,11 +1,12 @@
 """Instructions that the interpreter makes one of two, as a comparison and the branch behind it, and those that have to stay two."""
 
 import operator
+import struct
 from collections.abc import Callable
 
 import pytest
 
-from pywamr import Runtime, Trap
+from pywamr import Runtime, Trap, _abi
 from tests.support.wat import wat
 
 NUMBERS = (0, 1, 2, 7, -1, -8, 2**31 - 1, -(2**31))
@@ -40,6 +41,20 @@ MODULE = wat(f"""(module
     (i32.add (local.get 2) (i32.const 20)))
   (func (export "another condition") (param i32 i32) (result i32)
     (block (drop (i32.eq (local.get 0) (local.get 1))) (br_if 0 (local.get 0)) (return (i32.const 0))) (i32.const 1))
+  (func (export "another summand") (param i32 i32) (result i32)
+    (block (drop (i32.add (local.get 0) (local.get 1))) (br_if 0 (local.get 0)) (return (i32.const 0))) (i32.const 1))
+  (func (export "a loop begins between") (param i32 i32) (result i32) (local i32)
+    (local.set 1 (i32.add (local.get 1) (i32.const -3)))
+    (block (loop (br_if 1 (local.get 1)) (local.set 2 (i32.add (local.get 2) (i32.const 1)))
+      (local.set 1 (i32.eq (local.get 2) (local.get 0))) (br 0)))
+    (local.get 2))
+  (func (export "a loop begins before the load") (param i32 i32) (result i32)
+    (local.set 0 (i32.add (local.get 0) (local.get 1)))
+    (loop (local.set 1 (i32.load8_u (local.get 0))) (local.set 0 (i32.sub (local.get 0) (i32.const 1)))
+      (br_if 0 (i32.ne (local.get 1) (i32.const 1))))
+    (local.get 0))
+  (func (export "a block ends before the load") (param i32 i32) (result i32)
+    (block (br_if 0 (local.get 1)) (local.set 0 (i32.add (local.get 0) (i32.const 1)))) (i32.load8_u (local.get 0)))
   (func (export "a block ends between") (param i32 i32) (result i32)
     (block (br_if 0 (block (result i32) (br_if 0 (i32.const 0) (local.get 1)) (drop) (i32.eqz (local.get 0))))
       (return (i32.const 0)))
@@ -106,6 +121,13 @@ def test_a_branch_behind_a_test_for_zero_is_taken_when_it_holds(instance):
         ("kept in a variable", (2, 1), 10),
         ("another condition", (0, 0), 0),
         ("another condition", (5, 5), 1),
+        ("another summand", (-1, 1), 1),
+        ("another summand", (0, 1), 0),
+        ("a loop begins between", (4, 3), 4),
+        ("a loop begins between", (4, 4), 0),
+        ("a loop begins before the load", (100, 4), 99),
+        ("a block ends before the load", (101, 0), 0x03),
+        ("a block ends before the load", (101, 1), 0x82),
         ("a block ends between", (0, 0), 1),
         ("a block ends between", (0, 1), 0),
         ("an if ends between", (0, 1), 1),
@@ -151,3 +173,47 @@ def test_a_load_behind_a_sum_traps_where_the_load_stands():
         with pytest.raises(Trap, match="out of bounds") as trap:
             instance.call("beyond", 0)
     assert MODULE[trap.value.stack[0].offset] == 0x2D  # i32.load8_u
+
+
+LEFT, RIGHT = "(local.get 0)", "(local.get 1)"
+SUM = f"(i32.add {LEFT} {RIGHT})"
+
+
+def branch(condition: str) -> str:
+    return f"(block (br_if 0 {condition}))"
+
+
+# What becomes one instruction, or a shorter one; how many places it has; how many bytes of what else; whether it goes somewhere.
+SHORT = {
+    **{f"{name} and branch": (branch(f"(i32.{name} {LEFT} {RIGHT})"), 2, 0, True) for name in COMPARISONS},
+    "eqz and branch": (branch(f"(i32.eqz {LEFT})"), 1, 0, True),
+    "sum and branch": (branch(SUM), 3, 0, True),
+    "sum into a variable and branch": (branch(f"(local.tee 0 {SUM})"), 3, 0, True),
+    "sum and sum": (f"(drop (i32.add {SUM} {LEFT}))", 5, 0, False),
+    "sum and sum, on the right": (f"(drop (i32.add {LEFT} {SUM}))", 5, 0, False),
+    "shift and sum": (f"(drop (i32.add {LEFT} (i32.shl {LEFT} {RIGHT})))", 5, 0, False),
+    "sum and load": (f"(drop (i32.load {SUM}))", 4, 4, False),
+    "sum and load of 8": (f"(drop (i32.load8_u {SUM}))", 4, 4, False),
+    "sum and load of 16": (f"(drop (i32.load16_u {SUM}))", 4, 4, False),
+    "sum into a variable and load": (f"(local.set 1 (i32.load (local.tee 0 {SUM})))", 4, 4, False),
+    "sum into a variable": (f"(drop (local.tee 0 {SUM}))", 3, 0, False),
+    "sum of 64 bits into a variable": ("(drop (local.tee 2 (i64.add (local.get 2) (local.get 2))))", 3, 0, False),
+    "branch": ("(block (br 0))", 0, 0, True),
+    "branch on a variable": (branch(LEFT), 1, 0, True),
+}
+
+
+def loaded_size(text: str) -> int:
+    """How many bytes the interpreter has for it, which ends where the next instruction begins: unreachable."""
+    wasm = wat(f"(module (memory 1) (func (param i32 i32 i64) {text} unreachable))")
+    with Runtime() as runtime, runtime.load(wasm, record_offsets=True) as module:
+        place = _abi.library().pw_module_place
+        return next(size for size in range(1000) if wasm[place(module._handle, 0, size + 1)] == 0)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_what_can_be_one_instruction_is(name):
+    """Its size tells: that of one label, and of what the instruction needs."""
+    text, places, others, goes = SHORT[name]
+    label = loaded_size("(drop (i32.popcnt (local.get 0)))") - 2 * struct.calcsize("h")
+    assert loaded_size(text) == label + places * struct.calcsize("h") + others + goes * struct.calcsize("P")
