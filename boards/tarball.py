@@ -85,7 +85,7 @@ def make_tarball(wheel: Path, debian: str = "", lacking: Collection[str] = (), c
     architecture = next(target for target, platform in TARGETS.items() if platform == f"linux_{named['machine']}")
     about = {"version": version, "architecture": architecture, **_about(files, pinned=bool(lacking))}
     files[ABOUT] = (0o644, json.dumps(about, indent=1, sort_keys=True).encode())
-    return Tarball(version, _tar(files))
+    return Tarball(version, gzip.compress(_tar(files), 9, mtime=0))
 
 
 def _about(files: Mapping[str, tuple[int, bytes]], *, pinned: bool) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _tar(files: Mapping[str, tuple[int, bytes]]) -> bytes:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode, entry.mtime = len(content), mode, EPOCH_S
             archive.addfile(entry, io.BytesIO(content))
-    return gzip.compress(raw.getvalue(), 9, mtime=0)
+    return raw.getvalue()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

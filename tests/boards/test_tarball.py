@@ -100,6 +100,13 @@ def test_the_same_wheel_gives_the_same_tarball_and_another_wheel_another_name(tm
     assert host_tarball(tmp_path, change={"device_agent/more.py": ""}).name != one.name
 
 
+def test_a_library_that_compresses_otherwise_gives_the_same_name(tmp_path, monkeypatch):
+    wheel = host_wheel(tmp_path)
+    one = make_tarball(wheel)
+    monkeypatch.setattr(tarball.gzip, "compress", lambda data, *_, **__: zlib.compress(data, 1, wbits=31))
+    assert make_tarball(wheel).name == one.name
+
+
 def test_a_file_that_is_no_wheel_of_ours_is_refused(tmp_path):
     wheel = host_wheel(tmp_path)
     with pytest.raises(BoardError, match="no wheel of ours"):
