@@ -93,8 +93,11 @@ def bucket(device: str) -> str:
 
 
 def online_in(digits: str) -> str:
-    """The filter for the devices whose buckets begin with these digits; "" for all devices."""
-    return "/".join([f"{PREFIX}/online", *digits, *"+" * (BUCKET_DIGITS + 1 - len(digits))])
+    """The filter for the devices whose buckets begin with these digits; "" for all devices.
+
+    It has no "+" for the name: some brokers take a dot in a name for the end of a level.
+    """
+    return "/".join([f"{PREFIX}/online", *digits, "#"])
 
 
 def marker(device: str) -> str:

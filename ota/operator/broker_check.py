@@ -70,6 +70,7 @@ def check(settings: Settings, progress: Callable[[str], None] = lambda _: None) 
         yield from keeping
         progress("wildcards")
         yield from _wildcards(settings, prefix)
+        yield from _dots(settings, prefix)
         progress("windows")
         yield from _windows(settings, [topic for topic, _ in small[:OPEN_TOPICS]], topics_a_packet)
         progress("order")
@@ -223,6 +224,26 @@ def _wildcards(settings: Settings, prefix: str) -> Iterator[Finding]:
             Verdict.NOTE,
             "wamr-ota reads exact topics and is not harmed; mosquitto: raise max_queued_messages; other clients may be cut",
         )
+
+
+def _dots(settings: Settings, prefix: str) -> Iterator[Finding]:
+    """Whether a wildcard brings a name with a dot, where it brings others: some brokers take the dot for the end of a level."""
+    names = plain, dotted = f"{prefix}/dots/board-1", f"{prefix}/dots/board.1"
+    with Broker(settings) as broker:
+        broker.publish_all([(each, b"1") for each in names])
+    try:
+        with _Probe(settings) as probe:
+            if any(probe.answer(probe.session.subscribe([f"{prefix}/dots/+"]))):
+                return
+            came = {each.topic for each in probe.collect(lambda found: len(found) >= len(names), f"{prefix}/marker")}
+    finally:
+        with Broker(settings) as broker:
+            broker.publish_all([(each, b"") for each in names])
+    if dotted in came:
+        yield Finding("names with a dot", "found by wildcards")
+    elif plain in came:
+        advice = "give boards and groups names without dots, or let the broker end levels at / alone (Artemis: wildcard-addresses)"
+        yield Finding("names with a dot", "passed over by wildcards, others are found", Verdict.NOTE, advice)
 
 
 def _windows(settings: Settings, wanted: Sequence[str], most: int) -> Iterator[Finding]:

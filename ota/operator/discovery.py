@@ -94,7 +94,7 @@ def _divided(found: Discovered, cut: Sequence[str], *, apart: bool) -> list[str]
 
 
 def _digits(wildcards: str) -> str:
-    return "".join(wildcards.removeprefix(topics.online_in("").rstrip("/+")).strip("+/").split("/"))
+    return "".join(wildcards.removeprefix(topics.online_in("").rstrip("#")).rstrip("/#").split("/"))
 
 
 def _take(found: Discovered, page: Page) -> None:

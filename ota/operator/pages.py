@@ -10,6 +10,7 @@ A page of wildcards that brings as many as could have been a cut says so, and wh
 
 import collections
 import contextlib
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -62,7 +63,7 @@ class Page:
     grace_end: float | None = None  # monotonic
 
     def __post_init__(self) -> None:
-        self.exact = "+" not in self.filters[0]
+        self.exact = _fixed(self.filters[0]) == self.filters[0]
         self.open = set(self.filters)  # filters that are not decided
 
     @property
@@ -350,7 +351,7 @@ class Reading:
 
 def _fixed(topic_filter: str) -> str:
     """The levels before the first wildcard."""
-    return topic_filter.partition("/+")[0]
+    return re.split("/[+#]", topic_filter, maxsplit=1)[0]
 
 
 def pages_of(wanted: Sequence[str], each_bytes: int) -> Iterator[Page]:

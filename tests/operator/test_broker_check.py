@@ -53,6 +53,7 @@ def test_a_broker_is_measured_and_left_as_it_was(start, tmp_path, capsys, kind):
     assert found["retained messages"]["found"].startswith("2000 of 2000 by exact topics")
     assert found["wildcard reads"]["verdict"] == "note"
     assert found["wildcard reads"]["found"].startswith("cut at ")
+    assert found["names with a dot"]["verdict"] == "good"
     assert found["may read and write"]["verdict"] == "good"
     assert found["over a restart"]["verdict"] == "unknown"
     with Broker(Settings("example.com", BrokerUrl.parse(url), "lab")) as broker:

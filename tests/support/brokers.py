@@ -1,4 +1,4 @@
-"""More brokers that tests run against: mochi (Go), HiveMQ CE (Java), aedes (Node.js), pinned, built once below build/programs."""
+"""More brokers for tests: mochi (Go), HiveMQ CE and Artemis (Java), aedes (Node.js), pinned, built once below build/programs."""
 
 import contextlib
 import socket
@@ -107,6 +107,20 @@ class HiveMq(_Process):
         return [self._java, "-Xmx512m", "-cp", f"{self._built}/lib/*", str(self._built / "HiveMq.java"), *map(str, folders)]
 
 
+class Artemis(_Process):
+    """ActiveMQ Artemis 2.53, embedded, with its defaults."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._java, maven = tool("java", "Artemis"), tool("mvn", "Artemis")
+        copy = [maven, "-q", "-B", "-f", "pom.xml", "dependency:copy-dependencies", "-DoutputDirectory=OUT/lib"]
+        self._built = built(SOURCES / "artemis", [copy])
+
+    def command(self) -> list[str]:
+        source = str(self._built / "Artemis.java")
+        return [self._java, "-Xmx512m", "-cp", f"{self._built}/lib/*", source, str(self.port), str(self.folder / "artemis")]
+
+
 class Aedes(_Process):
     """aedes 1.2 (Node.js), which has no MQTT 5."""
 
@@ -128,4 +142,4 @@ class Aedes(_Process):
         raise AssertionError(f"aedes did not listen within {START_TIMEOUT_S} s")
 
 
-KINDS = {"mosquitto": Mosquitto, "rumqttd": Rumqttd, "mochi": Mochi, "hivemq": HiveMq}
+KINDS = {"mosquitto": Mosquitto, "rumqttd": Rumqttd, "mochi": Mochi, "hivemq": HiveMq, "artemis": Artemis}
