@@ -119,7 +119,7 @@ class Watch:
             logger.info("%s", answer)
         try:
             if path.parent == self._inbox or answer.speaks or not self._others_speak(path):
-                reports = await self._reports() if answer.settled and path.parent != self._inbox else []
+                reports = await self._reports() if answer.settled else []  # all of it is on the disk by then
                 await self._board.bundles.run(self._write, path, answer, reports)
         except OSError as error:
             written = False

@@ -133,7 +133,8 @@ class Runner:
             await services.on_writer(services.store.commit_all, (self._commit(effect),), now_s)
         else:
             assert isinstance(effect, WriteJournal)
-            await services.on_writer(services.store.write_journal, self.name, moved, now_s)
+            synced = effect.synced or self.target.crosses_restart  # what a restart finds must be what it was to find
+            await services.on_writer(services.store.write_journal, self.name, moved, now_s, synced)
 
     def _commit(self, effect: Effect) -> Commit:
         assert isinstance(effect, updates.Commit)
@@ -221,8 +222,7 @@ class Runner:
     async def _fetch_manifest(self, update: Update, digest: bytes) -> None:
         try:
             envelope = await self.fetcher.manifest(digest)
-            verified: AnyVerified = await self.services.on_writer(self.target.verify, envelope)
-            self._kind = await self._kind_of(update, verified)
+            verified, self._kind = await self.services.on_writer(self._look_at, update, envelope)
             self.services.owner.check(self._kind)
             self.target.admit(verified)
             await self.services.on_writer(self.services.store.add_envelope, envelope)
@@ -232,10 +232,12 @@ class Runner:
             return
         self.post(states.Verified(update.id, verified))
 
-    async def _kind_of(self, update: Update, verified: AnyVerified) -> Kind:
-        confirmed = (await self.services.on_writer(self.services.store.slots, self.name)).get("confirmed")
+    def _look_at(self, update: Update, envelope: bytes) -> tuple[AnyVerified, Kind]:
+        """The manifest, and what the update is for. On the writer thread. Raises Refused."""
+        verified = self.target.verify(envelope)
+        confirmed = self.services.store.slots(self.name).get("confirmed")
         runs = confirmed is not None and confirmed.envelope == update.manifest
-        return Kind.UNSPECIFIED if runs else verified.manifest.kind
+        return verified, Kind.UNSPECIFIED if runs else verified.manifest.kind
 
     async def _fetch_blob(self, of: UpdateId, manifest: AnyManifest) -> None:
         try:

@@ -134,9 +134,14 @@ class Update:
 
 @dataclass(frozen=True)
 class WriteJournal:
-    """Put the update into the journal, durably."""
+    """Put the update into the journal. `synced`: what comes next needs it on the disk, with all that was written before.
+
+    Elsewhere it is enough that no later row is there without it: a power cut takes the update back, and what it has done since is
+    done again. Before a module is loaded the row has to be there, for a restart of the board may be the module's fault.
+    """
 
     update: Update
+    synced: bool = True
 
 
 @dataclass(frozen=True)
@@ -251,11 +256,11 @@ def _confirmed(update: Update) -> tuple[Effect, ...]:
 
 
 _EFFECTS: dict[Phase, Callable[[Update], tuple[Effect, ...]]] = {
-    Phase.OFFERED: lambda u: (WriteJournal(u), Discard(), PublishReport(), FetchManifest(u.manifest)),
-    Phase.FETCHING: lambda u: (WriteJournal(u), PublishReport(), FetchBlob(_known(u))),
-    Phase.STAGED: lambda u: (WriteJournal(u), PublishReport()),
+    Phase.OFFERED: lambda u: (WriteJournal(u, synced=False), Discard(), PublishReport(), FetchManifest(u.manifest)),
+    Phase.FETCHING: lambda u: (WriteJournal(u, synced=False), PublishReport(), FetchBlob(_known(u))),
+    Phase.STAGED: lambda u: (WriteJournal(u, synced=False), PublishReport()),
     Phase.STARTING: lambda u: (WriteJournal(u), PublishReport(), StartWorker(_known(u))),
-    Phase.TRIAL: lambda u: (WriteJournal(u), BeginTrial(_known(u)), PublishReport()),
+    Phase.TRIAL: lambda u: (WriteJournal(u, synced=False), BeginTrial(_known(u)), PublishReport()),
     Phase.PASSED: lambda u: (WriteJournal(u), *((Leave(),) if u.removal else ()), PublishReport()),
     Phase.CONFIRMED: _confirmed,
     Phase.REJECTED: lambda u: (WriteJournal(u), Discard(), PublishReport()),

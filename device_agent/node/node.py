@@ -108,8 +108,7 @@ class Node:
             lambda name: self._counters.update((name,)),
         )
         self._delivered = DeliveredKeys(setting, self._services, self._trust, self._link, self._keys, self._desired, self._changed)
-        kept_s = self._store.kept_time_s()
-        self._clock = BoardClock(lambda: self._desired.issued_s, config.clock_trusted, kept_s=kept_s)
+        self._clock = BoardClock(lambda: self._desired.issued_s, config.clock_trusted, kept_s=self._store.kept_time_s())
         spawn = self._tasks.spawn_supervised
         consent = Consent(config.owner, partial(self._tasks.on_writer, self._store.ready_since), spawn, self._changed)
         self._conductor = Conductor(self._instances.runners, self._instances.takes, self._desired, self._clock.now, consent, spawn)
@@ -123,7 +122,8 @@ class Node:
             algorithms=usable_names(),
             encryption=self._keys.public,
         )
-        self._reporter = Reporter(about, self._publish, self._is_online, self._statements, self._state, time.time)
+        sync = partial(self._tasks.on_writer, self._store.sync)
+        self._reporter = Reporter(about, self._publish, self._is_online, self._statements, self._state, sync, time.time)
         board = Board(setting, self._trust, self._desired, self._bundles, self._reporter.snapshots)
         self._watch = Watch(config.bundles, config.storage, board, self._reporter.all, self._tasks.spawn_supervised)
         self._repair = Repair(self._transfers.fetcher(), self._store, self._tasks.on_writer, config.retry_s, self._mended)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from device_agent.broker.identity import IdentityError
@@ -12,13 +12,14 @@ from device_agent.desired.desired import EntryRefusal
 from device_agent.instance.snapshot import Snapshot
 from ota.formats import topics
 from ota.formats.deployment import config_digest
+from ota.formats.reasons import Refused
 from ota.formats.report import NO_ROWS, Attempt, InstanceReport, JournalHead, Refusal, Report, Summary
 from ota.formats.signed_report import INSTANCE_REPORT, REPORT
 
 __all__ = ["BoardState", "Reporter"]
 
 PAUSE_S = 0.1
-"""From the publication of reports to the next: a fast update is told at its end, not phase by phase."""
+"""From a change to its report: a fast update is told at its end, not phase by phase, and does not wait for reports."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class BoardState:
 
 
 class Reporter:
-    """Publishes what has changed. What changes while reports are signed, and in a short pause after them, is in the next ones."""
+    """Publishes what has changed, a little later, and on the disk by then: no power cut takes back what a report says."""
 
     def __init__(
         self,
@@ -47,11 +48,15 @@ class Reporter:
         online: Callable[[], bool],
         statements: Statements,
         look: Callable[[], BoardState],
+        sync: Callable[[], Awaitable[None]],
         now_s: Callable[[], float],
     ) -> None:
-        """`about`: who the board is. `publish`: a retained message; whether there is a connection for it. `look`: its state."""
+        """`about`: who the board is. `publish`: a retained message; whether there is a connection for it. `look`: its state.
+
+        `sync`: makes what was written until now outlive a power cut; raises Refused where the disk does not take it.
+        """
         self._about, self._publish, self._statements, self._look, self._now_s = about, publish, statements, look, now_s
-        self._online = online
+        self._online, self._sync = online, sync
         self._wake = asyncio.Event()
         self._said: dict[str, InstanceReport] = {}  # by instance; each with the counter that it was published with
 
@@ -68,13 +73,21 @@ class Reporter:
         """The task that publishes. Never ends."""
         while True:
             await self._wake.wait()
+            await asyncio.sleep(PAUSE_S)
             self._wake.clear()
+            state = await self._kept_state()
             if self._online():
-                await self._report_changes()
-                await asyncio.sleep(PAUSE_S)
+                await self._report_changes(state)
 
-    async def _report_changes(self) -> None:
-        state, time_s = self._look(), max(0, int(self._now_s()))
+    async def _kept_state(self) -> BoardState:
+        """The state of now, once it is on the disk. What can't be kept is told all the same, with what is wrong with the disk."""
+        state = self._look()
+        with contextlib.suppress(Refused):
+            await self._sync()
+        return state
+
+    async def _report_changes(self, state: BoardState) -> None:
+        time_s = max(0, int(self._now_s()))
         seen = tuple(_with_refusals(state.instances, state.refused))
         for each in seen:
             report = InstanceReport(self._about.device, each.name, 0, each.running, each.attempt, dict(each.counters))
@@ -113,7 +126,7 @@ class Reporter:
             return []
 
     async def _all(self) -> list[tuple[str, bytes]]:
-        state, time_s, device = self._look(), max(0, int(self._now_s())), self._about.device
+        state, time_s, device = await self._kept_state(), max(0, int(self._now_s())), self._about.device
         found = [(topics.report(device), await self.board())]
         for each in _with_refusals(state.instances, state.refused):
             report = InstanceReport(device, each.name, time_s, each.running, each.attempt, dict(each.counters))
@@ -123,7 +136,7 @@ class Reporter:
 
     async def board(self) -> bytes:
         """The board's own report, as it is now; signed. Raises IdentityError while the token with the board's key does not sign."""
-        state = self._look()
+        state = await self._kept_state()
         return await self._board(state, tuple(_with_refusals(state.instances, state.refused)), max(0, int(self._now_s())))
 
     async def _board(self, state: BoardState, seen: tuple[Snapshot, ...], time_s: int) -> bytes:

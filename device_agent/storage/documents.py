@@ -112,12 +112,13 @@ class Documents(Messages):
 
     @recovers
     def keep_document(self, name: str, document: bytes, keys: Collection[bytes] = (), epoch: int = 0, digest: bytes = b"") -> None:
-        """Keeps a document that was accepted, in the place of the one before it, and what these keys signed by it."""
-        with self._transaction():
+        """Keeps a document that was accepted, in the place of the one before it, and what these keys signed by it.
+
+        A power cut may take it until anything that was written later is synced: then it never came.
+        """
+        with self._transaction(synced=False):
             self._database.execute("insert or replace into documents (name, document) values (?, ?)", (name, document))
             floors.lift(self._database, name, keys, epoch, digest)
-        if keys:
-            self.home.write_anchor()
 
     @recovers
     def keep_session(self, session: bytes) -> None:

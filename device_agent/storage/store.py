@@ -83,6 +83,8 @@ def decode_config(stored: bytes, what: str) -> dict[str, str]:
     return checked_config(cbor.decode(stored, what, CONFIG_LIMIT_BYTES), what) if stored else {}
 
 
+_COUNT_SYNCS = """insert into meta (key, value) values ('syncs', 1)
+    on conflict (key) do update set value = value + 1"""  # SQLite syncs a transaction that changes something, and no other
 READY_KEPT = 256
 """Of that many updates the board remembers since when they are ready."""
 _READY = "ready:"  # in the table meta: when an update was ready, by instance and manifest
@@ -144,13 +146,17 @@ class Store(Documents):
             return Update(confirmed=confirmed)
 
     @recovers
-    def write_journal(self, instance: str, update: Update, time_s: int) -> None:
-        """Appends an update, durably. Raises Refused DISK_FULL, and STORAGE_UNWRITABLE for one that could not be kept."""
+    def write_journal(self, instance: str, update: Update, time_s: int, synced: bool = True) -> None:
+        """Appends an update. One that is not `synced` is there after a power cut if anything is that was written later.
+
+        Raises Refused DISK_FULL, and STORAGE_UNWRITABLE for one that could not be kept.
+        """
         if not update.ended:
             self._check_writable()
-        with self._transaction():
+        with self._transaction(synced=synced):
             self._append(instance, update, time_s)
-        self._note_head()
+        if synced:
+            self._note_head()
 
     @recovers
     def commit_all(self, commits: Sequence[Commit], time_s: int) -> None:
@@ -171,6 +177,19 @@ class Store(Documents):
                 self.home.write_anchor()  # before: a database without slots is taken for one that has lost them
         self.home.write_anchor()
         self._note_head()
+
+    @recovers
+    def sync(self) -> None:
+        """All that was written outlives a power cut, and is in the anchor: before anybody is told of it.
+
+        Raises Refused DISK_FULL, STORAGE_UNWRITABLE.
+        """
+        if self._unsynced:
+            with self._transaction():
+                self._database.execute(_COUNT_SYNCS)
+            self._unsynced = False
+            self._note_head()
+        self.home.write_anchor()
 
     @recovers
     def slots(self, instance: str) -> dict[str, Slot]:

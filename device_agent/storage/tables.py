@@ -50,6 +50,7 @@ class Tables(Blobs):
         """Raises StoreError when another agent uses the folder, or one of another version has written it."""
         problems = Problems()
         add_system_note(problems)
+        self._unsynced = True  # what an agent before this one has written, and a power cut may still take
         super().__init__(folder / "blobs", free_bytes, problems)
         with contextlib.suppress(Refused), errors_as_reasons(problems):
             self._blobs.mkdir(parents=True, exist_ok=True)
@@ -103,6 +104,7 @@ class Tables(Blobs):
             self._database.execute("begin immediate")
             try:
                 yield
+                self._unsynced |= not synced
                 self._database.execute("commit")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):  # on a disk that fails, the first error tells more

@@ -8,6 +8,7 @@ from device_agent.instance.snapshot import Snapshot
 from device_agent.node import reporter
 from device_agent.node.reporter import BoardState, Reporter
 from ota.formats import topics
+from ota.formats.reasons import Reason, Refused
 from ota.formats.report import InstanceReport, Report, Running
 
 
@@ -17,14 +18,21 @@ class Board:
     def __init__(self) -> None:
         self.version, self.online, self.counter = "1", True, 0
         self.asked, self.may_sign = asyncio.Event(), asyncio.Event()
+        self.on_disk, self.disk = "", asyncio.Event()  # the version that a power cut does not take; set while the disk works
+        self.disk.set()
         self.sent: list[tuple[str, bytes]] = []
         self.reporter = Reporter(
-            Report("a", "lab", "any", "1", 0, 0), self.publish, lambda: self.online, self, self.state, lambda: 1.0
+            Report("a", "lab", "any", "1", 0, 0), self.publish, lambda: self.online, self, self.state, self.sync, lambda: 1.0
         )
         self.task = asyncio.ensure_future(self.reporter.run())
 
     def state(self) -> BoardState:
         return BoardState(0, (Snapshot("m", Running("m", self.version)),), {}, (), {}, ())
+
+    async def sync(self) -> None:
+        on_disk = self.version
+        await self.disk.wait()
+        self.on_disk = on_disk
 
     async def sign(self, kind: str, encode, *, introduce: bool = False) -> bytes:
         self.counter += 1
@@ -68,17 +76,48 @@ def no_pause(monkeypatch):
 
 
 @with_board
-async def test_the_phases_of_a_fast_update_are_two_reports(board):
+async def test_the_phases_of_a_fast_update_are_one_report(board):
     reporter.PAUSE_S = 0.5
     board.may_sign.set()
-    board.reporter.poke()
-    assert await board.settled() == ["1", 1]
     for board.version in ("2", "3", "4"):
         board.reporter.poke()
         assert await board.settled() == []
     while not board.sent:
         await asyncio.sleep(0.01)
-    assert await board.settled() == ["4", 3]
+    assert await board.settled() == ["4", 1]
+
+
+@with_board
+async def test_a_report_waits_until_what_it_says_is_on_the_disk(board):
+    board.disk.clear()
+    board.may_sign.set()
+    board.reporter.poke()
+    assert await board.settled() == []
+    board.version = "2"
+    board.disk.set()
+    assert await board.settled() == ["1", 1]  # the second one came later, and may not be on the disk
+    assert board.on_disk == "1"
+    assert [topic for topic, _ in await board.reporter.all()] == [topics.report("a"), topics.instance_report("a", "m")]
+    assert board.on_disk == "2"
+
+
+@with_board
+async def test_what_a_full_disk_does_not_take_is_told_all_the_same(board):
+    async def full() -> None:
+        raise Refused(Reason.DISK_FULL, "full")
+
+    board.reporter._sync = full
+    board.may_sign.set()
+    board.reporter.poke()
+    assert await board.settled() == ["1", 1]
+
+
+@with_board
+async def test_without_a_link_what_changes_is_on_the_disk_soon_too(board):
+    board.online = False
+    board.reporter.poke()
+    assert await board.settled() == []
+    assert board.on_disk == "1"
 
 
 @with_board

@@ -3,6 +3,7 @@ are over. Fakes: the fetcher, the time that the disk takes, workers.
 """
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections import deque
@@ -24,7 +25,7 @@ from device_agent.instance.instance import Instance
 from device_agent.instance.kept import Kept
 from device_agent.instance.services import InstancePolicy, Services, Times
 from device_agent.instance.states import ON_TRIAL, Phase
-from device_agent.storage.store import Store
+from device_agent.storage.store import DATABASE, Store
 from ota.formats.capabilities import Capabilities
 from ota.formats.deployment import Entry
 from ota.formats.manifest import VerifiedManifest
@@ -45,6 +46,38 @@ CONFIGS = ({}, {"colour": "red"})
 SETTLE = 80  # turns of the loop in which everything that need not wait has happened
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 POWER_OFF_S = 30  # for tasks that were cancelled
+
+
+class CuttableStore(Store):
+    """A store whose power can go: with it goes what was not synced, or the end of that."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._database.execute("pragma wal_autocheckpoint=0")
+        self._file, self._log = folder / DATABASE, folder / f"{DATABASE}-wal"
+        self._synced_bytes = self._log.stat().st_size
+        self._rows: set[tuple[str, bytes, Phase]] = set()  # of this life: instance, deployment
+        self.synced: set[tuple[str, bytes, Phase]] = set()  # those of them that no power cut takes
+
+    @contextlib.contextmanager
+    def _transaction(self, *, synced=True):
+        before = self._log.stat().st_size
+        with super()._transaction(synced=synced):
+            yield
+        if synced and self._log.stat().st_size > before:  # SQLite syncs a transaction that changes something
+            self._synced_bytes, self.synced = self._log.stat().st_size, set(self._rows)
+
+    def _append(self, instance, update, time_s) -> None:
+        super()._append(instance, update, time_s)
+        self._rows.add((instance, update.deployment, update.phase))
+
+    def cut(self, left: float) -> None:
+        """`left`: the part of what was not synced that is on the disk all the same."""
+        log = self._log.read_bytes()
+        kept = self._file.read_bytes(), log[: self._synced_bytes + int(left * (len(log) - self._synced_bytes))]
+        self.close()
+        for file, content in zip((self._file, self._log), kept, strict=True):
+            file.write_bytes(content)
 
 
 class FakeWorker:
@@ -70,6 +103,9 @@ class FakeWorker:
         return answer
 
     async def start(self) -> None:
+        name, update = self.spec.instance, self._board.instances[self.spec.instance].update
+        if update.phase is Phase.STARTING and update.release == self.spec.release:
+            assert (name, update.deployment, Phase.STARTING) in self._board.store.synced, "a restart would not count against it"
         await self._ask(None)
         self.started = True
 
@@ -103,7 +139,7 @@ class Board:
         self.errors, self.gates, self.disk, self.tasks = errors, [], deque(), set()
         self.powered = True
         self.refusing: set[bytes] = set()
-        self.store = Store(folder)
+        self.store = CuttableStore(folder)
         services = Services(
             self.store,
             self.on_writer,
@@ -206,16 +242,16 @@ class Board:
             raise Refused(Reason.CHUNK_MISSING, "the machine wants it so")
         await self.on_writer(self.store.blob_path(wanted.digest).write_bytes, BLOBS[wanted.digest])
 
-    async def power_off(self) -> None:
+    async def power_off(self, left: float = 1.0) -> None:
         for instance in self.instances.values():
             instance.close()
         self.powered = False
         for task in self.tasks:
             task.cancel()
         if self.tasks:
-            _, left = await asyncio.wait(self.tasks, timeout=POWER_OFF_S)
-            assert not left
-        self.store.close()
+            _, busy = await asyncio.wait(self.tasks, timeout=POWER_OFF_S)
+            assert not busy
+        self.store.cut(left)
 
 
 GRANTED = ALL[0].manifest.module.capabilities.items["messaging"]
@@ -331,9 +367,9 @@ class Boards(RuleBasedStateMachine):
             self.loop.call_soon(self.board.instances[name].supervisor.current.die)
             self.settle()
 
-    @rule()
-    def a_power_cut(self):
-        self.loop.run_until_complete(self.board.power_off())
+    @rule(left=st.sampled_from((0.0, 0.5, 1.0)))
+    def a_power_cut(self, left=1.0):
+        self.loop.run_until_complete(self.board.power_off(left))
         self.board = self.loop.run_until_complete(self.power_on())
         self.settle()
 

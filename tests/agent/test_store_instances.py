@@ -8,7 +8,7 @@ from device_agent.channel.frames import KeyWrite
 from device_agent.instance import slots
 from device_agent.instance.states import Phase
 from device_agent.instance.updates import Update
-from device_agent.storage import floors
+from device_agent.storage import anchor, floors
 from device_agent.storage import store as stores
 from device_agent.storage.database import CACHE_KB
 from device_agent.storage.store import Bounds, BusMessage, Commit, Outcome, Store, Version, encode_config
@@ -183,6 +183,19 @@ def test_a_row_that_a_power_cut_may_take_is_in_no_head(store, monkeypatch):
     monkeypatch.setattr(store.home, "retry", lambda: None)
     store.write_journal("i", Update(Phase.FAILED, b"d", b"m"), 2)
     assert store.journal_head.row == 1
+
+
+def test_the_head_is_of_rows_that_no_power_cut_takes_and_the_anchor_knows_what_was_accepted(tmp_path):
+    store = Store(tmp_path)
+    store.write_journal("i", Update(Phase.FAILED, b"d", b"m"), 1)
+    head = store.journal_head
+    store.write_journal("i", Update(Phase.OFFERED, b"d", b"m"), 2, False)
+    store.keep_document("d", b"1", SIGNERS, 4, b"x" * 32)
+    assert store.journal_head == head
+    store.sync()
+    assert store.journal_head.row == head.row + 1
+    assert [(name, value) for name, _, value, _ in anchor.read(tmp_path).floors if name == "d"] == [("d", 4)] * len(SIGNERS)
+    store.close()
 
 
 def test_the_release_that_runs_keeps_its_state_when_it_goes_on_trial_again(store):
