@@ -1,14 +1,14 @@
 """Manifests and blobs, from a bundle at hand or the broker: exact topics, every piece checked on arrival, kept across restarts."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from device_agent.broker.link import Kind, Link
 from device_agent.desired.acceptance import NO_ROOM
 from device_agent.desired.bundles import Bundles
 from device_agent.desired.reading_keys import KeyFiles
-from device_agent.desired.transfer import Pace, Part, Transfer
+from device_agent.desired.transfer import Pace, Part, Take, Transfer
 from device_agent.storage.store import Store
 from ota.formats import topics
 from ota.formats.cbor import sha256
@@ -52,8 +52,8 @@ class Transfers:
             transfer.arrived(topic, payload)
         return True
 
-    async def run(self, parts: list[Part], missing: Reason, take: Callable[[Part, bytes], Awaitable[None]]) -> None:
-        """Until `take` was called with each part. Raises Refused `missing`, and what `take` raises."""
+    async def run(self, parts: list[Part], missing: Reason, take: Take) -> None:
+        """Until `take` has had each part. Raises Refused `missing`, and what `take` raises."""
         rest = [part for part in parts if not await self._from_bundle(part, take)]
         if not rest:
             return
@@ -65,12 +65,12 @@ class Transfers:
             source.transfer = transfer
             await transfer.run(rest, take)
 
-    async def _from_bundle(self, part: Part, take: Callable[[Part, bytes], Awaitable[None]]) -> bool:
+    async def _from_bundle(self, part: Part, take: Take) -> bool:
         """Whether a bundle has a part. One that is damaged in all of them is asked of the broker, where there is one."""
         first: Refused | None = None
         async for bundle, payload in self._bundles.read(part.topic):
             try:
-                await take(part, payload)
+                await take([(part, payload)])
             except Refused as error:
                 first = first or error
                 if self._link is not None and error.reason not in NO_ROOM:
@@ -121,7 +121,8 @@ class Fetcher:
         """
         if await self._on_writer(self._has_blob, wanted):
             return
-        key = await self._on_writer(self._transfers.keys.content_key, wanted)
+        is_encrypted = wanted.sent_digest != wanted.digest
+        key = await self._on_writer(self._transfers.keys.content_key, wanted) if is_encrypted else None
         await self._travelling(wanted)
         if key is not None:
             await self._on_writer(self._store.decrypt_blob, wanted.sent_digest, wanted.digest, key.secret, key.iv)
@@ -138,16 +139,21 @@ class Fetcher:
         self._done_chunks += len(index.digests) - len(missing)
         numbers = {topics.blob_chunk(index.digest, number): number for number in missing}
 
-        async def take(part: Part, chunk: bytes) -> None:
-            number = numbers[part.topic]
-            index.check(number, chunk)
-            await self._on_writer(self._store.add_chunk, index, number, chunk)
-            self._done_chunks += 1
+        async def take(arrived: Sequence[tuple[Part, bytes]]) -> None:
+            chunks = {numbers[part.topic]: chunk for part, chunk in arrived}
+            self._done_chunks += await self._on_writer(self._add, index, chunks)
 
         if numbers:
             parts = [Part(topic, index.chunk_size(number)) for topic, number in numbers.items()]
             await self._transfers.run(parts, Reason.CHUNK_MISSING, take)
         await self._on_writer(self._store.finish_blob, index)
+
+    def _add(self, index: ChunkIndex, chunks: Mapping[int, bytes]) -> int:
+        """How many there were. Raises Refused for one that is not what the index names; those before it are kept."""
+        for number, chunk in chunks.items():
+            index.check(number, chunk)
+            self._store.add_chunk(index, number, chunk)
+        return len(chunks)
 
     def _has_blob(self, wanted: AnyManifest | AotImage) -> bool:
         try:
@@ -162,8 +168,8 @@ class Fetcher:
         """One message, as `check` reads it."""
         found: list[T] = []
 
-        async def take(_: Part, payload: bytes) -> None:
-            found.append(check(payload))
+        async def take(arrived: Sequence[tuple[Part, bytes]]) -> None:
+            found.extend(check(payload) for _, payload in arrived)
 
         await self._transfers.run([part], missing, take)
         return found[0]

@@ -21,6 +21,11 @@ STALL_PERIODS = 4  # times what the window takes at the measured rate
 TRICKLE_BYTES_PER_S = 256  # a link that brings less brings nothing
 
 
+TAKEN_BYTES = 128 << 10  # at once, or one part: a turn of the writer thread for each would take longer than writing it
+
+Take = Callable[[Sequence[tuple["Part", bytes]]], Awaitable[None]]
+
+
 class Source(Protocol):
     """What a transfer needs of the link, and of who gives arriving messages on to it."""
 
@@ -105,7 +110,7 @@ class Pace:
 
 @dataclass
 class Transfer:
-    """One set of parts. `arrived` is called with each message of a topic that was asked for, `run` takes them one by one."""
+    """One set of parts. `arrived` is called with each message of a topic that was asked for, `run` takes what has come."""
 
     source: Source
     pace: Pace
@@ -125,15 +130,15 @@ class Transfer:
             self._arrived.append((part, part.bounded(payload)))
             self._news.set()
 
-    async def run(self, parts: Sequence[Part], take: Callable[[Part, bytes], Awaitable[None]]) -> None:
-        """Until `take` was called with each part. Raises Refused `missing` for what does not come, and what `take` raises."""
+    async def run(self, parts: Sequence[Part], take: Take) -> None:
+        """Until `take` has had each part. Raises Refused `missing` for what does not come, and what `take` raises."""
         pending = deque(parts)
         silence = _Silence(self)
         try:
             while pending or self._asked or self._arrived:
                 self._ask(pending)
                 if self._arrived:
-                    await take(*self._arrived.popleft())
+                    await take(self._taken())
                     silence.broken()
                 else:
                     await self._wait(silence.step_s)
@@ -141,6 +146,14 @@ class Transfer:
         finally:
             for topic in self._asked:
                 self.source.end(topic)
+
+    def _taken(self) -> list[tuple[Part, bytes]]:
+        """What has arrived, some of it: all that may be asked for meanwhile is not in memory twice."""
+        size, taken = 0, []
+        while self._arrived and size < TAKEN_BYTES:
+            taken.append(self._arrived.popleft())
+            size += len(taken[-1][1])
+        return taken
 
     def _ask(self, pending: deque[Part]) -> None:
         """Fills the window when half of it has arrived, so that many topics share a packet; two parts are always on their way.

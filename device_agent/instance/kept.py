@@ -58,9 +58,12 @@ class Kept:
             raise Refused(Reason.DISK_FULL, "what the old version keeps can't be written")
         version = version_of(new)
         self._keys.pop(version, None)
-        await self._on_writer(self._store.begin_trial, version, old, state)
-        self._keys[version] = await self._on_writer(self._store.keys, version)
-        return await self._on_writer(self._store.state, version), self._keys[version]
+        begins_with, self._keys[version] = await self._on_writer(self._begin_trial, version, old, state)
+        return begins_with, self._keys[version]
+
+    def _begin_trial(self, new: Version, old: Version | None, state: bytes | None) -> tuple[bytes, dict[str, bytes]]:
+        self._store.begin_trial(new, old, state)
+        return self._store.state(new), self._store.keys(new)
 
     async def end_trial(self, spec: ModuleSpec) -> None:
         """A version's trial has failed: it keeps what it had before that, and no event of the trial changes it any more."""

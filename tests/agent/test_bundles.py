@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def fetched(bundles: Bundles, after=lambda number: None) -> list[bytes]:
     """The parts that come without a broker; `after` is called with how many there are."""
     found: list[bytes] = []
 
-    async def take(_: Part, payload: bytes) -> None:
+    async def take(arrived: Sequence[tuple[Part, bytes]]) -> None:
+        ((_, payload),) = arrived
         found.append(payload)
         after(len(found))
 
@@ -146,7 +148,8 @@ def test_what_one_bundle_has_damaged_comes_from_another(tmp_path):
     damaged = [(topic, bytes(len(payload))) for topic, payload in CONTENT]
     found: list[bytes] = []
 
-    async def take(part: Part, payload: bytes) -> None:
+    async def take(arrived: Sequence[tuple[Part, bytes]]) -> None:
+        ((part, payload),) = arrived
         if payload != dict(CONTENT)[part.topic]:
             raise Refused(Reason.CHUNK_DIGEST_MISMATCH, part.topic)
         found.append(payload)

@@ -326,7 +326,8 @@ def test_a_broker_that_sends_megabytes_for_a_small_part_fills_no_memory_with_the
         reading = transfer.Transfer(source, transfer.Pace(), 1.0, Reason.CHUNK_MISSING)
         sizes: list[int] = []
 
-        async def take(_, payload: bytes) -> None:
+        async def take(arrived) -> None:
+            ((_, payload),) = arrived
             sizes.append(len(payload))
 
         task = asyncio.ensure_future(reading.run([part], take))
