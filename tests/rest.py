@@ -52,10 +52,16 @@ class Run:
 
     waiting: list[Part]
     until: float
-    slower: float = 1.0
+    took_s: float = 0.0  # of parts that are long enough to tell how fast this machine is, in all
+    expected_s: float = 0.0
     lines: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def slower(self) -> float:
+        """How much slower than the one of tests/durations.json this machine is today."""
+        return max(1.0, min(3.0, self.took_s / self.expected_s)) if self.expected_s else 1.0
 
     def take(self, *, shortest: bool = False) -> Part | None:
         """The next part that will be done in time, or the shortest one."""
@@ -70,7 +76,9 @@ class Run:
     def tell(self, part: Part, took_s: float, closing: str, *, failed: bool) -> None:
         """Notes and prints how a part ended."""
         with self.lock:
-            self.slower = max(self.slower, min(3.0, took_s / part.seconds)) if part.seconds >= BIG_S / 2 else self.slower
+            if part.seconds >= BIG_S / 2:
+                self.took_s += took_s
+                self.expected_s += part.seconds
             line = f"{'FAILED' if failed else 'ran'}: {part.name}: {took_s:.0f} s (expected {part.seconds:.0f}): {closing}"
             self.lines.append(line)
             if failed:

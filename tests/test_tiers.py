@@ -108,6 +108,16 @@ def test_a_part_that_would_not_be_done_in_time_is_not_begun():
     assert [part.name for part in run.waiting] == ["long"]
 
 
+def test_a_machine_is_as_slow_as_its_parts_were_together_and_not_as_the_one_that_was_estimated_worst():
+    run = Run([], time.time() + 1000)
+    assert run.slower == 1.0
+    for seconds, took_s in ((1.0, 50.0), (100.0, 300.0), (300.0, 300.0)):  # the first is too short to tell
+        run.tell(Part("some", ("a",), seconds), took_s, "1 passed", failed=False)
+    assert run.slower == 1.5
+    run.tell(Part("some", ("a",), 500.0), 100.0, "1 passed", failed=False)
+    assert run.slower == 1.0
+
+
 def test_beside_big_parts_the_shortest_are_run():
     parts = [Part("big", ("a",), 500.0), Part("long", ("b",), 60.0), Part("short", ("c",), 5.0), Part("other", ("d",), 20.0)]
     run = Run(parts, time.time() + 3600)
