@@ -18,7 +18,9 @@ def test_a_confirmed_module_waits_until_its_board_can_confine_it(lab):
     lab.prefix = WITHOUT_SETUID
     lab.start()
     lab.observer.wait(
-        lambda: lab.log().count("the confirmed module did not start: confinement-lacking") > 5, 30, "more than 5 tries"
+        lambda: lab.log().count("the confirmed module did not start: confinement-lacking") > 5,
+        lab.patience_s,
+        "more than 5 tries",
     )
     assert lab.report.running.name == ""
     lab.kill()

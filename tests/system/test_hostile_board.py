@@ -416,7 +416,7 @@ def test_a_real_agent_enrols_and_is_updated_at_this_broker(empty, capsys, tmp_pa
         command = [sys.executable, "-m", "device_agent", "--log-format", "text", "--config", str(toml)]
         agent = subprocess.Popen(command, stderr=log)
     try:
-        assert site.run("enrol", "--once", "--seconds", "30") == 0
+        assert site.run("enrol", "--once", "--seconds", str(PATIENCE_S)) == 0
         assert site.run("publish", str(ROOT / "build/modules/monitor-v1.wasm"), "--wait", "60") == 0, capsys.readouterr().err
         assert site.run("status") == 0
         assert "roof-9" in capsys.readouterr().out

@@ -129,7 +129,7 @@ def test_a_board_enrols_and_comes_back_though_the_system_is_read_only_to_its_age
             {"/etc/wamr-ota": tmp_path / "b", "/var/lib/wamr-ota": tmp_path / "store", "/run/wamr-ota": Path("/run/wamr-ota")}
         )
         site.start()
-        assert main(["-C", str(tmp_path / "operator"), "enrol", "--once", "--seconds", "30"]) == 0, site.log()
+        assert main(["-C", str(tmp_path / "operator"), "enrol", "--once", "--seconds", str(PATIENCE_S)]) == 0, site.log()
         assert "board-1: has its certificate" in capsys.readouterr().out
         assert site.reported(), site.log()
         assert (tmp_path / "b/device.pem").exists()
