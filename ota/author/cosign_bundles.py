@@ -25,6 +25,7 @@ BUNDLE = "application/vnd.dev.sigstore.bundle"  # .v0.3+json and its like
 STATEMENT = "application/vnd.in-toto+json"
 SIGNED = "https://sigstore.dev/cosign/sign/v1"
 BY_ANOTHER, FOR_ANOTHER = "by another key", "for another artifact"
+_STANDARD = str.maketrans("-_", "+/")
 _KEYLESS = "keyless, by a certificate, which is not read"
 
 
@@ -45,7 +46,7 @@ def is_signed(data: bytes, signature: Any, key: PublicKey) -> bool:
     if not isinstance(signature, str):
         return False
     try:
-        raw = base64.b64decode(signature[:_SIGNATURE_LIMIT], validate=True)
+        raw = _decoded(signature[:_SIGNATURE_LIMIT])
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(raw, data)
         else:
@@ -53,6 +54,11 @@ def is_signed(data: bytes, signature: Any, key: PublicKey) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def _decoded(text: str) -> bytes:
+    """Base64 in the alphabet of RFC 4648, section 4 or 5: DSSE's envelope and protobuf's JSON allow both. Raises ValueError."""
+    return base64.b64decode(text.translate(_STANDARD), validate=True)
 
 
 def _bundle(repository: Repository, referrer: Descriptor, what: str) -> dict[str, Any]:
@@ -70,8 +76,8 @@ def _why_not(bundle: dict[str, Any], digest: str, key: PublicKey, what: str) -> 
     if not isinstance(envelope, dict) or envelope.get("payloadType") != STATEMENT:
         return "of another kind than a DSSE envelope with an in-toto statement"
     try:
-        payload = base64.b64decode(envelope.get("payload", ""), validate=True)
-    except (ValueError, TypeError):
+        payload = _decoded(str(envelope.get("payload", "")))
+    except ValueError:
         return "damaged: its payload is not base64"
     signatures = envelope.get("signatures")
     signed = b"DSSEv1 %d %s %d %s" % (len(STATEMENT), STATEMENT.encode(), len(payload), payload)

@@ -100,9 +100,21 @@ def digest(scripted) -> str:
     return scripted.serve("x", [MODULE], plain_artifact(MODULE))
 
 
+def with_safe_letters(made: bytes) -> bytes:
+    """The same bundle in the other alphabet of base64."""
+    found = json.loads(made)
+    envelope = found["dsseEnvelope"]
+    text = envelope["payload"] + envelope["signatures"][0]["sig"]
+    assert "+" in text or "/" in text
+    envelope["payload"] = envelope["payload"].translate(str.maketrans("+/", "-_"))
+    envelope["signatures"][0]["sig"] = envelope["signatures"][0]["sig"].translate(str.maketrans("+/", "-_"))
+    return json.dumps(found).encode()
+
+
 FORMS = {
     "simple": simple,
     "bundle": lambda scripted, private, digest: refer(scripted, digest, bundle(private, digest)),
+    "bundle in base64url": lambda scripted, private, digest: refer(scripted, digest, with_safe_letters(bundle(private, digest))),
     "bundle by tag": lambda scripted, private, digest: refer(scripted, digest, bundle(private, digest), by_tag=True),
 }
 
