@@ -114,9 +114,9 @@ class _Module:
         await self.supervisor.run(worker, b"", {})
         self.spoke_s.clear()
 
-    def _outcome(self, spec, done, hops, bus_number) -> None:
+    def _outcome(self, spec, done, hops, bus_number):
         self.spoke_s.append(time.perf_counter())
-        self._router.deliver(self.name, spec, done, hops, bus_number)
+        return self._router.deliver(self.name, spec, done, hops, bus_number)
 
 
 # -- from the broker through a module and back

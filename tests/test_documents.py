@@ -165,7 +165,7 @@ def test_the_example_configuration_names_every_setting():
     loaded = config.load(ROOT / "device_agent" / "agent.example.toml")
     assert loaded.device == "board-1"
     text = (ROOT / "device_agent" / "node" / "config.py").read_text()
-    names = {"factory", "memory_pages", "messages_per_s", "event_queue", "event_queue_bytes"} | set(
+    names = {"factory", "memory_pages", "messages_per_s", "log_lines_per_s", "event_queue", "event_queue_bytes"} | set(
         re.findall(
             r'"(?:device|broker|enrolment|renewal|storage|trust|trial|fetch|health|report|limits|updates|policy|topics|bus|bundles)'
             r'\.(\w+)"',
@@ -250,7 +250,8 @@ def test_the_limits_that_are_documented_are_those_of_the_code():
 def agent_config_defaults() -> dict[str, int]:
     """The settings of the example configuration, by section and name."""
     example = tomllib.loads((ROOT / "device_agent/agent.example.toml").read_text())
-    return {f"{section}.{name}": value for section in ("limits", "bus", "trial") for name, value in example[section].items()}
+    sections = ("limits", "bus", "trial", "policy")
+    return {f"{section}.{name}": value for section in sections for name, value in example[section].items()}
 
 
 def test_the_readme_fits_and_lines_are_not_too_long():

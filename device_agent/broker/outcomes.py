@@ -17,6 +17,7 @@ from ota.formats.reasons import Refused
 from ota.formats.report import Message
 
 HELD_EVENTS, HELD_BYTES = 5000, 8 << 20  # in memory, until they are written
+TURN_MESSAGES, TURN_BYTES = 256, 256 << 10  # of an instance in one transaction, and those of one more event
 RETRY_S = 2.0
 FORGET_S = 1.0  # what was delivered is deleted with the next outcomes, or after this long
 _NOBODY = Version("", "", b"")
@@ -34,19 +35,36 @@ class Outcomes:
         self.on_messages: Callable[[Sequence[Message]], None] = lambda written: None
         self._fresh: list[Outcome] = []
         self._fresh_bytes = 0
+        self._turns: dict[str, tuple[int, int]] = {}  # messages and bytes of an instance among those
+        self._next_turn: asyncio.Future[None] | None = None
         self._delivered: dict[str, int] = {}  # number up to which messages of an instance for the broker are to be forgotten
         self._forgetting: asyncio.TimerHandle | None = None
         self._full = False
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()  # one transaction after the other: what instances say is handed over in order
 
-    def add(self, outcome: Outcome) -> None:
-        """Takes what a handled event asks for; it is durable within one write of the disk."""
+    def add(self, outcome: Outcome) -> "asyncio.Future[None] | None":
+        """Takes what a handled event asks for; it is durable within one write of the disk.
+
+        What is returned, if anything, is done when the instance may go on: it has said so much that others would wait for its
+        transaction. A disk that takes nothing stops nobody.
+        """
+        size = size_of(outcome)
         self._fresh.append(outcome)
-        self._fresh_bytes += size_of(outcome)
+        self._fresh_bytes += size
         if len(self._fresh) > HELD_EVENTS or self._fresh_bytes > HELD_BYTES:
             self._hold(self._fresh)
         self._wake.set()
+        return None if self._full else self._turn_of(outcome.version.instance, len(outcome.messages) + len(outcome.bus), size)
+
+    def _turn_of(self, instance: str, messages: int, size: int) -> "asyncio.Future[None] | None":
+        count, size_bytes = self._turns.get(instance, (0, 0))
+        self._turns[instance] = count, size_bytes = count + messages, size_bytes + size
+        if count < TURN_MESSAGES and size_bytes < TURN_BYTES:
+            return None
+        if self._next_turn is None:
+            self._next_turn = asyncio.get_running_loop().create_future()
+        return self._next_turn
 
     def consumed(self, bus_number: int) -> None:
         """A message of the bus that nobody is to handle any more."""
@@ -66,6 +84,10 @@ class Outcomes:
 
     async def _flush(self) -> bool:
         batch, self._fresh, self._fresh_bytes = self._fresh, [], 0
+        self._turns.clear()
+        if self._next_turn is not None:
+            self._next_turn.set_result(None)
+            self._next_turn = None
         delivered, self._delivered = self._delivered, {}
         if self._forgetting is not None:
             self._forgetting.cancel()

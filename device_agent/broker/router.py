@@ -4,6 +4,7 @@ Modules know topics of their board. Below `local/` they stay here; `sys/` is wha
 broker where the policy's templates put them. What goes to another module on the board is handed over here, link or no link.
 """
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -195,8 +196,11 @@ class Router:
 
     # -- from instances
 
-    def deliver(self, name: str, spec: ModuleSpec, done: Done, hops: int, bus_number: int) -> None:
-        """Takes what a handled event asks for. `hops`, `bus_number`: of the event, 0 for one that was no other module's."""
+    def deliver(self, name: str, spec: ModuleSpec, done: Done, hops: int, bus_number: int) -> "asyncio.Future[None] | None":
+        """Takes what a handled event asks for. `hops`, `bus_number`: of the event, 0 for one that was no other module's.
+
+        What is returned, if anything, is done when the instance may go on.
+        """
         now_s = time.time()
         out: list[Message] = []
         bus: list[BusMessage] = []
@@ -218,7 +222,8 @@ class Router:
             bus = []
         if done.writes or out or bus or bus_number:
             version = Version(name, spec.description.name, spec.release)
-            self._outcomes.add(Outcome(version, done.writes, out, bus, (bus_number,) if bus_number else ()))
+            return self._outcomes.add(Outcome(version, done.writes, out, bus, (bus_number,) if bus_number else ()))
+        return None
 
     def consumed(self, bus_number: int) -> None:
         """A message between instances was dropped or refused: it is not to come again."""

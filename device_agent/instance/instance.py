@@ -461,9 +461,9 @@ class Instance:
 
     # -- what the module says and keeps
 
-    def _outcome(self, spec: ModuleSpec, done: frames.Done, hops: int, bus_number: int) -> None:
+    def _outcome(self, spec: ModuleSpec, done: frames.Done, hops: int, bus_number: int) -> asyncio.Future[None] | None:
         self._services.kept.note(spec, done.writes)
-        self._hooks.deliver(self.name, spec, done, hops, bus_number)
+        return self._hooks.deliver(self.name, spec, done, hops, bus_number)
 
     async def checkpoint(self) -> None:
         """Keeps the module's state, so that a restart continues from here; checks its health first."""

@@ -27,6 +27,7 @@ class InstancePolicy:
     factory: Path | None = None
     memory_pages: int = 0  # of 64 KiB
     messages_per_s: int = 0
+    log_lines_per_s: int = 0
     event_queue: int = 10_000  # events that wait
     event_queue_bytes: int = 8 << 20
 
@@ -85,8 +86,11 @@ class Hooks(Protocol):
     def follow(self, name: str) -> None:
         """What the instance subscribes to has changed."""
 
-    def deliver(self, name: str, spec: ModuleSpec, done: frames.Done, hops: int, bus_number: int) -> None:
-        """Takes what a handled event asks for. `hops`, `bus_number`: of the event, 0 for one that was no other module's."""
+    def deliver(self, name: str, spec: ModuleSpec, done: frames.Done, hops: int, bus_number: int) -> asyncio.Future[None] | None:
+        """Takes what a handled event asks for. `hops`, `bus_number`: of the event, 0 for one that was no other module's.
+
+        What is returned, if anything, is done when the module may have its next event.
+        """
 
     def consumed(self, name: str, bus_number: int) -> None:
         """An event of the bus was dropped or refused: it is not to come again."""

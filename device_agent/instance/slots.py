@@ -71,9 +71,10 @@ def module_spec(
 ) -> ModuleSpec:
     """What a worker is to run. `digest`: of the envelope; `config`: of the deployment, which wins over the board's, key by key."""
     about = manifest.module
-    if policy.messages_per_s:
-        limits = replace(about.limits, messages_per_s=min(about.limits.messages_per_s, policy.messages_per_s))
-        about = replace(about, limits=limits)
+    for rate in ("messages_per_s", "log_lines_per_s"):
+        most = getattr(policy, rate)
+        if 0 < most < getattr(about.limits, rate):
+            about = replace(about, limits=replace(about.limits, **{rate: most}))
     settings = {**policy.config, **config}
     release = release_id(digest, config)
     return ModuleSpec(about, blob, manifest.digest, settings, manifest=digest, instance=instance, release=release)

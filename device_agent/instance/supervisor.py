@@ -34,10 +34,11 @@ async def _keeps_nothing(spec: ModuleSpec) -> None:
 @dataclass
 class Supervisor:
     """Owns the event queue and the worker that is fed. `on_outcome` gets what handled events ask for, with the event's hops and its
-    number on the bus, `on_failure` each dead worker; after a failure nothing is fed until `run` or `roll_back` is called.
+    number on the bus; the next event waits for what it returns. `on_failure` gets each dead worker; after a failure nothing is fed
+    until `run` or `roll_back` is called.
     """
 
-    on_outcome: Callable[[ModuleSpec, frames.Done, int, int], None]
+    on_outcome: Callable[[ModuleSpec, frames.Done, int, int], "asyncio.Future[None] | None"]
     on_failure: Callable[[Worker, WorkerFailed], None]
     on_use: Callable[[Worker], None] = lambda worker: None  # another worker is fed from now on
     queue_limit: int = 10_000
@@ -63,6 +64,7 @@ class Supervisor:
         self._next_tick: float | None = None
         self._stopped = self._paused = False
         self._row = 1  # events that the module is given at once
+        self._turn: asyncio.Future[None] | None = None  # what the next event waits for
 
     @property
     def current(self) -> Worker | None:
@@ -317,6 +319,9 @@ class Supervisor:
         self.last_handled_ns = time.monotonic_ns()
 
     async def _deliver(self, worker: Worker, call: Coroutine[Any, Any, frames.Done], event: Pending) -> bool:
+        if self._turn is not None:
+            await asyncio.wait([self._turn])  # not alone: others may wait for it
+            self._turn = None
         try:
             done = await call
         except EventRefused as error:
@@ -325,7 +330,7 @@ class Supervisor:
             self._consumed(event)
             return False
         self._account(done.usage)
-        self.on_outcome(worker.spec, done, event.hops, event.bus_number)
+        self._turn = self.on_outcome(worker.spec, done, event.hops, event.bus_number)
         return True
 
     def _give_up_on_poison(self, spec: ModuleSpec) -> None:

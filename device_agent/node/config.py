@@ -48,6 +48,7 @@ class InstanceConfig:
     factory: Path | None = None
     memory_pages: int = 0
     messages_per_s: int = 0
+    log_lines_per_s: int = 0
     event_queue: int = 0
     event_queue_bytes: int = 0
 
@@ -88,6 +89,8 @@ class Config:
     worker_users: range = USERS
     instances_max: int = 16
     memory_bytes: int = 0  # of all modules' memories in sum; 0: no limit
+    messages_per_s: int = 1000  # of an instance that has no limit of its own, whatever its manifest asks for
+    log_lines_per_s: int = 100  # likewise
     grants: Capabilities = field(default_factory=lambda: Capabilities({}))  # of instances that have none of their own
     instances: Mapping[str, InstanceConfig] = field(default_factory=dict)
     topics: TopicsConfig = field(default_factory=TopicsConfig)
@@ -123,7 +126,8 @@ class Config:
             config=own.config,
             factory=own.factory,
             memory_pages=own.memory_pages,
-            messages_per_s=own.messages_per_s,
+            messages_per_s=own.messages_per_s or self.messages_per_s,
+            log_lines_per_s=own.log_lines_per_s or self.log_lines_per_s,
             event_queue=own.event_queue or self.event_queue,
             event_queue_bytes=own.event_queue_bytes or self.event_queue_bytes,
         )
@@ -168,6 +172,8 @@ class _Reader:
             worker_users=self._worker_users(),
             instances_max=int(self._number("policy.instances", 16, 1, INSTANCES)),
             memory_bytes=int(self._number("policy.memory_mb", 0, 0)) << 20,
+            messages_per_s=int(self._number("policy.messages_per_s", 1000, 1)),
+            log_lines_per_s=int(self._number("policy.log_lines_per_s", 100, 1)),
             grants=self._grants(self._value.get("policy", {}), "policy.grants") or Capabilities({}),
             instances=self._instances(),
             topics=self._topics(),
@@ -300,7 +306,7 @@ class _Reader:
         )
 
     def _limits(self, name: str, section: Any) -> dict[str, int]:
-        lowest = {"memory_pages": 1, "messages_per_s": 1, "event_queue": 1, "event_queue_bytes": 4096}
+        lowest = {"memory_pages": 1, "messages_per_s": 1, "log_lines_per_s": 1, "event_queue": 1, "event_queue_bytes": 4096}
         if not isinstance(section, dict):
             raise self._wrong(name, f"a section [{name}]")
         for key, value in section.items():

@@ -466,8 +466,8 @@ class _Hooks:
     def follow(self, name: str) -> None:
         self._node._traffic.router.follow(name)
 
-    def deliver(self, name: str, spec: ModuleSpec, done: frames.Done, hops: int, bus_number: int) -> None:
-        self._node._traffic.router.deliver(name, spec, done, hops, bus_number)
+    def deliver(self, name: str, spec: ModuleSpec, done: frames.Done, hops: int, bus_number: int) -> asyncio.Future[None] | None:
+        return self._node._traffic.router.deliver(name, spec, done, hops, bus_number)
 
     def consumed(self, name: str, bus_number: int) -> None:
         self._node._traffic.router.consumed(bus_number)

@@ -54,11 +54,44 @@ def test_results_that_wait_in_memory_are_bounded_in_bytes():
 @pytest.mark.parametrize(("size", "events"), [(60_000, 5000), (10, 50)])
 def test_a_flood_takes_no_room_in_memory_from_other_instances(monkeypatch, size, events):
     monkeypatch.setattr(outcomes, "HELD_EVENTS", events)
-    quiet = [Outcome(Version("quiet", "m", b""), (), [Message(0, 0.5, "quiet", "m 1", "out", b"%d" % each)]) for each in range(9)]
-    waiting, counters, _ = held([*quiet, *[of(size)] * 200])
+    waiting, counters, _ = held([*map(quiet, range(9)), *[of(size)] * 200])
     left = [message.payload for each in waiting._fresh for message in each.messages if message.instance == "quiet"]
     assert left == [b"%d" % each for each in range(9)]
     assert counters["messages_dropped"] > 0
+
+
+def quiet(number: int) -> Outcome:
+    return Outcome(Version("quiet", "m", b""), (), [Message(0, 0.5, "quiet", "m 1", "out", b"%d" % number)])
+
+
+@pytest.mark.parametrize(("size", "enough"), [(10, outcomes.TURN_MESSAGES), (60_000, 5)], ids=["many", "large"])
+def test_who_floods_waits_until_what_it_said_is_taken_and_nobody_else_does(size, enough):
+    async def run():
+        disk = FullDisk()
+        disk.full = False
+        waiting = Outcomes(disk, on_writer, Bounds(), Counter())
+        assert [waiting.add(of(size)) for _ in range(enough - 1)] == [None] * (enough - 1)
+        turn = waiting.add(of(size))
+        assert turn is not None
+        assert waiting.add(quiet(1)) is None
+        assert not turn.done()
+        await waiting.flush()
+        assert turn.done()
+        assert waiting.add(of(size)) is None
+        assert len(disk.kept) == enough + 1
+
+    asyncio.run(run())
+
+
+def test_a_full_disk_stops_no_module():
+    async def run():
+        waiting = Outcomes(FullDisk(), on_writer, Bounds(), Counter())
+        turn = [waiting.add(of(60_000)) for _ in range(9)][-1]
+        assert not await waiting.flush()
+        assert turn.done()
+        assert [waiting.add(of(60_000)) for _ in range(9)] == [None] * 9
+
+    asyncio.run(run())
 
 
 def test_key_writes_outlive_the_messages_that_there_is_no_room_for():

@@ -232,6 +232,37 @@ async def in_hand_when_it_failed(folder, **changes) -> tuple[list, int]:
     return said, supervisor.counters["events_dropped"]
 
 
+def test_the_next_event_waits_until_what_the_one_before_said_has_been_taken(tmp_path):
+    async def run():
+        publish = (
+            "(call $publish (i32.const 300) (i32.const 3) (local.get $payload) (local.get $size) (i32.const 290)) (i32.const 0)"
+        )
+        wanted = spec(tmp_path, contract_module(publish, PUBLISH, '(data (i32.const 300) "out")'))
+        said, turns = [], [asyncio.get_running_loop().create_future() for _ in range(20)]
+
+        def outcome(_, done, *cause):
+            said.extend(payload for _, payload in done.messages)
+            return turns[len(said) - 1] if done.messages else None
+
+        supervisor = Supervisor(outcome, lambda *_: None)
+        pump, worker = asyncio.create_task(supervisor.pump()), Worker(wanted, lambda *_: None)
+        await worker.start()
+        await supervisor.run(worker, b"", {})
+        for number in range(20):
+            supervisor.offer("in/x", b"%d" % number)
+        for number, turn in enumerate(turns):
+            async with asyncio.timeout(60):
+                while len(said) <= number or supervisor.counters["events_handled"] <= number:
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            assert said == [b"%d" % each for each in range(number + 1)]
+            turn.set_result(None)
+        supervisor.stop()
+        await asyncio.wait_for(pump, 60)
+
+    asyncio.run(run())
+
+
 SERIAL = Capabilities.parse({"messaging": {"subscribe": ["#"]}, "serial": {"ports": []}}, "test")
 
 

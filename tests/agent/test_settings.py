@@ -5,7 +5,10 @@ import re
 import pytest
 
 from device_agent.command import main
+from device_agent.instance.slots import module_spec
 from device_agent.node.config import ConfigError, load
+from ota.formats.module import Limits
+from tests.support.signing import Signer
 
 WHOLE = """\
 [device]
@@ -53,6 +56,24 @@ def test_a_mistyped_setting_is_named_with_the_one_that_was_meant(tmp_path, right
     file.write_text(WHOLE.replace(right, wrong, 1))
     with pytest.raises(ConfigError, match=re.escape(f"{file}: {said}") + "$"):
         load(file)
+
+
+@pytest.mark.parametrize(
+    ("asked", "policy", "own", "gets"),
+    [
+        ((1_000_000, 100_000), "", "", (1000, 100)),
+        ((20, 3), "", "", (20, 3)),
+        ((1_000_000, 100_000), "[policy]\nmessages_per_s = 5\nlog_lines_per_s = 6\n", "", (5, 6)),
+        ((1_000_000, 100_000), "[policy]\nmessages_per_s = 5\n", "messages_per_s = 7000\nlog_lines_per_s = 1\n", (7000, 1)),
+    ],
+    ids=["whoever asks for everything", "whoever asks for less", "of this board", "of this instance"],
+)
+def test_how_much_a_module_may_say_is_bounded_whatever_its_manifest_asks_for(tmp_path, asked, policy, own, gets):
+    file = tmp_path / "agent.toml"
+    file.write_text(WHOLE.replace("[policy.grants", f"{policy}[policy.grants") + own)
+    manifest = Signer().update(b"module", limits=Limits(messages_per_s=asked[0], log_lines_per_s=asked[1])).manifest
+    limits = module_spec("pump", manifest, b"", {}, load(file).policy("pump"), tmp_path).description.limits
+    assert (limits.messages_per_s, limits.log_lines_per_s) == gets
 
 
 @pytest.mark.parametrize("words", [[], ["check"], ["status"], ["install", "x.bundle"], ["audit", "export"]])
