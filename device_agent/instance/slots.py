@@ -49,18 +49,18 @@ def candidate(
     found = _factory(policy.factory) if name == "factory" else _stored(name, instance, store)
     if found is None:
         return None
-    check_policy(instance, found.manifest, policy)
     about = found.manifest.module
+    check_policy(instance, about, policy)
     running = Running(about.name, about.version, found.digest, config_digest(found.config), found.manifest.sequence, name)
     spec = module_spec(instance, found.manifest, found.digest, found.config, policy, found.blob)
     folder = found.blob.parent if name == "factory" else None
     return Candidate(with_image(spec, found.manifest, store, image_classes(found.manifest.vendor), folder), running)
 
 
-def check_policy(instance: str, manifest: Manifest, policy: InstancePolicy) -> None:
+def check_policy(instance: str, module: ModuleDescription, policy: InstancePolicy) -> None:
     """Raises Refused CAPABILITY_DENIED, MEMORY_EXCEEDED for a module that asks for more than its instance gets."""
-    check_granted(manifest.module.capabilities, policy.grants)
-    pages = manifest.module.limits.memory_pages
+    check_granted(module.capabilities, policy.grants)
+    pages = module.limits.memory_pages
     if 0 < policy.memory_pages < pages:
         why = f"the manifest asks for {pages} pages of memory, instance {instance} gets {policy.memory_pages} on this board"
         raise Refused(Reason.MEMORY_EXCEEDED, why)

@@ -15,8 +15,10 @@ from device_agent.instance.gate import Waits
 from device_agent.instance.services import Services
 from device_agent.instance.targets import Release, Verdict
 from device_agent.instance.updates import Update
+from device_agent.node.config import Config, load
 from device_agent.node.launcher import Expectation, Launcher, host
 from device_agent.storage import floors, schema
+from ota.errors import OtaError
 from ota.formats import manifest as manifests
 from ota.formats.agent import NAME, AgentDescription, AgentManifest, check_schema
 from ota.formats.manifest import Acceptance, AnyManifest, AnyVerified, AotImage, VerifiedAgent
@@ -50,9 +52,8 @@ class Board(Protocol):
     def running(self) -> frozenset[str]:
         """The instances whose modules run."""
 
-    @property
-    def steady(self) -> frozenset[str]:
-        """Those of them whose modules have not failed lately: others may stop at any moment, under whatever agent."""
+    def steady(self, config: Config) -> frozenset[str]:
+        """Those of them whose modules have not failed lately, others may stop at any moment, and run by these settings, too."""
 
     @property
     def online(self) -> bool:
@@ -102,10 +103,15 @@ class AgentTarget:
         return None
 
     def why_wait(self) -> Waits | None:
-        """A new agent is judged by the link, so a board that has lost its own, or was just started, waits until it is there.
+        """Both agents need settings to start with, or none would run. And a new agent is judged by the link, so a board that has
+        lost its own, or was just started, waits until it is there.
 
         One that had none for as long as a new agent may take does not: its agent may be what keeps it from one.
         """
+        try:
+            self._settings()
+        except Refused as error:
+            return Waits(error.reason, f"waits: {error.detail}")
         if self.board.expects_link and not self.board.online:
             return Waits(Reason.LINK_AWAITED, "waits for a connection to the broker, which the new agent has to reach, too")
         return None
@@ -128,7 +134,8 @@ class AgentTarget:
         name = _agent(release).agent.version
         try:
             await launcher.warm(name, self.trial_s)
-            expected = Expectation(release.verified.envelope_digest, name, launcher.running, board.steady, board.expects_link)
+            steady = board.steady(self._settings())
+            expected = Expectation(release.verified.envelope_digest, name, launcher.running, steady, board.expects_link)
             await launcher.begin(expected, self.trial_s)
         except BaseException:
             launcher.cool()
@@ -228,6 +235,13 @@ class AgentTarget:
 
     def ended(self) -> None:
         """There is always one that runs."""
+
+    def _settings(self) -> Config:
+        """What the next agent starts with, and this one if it comes back: the file may have been changed since this one started."""
+        try:
+            return load(self._launcher().config)
+        except OtaError as error:
+            raise Refused(Reason.SETTINGS_INVALID, f"no agent would start with its settings: {error}") from error
 
     def _launcher(self) -> Launcher:
         if self.launcher is None:

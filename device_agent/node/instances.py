@@ -136,7 +136,7 @@ class Instances:
         Raises Refused.
         """
         module = verified.manifest.module
-        slots.check_policy(name, verified.manifest, self._config.policy(name))
+        slots.check_policy(name, module, self._config.policy(name))
         others = {
             each.name: list(each.modules)
             for each in self.all()
@@ -156,6 +156,16 @@ class Instances:
             self._config.instances_max,
             self._config.memory_bytes,
         )
+
+    def steady(self, config: Config) -> frozenset[str]:
+        """Those whose modules run and have not failed lately, and may run by these settings."""
+        found = set[str]()
+        for each in self._there.values():
+            if isinstance(each, Instance) and each.steady and each.runs is not None:
+                with contextlib.suppress(Refused):
+                    slots.check_policy(each.name, each.runs, config.policy(each.name))
+                    found.add(each.name)
+        return frozenset(found)
 
     def takes(self, names: Collection[str]) -> Mapping[str, frozenset[str]]:
         """For each of these, the others of them whose devices its update is to have."""

@@ -422,9 +422,8 @@ class _Board:
     def running(self) -> frozenset[str]:
         return frozenset(each.name for each in self._node._instances.all() if isinstance(each, Instance) and each.alive)
 
-    @property
-    def steady(self) -> frozenset[str]:
-        return frozenset(each.name for each in self._node._instances.all() if isinstance(each, Instance) and each.steady)
+    def steady(self, config: Config) -> frozenset[str]:
+        return self._node._instances.steady(config)
 
     @property
     def online(self) -> bool:

@@ -59,6 +59,7 @@ class Reason(Enum):
     AGENT_INVALID = "agent-invalid"
     SCHEMA_MISMATCH = "schema-mismatch"
     LAUNCHER_MISSING = "launcher-missing"
+    SETTINGS_INVALID = "settings-invalid"
     AGENT_ON_TRIAL = "agent-on-trial"
     AGENT_FAILED = "agent-failed"
     # bundle

@@ -52,10 +52,10 @@ def test_a_module_that_fails_again_and_again_is_not_expected_of_the_new_agent(wo
     """By chance it runs just then. What fails, or mends itself, while the new agent gets ready counts."""
     target, expected = world.target("old"), []
     world.board.running = frozenset({"lamp", "trap", "late"})
-    world.board.steady = frozenset({"lamp", "late"})
+    world.board.steady = lambda _: frozenset({"lamp", "late"})
 
     async def warm(*_):
-        world.board.steady = frozenset({"lamp"})
+        world.board.steady = lambda _: frozenset({"lamp"})
 
     async def begin(_, expectation, __):
         expected.append(expectation.instances)
@@ -218,7 +218,7 @@ def test_the_launcher_is_taken_the_place_of_only_by_who_has_its_place(world, mon
     world.launcher("new").hand_over()
     assert not taken
     world.launcher("new", WAMR_OTA_PARENT=str(os.getpid())).hand_over()
-    assert taken == [("/bin/sh", ["sh", "/opt/wamr-ota/launch", "/etc/agent.toml"])]
+    assert taken == [("/bin/sh", ["sh", "/opt/wamr-ota/launch", str(world.config)])]
 
 
 def test_a_step_of_a_newer_agent_that_refuses_by_a_reason_unknown_here_is_a_refusal():

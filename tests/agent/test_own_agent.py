@@ -87,6 +87,19 @@ def test_a_new_agent_waits_for_the_link_of_the_board_unless_none_is_expected(wor
     assert target.why_wait() is None
 
 
+def test_a_new_agent_waits_for_settings_that_an_agent_can_start_with(world):
+    target, good = world.target("old"), world.config.read_text()
+    for bad in (good + "[policy]\ninstance = 3\n", "[device", ""):
+        world.config.write_text(bad)
+        why = target.why_wait()
+        assert why.reason is Reason.SETTINGS_INVALID
+        assert str(world.config) in why.detail
+    world.config.unlink()
+    assert target.why_wait().reason is Reason.SETTINGS_INVALID
+    world.config.write_text(good)
+    assert target.why_wait() is None
+
+
 @pytest.mark.parametrize(
     ("running", "online", "acknowledges", "why"),
     [

@@ -46,9 +46,11 @@ class Board:
     root = SIGNER.root()
 
     def __init__(self) -> None:
-        self.steady = frozenset({"lamp"})
         self.running, self.online, self.acknowledges, self.handed_over, self.reports = frozenset(), True, True, False, 0
         self.expects_link = True
+
+    def steady(self, config):
+        return frozenset({"lamp"})
 
     async def report_acknowledged(self) -> bool:
         self.reports += 1
@@ -66,7 +68,8 @@ class World:
     """A board's folder of agents, the database, and an agent that the launcher has started."""
 
     def __init__(self, folder: Path) -> None:
-        self.base = folder / "base"
+        self.base, self.config = folder / "base", folder / "agent.toml"
+        self.config.write_text('[device]\nid = "b"\ngroup = "g"\n[storage]\nfolder = "s"\n[trust]\nroot = "r"\n')
         for name in ("old", "new"):
             (self.base / "versions" / name).mkdir(parents=True)
         self.point("confirmed", "old")
@@ -87,7 +90,7 @@ class World:
 
     def launcher(self, running: str, **more) -> Launcher:
         environment = ENVIRONMENT | {"WAMR_OTA_BASE": str(self.base), "WAMR_OTA_TARBALL": running} | more
-        found = Launcher.here(environment, Path("/etc/agent.toml"))
+        found = Launcher.here(environment, self.config)
         assert found is not None
         return found
 

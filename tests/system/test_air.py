@@ -281,6 +281,28 @@ def test_a_module_on_its_first_trial_is_not_expected_of_a_new_agent(lab):
 
 
 @pytest.mark.full
+def test_a_module_that_the_settings_of_now_forbid_is_not_expected_of_a_new_agent(lab):
+    """The policy was narrowed while the old agent ran, so under no agent would the module be started again."""
+    lab.start()
+    lab.install(1)
+    second = lab.deploy(lab.signer.update(echo(2), name="second"), instance="second")
+    lab.wait_state("confirmed", deployment=second, instance="second")
+    settings, lab.patience_s = lab.base / "etc/agent.toml", 2 * lab.patience_s  # it is looked at each minute
+    good = settings.read_text()
+    settings.write_text(good + "[policy]\nno_such_setting = 1\n")
+    agent = lab.publish_agent(lab.tarball("0.2.0"))
+    lab.wait_agent("staged", deployment=agent)
+    lab.observer.wait(
+        lambda: lab.of(AGENT).attempt.reason == "settings-invalid", lab.patience_s, "a reason why the agent is not replaced"
+    )
+    settings.write_text(good + "[instances.second.grants.logging]\n")
+    lab.wait_agent("confirmed", deployment=agent)
+    assert lab.of("second").running.version == ""
+    assert "capability-denied" in " ".join(lab.report.problems) + lab.log()
+    lab.running("1.0.0")
+
+
+@pytest.mark.full
 def test_an_agent_waits_while_one_that_was_flashed_is_on_trial(lab):
     lab.start()
     lab.install(1)
