@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from ota.formats import cbor
 from ota.formats.fields import malformed
-from ota.formats.report import LEVELS
+from ota.formats.interfaces import LEVELS
 
 FRAME_LIMIT_BYTES = 1 << 20
 PAYLOAD_LIMIT_BYTES = 64 * 1024

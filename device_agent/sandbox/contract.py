@@ -31,8 +31,8 @@ from device_agent.sandbox.rates import Rate, limited
 from device_agent.sandbox.signatures import Failure
 from device_agent.sandbox.wasi import Wasi
 from ota.formats.capabilities import TopicGrants, check_exports, check_imports, own_interface, plain_exports
+from ota.formats.interfaces import LEVELS
 from ota.formats.module import ModuleDescription
-from ota.formats.report import LEVELS
 from pywamr import Function, Import, Instance, MemoryRangeError, Runtime, Trap
 
 PUBLISH_DENIED, PUBLISH_TOO_LARGE, PUBLISH_QUEUE_FULL = 0, 1, 2

@@ -5,7 +5,7 @@ from typing import Any
 
 from device_agent.sandbox.signatures import Failure
 from ota.errors import OtaError
-from ota.formats.report import LEVELS
+from ota.formats.interfaces import LEVELS
 
 SHOWN_BYTES, SHOWN_ITEMS = 200, 16
 _PUBLISH, _DEVICE = ("denied", "too-large", "queue-full"), ("denied", "failed")

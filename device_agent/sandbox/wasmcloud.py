@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from device_agent.channel.frames import TEXT_LIMIT
 from device_agent.sandbox.signatures import Failure
 from device_agent.sandbox.wasi2_io import Resource
-from ota.formats.report import LEVELS
+from ota.formats.interfaces import LEVELS
 
 __all__ = ["Atomics", "Batch", "Configuration", "Consumer", "Keys", "Logging", "Store", "hosts"]
 

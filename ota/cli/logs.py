@@ -7,8 +7,9 @@ from typing import Any
 from ota.cli import output
 from ota.cli.fleet import FOREVER_S, nobody
 from ota.formats import topics
+from ota.formats.interfaces import LEVELS
 from ota.formats.reasons import Reason, Refused
-from ota.formats.report import LEVELS, LogRecord, Message
+from ota.formats.report import LogRecord, Message
 from ota.formats.text import printable
 from ota.operator.broker import Broker, BrokerError
 from ota.operator.logs import Logs, module_topics

@@ -7,7 +7,10 @@ with their types. A function is written as its parameters, an arrow and its resu
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["ERROR_CODES", "HANDLER", "HANDLER_FUNCTION", "HANDLER_TYPE", "INTERFACES", "Interface"]
+__all__ = ["ERROR_CODES", "HANDLER", "HANDLER_FUNCTION", "HANDLER_TYPE", "INTERFACES", "LEVELS", "Interface"]
+
+LEVELS = ("trace", "debug", "info", "warn", "error")
+"""Of what a module logs, by their numbers in the interface of logging."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ota.formats import cbor
 from ota.formats.fields import Fields, Unknown, is_name, malformed
+from ota.formats.interfaces import LEVELS
 
 T = TypeVar("T")
 REPORT_LIMIT_BYTES = 64 * 1024
@@ -19,7 +20,6 @@ _REPORT_KEYS = (
     *("root", "algorithms", "counter", "journal", "encryption", "group-keys", "documents"),
 )
 _SUMMARY_KEYS = ("name", "module", "version", "sequence", "slot", "state", "reason", "counter")
-LEVELS = ("trace", "debug", "info", "warn", "error")
 PROBLEMS, PROBLEM_CHARACTERS = 8, 200
 DETAIL_CHARACTERS = 500
 COUNTERS = 64
