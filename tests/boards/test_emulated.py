@@ -61,8 +61,9 @@ def test_a_board_asks_for_the_time_and_never_goes_back_behind_what_it_knows(lab)
     with lab.console() as console:
         console.run("touch -d '2035-01-01 00:00' /data/clock && /usr/lib/wamr-ota-system/clock start")
         assert int(console.run("date +%s")) >= 2051222400
-        console.run(f"date -s @{int(time.time())} && touch /data/clock")
-        assert abs(int(console.run("/usr/lib/wamr-ota-system/clock start; date +%s")) - time.time()) < 30
+        before = int(time.time())
+        console.run(f"date -s @{before} && touch /data/clock")
+        assert before <= int(console.run("/usr/lib/wamr-ota-system/clock start; date +%s")) <= time.time()
 
 
 def test_an_update_is_swapped_in_and_a_faulty_one_rolled_back(lab):
@@ -273,7 +274,9 @@ def test_a_cut_loses_what_was_not_flushed_and_nothing_that_was(lab):
         console.run("mkdir -p /data/cut")
         for line in WRITER.splitlines():
             console.run(f"printf '%s\\n' '{line}' >> /data/cut/writer.py")
-        console.run("cd /data/cut; python3 writer.py > said 2>&1 & until grep -q goes /data/cut/said; do sleep 1; done", 60)
+        console.run(
+            "cd /data/cut; python3 writer.py > said 2>&1 & until grep -q goes /data/cut/said; do sleep 1; done", lab.patience_s
+        )
         before = lab.lost_pages
         lab.kill()
     assert lab.lost_pages > before, "not a page was lost: is the log of writes read?"
