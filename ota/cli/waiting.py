@@ -11,7 +11,7 @@ from ota.cli.fleet import open_roster, shown_reading
 from ota.errors import OtaError
 from ota.formats.deployment import Deployment
 from ota.formats.reasons import Reason
-from ota.formats.text import printable
+from ota.formats.text import amount, printable
 from ota.operator.broker import Broker
 from ota.operator.roster import Roster
 from ota.operator.waiting import Kind, Outcome, Standing, Waiting
@@ -156,6 +156,9 @@ def _scope(published: Sequence[Deployment]) -> str:
 def _tell(scope: str, outcome: Outcome, waited_s: float) -> None:
     if outcome.superseded:
         output.result(f"{scope} has another deployment now: {outcome.superseded}")
+    if not outcome.standings and outcome.left_out:
+        output.result(f"none of the {amount(len(outcome.left_out), 'board')} of {scope} is part of it: `ota widen` takes more")
+        return
     if not outcome.standings:
         output.result(f"no board of {scope} reported in {waited_s:.0f} s; `ota status` shows the boards there are")
         return
@@ -182,6 +185,7 @@ def as_json(published: Sequence[Deployment], instances: Collection[str], outcome
         "superseded": outcome.superseded,
         "complete": not outcome.gaps,
         "gaps": outcome.gaps,
+        "left_out": sorted(outcome.left_out),
         "counts": {kind.name.lower(): outcome.counts[kind] for kind in Kind},
         "boards": {name: _board_json(outcome, name) for name in outcome.standings},
     }

@@ -152,6 +152,7 @@ class Outcome:
     gaps: list[str] = field(default_factory=list)  # why there may be more boards
     superseded: str = ""  # by what there is another deployment now
     only_online: bool = False  # boards that are offline do not count
+    left_out: set[str] = field(default_factory=set)  # boards of the group, of which the fraction or the names include none
 
     @property
     def boards(self) -> dict[str, Kind]:
@@ -186,6 +187,8 @@ class Outcome:
 
         What could not be read is read again.
         """
+        if not self.standings:
+            return bool(self.left_out)
         every = [each for found in self.standings.values() for each in found.values()]
         open_yet = any(each.kind is Kind.PENDING or each.state == "unknown" for each in every)
         return any(each.kind in _ENDED or each.state == UNTOLD for each in every) and not open_yet
@@ -194,6 +197,8 @@ class Outcome:
         """For a person."""
         counts = self.counts
         rest = ", ".join(f"{counts[kind]} {kind.value}" for kind in _SHOWN if counts[kind])
+        if self.left_out:
+            rest = ", ".join([*([rest] if rest else []), f"{len(self.left_out)} of the group not part of it"])
         text = f"{counts[Kind.CONFIRMED]} of {counts.total() - counts[Kind.OVERRIDDEN]} boards confirmed it"
         return f"{text}; {rest}" if rest else text
 
@@ -271,6 +276,7 @@ class Waiting:
         deployment = self._deployment(device)
         if deployment is None:  # it was in the group when we began
             del self.outcome.standings[device.name]
+            self.outcome.left_out.discard(device.name)
             changed(device.name, "", Standing(Kind.UNKNOWN, "moved", detail="the board is in another group now"))
             return
         for instance in self._instances:
@@ -280,8 +286,11 @@ class Waiting:
             if found.get(instance) != standing:
                 found[instance] = standing
                 changed(device.name, instance, standing)
+        self.outcome.left_out.discard(device.name)
         if not found:
             del self.outcome.standings[device.name]
+            if device.report is not None:
+                self.outcome.left_out.add(device.name)
 
     def _standing(self, device: Device, instance: str, deployment: Deployment, since_s: float) -> Standing | None:
         """None where it is not for this board."""

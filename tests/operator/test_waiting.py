@@ -274,6 +274,30 @@ def test_a_deployment_that_is_widened_is_the_same_one(site):
         assert waiting.end().summary() == "8 of 8 boards confirmed it"
 
 
+def test_boards_of_the_group_that_are_not_part_of_it_are_counted_apart(site):
+    workspace, _ = site
+    few, rest = [], []
+    narrow = changed(fraction_ppm=300_000)
+    for name in fleet.names(8):
+        (few if narrow.entries["m"].includes(name) else rest).append(name)
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, few + rest)
+        for name in few:
+            say(broker, name, "confirmed")
+        found = Run(workspace, deployed(workspace, narrow)).end()
+    assert found.summary() == f"{len(few)} of {len(few)} boards confirmed it; {len(rest)} of the group not part of it"
+    assert found.confirmed
+
+
+def test_a_wait_for_a_fraction_that_no_board_is_part_of_ends_and_says_so(site, modules, capsys):
+    workspace, _ = site
+    with Broker(workspace.settings) as broker:
+        fleet.leave(broker, ["board-1", "board-2"])
+    assert ota(workspace.folder, "publish", modules / "tally.wasm", "--fraction", "0.0001", "--wait", "60") == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "none of the 2 boards of group lab is part of it: `ota widen` takes more"
+
+
 def test_a_board_that_moves_to_another_group_is_not_waited_for(site):
     workspace, _ = site
     with Broker(workspace.settings) as broker:
