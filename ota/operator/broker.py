@@ -15,7 +15,7 @@ from typing import Self
 from paho.mqtt.reasoncodes import ReasonCode
 
 from ota.operator import pages
-from ota.operator.pages import Answer, Packets, Page
+from ota.operator.pages import Answer, Fences, Packets, Page
 from ota.operator.session import FIRST_FAILURE, BrokerError, Incoming, Limits, NoConnectionError, Session, named
 from ota.operator.workspace import Settings
 
@@ -41,7 +41,7 @@ class Broker:
         self._settings = settings
         self._session: Session | None = None
         self._limits: Limits | None = None
-        self.packets = Packets()
+        self.packets, self._fences = Packets(), Fences()
         self.progress: Callable[[int, int], None] = lambda _, __: None  # of each reading: how many topics of how many
         self.connections = 0  # made so far: what was kept open on an earlier one is gone
         self._filters: set[str] = set()
@@ -208,7 +208,7 @@ class Broker:
 
         asked = list(wanted)
         done, total = 0, sum(len(each.filters) for each in asked)
-        for page in pages.read(connect, self._keep, self.packets, asked, keep=keep):
+        for page in pages.read(connect, self._keep, self.packets, self._fences, asked, keep=keep):
             done = min(total, done + len(page.filters))
             self.progress(done, total)
             yield page

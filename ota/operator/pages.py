@@ -33,6 +33,7 @@ IDLE_S = 0.005  # nothing came for a page for so long: time to ask where the end
 GRACE_MIN_S, GRACE_MAX_S = 0.05, 5.0
 UNFENCED_S = 1.0  # of silence end a page for which there is no fence: what did not come is unknown
 UNFENCED_MIN_S, UNFENCED_TIMES = 0.2, 8  # the same where messages came, and how many times longer than the slowest of them took
+UNFENCED_FOR_S = 120.0  # none is sent for so long once they did not come back
 TRIES = 4  # connections that break or stall, one after the other, without a page that was decided
 CHECK = f"{topics.PREFIX}/check"
 ALLOW = ": this user must be allowed to write and read there (docs/broker.md)"
@@ -144,6 +145,28 @@ class Packets:
             self.topics, self._before = self._before, 0
         if count >= self._cut:
             self._cut = 0
+
+
+class Fences:
+    """Whether markers come back from this broker. Where two in a row did not, none is sent for a while: each is waited for."""
+
+    def __init__(self) -> None:
+        self._lost, self._again_s = 0, 0.0
+
+    @property
+    def impossible(self) -> str:
+        """Why there can be none now, empty where there can."""
+        return f"our marker below {CHECK} does not come back{ALLOW}" if time.monotonic() < self._again_s else ""
+
+    def passed(self) -> None:
+        """What was asked for has come."""
+        self._lost = 0
+
+    def lost(self) -> None:
+        """The connection ended, or stalled, while one was under way."""
+        self._lost += 1
+        if self._lost > 1:
+            self._again_s = time.monotonic() + UNFENCED_FOR_S
 
 
 class _Fence:
@@ -365,6 +388,7 @@ def read(
     connect: Callable[[], Session],
     other: Callable[[Incoming], None],
     packets: Packets,
+    fences: Fences,
     pages: Iterable[Page],
     *,
     keep: bool = False,
@@ -374,26 +398,28 @@ def read(
     `connect` gives the present connection, or a new one when that is closed. Raises BrokerError when none can be had.
     """
     waiting = collections.deque(pages)
-    tries, lost_fences, unfenced, mute = 0, 0, "", True
+    tries, mute = 0, True
     while waiting:
         session = connect()
-        reading = Reading(session, other, packets, keep=keep, unfenced=unfenced)
+        reading = Reading(session, other, packets, keep=keep, unfenced=fences.impossible)
         try:
             for page in reading.run(waiting):
-                tries, lost_fences, mute = 0, 0, False
+                tries, mute = 0, False
+                fences.passed()
                 yield page
                 if page.may_be_cut:
                     break
         except NoConnectionError as error:
             mute &= _was_mute(error, reading)
             if not _is_refusal(error, packets, reading.unanswered):
-                tries, lost_fences = tries + 1, lost_fences + reading.fenced
+                tries += 1
+                if reading.fenced:
+                    fences.lost()
                 if error.final:
                     raise
             if tries >= TRIES:
                 yield from _given_up([*reading.pages, *waiting], str(error), mute=mute)
                 return
-            unfenced = f"our marker below {CHECK} does not come back{ALLOW}" if lost_fences > 1 else unfenced
         finally:
             if not reading.ended:  # it may have stalled, and what is open on it may still come
                 session.close()

@@ -1,6 +1,7 @@
 """Brokers that say nothing, or not all: what is waited for, how long, and what is told of it."""
 
 import ssl
+import time
 
 import pytest
 
@@ -42,8 +43,16 @@ def test_a_marker_that_is_taken_and_never_comes_back_makes_unknown(monkeypatch):
     monkeypatch.setattr("ota.operator.session.PATIENCE_MIN_S", 0.3)
     with scripted(retained={"a": b"1"}, echoes=False) as broker, Broker(settings(broker.config.url.port)) as connection:
         answers = {each.topic: each for each in connection.retained(["a", "b"])}
+        made = connection.connections
+        (again,) = connection.retained(["b"])
+        assert connection.connections == made  # that it does not come back is known now, and not waited for once more
+        monkeypatch.setattr(pages.time, "monotonic", lambda before=time.monotonic: before() + pages.UNFENCED_FOR_S)
+        broker.echoes = True
+        (later,) = connection.retained(["b"])
     assert answers["a"].payload == b"1"
     assert "does not come back" in answers["b"].unknown
+    assert "does not come back" in again.unknown
+    assert later.unknown == ""  # it is allowed by now
 
 
 @pytest.mark.parametrize(
