@@ -21,6 +21,7 @@ class Now:
     local: datetime  # by the board's zone
     utc: datetime
     trusted: bool  # whether there is a reason to believe the clock
+    unknown_zone: str = ""  # the board's zone where its rules are not on the board: `local` is UTC then
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ def why_wait(deployment: bytes, entry: Entry | None, now: Now) -> Waits | None:
 def _closed(window: Window, now: Now) -> Waits | None:
     if not now.trusted:
         why = Waits(Reason.WINDOW_UNKNOWN, f"waits for the time to be known, to tell its window, {window}")
+        return None if window.without_clock else why
+    if now.unknown_zone and not window.utc:
+        lacks = f"this board has no rules of its zone, {now.unknown_zone}"
+        why = Waits(Reason.WINDOW_UNKNOWN, f"waits: {lacks}, to tell its window, {window}")
         return None if window.without_clock else why
     time = now.utc if window.utc else now.local
     is_open = window.is_open(time.weekday(), time.hour * 60 + time.minute)

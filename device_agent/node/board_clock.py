@@ -1,7 +1,9 @@
 """What the board knows of the time: whether its clock can be believed, and what it says in the board's zone."""
 
+import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -11,9 +13,27 @@ from device_agent.instance.gate import Now
 from ota.formats.deployment import CLOCK_SLACK_S
 from ota.formats.released import RELEASED_S
 
-__all__ = ["BoardClock"]
+__all__ = ["BoardClock", "unknown_zone"]
 
 RTC, SYNCHRONISED = Path("/sys/class/rtc"), Path("/run/systemd/timesync/synchronized")
+LOCALTIME = Path("/etc/localtime")
+ZONES = tuple(map(Path, ("/usr/share/zoneinfo", "/share/zoneinfo", "/etc/zoneinfo")))  # where the C libraries look
+_RULES = re.compile(
+    r"([A-Za-z]{3,}|<[A-Za-z0-9+-]{3,}>)[+-]?[0-9]"
+)  # POSIX: the zone's own rules, such as CET-1CEST,M3.5.0,M10.5.0/3
+_UTC = frozenset(("", "UTC", "GMT", "UCT", "Zulu", "Universal", "Etc/UTC", "Etc/GMT"))
+
+
+def unknown_zone(environment: Mapping[str, str] = os.environ, localtime: Path = LOCALTIME, zones: Sequence[Path] = ZONES) -> str:
+    """The board's zone where there are no rules for it, and the C library takes UTC in its place without a word; "" elsewhere."""
+    name = environment.get("TZ")
+    if name is None:
+        linked = str(localtime.readlink()) if localtime.is_symlink() and not localtime.exists() else ""
+        name = linked.rpartition("zoneinfo/")[2]
+    name = name.removeprefix(":")
+    folders = (Path(environment["TZDIR"]),) if "TZDIR" in environment else zones
+    known = name in _UTC or _RULES.match(name) or any((each / name).is_file() for each in folders)
+    return "" if known else name
 
 
 class BoardClock:
@@ -51,10 +71,12 @@ class BoardClock:
 
     def now(self) -> Now:
         """The time, now."""
+        lacking = ""
         if self._zone is None:
             time.tzset()  # the zone may have been changed
+            lacking = unknown_zone()
         now_s = self._time_s()
-        return Now(datetime.fromtimestamp(now_s, self._zone), datetime.fromtimestamp(now_s, UTC), self._believed(now_s))
+        return Now(datetime.fromtimestamp(now_s, self._zone), datetime.fromtimestamp(now_s, UTC), self._believed(now_s), lacking)
 
     @property
     def floor_s(self) -> int:

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from device_agent.instance.gate import Now, why_wait
-from device_agent.node.board_clock import BoardClock
+from device_agent.node.board_clock import BoardClock, unknown_zone
 from ota.formats.deployment import CLOCK_SLACK_S, Entry
 from ota.formats.reasons import Reason
 from ota.formats.window import Window
@@ -66,6 +66,41 @@ def test_a_board_that_moves_to_another_zone_judges_by_the_new_one():
     moment = datetime(2026, 6, 1, 0, 30, tzinfo=UTC)
     assert why_wait(ID, entry(), Now(moment.astimezone(BERLIN), moment, True)) is None
     assert why_wait(ID, entry(), Now(moment.astimezone(ZoneInfo("America/Lima")), moment, True)) is not None
+
+
+def test_a_board_without_the_rules_of_its_zone_waits_instead_of_taking_utc_for_it():
+    lost = replace(at("2026-06-01T02:30", UTC), unknown_zone="Europe/Berlin")
+    waits = why_wait(ID, entry(), lost)
+    assert waits is not None
+    assert waits.reason is Reason.WINDOW_UNKNOWN
+    assert "no rules of its zone, Europe/Berlin" in waits.detail
+    assert why_wait(ID, entry(replace(NIGHT, without_clock=True)), lost) is None
+    assert why_wait(ID, entry(replace(NIGHT, utc=True)), lost) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "link", "unknown"),
+    [
+        ({"TZ": "Europe/Berlin"}, "", ""),
+        ({"TZ": ":Europe/Berlin"}, "", ""),
+        ({"TZ": "Europe/Atlantis"}, "", "Europe/Atlantis"),
+        ({"TZ": "CET-1CEST,M3.5.0,M10.5.0/3"}, "", ""),
+        ({"TZ": "<+0545>-5:45"}, "", ""),
+        ({"TZ": "UTC"}, "", ""),
+        ({"TZ": ""}, "", ""),
+        ({"TZ": "Europe/Berlin", "TZDIR": "/nowhere"}, "", "Europe/Berlin"),
+        ({}, "", ""),
+        ({}, "/usr/share/zoneinfo/Europe/Atlantis", "Europe/Atlantis"),
+        ({}, "../usr/share/zoneinfo/Etc/UTC", ""),  # as small systems have it, without any zone
+    ],
+)
+def test_a_zone_is_unknown_where_the_c_library_finds_no_rules_for_it(tmp_path, environment, link, unknown):
+    zones, localtime = tmp_path / "zones", tmp_path / "localtime"
+    (zones / "Europe").mkdir(parents=True)
+    (zones / "Europe" / "Berlin").write_bytes(b"TZif")
+    if link:
+        localtime.symlink_to(link)
+    assert unknown_zone(environment, localtime, [zones]) == unknown
 
 
 def test_without_a_window_an_update_begins_whatever_the_clock_says():
