@@ -278,6 +278,7 @@ class Supervisor:
         try:
             if self._tick_is_due():
                 self._schedule_tick(worker)
+                await self._has_turn()
                 await self._deliver(worker, worker.tick(time.time_ns()), Pending("", b""))
             if self._queue:
                 await self._feed_row(worker)
@@ -293,6 +294,7 @@ class Supervisor:
         before_us = self.module_counters["time_us"]
         try:
             for event in row:
+                await self._has_turn()
                 self.module_counters["events"] += 1
                 call = worker.answered() if event is not row[0] else self._first(worker, row)
                 self._took(await self._deliver(worker, call, event))
@@ -318,10 +320,12 @@ class Supervisor:
         self._progress.set()
         self.last_handled_ns = time.monotonic_ns()
 
-    async def _deliver(self, worker: Worker, call: Coroutine[Any, Any, frames.Done], event: Pending) -> bool:
+    async def _has_turn(self) -> None:
         if self._turn is not None:
             await asyncio.wait([self._turn])  # not alone: others may wait for it
             self._turn = None
+
+    async def _deliver(self, worker: Worker, call: Coroutine[Any, Any, frames.Done], event: Pending) -> bool:
         try:
             done = await call
         except EventRefused as error:
