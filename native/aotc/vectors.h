@@ -199,8 +199,7 @@ class MakeVectors : public llvm::PassInfoMixin<MakeVectors> {
 llvm::Error
 pw_make_vectors(llvm::PassBuilder &builder, llvm::ModulePassManager &passes)
 {
-    auto error = builder.parsePassPipeline(passes, "function(mem2reg," PW_COMBINE "simplifycfg,early-cse,gvn,"
-                                                   PW_COMBINE "simplifycfg)");
+    auto error = builder.parsePassPipeline(passes, "function(mem2reg," PW_COMBINE "simplifycfg,early-cse,gvn)");
     passes.addPass(llvm::createModuleToFunctionPassAdaptor(MakeVectors()));
     return error;
 }

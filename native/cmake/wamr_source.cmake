@@ -754,6 +754,16 @@ function(wamr_leave_early_vectors)
     set(file core/iwasm/compilation/aot_llvm_extra.cpp)
     set(early "        FPM.addPass(LoopVectorizePass());\n        FPM.addPass(SLPVectorizerPass());\n        FPM.addPass(LoadStoreVectorizerPass());\n        FPM.addPass(VectorCombinePass());\n")
     wamr_mend(${file} "${early}" "        /* pw_make_vectors, later */\n")
+    wamr_mend(${file} "PTO.SLPVectorization = true;" "PTO.SLPVectorization = false; /* what it would join is volatile, or constrained */")
+endfunction()
+
+# WAMR 978ce3f, ahead of time: extends addresses where they are used, so that LLVM copies them into another register. native/aotc/extends.h.
+function(wamr_extend_early)
+    set(file core/iwasm/compilation/aot_llvm_extra.cpp)
+    set(apply "void\naot_apply_llvm_new_pass_manager(AOTCompContext *comp_ctx, LLVMModuleRef module)\n{\n")
+    wamr_mend(${file} "${apply}" "#include \"extends.h\"\n\n${apply}")
+    set(passes "    MPM.run(*M, MAM);\n")
+    wamr_mend(${file} "${passes}" "${passes}    pw::extend_early(*M);\n")
 endfunction()
 
 if(WAMR_ROOT_DIR)
@@ -822,7 +832,8 @@ set(WAMR_MENDS
     wamr_refuse_overflow
     wamr_trap_at_tables
     wamr_probe_vector_stores
-    wamr_leave_early_vectors)
+    wamr_leave_early_vectors
+    wamr_extend_early)
 foreach(mend IN LISTS WAMR_WITHOUT)
     if(NOT mend IN_LIST WAMR_MENDS AND NOT mend STREQUAL ALL)
         message(FATAL_ERROR "WAMR_WITHOUT names ${mend}, which is no mend")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ota.author.aot import host_target
 from pywamr import Runtime, Trap
 from tests.support.aot import aotc, compiled, compiled_now, processors
 from tests.support.wat import wat
@@ -177,3 +178,29 @@ def test_a_better_processor_does_not_cost_a_loop_its_vectors(tmp_path, target, c
     image.write_bytes(compiled(wasm, target, cpu))
     listing = subprocess.run([tool, *machine, "-b", "binary", "-D", image], capture_output=True, text=True, check=True).stdout
     assert len(re.findall(VECTOR[target], listing)) > 5
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
+@pytest.mark.skipif(host_target() != "x86_64", reason="what x86-64 extends for nothing")
+def test_an_address_is_not_copied_to_be_extended(tmp_path):
+    wasm = wat("""(module (memory 1) (func (export "run") (param $p i32) (result i32) (local $s i32)
+      (local.set $p (i32.load (local.get $p)))
+      (block $end (loop $l
+        (br_if $end (i32.eqz (local.get $p)))
+        (if (i32.load offset=4 (local.get $p))
+          (then (local.set $s (i32.add (local.get $s) (i32.load offset=8 (local.get $p))))
+            (local.set $p (i32.add (local.get $p) (i32.const 24))))
+          (else (local.set $p (i32.load offset=12 (local.get $p)))))
+        (br $l)))
+      (local.get $s)))""")
+    image = tmp_path / "image"
+    image.write_bytes(compiled(wasm, "x86_64"))
+    listing = subprocess.run(
+        ["objdump", "-m", "i386:x86-64", "-b", "binary", "-D", image], capture_output=True, text=True, check=True
+    )
+    loads = re.findall(
+        r"\bmov +0x[48c]\(%r\w+,%r\w+,1\)|\bcmpl? .*0x4\(%r\w+,%r\w+,1\)|\badd +0x8\(%r\w+,%r\w+,1\)", listing.stdout
+    )
+    assert len(loads) >= 3, listing.stdout
+    copied = re.findall(r"\bmov +%(e\w\w|r\d+d),%(?:e\w\w|r\d+d)\b", listing.stdout)
+    assert set(copied) <= {"esi"}  # the parameter

@@ -52,6 +52,7 @@ NOT_SHOWN = {
     "wamr_tee_at_once": "speed only",
     "wamr_fuse_instructions": "speed only",
     "wamr_leave_early_vectors": "speed only",
+    "wamr_extend_early": "size and speed only: tests/oracle/test_loops.py",
     "wamr_tell_apart": "speed only",
     "wamr_end_at_traps": "size and speed only",
 }
