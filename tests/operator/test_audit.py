@@ -375,7 +375,7 @@ ACTS = {  # what each command that changes trust, secrets or what boards do writ
     ("init",): set(),  # the first root and authority, which are the beginning
     ("publish",): SIGNS,
     ("build",): {"sign-manifest"},
-    **{(verb,): {"sign-deployment"} for verb in ("remove", "config", "withdraw", "widen", "pause", "resume")},
+    **{(verb,): {"sign-deployment"} for verb in ("remove", "config", "withdraw", "widen", "rollout", "pause", "resume")},
     ("abort",): SIGNS,
     ("republish",): SIGNS,  # with --renew; else the same documents
     ("sign",): {"sign-root", *SIGNS},

@@ -268,6 +268,7 @@ def test_every_command_shows_an_example():
         "retire",
         "resume",
         "widen",
+        "rollout",
         "withdraw",
         "boards",
         "build",
