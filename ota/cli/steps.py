@@ -101,7 +101,7 @@ class Rollout:
                 return None
             now_s = check_clock(self._arguments, survey.signed_s)
             change(self._workspace, broker, found.present, widened(found, share, (), now_s), survey, now_s)
-            return self._read(broker)[0], now_s
+        return self.look(), now_s  # on a connection of its own: some brokers hand out what is retained once on each
 
     def pause(self) -> None:
         """Boards that have not begun wait. Raises OtaError where there is another deployment."""
