@@ -5,6 +5,7 @@ fsynced, renamed, and its folder fsynced. The journal is hash-chained: each row'
 before it that is of the same instance.
 """
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,8 +248,13 @@ class Store(Documents):
 
     @recovers
     def collect(self, manifests: Collection[bytes], releases: Collection[tuple[str, bytes]], blobs: Collection[bytes]) -> None:
-        """Deletes all envelopes and blobs but these, and keys and states of other releases (by instance)."""
+        """Deletes all envelopes and blobs but these, and keys and states of other releases (by instance).
+
+        The journal that no longer needs them is on the disk before; a disk that takes no row is made free all the same.
+        """
         names = {digest.hex() for digest in blobs}
+        with contextlib.suppress(Refused):
+            self.sync()
         with errors_as_reasons(self.problems):
             for path in self._blobs.iterdir():
                 if path.stem not in names:

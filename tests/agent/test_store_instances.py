@@ -13,7 +13,7 @@ from device_agent.storage import store as stores
 from device_agent.storage.database import CACHE_KB
 from device_agent.storage.store import Bounds, BusMessage, Commit, Outcome, Store, Version, encode_config
 from ota.formats.deployment import release_id
-from ota.formats.reasons import Reason
+from ota.formats.reasons import Reason, Refused
 from tests.support.kept import M2, SIGNERS, M, again, slot
 from tests.support.signing import Signer
 
@@ -276,3 +276,33 @@ def test_what_an_update_has_fetched_that_is_tried_again_stays_while_there_is_roo
     assert part.exists()
     collect(store, failed, crowded=True)
     assert not part.exists()
+
+
+def test_what_an_update_needed_is_deleted_once_its_end_is_on_the_disk(store, monkeypatch):
+    """Else a power cut brings back the row of a staged update, and not its file."""
+    blob = store.blob_path(b"b" * 32)
+    blob.write_bytes(b"module")
+    store.write_journal("i", Update(Phase.OFFERED, b"n" * 16, b"3" * 32), 2, synced=False)
+    there = []
+    sync = store.sync
+
+    def noted() -> None:
+        there.append(blob.exists())
+        sync()
+
+    monkeypatch.setattr(store, "sync", noted)
+    store.collect((), (), ())
+    assert there == [True]
+    assert not blob.exists()
+
+
+def test_a_disk_that_takes_no_row_is_made_free_all_the_same(store, monkeypatch):
+    blob = store.blob_path(b"b" * 32)
+    blob.write_bytes(b"module")
+
+    def full() -> None:
+        raise Refused(Reason.DISK_FULL, "no room")
+
+    monkeypatch.setattr(store, "sync", full)
+    store.collect((), (), ())
+    assert not blob.exists()
